@@ -1,0 +1,126 @@
+"""The nouns of the package: structures, keys, records. Everything imports this room; it imports nothing heavy.
+
+Axis letters, everywhere: N slices, C channels, H W pixels (rows, columns), D latent dimensions, K attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+
+class Structure(IntEnum):
+    """Canonical labels of a mask. Raw label numbers of a data set live in its manifest and nowhere else."""
+
+    BACKGROUND = 0
+    LV = 1
+    MYO = 2
+    RV = 3
+
+
+HEART = (Structure.LV, Structure.MYO, Structure.RV)
+"""The structures that a usable slice must show."""
+
+
+class Keys(str, Enum):
+    """Names in ``engine.state.output`` and in the dictionaries that MONAI transforms pass along."""
+
+    IMAGE = "image"  # (C, H, W) one slice in [0, 1], 0 outside the mask; a batch of them in an engine
+    LABEL = "label"  # canonical mask, same spatial shape as the image
+    ATTRIBUTES = "attributes"  # (N, K) in the order of the pipeline's attribute list
+    ROW = "row"  # (N,) row of cases.csv
+    RECONSTRUCTION = "reconstruction"  # (N, C, H, W)
+    MU = "mu"  # (N, D) posterior mean
+    LOGVAR = "logvar"  # (N, D) log of the posterior variance
+    LATENT = "z"  # (N, D) the sample that was decoded
+    LOSS = "loss"  # scalar, what was minimised
+    TERMS = "terms"  # name -> scalar, the weighted parts of the loss
+
+    __str__ = str.__str__
+
+
+class DataError(ValueError):
+    """A case or a folder that cannot be used as it is; the message says why and what is accepted."""
+
+
+class ManifestError(DataError):
+    """Data that contradict their manifest, or a manifest that contradicts itself."""
+
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class CaseRecord:
+    """One patient at one phase: where the files are and what is known about them.
+
+    Attributes:
+        case: Patient id, unique within the data set.
+        dataset: Name of the manifest, for example ``acdc``.
+        split: One of ``train``, ``val``, ``test``.
+        image: NIfTI file of the short-axis stack, 3-D, or 4-D with time last.
+        mask: NIfTI file of its labels, same shape.
+        frame: 0-based position of the phase in the cine. A 4-D file is read at this frame alone;
+            a 3-D file is that frame already.
+        label_numbers: Raw label number -> canonical structure, every accepted number included.
+        domain: What a domain shift is measured across: the vendor where known, else the data set.
+        vendor, centre, pathology: As the data set says; empty where it says nothing.
+        phase: ``ED`` or ``ES``.
+    """
+
+    case: str
+    dataset: str
+    split: str
+    image: Path
+    mask: Path
+    frame: int
+    label_numbers: Mapping[int, Structure] = field(hash=False)
+    domain: str
+    vendor: str = ""
+    centre: str = ""
+    pathology: str = ""
+    phase: str = "ED"
+
+
+class VAEOutput(NamedTuple):
+    """What every network returns: ``reconstruction`` (N, C, H, W); ``mu``, ``logvar`` and ``z`` (N, D)."""
+
+    reconstruction: Tensor
+    mu: Tensor
+    logvar: Tensor
+    z: Tensor
+
+
+@dataclass(frozen=True)
+class LatentTable:
+    """Codes and attributes of the same slices, with their names.
+
+    Attributes:
+        cases: Patient of each row, length N; a patient with several slices occurs several times.
+        codes: Latent codes, (N, D).
+        attributes: Attribute values in their own units, (N, K).
+        names: Attribute names, length K, in column order.
+        dimensions: Latent dimension that each attribute was trained on, length K;
+            None for attributes (or models) without one.
+    """
+
+    cases: tuple[str, ...]
+    codes: np.ndarray
+    attributes: np.ndarray
+    names: tuple[str, ...]
+    dimensions: tuple[int | None, ...]
+
+    def __post_init__(self) -> None:
+        n, k = self.attributes.shape
+        if not (len(self.cases) == len(self.codes) == n and len(self.names) == len(self.dimensions) == k):
+            raise ValueError(
+                f"columns do not fit: {len(self.cases)} cases, codes {self.codes.shape}, "
+                f"attributes {self.attributes.shape}, names {self.names}, dimensions {self.dimensions}"
+            )
