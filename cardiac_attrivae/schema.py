@@ -32,7 +32,9 @@ HEART = (Structure.LV, Structure.MYO, Structure.RV)
 class Keys(str, Enum):
     """Names in ``engine.state.output`` and in the dictionaries that MONAI transforms pass along."""
 
-    IMAGE = "image"  # (C, H, W) one slice in [0, 1], 0 outside the mask; a batch of them in an engine
+    IMAGE = (
+        "image"  # (C, H, W) one slice in [0, 1], 0 outside the mask; a batch of them in an engine
+    )
     LABEL = "label"  # canonical mask, same spatial shape as the image
     ATTRIBUTES = "attributes"  # (N, K) in the order of the pipeline's attribute list
     ROW = "row"  # (N,) row of cases.csv
@@ -119,7 +121,9 @@ class LatentTable:
 
     def __post_init__(self) -> None:
         n, k = self.attributes.shape
-        if not (len(self.cases) == len(self.codes) == n and len(self.names) == len(self.dimensions) == k):
+        if not (
+            len(self.cases) == len(self.codes) == n and len(self.names) == len(self.dimensions) == k
+        ):
             raise ValueError(
                 f"columns do not fit: {len(self.cases)} cases, codes {self.codes.shape}, "
                 f"attributes {self.attributes.shape}, names {self.names}, dimensions {self.dimensions}"

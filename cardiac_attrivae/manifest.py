@@ -1,0 +1,544 @@
+"""Data sets: a manifest (one YAML per data set) and a folder become case records with splits.
+
+The only room that knows the raw label numbers, file names and frame numbering of a data set. Every
+key of a manifest is explained in ``docs/data-sets.md``. Nothing here opens an image: empty masks
+and damaged files are found by ``check.py`` and by preprocessing.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from importlib import resources
+from pathlib import Path, PureWindowsPath
+from reprlib import repr as short
+from string import Formatter
+from typing import Any, NamedTuple
+
+import yaml
+
+from .schema import HEART, SPLITS, CaseRecord, DataError, ManifestError, Structure
+
+PHASES = ("ED", "ES")
+DOMAINS = ("dataset", "vendor", "centre", "pathology")
+NO_MASK = "no mask"
+"""How the reason begins for which an unlabelled case is skipped."""
+
+
+@dataclass(frozen=True)
+class HoldOut:
+    """Shares of the training cases that a hash of the id alone moves to ``val`` and ``test``."""
+
+    salt: str
+    val: float = 0.0
+    test: float = 0.0
+
+    def split(self, case: str) -> str:
+        """``val``, ``test`` or ``train``; never depends on which other cases there are."""
+        digest = hashlib.sha256(f"{self.salt}/{case}".encode()).digest()
+        u = int.from_bytes(digest[:8], "big") / 2**64  # uniform in [0, 1)
+        return "val" if u < self.val else "test" if u < self.val + self.test else "train"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a data set looks like on disk, and what is known about it.
+
+    Attributes:
+        labels: Raw label number -> structure, every accepted number included.
+        roots: Where below ``--source`` the folders may be, tried in order.
+        folders: Folder -> ``train``, ``val``, ``test``, or ``column`` (the table says).
+        image, mask, info: Paths below a folder, with ``{case}``, ``{frame}`` and ``{phase}``.
+        table: Names (globs) of the CSV with one row per case, tried in order.
+        columns: Fact -> its column in ``table``, or its key in ``info``.
+        constants: Fact -> value, where no column says.
+        frame_base: Number that the data set gives to the first frame of the cine.
+        domain: Which fact a domain shift is measured across.
+        split_values: Value of the split column -> ``train``, ``val`` or ``test``.
+        expected: Folder -> number of cases in the complete data set.
+        unlabelled: How many cases of the complete data set have no usable mask.
+        duplicates: Groups of ids whose images are the same scan.
+        oddities: What a reader should know before trusting the data, in words.
+    """
+
+    name: str
+    title: str
+    licence: str
+    citation: str
+    image: str
+    mask: str
+    frame_base: int
+    labels: Mapping[int, Structure] = field(hash=False)
+    folders: Mapping[str, str] = field(hash=False)
+    roots: tuple[str, ...] = (".",)
+    url: str = ""
+    info: str = ""
+    table: tuple[str, ...] = ()
+    columns: Mapping[str, str] = field(default_factory=dict, hash=False)
+    constants: Mapping[str, str | int] = field(default_factory=dict, hash=False)
+    domain: str = "dataset"
+    split_values: Mapping[str, str] = field(default_factory=dict, hash=False)
+    hold_out: HoldOut | None = None
+    expected: Mapping[str, int] = field(default_factory=dict, hash=False)
+    unlabelled: int = 0
+    duplicates: tuple[tuple[str, ...], ...] = ()
+    oddities: tuple[str, ...] = ()
+
+    def paths(self, case: str, frame: int, phase: str = "ED") -> tuple[str, str]:
+        """Image and mask of a case below its folder; ``frame`` is 0-based, as everywhere."""
+        values = {"case": case, "frame": frame + self.frame_base, "phase": phase}
+        return self.image.format(**values), self.mask.format(**values)
+
+
+class Skipped(NamedTuple):
+    """A case that cannot be used, and why."""
+
+    case: str
+    reason: str
+
+
+class Cases(NamedTuple):
+    """Usable cases sorted by id, and the others with the reason."""
+
+    records: list[CaseRecord]
+    skipped: list[Skipped]
+
+
+# Reading a manifest -------------------------------------------------------------------------------
+
+
+def shipped_manifests() -> dict[str, Any]:
+    """Name -> YAML file of the data sets that the package knows."""
+    try:
+        folder = resources.files("cardiac_attrivae.data_manifests")
+    except ModuleNotFoundError:  # a checkout: only the wheel maps this folder into the package
+        folder = Path(__file__).parent.parent / "data_manifests"
+    files = sorted(folder.iterdir(), key=lambda file: file.name)
+    return {Path(file.name).stem: file for file in files if file.name.endswith(".yaml")}
+
+
+def load_manifest(name_or_path: str | Path) -> Manifest:
+    """Reads a manifest.
+
+    Args:
+        name_or_path: ``acdc``, ``mnms``, or the path of a YAML file of the same form.
+
+    Raises:
+        ManifestError: If there is no such manifest, or it has an unknown key, a value of the wrong
+            type or an impossible value; the message names the key, the value and what is accepted.
+    """
+    name, shipped = str(name_or_path), shipped_manifests()
+    file = shipped.get(name, Path(name))
+    if not file.is_file():
+        raise ManifestError(
+            f"no manifest {name!r}{_nearest(name, shipped)}; expected one of {', '.join(shipped)}, "
+            "or the path of a YAML file (docs/data-sets.md says how to write one)"
+        )
+    try:
+        return parse_manifest(yaml.safe_load(file.read_text(encoding="utf-8")), name)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ManifestError(f"manifest {name!r} is not valid YAML: {error}") from None
+
+
+def parse_manifest(data: Any, name: str) -> Manifest:
+    """Turns what a YAML file says into a manifest; ``name`` is how errors speak of it."""
+    where = f"manifest {name!r}"
+    values = _checked(where, data, _KEYS)
+    labels: dict[int, Structure] = {}
+    for structure, numbers in {"BACKGROUND": 0, **values["labels"]}.items():
+        if structure not in Structure.__members__:
+            raise ManifestError(
+                f"unknown structure {structure!r} in {where}; expected one of "
+                f"{', '.join(Structure.__members__)}"
+            )
+        for number in numbers if isinstance(numbers, list) else [numbers]:
+            if number in labels:
+                _fail(where, f"labels.{structure}", number, f"not the {labels[number].name} number")
+            labels[number] = Structure[structure]
+    hold_out = values.pop("hold_out", None)
+    for key, value in values.items():
+        if isinstance(value, list):
+            values[key] = tuple(tuple(v) if isinstance(v, list) else v for v in value)
+    manifest = Manifest(
+        **{**values, "labels": labels, "hold_out": HoldOut(**hold_out) if hold_out else None}
+    )
+    ids = [case for group in manifest.duplicates for case in group]
+    held = manifest.hold_out.val + manifest.hold_out.test if manifest.hold_out else 0
+    for key, wrong, accepted in (
+        ("labels", not set(HEART) <= set(labels.values()), "a number for each of LV, MYO, RV"),
+        ("folders", not manifest.folders, "a folder and its split, for example {'.': train}"),
+        ("folders", not all(map(_is_inside, manifest.folders)), f"folders {_INSIDE}"),
+        ("mask", manifest.image == manifest.mask, "another path than that of the image"),
+        ("info", manifest.info and manifest.table, "either 'info' or 'table', not both"),
+        ("info", re.search("{frame|{phase", manifest.info), "one file per case, with {case} alone"),
+        ("columns", manifest.table and "case" not in manifest.columns, "the column 'case' too"),
+        ("columns", manifest.columns and not (manifest.table or manifest.info), "a 'table'"),
+        ("columns", not _gives(manifest, "ED"), "ED, the frame of end-diastole (or in constants)"),
+        ("columns", "column" in manifest.folders.values() and "split" not in manifest.columns,
+         "the column 'split', because a folder is mapped to 'column'"),
+        ("expected", not set(manifest.expected) <= set(manifest.folders), "names from 'folders'"),
+        ("hold_out", held >= 1, "shares that leave some cases to train"),
+        ("duplicates", len(set(ids)) < len(ids), "each id once"),
+    ):  # fmt: skip
+        if wrong:
+            _fail(where, key, data.get(key), accepted)
+    return manifest
+
+
+def _fail(where: str, key: str, value: Any, accepted: str) -> None:
+    raise ManifestError(f"{where}: {key} is {short(value)}; expected {accepted}")
+
+
+def _nearest(word: Any, known: Iterable[str]) -> str:
+    match = get_close_matches(str(word), list(known), n=1)
+    return f", did you mean {match[0]!r}?" if match else ""
+
+
+def _gives(manifest: Manifest, fact: str) -> bool:
+    return fact in manifest.columns or fact in manifest.constants
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(re.fullmatch(r"[\w-]+", value))
+
+
+def _is_inside(value: Any) -> bool:
+    if not _is_text(value) or "\\" in value or "**" in value or not value.isprintable():
+        return False
+    path = PureWindowsPath(value)  # knows '/' and drive letters, on every system
+    return not path.anchor and ".." not in path.parts
+
+
+def _is_pattern(value: Any) -> bool:
+    if not _is_inside(value) or "{{" in value or "}}" in value:
+        return False
+    try:
+        parts = [part[1:] for part in Formatter().parse(value) if part[1] is not None]
+    except ValueError:
+        return False
+    folders_before = value.partition("{case}")[0].rpartition("/")[0]
+    return (
+        "{case}" in value
+        and "{frame" not in folders_before
+        and all(
+            re.fullmatch(r"case:|phase:|frame:(0?\dd)?", f"{name}:{spec}") and not conversion
+            for name, spec, conversion in parts
+        )
+    )
+
+
+def _is_label(value: Any) -> bool:
+    numbers = value if isinstance(value, list) else [value]
+    return bool(numbers) and all(type(n) is int and 0 <= n <= 65535 for n in numbers)
+
+
+def _is_list_of(ok: Any) -> Any:
+    return lambda value: isinstance(value, list) and bool(value) and all(ok(v) for v in value)
+
+
+def _is_number(low: float, high: float, *kinds: type) -> Any:
+    return lambda value: type(value) in kinds and low <= value <= high
+
+
+def _is_one_of(choices: Iterable[str]) -> Any:
+    return lambda value: isinstance(value, str) and value in choices
+
+
+_REQUIRED = True
+_INSIDE = "inside the source folder: relative, with '/', without '..'"
+_PATTERN = f"a path {_INSIDE}, with {{case}} and, if need be, {{frame}}, {{frame:02d}}, {{phase}}"
+_TEXT = ("text", _is_text)
+_SPLIT = (f"one of {', '.join(SPLITS)}", _is_one_of(SPLITS))
+_FOLDER_SPLIT = (f"{_SPLIT[0]}, column", _is_one_of((*SPLITS, "column")))
+_COUNT = ("a whole number, 0 or more", _is_number(0, 10**9, int))
+_SHARE = ("a number from 0 to 1", _is_number(0, 1, int, float))
+_FACTS = ("ED", "ES", "vendor", "centre", "pathology")
+
+# Key -> (what is accepted, how to tell, required?). A mapping in second place is a section of its
+# own; the key "*" in it stands for any name.
+_KEYS: dict[str, tuple] = {
+    "name": ("letters, digits, '_' and '-'", _is_name, _REQUIRED),
+    "title": (*_TEXT, _REQUIRED),
+    "licence": (*_TEXT, _REQUIRED),
+    "citation": (*_TEXT, _REQUIRED),
+    "url": _TEXT,
+    "roots": (f"a list of folders {_INSIDE}", _is_list_of(_is_inside)),
+    "folders": ("folders with their splits", {"*": _FOLDER_SPLIT}, _REQUIRED),
+    "image": (_PATTERN, _is_pattern, _REQUIRED),
+    "mask": (_PATTERN, _is_pattern, _REQUIRED),
+    "labels": ("structures", {"*": ("a number from 0 to 65535, or a list", _is_label)}, _REQUIRED),
+    "info": (_PATTERN, _is_pattern),
+    "table": (f"a list of file names {_INSIDE}", _is_list_of(_is_inside)),
+    "columns": ("names of columns", {fact: _TEXT for fact in ("case", *_FACTS, "frames", "split")}),
+    "constants": ("facts", {fact: _COUNT if fact in PHASES else _TEXT for fact in _FACTS}),
+    "frame_base": ("0 or 1", _is_number(0, 1, int), _REQUIRED),
+    "domain": (f"one of {', '.join(DOMAINS)}", _is_one_of(DOMAINS)),
+    "split_values": ("values", {"*": _SPLIT}),
+    "hold_out": ("shares", {"salt": (*_TEXT, _REQUIRED), "val": _SHARE, "test": _SHARE}),
+    "expected": ("counts", {"*": _COUNT}),
+    "unlabelled": _COUNT,
+    "duplicates": ("a list of lists of ids in quotes", _is_list_of(_is_list_of(_is_text))),
+    "oddities": ("a list of texts", _is_list_of(_is_text)),
+}
+
+
+def _checked(where: str, data: Any, keys: Mapping[str, tuple]) -> dict[str, Any]:
+    """The values of one mapping of the YAML, or an error that names what is wrong in it."""
+    if not isinstance(data, Mapping) or not all(isinstance(key, str) for key in data):
+        raise ManifestError(f"{where}: got {short(data)}; expected names (in quotes) with values")
+    values = {}
+    for key, value in data.items():
+        if key not in keys and "*" not in keys:
+            raise ManifestError(
+                f"{where}: unknown key {key!r}{_nearest(key, keys)}; expected one of "
+                f"{', '.join(keys)}"
+            )
+        accepted, rule = keys.get(key, keys.get("*"))[:2]
+        if isinstance(rule, dict):
+            value = _checked(f"{where}, {key}", value, rule)
+        elif not rule(value):
+            _fail(where, key, value, accepted)
+        values[key] = value
+    for key, (accepted, _, *required) in keys.items():
+        if required and key not in data:
+            raise ManifestError(f"{where}: {key} is missing; expected {accepted}")
+    return values
+
+
+# Finding the cases --------------------------------------------------------------------------------
+
+
+def find_cases(manifest: Manifest, source: str | Path, phase: str = "ED") -> Cases:
+    """Walks the folders of a data set and reads what is said about each case; opens no image.
+
+    Args:
+        manifest: What to look for.
+        source: Folder with the data, or a parent from which the manifest's ``roots`` lead there.
+        phase: ``ED`` or ``ES``.
+
+    Returns:
+        The records sorted by case, and the cases left out, each with the reason. Known duplicates
+        are still in; ``drop_duplicates`` takes them out.
+
+    Raises:
+        DataError: If there is no case at all, or no table where one is needed.
+        ManifestError: If the manifest gives no such phase, or its columns are not in the table.
+    """
+    if phase not in PHASES or not _gives(manifest, phase):
+        given = ", ".join(p for p in PHASES if _gives(manifest, p))
+        raise ManifestError(
+            f"phase is {phase!r}; expected one that {manifest.name!r} gives: {given}"
+        )
+    root = find_root(manifest, source)
+    rows = read_table(manifest, root) if manifest.table else {}
+    records: dict[str, CaseRecord] = {}
+    skipped: list[Skipped] = []
+    for folder in manifest.folders:
+        for case in list_cases(manifest, root / folder, phase):
+            try:
+                if case in records:
+                    raise DataError(f"the id occurs again in {folder}; a case has one split")
+                facts = _facts(manifest, root / folder, case, rows)
+                records[case] = _record(manifest, root, folder, case, phase, facts)
+            except (DataError, OSError) as error:
+                skipped.append(Skipped(case, str(error)))
+    if not records and not skipped:
+        raise DataError(
+            f"no case of {manifest.name!r} in {root}: looked for {manifest.image} in "
+            f"{_listed(manifest.folders)}. {_usage(manifest)}"
+        )
+    return Cases([records[case] for case in sorted(records)], sorted(skipped))
+
+
+def drop_duplicates(records: Iterable[CaseRecord], manifest: Manifest) -> Cases:
+    """Keeps one case of each known group of duplicates.
+
+    The held-out case stays (test before val before train, then the first id), so that no scan that
+    a model is tested on is one that it was trained on.
+    """
+    records = list(records)
+    reasons = {}
+    for group in manifest.duplicates:
+        present = [record for record in records if record.case in group]
+        present.sort(key=lambda record: (-SPLITS.index(record.split), record.case))
+        for record in present[1:]:
+            reasons[record.case] = (
+                f"same scan as {present[0].case} ({present[0].split}), kept there"
+            )
+    kept = [record for record in records if record.case not in reasons]
+    return Cases(kept, sorted(Skipped(case, reason) for case, reason in reasons.items()))
+
+
+def find_root(manifest: Manifest, source: str | Path) -> Path:
+    """The folder that holds the manifest's folders: one of its ``roots`` below ``source``.
+
+    Raises:
+        DataError: If there is none; says what was looked for, what was found and what to pass.
+    """
+    source = Path(source)
+    if not source.is_dir():
+        raise DataError(f"{source} is not a folder. {_usage(manifest)}")
+    for root in manifest.roots:
+        if any((source / root / folder).is_dir() for folder in manifest.folders):
+            return source / root
+    found = _listed(sorted(path.name for path in source.iterdir()))
+    raise DataError(
+        f"no {manifest.name!r} data in {source}: looked for {_listed(manifest.folders)}, found "
+        f"{found}. {_usage(manifest)}"
+    )
+
+
+def list_cases(manifest: Manifest, folder: Path, phase: str = "ED") -> list[str]:
+    """Ids of the cases in one folder, sorted, whether they can be used or not.
+
+    The first part of the image or mask path that has ``{case}`` in it names the cases: a folder
+    per case, or a file per case. Ids come from the disk alone, so none of them leads out of it.
+    """
+    ids: dict[Path, str] = {}
+    for pattern in (manifest.image, manifest.mask):
+        before, _, after = pattern.partition("{case}")
+        parent, _, start = before.rpartition("/")
+        part, slash, _ = f"{start}{{case}}{after}".partition("/")
+        regex, within = _regex(part, phase), folder / parent.format(phase=phase)
+        for path in within.iterdir() if within.is_dir() else ():
+            match = regex.fullmatch(path.name)
+            if match and path.is_dir() == bool(slash) and not path.name.startswith((".", "__")):
+                # p1_gt.nii.gz fits {case}.nii.gz and {case}_gt.nii.gz; the shorter id is right
+                ids[path] = min(match["case"], ids.get(path, match["case"]), key=len)
+    return sorted(set(ids.values()))
+
+
+def _regex(part: str, phase: str) -> re.Pattern[str]:
+    text = re.escape(part.replace("{phase}", phase))
+    text = text.replace(r"\{case\}", "(?P<case>.+)", 1).replace(r"\{case\}", "(?P=case)")
+    return re.compile(re.sub(r"\\\{frame.*?\\\}", r"\\d+", text))
+
+
+def read_table(manifest: Manifest, root: Path) -> dict[str, list[dict[str, str]]]:
+    """Rows of the data set's CSV by case id; several rows where the table repeats an id.
+
+    Raises:
+        DataError: If no CSV of the expected names is there, or several are.
+        ManifestError: If it lacks a column that the manifest names.
+    """
+    matches = (sorted(f for f in root.glob(g) if f.name[0] != ".") for g in manifest.table)
+    files = next(filter(None, matches), [])
+    if not files:
+        sheets = sorted(f.name for f in root.glob("*.xlsx") if f.name[0] not in ".~")
+        hint = f"Open {sheets[0]} and save it as CSV, there." if sheets else _usage(manifest)
+        raise DataError(
+            f"no table of {manifest.name!r} in {root}: looked for {_listed(manifest.table)}. {hint}"
+        )
+    if len(files) > 1:
+        raise DataError(
+            f"{len(files)} tables in {root}: {_listed(f.name for f in files)}. Keep one of them, "
+            "or name it in 'table' of a manifest of your own"
+        )
+    with files[0].open(encoding="utf-8-sig", errors="replace", newline="") as stream:
+        header = stream.readline()
+        stream.seek(0)
+        # Spreadsheets write ';' where a comma separates decimals.
+        reader = csv.DictReader(stream, delimiter=max(",;\t", key=header.count), restval="")
+        reader.fieldnames = columns = [column.strip() for column in reader.fieldnames or ()]
+        table = [{k: row[k].strip() for k in columns} for row in reader]
+    # Older copies of a data set say less about a case; nothing is lost but the description.
+    optional = {"vendor", "centre", "pathology"} - {manifest.domain}
+    for fact, column in manifest.columns.items():
+        if column not in columns and fact not in optional:
+            raise ManifestError(
+                f"no column {column!r} (for {fact}) in {files[0].name}{_nearest(column, columns)}; "
+                f"found {_listed(filter(None, columns))}"
+            )
+    rows: dict[str, list[dict[str, str]]] = {}
+    for row in table:
+        rows.setdefault(row[manifest.columns["case"]], []).append(row)
+    return rows
+
+
+def _usage(manifest: Manifest) -> str:
+    folders = [folder for folder in manifest.folders if folder != "."]
+    return f"Pass the folder that holds {' or '.join(folders) or manifest.image} as --source"
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if names[8:] else "") or "nothing"
+
+
+def _facts(manifest: Manifest, folder: Path, case: str, rows: Mapping[str, list]) -> dict[str, str]:
+    """What the data set says about a case, by the package's names; blanks left out."""
+    said: Mapping[str, str] = {}
+    if manifest.table:
+        found = rows.get(case) or rows.get(case.lstrip("0"))  # a spreadsheet turns 007 into 7
+        if not found:
+            raise DataError("the table has no row for it")
+        if any(row != found[0] for row in found):
+            raise DataError(f"the table has {len(found)} rows for it, and they differ")
+        said = found[0]
+    elif manifest.info:
+        file = folder / manifest.info.format(case=case)
+        if not file.is_file():
+            raise DataError(f"{file.name} is missing")
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        said = {key.strip(): text.strip() for key, _, text in (li.partition(":") for li in lines)}
+    facts = {fact: str(value) for fact, value in manifest.constants.items()}
+    for fact, column in manifest.columns.items():
+        if said.get(column, "").lower() not in ("", "nan"):
+            facts[fact] = said[column]
+    return facts
+
+
+def _frame(manifest: Manifest, facts: Mapping[str, str], phase: str) -> int:
+    """0-based position of the phase in the cine."""
+    if phase not in facts:
+        raise DataError(f"{phase} is not given: {manifest.columns[phase]} is empty or missing")
+    numbers = []
+    for fact in (phase, "frames"):
+        text = facts.get(fact, "1000000")  # without a number of frames, only the header can tell
+        if not re.fullmatch(r"-?\d{1,9}(\.0*)?", text):  # a spreadsheet may write 4.0
+            raise DataError(f"{fact} is {short(text)}; expected a whole number")
+        numbers.append(int(float(text)))
+    low, high = manifest.frame_base, numbers[1] - 1 + manifest.frame_base
+    if not low <= numbers[0] <= high:
+        raise DataError(f"{phase} is frame {numbers[0]}; expected {low} to {high}")
+    return numbers[0] - low
+
+
+def _record(
+    manifest: Manifest, root: Path, folder: str, case: str, phase: str, facts: Mapping[str, str]
+) -> CaseRecord:
+    frame = _frame(manifest, facts, phase)
+    image, mask = (root / folder / path for path in manifest.paths(case, frame, phase))
+    if not image.is_file():
+        raise DataError(f"{image.name} is missing")
+    if not mask.is_file():
+        raise DataError(f"{NO_MASK}: {mask.name} is missing")
+    split = manifest.folders[folder]
+    if split == "column":
+        value = facts.get("split", "")
+        split = manifest.split_values.get(value, value)
+        if split not in SPLITS:
+            accepted = _listed([*SPLITS, *manifest.split_values])
+            raise DataError(f"its split is {short(value)}; expected one of {accepted}")
+    if split == "train" and manifest.hold_out:
+        split = manifest.hold_out.split(case)
+    return CaseRecord(
+        case=case,
+        dataset=manifest.name,
+        split=split,
+        image=image,
+        mask=mask,
+        frame=frame,
+        label_numbers=manifest.labels,
+        domain=facts.get(manifest.domain, manifest.name),
+        phase=phase,
+        **{fact: facts.get(fact, "") for fact in ("vendor", "centre", "pathology")},
+    )
