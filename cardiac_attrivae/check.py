@@ -6,15 +6,10 @@ is a problem; what a reader should know, known quirks included, is a note.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import logging
 import textwrap
-import warnings
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +25,7 @@ from .manifest import (
     list_cases,
     read_table,
 )
+from .nifti import Volume, read_to_the_end, read_volume
 from .schema import HEART, SPLITS, CaseRecord, DataError
 
 _SIZES = {
@@ -44,85 +40,6 @@ from the median of its data set, is told of: its header may be wrong."""
 
 ORTHONORMAL = 1e-4
 """Deviation of the direction cosines from orthonormal above which a header is told of."""
-
-
-class Volume(NamedTuple):
-    """One frame as stored: ``voxels`` (I, J, S) in file order, and what the header says of it."""
-
-    voxels: np.ndarray
-    spacing_mm: tuple[float, float, float]
-    affine: np.ndarray
-
-
-@contextmanager
-def quiet_nibabel() -> Iterator[None]:
-    """Keeps nibabel's remarks about headers away from the user; they are counted, not shouted."""
-    log = logging.getLogger("nibabel.global")
-    level = log.level
-    log.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.setLevel(level)
-
-
-def read_volume(file: Path, frame: int) -> Volume:
-    """Reads one frame of a NIfTI file.
-
-    Spacing is the header's pixdim: the affine of some data sets (ACDC) is a placeholder of 1 mm.
-
-    Args:
-        file: 3-D, or 4-D with time last.
-        frame: 0-based; a 3-D file is this frame already.
-
-    Raises:
-        DataError: If the file cannot be read to the end of the frame, has no such frame, is not
-            3-D or 4-D, or states a spacing that is none.
-    """
-    import nibabel
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError, ImageDataError
-    from nibabel.wrapstruct import WrapStructError
-
-    damage = (ImageFileError, ImageDataError, HeaderDataError, WrapStructError)
-
-    try:
-        with quiet_nibabel():
-            image = nibabel.load(file)
-            shape = image.shape
-            if len(shape) not in (3, 4) or 0 in shape:
-                raise DataError(
-                    f"{file.name} has shape {shape}; expected 3-D, or 4-D with time last"
-                )
-            if len(shape) == 4 and not 0 <= frame < shape[3]:
-                raise DataError(
-                    f"{file.name} has {shape[3]} frames and no frame {frame} (counted from 0)"
-                )
-            if image.get_data_dtype().kind not in "iuf":
-                raise DataError(f"{file.name} holds {image.get_data_dtype()}; expected numbers")
-            voxels = np.asarray(image.dataobj[..., frame] if len(shape) == 4 else image.dataobj)
-            spacing = tuple(float(zoom) for zoom in image.header.get_zooms()[:3])
-            affine = np.asarray(image.affine)
-    except DataError:
-        raise
-    except FileNotFoundError:
-        raise DataError(f"{file.name} is missing") from None
-    # Damage shows as any of these, wherever in gzip, header or voxels it sits.
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        OverflowError,
-        MemoryError,
-        zlib.error,
-        *damage,
-    ) as error:
-        raise DataError(f"{file.name} cannot be read: {error}") from None
-    if not all(np.isfinite(spacing)) or min(spacing) <= 0:
-        raise DataError(f"{file.name} states a spacing of {spacing} mm; expected positive numbers")
-    return Volume(voxels, spacing, affine)
 
 
 @dataclass(frozen=True)
@@ -297,7 +214,7 @@ def _examine(
     for file in (record.image, record.mask):
         try:
             if whole and file.suffix == ".gz":
-                _read_to_the_end(file)
+                read_to_the_end(file)
             volumes.append(read_volume(file, record.frame))
         except DataError as error:
             problems.add("damaged or unusable file", record.case, str(error))
@@ -335,16 +252,6 @@ def _examine(
         labelled,
         sound=not faults,
     )
-
-
-def _read_to_the_end(file: Path) -> None:
-    """Lets gzip compare its checksum, which it does at the end alone: one frame gets no so far."""
-    try:
-        with gzip.open(file) as stream:
-            while stream.read(1 << 22):
-                pass
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{file.name} cannot be read: {error}") from None
 
 
 def _tell_of_header(case: str, image: Volume, mask: Volume, notes: _Findings) -> None:

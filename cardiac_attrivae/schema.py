@@ -1,6 +1,7 @@
-"""The nouns of the package: structures, keys, records. Everything imports this room; it imports nothing heavy.
+"""The nouns of the package. Every room imports this one; it imports nothing heavy.
 
-Axis letters, everywhere: N slices, C channels, H W pixels (rows, columns), D latent dimensions, K attributes.
+Axis letters, everywhere: I J S voxels of a stack in file order (S between slices), N slices,
+C channels, H W pixels (rows, columns), D latent dimensions, K attributes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Structure(IntEnum):
-    """Canonical labels of a mask. Raw label numbers of a data set live in its manifest and nowhere else."""
+    """Canonical labels of a mask. Raw label numbers live in a data set's manifest alone."""
 
     BACKGROUND = 0
     LV = 1
@@ -32,10 +33,8 @@ HEART = (Structure.LV, Structure.MYO, Structure.RV)
 class Keys(str, Enum):
     """Names in ``engine.state.output`` and in the dictionaries that MONAI transforms pass along."""
 
-    IMAGE = (
-        "image"  # (C, H, W) one slice in [0, 1], 0 outside the mask; a batch of them in an engine
-    )
-    LABEL = "label"  # canonical mask, same spatial shape as the image
+    IMAGE = "image"  # (N, C, H, W) slices in [0, 1], 0 outside the mask
+    LABEL = "label"  # (N, 1, H, W) canonical masks
     ATTRIBUTES = "attributes"  # (N, K) in the order of the pipeline's attribute list
     ROW = "row"  # (N,) row of cases.csv
     RECONSTRUCTION = "reconstruction"  # (N, C, H, W)
@@ -49,7 +48,7 @@ class Keys(str, Enum):
 
 
 class DataError(ValueError):
-    """A case or a folder that cannot be used as it is; the message says why and what is accepted."""
+    """A case or folder that cannot be used as it is; the message says why and what is accepted."""
 
 
 class ManifestError(DataError):
@@ -92,7 +91,7 @@ class CaseRecord:
 
 
 class VAEOutput(NamedTuple):
-    """What every network returns: ``reconstruction`` (N, C, H, W); ``mu``, ``logvar`` and ``z`` (N, D)."""
+    """What a network returns: ``reconstruction`` (N, C, H, W); ``mu``, ``logvar``, ``z`` (N, D)."""
 
     reconstruction: Tensor
     mu: Tensor
@@ -126,5 +125,6 @@ class LatentTable:
         ):
             raise ValueError(
                 f"columns do not fit: {len(self.cases)} cases, codes {self.codes.shape}, "
-                f"attributes {self.attributes.shape}, names {self.names}, dimensions {self.dimensions}"
+                f"attributes {self.attributes.shape}, names {self.names}, "
+                f"dimensions {self.dimensions}"
             )

@@ -10,8 +10,9 @@ import nibabel
 import numpy as np
 import pytest
 
-from cardiac_attrivae.check import check_dataset, read_volume
+from cardiac_attrivae.check import check_dataset
 from cardiac_attrivae.manifest import load_manifest, parse_manifest, shipped_manifests
+from cardiac_attrivae.nifti import read_volume
 from cardiac_attrivae.schema import DataError
 
 SHAPE = (64, 72, 5)

@@ -1,0 +1,215 @@
+"""Case records become a slice store: workers, resume, contact sheet, skipped cases.
+
+Each finished case is kept in ``.NAME.partial`` beside the output until all are done; the store is
+assembled there and renamed as a whole, so that it is complete or absent, and a run that was broken
+off goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+from monai.transforms import Compose
+
+from . import __version__
+from .attributes import ATTRIBUTES
+from .figures import contact_sheet
+from .manifest import Cases, Manifest, Skipped, drop_duplicates, find_cases
+from .schema import SPLITS, CaseRecord, DataError, Keys
+from .slices import FORMAT, SPACING, content_hash
+from .transforms import Recipe, preprocessing
+
+PACKAGES = ("monai", "nibabel", "numpy", "pandas", "SimpleITK", "torch")
+FACTS = ("case", "dataset", "split", "domain", "vendor", "centre", "pathology", "phase", "frame")
+
+Progress = Callable[[Iterable, int], Iterable]
+"""Wraps an iterable of known length; the command line shows a bar."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What became of the cases."""
+
+    output: Path
+    cases: int
+    slices: int
+    skipped: list[Skipped]
+    splits: dict[str, int]
+
+
+def preprocess(
+    manifest: Manifest,
+    source: Path,
+    output: Path,
+    recipe: Recipe | None = None,
+    *,
+    workers: int = 1,
+    overwrite: bool = False,
+    without_duplicates: bool = False,
+    progress: Progress = lambda items, _: items,
+) -> Summary:
+    """Writes a slice store.
+
+    Args:
+        manifest: What the data set looks like.
+        source: Where it is.
+        output: Folder to write, as a whole or not at all.
+        recipe: How slices are chosen and cropped.
+        workers: Processes. Results do not depend on it.
+        overwrite: Whether a folder that is there already may be replaced.
+        without_duplicates: Whether one of each known pair of duplicate scans is left out.
+        progress: Called with the cases and their number.
+
+    Raises:
+        DataError: If the output exists, or no case is usable.
+    """
+    recipe, output = recipe or Recipe(), Path(output)
+    if output.exists() and not overwrite:
+        raise DataError(f"{output} exists already; choose another folder or add --overwrite")
+    found = find_cases(manifest, source)
+    if without_duplicates:
+        kept = drop_duplicates(found.records, manifest)
+        found = Cases(kept.records, [*found.skipped, *kept.skipped])
+
+    partial = output.parent / f".{output.name}.partial"
+    key = _fingerprint(recipe, manifest, found.records)
+    if partial.exists() and _read(partial / "key") != key:
+        shutil.rmtree(partial)  # left by a run with another recipe, source or version
+    partial.mkdir(parents=True, exist_ok=True)
+    (partial / "key").write_text(key)
+
+    transform = preprocessing(recipe)
+    todo = [record for record in found.records if not _case_file(partial, record).is_file()]
+    jobs = (delayed(_process)(record, transform, partial) for record in todo)
+    results = Parallel(n_jobs=workers, return_as="generator_unordered")(jobs)
+    skipped = found.skipped + [s for s in progress(results, len(todo)) if s is not None]
+    skipped.sort()
+
+    lost = {case for case, _ in skipped}
+    records = [record for record in found.records if record.case not in lost]
+    if not records:
+        shutil.rmtree(partial)
+        reasons = Counter(reason for _, reason in skipped).most_common(3)
+        told = "; ".join(f"{count} x {reason}" for reason, count in reasons)
+        raise DataError(f"none of {len(skipped)} cases in {source} is usable: {told}")
+    _assemble(partial, records, skipped, manifest, recipe)
+    if output.exists():
+        shutil.rmtree(output)
+    os.replace(partial, output)
+    info = json.loads((output / "dataset.json").read_text())
+    return Summary(output, len(records), info["slices"], skipped, info["splits"])
+
+
+def process_case(record: CaseRecord, transform: Compose) -> dict[str, np.ndarray]:
+    """Slices of one case as arrays: ``images`` and ``labels`` (n, 1, H, W), ``mask`` (I, J, S), and
+    ``rows`` (n,), one JSON object each with the case's columns of cases.csv.
+
+    Raises:
+        DataError: If the case cannot be used.
+    """
+    items = transform({"record": record})
+    facts = {name: getattr(record, name) for name in FACTS}
+    rows = []
+    for item in items:
+        spacing = dict(zip(SPACING, item["spacing"], strict=True))
+        where = {"slice_index": item["slice_index"], **spacing}
+        rows.append({**facts, **where, "rotation_deg": item["rotation_deg"], **item["attributes"]})
+    return {
+        "images": np.stack([item[Keys.IMAGE] for item in items]).astype(np.float32),
+        "labels": np.stack([item[Keys.LABEL] for item in items]).astype(np.uint8),
+        "mask": items[0]["mask"],
+        "rows": np.array([json.dumps(row) for row in rows]),
+    }
+
+
+def _process(record: CaseRecord, transform: Compose, partial: Path) -> Skipped | None:
+    """Writes one case, or says why not. Whatever a case does, the others go on."""
+    try:
+        arrays = process_case(record, transform)
+    except Exception as error:  # a fault of one case must not stop a night's work
+        cause = error.__cause__ or error  # MONAI wraps what a transform raises
+        known = isinstance(cause, DataError)
+        return Skipped(record.case, str(cause) if known else f"{type(cause).__name__}: {cause}")
+    file = _case_file(partial, record)
+    beside = file.with_suffix(".tmp")
+    with open(beside, "wb") as stream:
+        np.savez(stream, **arrays)
+    os.replace(beside, file)
+    return None
+
+
+def _assemble(
+    partial: Path,
+    records: list[CaseRecord],
+    skipped: list[Skipped],
+    manifest: Manifest,
+    recipe: Recipe,
+) -> None:
+    """Joins the finished cases into the files of a store, in the folder they lie in."""
+    parts = {}
+    for record in records:
+        with np.load(_case_file(partial, record)) as arrays:
+            parts[record.case] = {name: arrays[name] for name in arrays.files}
+    rows = pd.DataFrame([json.loads(row) for part in parts.values() for row in part["rows"]])
+    images, labels = (
+        np.concatenate([part[name] for part in parts.values()]) for name in ("images", "labels")
+    )
+    rows.to_csv(partial / "cases.csv", index=False)
+    np.save(partial / "images.npy", images)
+    np.save(partial / "labels.npy", labels)
+    np.savez_compressed(partial / "masks.npz", **{case: p["mask"] for case, p in parts.items()})
+    pd.DataFrame(skipped, columns=["case", "reason"]).to_csv(partial / "skipped.csv", index=False)
+    captions = [f"{row.case}  z {row.slice_index}" for row in rows.itertuples()]
+    contact_sheet(images[:, 0], labels[:, 0], captions, partial / "contact_sheet.png")
+    splits = rows.drop_duplicates("case")["split"].value_counts()
+    info = {
+        "format": FORMAT,
+        "dataset": manifest.name,
+        "title": manifest.title,
+        "citation": manifest.citation,
+        "recipe": asdict(recipe),
+        "cases": len(parts),
+        "slices": len(rows),
+        "skipped": len(skipped),
+        "splits": {split: int(splits.get(split, 0)) for split in SPLITS},
+        "attributes": {name: attribute.unit for name, attribute in ATTRIBUTES.items()},
+        "versions": versions(PACKAGES),
+        "content_hash": content_hash(partial),
+    }
+    (partial / "dataset.json").write_text(json.dumps(info, indent=2) + "\n")
+    for file in [*partial.glob("case-*.npz"), partial / "key"]:
+        file.unlink()
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Versions of this package, of Python and of the named packages."""
+    own = {"cardiac-attrivae": __version__, "python": platform.python_version()}
+    return own | {name: version(name) for name in packages}
+
+
+def _case_file(partial: Path, record: CaseRecord) -> Path:
+    # a case id may hold anything a folder name may, so the file is called by its digest
+    return partial / f"case-{hashlib.sha256(record.case.encode()).hexdigest()[:16]}.npz"
+
+
+def _fingerprint(recipe: Recipe, manifest: Manifest, records: list[CaseRecord]) -> str:
+    """Changes with whatever would change a finished case."""
+    known = [str(getattr(record, f.name)) for record in records for f in fields(CaseRecord)]
+    parts = (__version__, str(recipe), manifest.name, *known)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _read(file: Path) -> str:
+    return file.read_text() if file.is_file() else ""
