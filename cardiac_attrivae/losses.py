@@ -23,6 +23,9 @@ from torch import Tensor, nn
 
 from cardiac_attrivae.schema import VAEOutput
 
+TARGETS = ("sign", "graded")
+"""What `attribute_distance` compares the codes with."""
+
 
 def kl_divergence(
     mu: Tensor, logvar: Tensor, prior_mu: Tensor | float = 0.0, prior_logvar: Tensor | float = 0.0
@@ -139,7 +142,7 @@ def capacity_gap(
         capacity_steps: Steps until then.
 
     References:
-        | Understanding disentangling in beta-VAE (Burgess et al., 2018), equation 8
+        | Understanding disentangling in beta-VAE (Burgess et al., 2018)
         | https://arxiv.org/abs/1804.03599
     """
     return (kl.mean() - capacity * min(step / capacity_steps, 1.0)).abs()
@@ -221,13 +224,10 @@ class AttriVAELoss(nn.Module):
         return terms
 
     def extra_repr(self) -> str:
-        return ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if k in self._SHOWN)
-
-    _SHOWN = ("beta", "gamma", "delta", "attribute_target", "attribute_codes")
-
-
-TARGETS = ("sign", "graded")
-"""What `attribute_distance` compares the codes with."""
+        return (
+            f"beta={self.beta}, gamma={self.gamma}, delta={self.delta}, "
+            f"attribute_target={self.attribute_target!r}, attribute_codes={self.attribute_codes!r}"
+        )
 
 
 def _check_target(target: str) -> None:

@@ -158,8 +158,9 @@ class DeviceLoader:
         batch_size: Rows of a batch; the last one may be smaller.
         device: Where the tensors live.
         generator: Shuffles, on the device. None keeps the order and every row.
-        weights: How often each row is drawn on average, relative to the others, (N,); draws with
-            replacement. None is each row once.
+        weights: How often each row is drawn relative to the others, (N,); draws with replacement.
+            None is each row once.
+        batches: Batches of a pass, if rows are drawn by weight; None is as many as rows fill.
     """
 
     def __init__(
@@ -170,6 +171,7 @@ class DeviceLoader:
         device: torch.device | str = "cpu",
         generator: Generator | None = None,
         weights: np.ndarray | None = None,
+        batches: int | None = None,
     ) -> None:
         if batch_size < 2 and generator is not None:
             raise ValueError(f"batch_size is {batch_size}; expected at least 2 for training")
@@ -183,8 +185,11 @@ class DeviceLoader:
         }
         self.batch_size, self.generator, self.device = batch_size, generator, device
         self.weights = None if weights is None else torch.as_tensor(weights, device=device)
+        self.batches = batches
 
     def __len__(self) -> int:
+        if self.batches is not None:
+            return self.batches
         rows = len(self.fields[Keys.ROW])
         whole, rest = divmod(rows, self.batch_size)
         return whole + (rest > 1 or (rest == 1 and self.generator is None))
@@ -196,8 +201,7 @@ class DeviceLoader:
         elif self.weights is None:
             order = torch.randperm(rows, generator=self.generator, device=self.device)
         else:
-            order = torch.multinomial(
-                self.weights, rows, replacement=True, generator=self.generator
-            )
+            draws = rows if self.batches is None else self.batches * self.batch_size
+            order = self.weights.multinomial(draws, replacement=True, generator=self.generator)
         for chunk in order.split(self.batch_size)[: len(self)]:
             yield {key: field[chunk] for key, field in self.fields.items()}

@@ -169,16 +169,16 @@ def test_traversals_show_every_step_in_its_place(tmp_path, shown):
     picture = pixels(path)
     places = {}
     for grey in [*greys.ravel(), 200]:
-        y, x = np.nonzero((picture == grey).all(-1))
+        y, x = np.nonzero((abs(picture - grey) <= 1).all(-1))  # resampling rounds
         if len(x) > 1000:
             places[int(grey)] = np.median(y), np.median(x)
     assert len(places) == 14 + shown
     for row in greys:
-        assert len({places[grey][0] for grey in row}) == 1
+        assert np.ptp([places[grey][0] for grey in row]) <= 1  # pixel
         assert np.all(np.diff([places[grey][1] for grey in row]) > 100)
     assert places[10][0] < places[80][0]
     if shown:
-        assert places[200][0] == places[10][0]
+        assert abs(places[200][0] - places[10][0]) <= 1
         assert places[200][1] < places[10][1]
 
 

@@ -1,0 +1,276 @@
+"""Pipeline YAML -> checked, frozen configuration. No code in YAML; every key is a field below.
+
+Names are those of the paper's hyper-parameters: ``beta``, ``gamma`` (weight of the attribute term),
+``delta`` (spread of its tanh).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import yaml
+
+from .attributes import check_names
+from .augmentation import Augmentation
+
+
+@dataclass(frozen=True)
+class Network:
+    """``name`` in `NETWORKS` or the dotted path of a class, and what its constructor takes."""
+
+    name: str = "BetaVAE"
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """See `AttriVAELoss`."""
+
+    beta: float = 1.0
+    gamma: float = 0.0
+    delta: float = 10.0
+    attribute_target: str = "sign"
+    attribute_codes: str = "sampled"
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which slices are trained on and how they are drawn.
+
+    Attributes:
+        slices: ``basal``: the most basal of each patient; ``all``: whatever the store holds.
+        basal_weight: How often a basal slice is drawn, against 1 for any other; 0 shuffles, with
+            each slice once an epoch.
+        batch_size: Slices of a batch.
+        residual: See `AttributeTargets`.
+    """
+
+    slices: str = "basal"
+    basal_weight: float = 0.0
+    batch_size: int = 16
+    residual: float = 1.0
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """Adam, its learning rate, and the average of the weights.
+
+    Attributes:
+        lr: Learning rate, its peak if there is a schedule.
+        betas: Of Adam.
+        weight_decay: Decoupled (AdamW); 0 is Adam.
+        warmup: Share of all steps in which the rate rises linearly.
+        schedule: ``constant``, or ``cosine`` from the end of the warm-up down to 0.
+        average: Decay of a running average of the weights, 0 for none. What is evaluated and
+            saved is the average.
+    """
+
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    warmup: float = 0.0
+    schedule: str = "constant"
+    average: float = 0.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long to train, and what to keep.
+
+    Attributes:
+        epochs: At most.
+        steps_per_epoch: 0 is as many as it takes to see each slice once.
+        patience: Stop after this many epochs without a better validation loss; 0 is never.
+        evaluate_every: Epochs between validations; checkpoints are written then.
+        keep: Weights of the ``best`` validation loss, or of the ``last`` epoch.
+        pictures_every: Epochs between pictures; 0 is at the end alone.
+    """
+
+    epochs: int = 100
+    steps_per_epoch: int = 0
+    patience: int = 0
+    evaluate_every: int = 1
+    keep: str = "best"
+    pictures_every: int = 0
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Everything that a training run depends on but the data and the seed."""
+
+    method: str
+    attributes: tuple[str, ...]
+    network: Network = Network()
+    objective: Objective = Objective()
+    data: Data = Data()
+    augmentation: Augmentation = Augmentation()
+    optimiser: Optimiser = Optimiser()
+    schedule: Schedule = Schedule()
+    precision: str = "float32"
+    codes: str = "mean"
+
+    def __post_init__(self) -> None:
+        check_names(self.attributes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every value, as plain YAML and JSON can hold it."""
+        return _plain(asdict(self))
+
+
+CHOICES = {
+    "data.slices": ("basal", "all"),
+    "objective.attribute_target": ("sign", "graded"),
+    "objective.attribute_codes": ("sampled", "mean"),
+    "optimiser.schedule": ("constant", "cosine"),
+    "schedule.keep": ("best", "last"),
+    "precision": ("float32", "bfloat16"),
+    "codes": ("mean", "sampled"),
+}
+
+# Smallest and largest accepted value. Numbers that are not listed may be anything from 0 up.
+LIMITS = {
+    "data.batch_size": (2, 65536),
+    "data.residual": (0, 1),
+    "objective.delta": (1e-6, 1e6),
+    "optimiser.lr": (1e-9, 10),
+    "optimiser.warmup": (0, 1),
+    "optimiser.average": (0, 0.999999),
+    "schedule.epochs": (1, 10**7),
+    "schedule.evaluate_every": (1, 10**7),
+}
+
+
+def shipped_pipelines() -> dict[str, Any]:
+    """Name -> YAML file of the pipelines that the package knows."""
+    try:
+        folder = resources.files("cardiac_attrivae.pipelines")
+    except ModuleNotFoundError:  # a checkout: only the wheel maps this folder into the package
+        folder = Path(__file__).parent.parent / "pipelines"
+    files = sorted(folder.iterdir(), key=lambda file: file.name)
+    return {Path(file.name).stem: file for file in files if file.name.endswith(".yaml")}
+
+
+def load_pipeline(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Pipeline:
+    """Reads a pipeline.
+
+    Args:
+        name_or_path: A shipped name, or a YAML file. Its key ``base`` names another one that it is
+            laid over.
+        overrides: ``key=value`` with a dotted key and a value in YAML, laid over the file.
+
+    Raises:
+        ValueError: If there is no such pipeline, or a key or value is not accepted; the message
+            names the key, the value and what is accepted.
+    """
+    values = _read(name_or_path, ())
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not (key and equals):
+            raise ValueError(f"--set {override!r}; expected KEY=VALUE, such as optimiser.lr=1e-4")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--set {override!r} is no YAML: {error}") from None
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        values = _laid_over(values, value)
+    return parse_pipeline(values)
+
+
+def parse_pipeline(values: Any) -> Pipeline:
+    """A pipeline from plain values, see `load_pipeline`."""
+    return _build(Pipeline, values, "")
+
+
+def _read(name_or_path: str | Path, seen: tuple[str, ...]) -> dict[str, Any]:
+    name, shipped = str(name_or_path), shipped_pipelines()
+    file = shipped.get(name, Path(name))
+    if not file.is_file():
+        accepted = f"expected one of {', '.join(shipped)}, or a YAML file"
+        raise ValueError(f"no pipeline {name!r}{_nearest(name, shipped)}; {accepted}")
+    if name in seen:
+        raise ValueError(f"pipeline {name!r} is its own base: {' -> '.join((*seen, name))}")
+    try:
+        values = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"pipeline {name!r} is no YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"pipeline {name!r} holds {values!r}; expected keys and values")
+    base = values.pop("base", None)
+    return values if base is None else _laid_over(_read(base, (*seen, name)), values)
+
+
+def _laid_over(below: Any, above: Any) -> Any:
+    """``above`` where it says something, else ``below``; mappings key by key."""
+    if not (isinstance(below, dict) and isinstance(above, dict)):
+        return above
+    return below | {key: _laid_over(below.get(key), value) for key, value in above.items()}
+
+
+def _build(kind: type, values: Any, where: str) -> Any:
+    """An instance of a dataclass from plain values; ``where`` is its dotted path."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where or 'the pipeline'} is {values!r}; expected keys and values")
+    hints, known = get_type_hints(kind), {f.name: f for f in fields(kind)}
+    for key in values:
+        if key not in known:
+            accepted = f"expected one of {', '.join(known)}"
+            raise ValueError(f"unknown key {where}{key}{_nearest(key, known)}; {accepted}")
+    for name, f in known.items():
+        if f.default is MISSING and f.default_factory is MISSING and name not in values:
+            raise ValueError(f"{where}{name} is missing")
+    built = {key: _value(hints[key], value, where + key) for key, value in values.items()}
+    return kind(**built)
+
+
+def _value(hint: Any, value: Any, key: str) -> Any:
+    if is_dataclass(hint):
+        return _build(hint, value, key + ".")
+    if get_origin(hint) is tuple:
+        kinds = get_args(hint)
+        fits = isinstance(value, (list, tuple)) and (kinds[1] is ... or len(value) == len(kinds))
+        if not fits or not value:
+            length = "one or more" if kinds[1] is ... else len(kinds)
+            raise ValueError(f"{key} is {value!r}; expected a list of {length} values")
+        return tuple(_value(kinds[0], item, key) for item in value)
+    if get_origin(hint) is dict:
+        if not isinstance(value, dict):
+            raise ValueError(f"{key} is {value!r}; expected keys and values")
+        return value
+    if hint is float and isinstance(value, str):  # YAML 1.1 reads 1e-4 as text
+        value = _number(value)
+    fits = isinstance(value, (int, float) if hint is float else hint)
+    if not fits or isinstance(value, bool):
+        expected = {float: "a number", int: "a whole number", str: "text"}[hint]
+        raise ValueError(f"{key} is {value!r}; expected {expected}")
+    if hint in (int, float):
+        low, high = LIMITS.get(key, (0, float("inf")))
+        if not low <= value <= high:
+            raise ValueError(f"{key} is {value}; expected {low} to {high}")
+        return hint(value)
+    if key in CHOICES and value not in CHOICES[key]:
+        raise ValueError(f"{key} is {value!r}; expected one of {', '.join(CHOICES[key])}")
+    return value
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _nearest(word: Any, known: Iterable[str]) -> str:
+    match = get_close_matches(str(word), list(known), n=1)
+    return f" (did you mean {match[0]}?)" if match else ""
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value

@@ -1,0 +1,298 @@
+"""What happens around an iteration: measuring, scoring, recording, saving.
+
+Each handler is a constructor, ``attach`` and one or two callbacks. Scores go to
+``engine.state.metrics`` by name; `History` gathers those of trainer and evaluator in one table.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from ignite.engine import Engine, Events
+from torch import Generator, nn
+
+from .fidelity import FIDELITY
+from .metrics import score
+from .schema import Keys, LatentTable
+from .slices import SliceDataset
+
+
+class VolumeAttributes:
+    """Measures the attributes from the native masks when an evaluation begins.
+
+    Leaves ``engine.state.attributes``, (N, K) by row of the dataset. Scores read these, so that
+    they never rest on a column of cases.csv that somebody edited.
+    """
+
+    def __init__(self, dataset: SliceDataset, names: Sequence[str]) -> None:
+        self.dataset, self.names = dataset, tuple(names)
+        self._values: np.ndarray | None = None
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        if self._values is None:  # masks do not change while a run holds them
+            self._values = self.dataset.measured(self.names)
+        engine.state.attributes = self._values
+
+
+class RegularisationMetrics:
+    """Scores how far the codes speak of the attributes, see `metrics.score`.
+
+    Needs `VolumeAttributes` on the same engine. Leaves ``engine.state.table``, a `LatentTable`, and
+    in ``engine.state.metrics`` each score as ``Metric`` (the mean) and ``Metric/attribute``.
+
+    Args:
+        dataset: What the engine evaluates.
+        names: Attributes, in the order of the latent dimensions.
+        trained: Whether dimension k was trained on attribute k.
+    """
+
+    def __init__(self, dataset: SliceDataset, names: Sequence[str], trained: bool) -> None:
+        self.dataset, self.names = dataset, tuple(names)
+        self.dimensions = tuple(range(len(names))) if trained else (None,) * len(names)
+        self._codes: list[np.ndarray] = []
+        self._rows: list[np.ndarray] = []
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.reset)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.update)
+        engine.add_event_handler(Events.COMPLETED, self.compute)
+
+    def reset(self, engine: Engine) -> None:
+        self._codes, self._rows = [], []
+
+    def update(self, engine: Engine) -> None:
+        self._codes.append(engine.state.output[Keys.MU].float().cpu().numpy())
+        self._rows.append(engine.state.output[Keys.ROW].cpu().numpy())
+
+    def compute(self, engine: Engine) -> None:
+        rows = np.concatenate(self._rows)
+        engine.state.table = LatentTable(
+            tuple(self.dataset.cases["case"].iloc[rows]),
+            np.concatenate(self._codes),
+            engine.state.attributes[rows],
+            self.names,
+            self.dimensions,
+        )
+        if len(rows) < 5:
+            return  # no score means anything
+        for entry in score(engine.state.table):
+            suffix = "" if entry.attribute == "mean" else f"/{entry.attribute}"
+            engine.state.metrics[entry.metric + suffix] = entry.value
+
+
+class ImageFidelity:
+    """How well slices are reconstructed, see `FIDELITY`.
+
+    Leaves ``engine.state.fidelity``, name -> one value per slice, and the means in
+    ``engine.state.metrics``.
+    """
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.reset)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.update)
+        engine.add_event_handler(Events.COMPLETED, self.compute)
+
+    def reset(self, engine: Engine) -> None:
+        self._values: dict[str, list[np.ndarray]] = {name: [] for name in FIDELITY}
+
+    def update(self, engine: Engine) -> None:
+        output = engine.state.output
+        image, reconstruction, label = (
+            output[key].float().cpu().numpy()
+            for key in (Keys.IMAGE, Keys.RECONSTRUCTION, Keys.LABEL)
+        )
+        for name, measure in FIDELITY.items():
+            self._values[name].append(measure(image, reconstruction, label > 0))
+
+    def compute(self, engine: Engine) -> None:
+        engine.state.fidelity = {n: np.concatenate(v) for n, v in self._values.items()}
+        for name, values in engine.state.fidelity.items():
+            engine.state.metrics[name] = float(np.mean(values))
+
+
+class LossTerms:
+    """Averages the terms of the loss over an epoch, on the device, each slice counting the same.
+
+    Raises:
+        FloatingPointError: At the end of an epoch in which a term was not finite, with its name.
+    """
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, self.reset)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.update)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.compute)
+
+    def reset(self, engine: Engine) -> None:
+        self._sums: dict[str, torch.Tensor] = {}
+        self._count = 0
+
+    def update(self, engine: Engine) -> None:
+        n = len(engine.state.output[Keys.ROW])
+        for name, term in engine.state.output[Keys.TERMS].items():
+            self._sums[name] = self._sums.get(name, 0) + term * n
+        self._count += n
+
+    def compute(self, engine: Engine) -> None:
+        means = {name: float(total) / self._count for name, total in self._sums.items()}
+        for name, value in means.items():
+            if not np.isfinite(value):
+                raise FloatingPointError(
+                    f"the {name} term is {value} in epoch {engine.state.epoch}; training stopped. "
+                    "The last checkpoint is intact: lower optimiser.lr, or the weight of the term"
+                )
+        if means:
+            engine.state.metrics |= means | {"loss": sum(means.values())}
+
+
+class History:
+    """One row per epoch: learning rate, training terms, and the scores of a validation.
+
+    Attach after the validation, so that its scores are there.
+
+    Args:
+        file: history.csv; rewritten as a whole when there are new scores.
+        evaluator: Whose ``state.metrics`` are the scores; None without validation.
+        every: Epochs between validations.
+        writer: TensorBoard's SummaryWriter.
+        tell: Called with the row after each validation.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        evaluator: Engine | None,
+        every: int,
+        writer: Any,
+        tell: Callable[[dict[str, float]], None],
+    ) -> None:
+        self.file, self.evaluator, self.every = file, evaluator, every
+        self.writer, self.tell = writer, tell
+        self.rows: list[dict[str, float]] = []
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self.write)
+
+    def resume(self, epoch: int) -> None:
+        """Takes up the rows written until an epoch."""
+        if self.file.is_file():
+            known = pd.read_csv(self.file)
+            self.rows = known[known["epoch"] <= epoch].to_dict("records")
+
+    def __call__(self, engine: Engine) -> None:
+        epoch = engine.state.epoch
+        row = {"epoch": epoch, "lr": engine.optimizer.param_groups[0]["lr"]}
+        row |= {f"train_{name}": value for name, value in engine.state.metrics.items()}
+        last = is_due(epoch, self.every, engine.state.max_epochs)
+        if last and self.evaluator is not None:
+            row |= {f"val_{name}": v for name, v in self.evaluator.state.metrics.items()}
+        self.rows.append(row)
+        for name, value in row.items():
+            if name != "epoch":
+                self.writer.add_scalar(name.replace("_", "/", 1), value, epoch)
+        if last:
+            self.write(engine)
+            self.tell(row)
+
+    def write(self, engine: Engine) -> None:
+        beside = self.file.with_suffix(".tmp")
+        pd.DataFrame(self.rows).to_csv(beside, index=False)
+        os.replace(beside, self.file)
+
+
+class Checkpoints:
+    """Writes last.pt, from which a run resumes bit for bit, and best.pt.
+
+    Both are written beside their place and renamed, so that a kill leaves the one before.
+
+    Args:
+        folder: Of the run.
+        parts: Name -> object with ``state_dict``, everything that training changes.
+        generator: The source of randomness of the run.
+        every: Epochs between them.
+        value: What is smallest for the best weights; None keeps no best.
+        weights: The network that is evaluated.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        parts: dict[str, Any],
+        generator: Generator,
+        every: int,
+        weights: nn.Module,
+        value: Callable[[], float] | None = None,
+    ) -> None:
+        self.folder, self.parts, self.generator = folder, parts, generator
+        self.every, self.weights, self.value = every, weights, value
+        self.best, self.best_epoch = float("inf"), 0
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        epoch = engine.state.epoch
+        if not is_due(epoch, self.every, engine.state.max_epochs):
+            return
+        if self.value is not None and self.value() < self.best:
+            self.best, self.best_epoch = self.value(), epoch
+            save(self.weights.state_dict(), self.folder / "best.pt")
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        state |= {"generator": self.generator.get_state(), "epoch": epoch}
+        state |= {"best": self.best, "best_epoch": self.best_epoch}
+        save(state, self.folder / "last.pt")
+
+    def resume(self, engine: Engine, device: torch.device) -> int:
+        """Restores what last.pt holds into the parts and the engine; returns its epoch."""
+        state = torch.load(self.folder / "last.pt", map_location=device, weights_only=True)
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+        self.generator.set_state(state["generator"].cpu())
+        self.best, self.best_epoch = state["best"], state["best_epoch"]
+        # ignite resumes only with the length it knew; a longer run may be asked for since
+        known = {"max_epochs": engine.state.max_epochs, "epoch_length": engine.state.epoch_length}
+        engine.load_state_dict({"epoch": state["epoch"], **known})
+        return state["epoch"]
+
+
+class Pictures:
+    """Draws at the end of the run and, if asked, every few epochs.
+
+    Args:
+        draw: Called with the epoch.
+        every: Epochs between pictures; 0 is at the end alone.
+    """
+
+    def __init__(self, draw: Callable[[int], None], every: int = 0) -> None:
+        self.draw, self.every = draw, every
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.COMPLETED, lambda engine: self.draw(engine.state.epoch))
+        if self.every:
+            event = Events.EPOCH_COMPLETED(every=self.every)
+            engine.add_event_handler(event, lambda engine: self.draw(engine.state.epoch))
+
+
+def is_due(epoch: int, every: int, last: int) -> bool:
+    """Whether validation, history and checkpoint happen in this epoch: the last one always."""
+    return epoch % every == 0 or epoch == last
+
+
+def save(state: Any, file: Path) -> None:
+    """torch.save, whole or not at all."""
+    beside = file.with_suffix(".tmp")
+    with open(beside, "wb") as stream:
+        torch.save(state, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(beside, file)
+

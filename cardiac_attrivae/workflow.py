@@ -1,0 +1,512 @@
+"""A pipeline and a slice store become a trained run: the only place where everything meets."""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from ignite.handlers import EarlyStopping
+from monai.bundle import PythonicWorkflow
+from monai.handlers import ValidationHandler
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel
+
+from .augmentation import AttributeTargets, Augmentation, Augmenter
+from .config import Pipeline, parse_pipeline
+from .engines import VAEEvaluator, VAETrainer
+from .figures import reconstructions, training_curves, traversals
+from .handlers import (
+    Checkpoints,
+    History,
+    ImageFidelity,
+    LossTerms,
+    Pictures,
+    RegularisationMetrics,
+    VolumeAttributes,
+)
+from .losses import AttriVAELoss
+from .networks import build_network
+from .preprocess import versions
+from .schema import DataError
+from .slices import DeviceLoader, SliceDataset
+
+PACKAGES = ("monai", "numpy", "pytorch-ignite", "scikit-learn", "torch")
+TRAVERSAL = np.linspace(-3, 3, 7)
+"""Steps of a traversal in standard deviations of the training codes, as in the paper's Fig. 3."""
+
+
+class TrainingWorkflow(PythonicWorkflow):
+    """Trains one pipeline on one store.
+
+    ``initialize`` builds, ``run`` trains, ``finalize`` writes model and summary.
+
+    Args:
+        pipeline: What to train.
+        train: Slices to train on.
+        val: Slices to validate on; may be empty, then nothing is scored.
+        output: Folder of the run.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        seed: Of the initial weights, the order of slices, noise and augmentation.
+        resume: Whether to go on from the folder's last.pt, if there is one.
+        overwrite: Whether a folder that holds a run may be started anew.
+        tell: Called with the row of history.csv after each validation.
+        handlers: Attached to the trainer besides its own, a progress bar for example.
+
+    Raises:
+        DataError: If there is nothing to train on, or the folder holds another run.
+        ValueError: If the pipeline does not fit network or device.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        train: SliceDataset,
+        val: SliceDataset,
+        output: str | Path,
+        *,
+        device: str = "auto",
+        seed: int = 0,
+        resume: bool = False,
+        overwrite: bool = False,
+        tell: Callable[[dict[str, float]], None] = lambda row: None,
+        handlers: tuple[Any, ...] = (),
+    ) -> None:
+        super().__init__(workflow_type="train", meta_file=[])
+        self.pipeline, self.output = pipeline, Path(output)
+        self.seed, self.resume, self.overwrite = seed, resume, overwrite
+        self.tell, self.extra_handlers = tell, handlers
+        basal = pipeline.data.slices == "basal"
+        self._train, self._val = train.basal() if basal else train, val.basal()
+        self._device = find_device(device)
+        if len(self._train) < 2:
+            raise DataError(f"{len(train)} slices in the train split; expected at least 2")
+
+    def initialize(self) -> None:
+        """Builds network, engines and handlers, and restores them if the run is resumed."""
+        super().initialize()
+        self._claim_folder()
+        torch.manual_seed(self.seed)
+        pipeline, device = self.pipeline, self._device
+        names, schedule = pipeline.attributes, pipeline.schedule
+        self.network = build_network(pipeline.network.name, **pipeline.network.arguments)
+        self.network.to(device, memory_format=torch.channels_last)
+        if self.network.latent_size < len(names):
+            raise ValueError(
+                f"{len(names)} attributes for {self.network.latent_size} latent dimensions"
+            )
+        objective = AttriVAELoss(**vars(pipeline.objective))
+        self.generator = torch.Generator(device).manual_seed(self.seed + 1)
+        self.targets = AttributeTargets(self._train, names, pipeline.data.residual)
+        augmenter = None
+        if pipeline.augmentation != Augmentation():
+            augmenter = Augmenter(self._train, self.targets, pipeline.augmentation, device)
+        loader = self._loader()
+        optimiser = torch.optim.AdamW(
+            self.network.parameters(),
+            pipeline.optimiser.lr,
+            betas=pipeline.optimiser.betas,
+            weight_decay=pipeline.optimiser.weight_decay,
+            fused=True,
+        )
+        steps = len(loader) * schedule.epochs
+        scheduler = LambdaLR(optimiser, lambda step: rate(step, steps, pipeline.optimiser))
+        averaged = average_of(self.network, pipeline.optimiser.average)
+        self.model = averaged.module if averaged else self.network  # what is evaluated and saved
+
+        self._trainer = VAETrainer(
+            device=device,
+            max_epochs=schedule.epochs,
+            train_data_loader=loader,
+            epoch_length=len(loader),
+            network=self.network,
+            optimizer=optimiser,
+            loss_function=objective,
+            generator=self.generator,
+            augment=augmenter,
+            scheduler=scheduler,
+            averaged=averaged,
+            precision=getattr(torch, pipeline.precision),
+            train_handlers=[LossTerms(), *self.extra_handlers],
+        )
+        self._evaluator = self._make_evaluator(objective) if len(self._val) else None
+        parts = {"network": self.network, "optimiser": optimiser, "scheduler": scheduler}
+        parts |= {"averaged": averaged} if averaged else {}
+        if self._evaluator:
+            interval = schedule.evaluate_every
+            ValidationHandler(interval, self._evaluator, True).attach(self._trainer)
+            if schedule.epochs % interval:  # the last epoch is always validated
+                ValidationHandler(schedule.epochs, self._evaluator, True).attach(self._trainer)
+            if schedule.patience:
+                patience = max(1, schedule.patience // interval)
+                parts["stopping"] = stop = EarlyStopping(patience, self._score, self._trainer)
+                self._evaluator.add_event_handler("completed", stop)
+        self.history = History(
+            self.output / "history.csv",
+            self._evaluator,
+            schedule.evaluate_every,
+            self._tensorboard(),
+            self.tell,
+        )
+        self.history.attach(self._trainer)
+        self.checkpoints = Checkpoints(
+            self.output,
+            parts,
+            self.generator,
+            schedule.evaluate_every,
+            self.model,
+            (lambda: -self._score(None)) if self._evaluator else None,
+        )
+        self.checkpoints.attach(self._trainer)
+        Pictures(self._draw, schedule.pictures_every).attach(self._trainer)
+        self.start_epoch = 0
+        if self.resume and (self.output / "last.pt").is_file():
+            self.start_epoch = self.checkpoints.resume(self._trainer, device)
+            self.history.resume(self.start_epoch)
+
+    def run(self) -> None:
+        """Trains until the last epoch, or until validation has not improved for long."""
+        start = time.perf_counter()
+        if self.start_epoch < self.pipeline.schedule.epochs:
+            self._trainer.run()
+        self.seconds = time.perf_counter() - start
+
+    def finalize(self) -> None:
+        """Writes model.safetensors and summary.json: with them the run is complete."""
+        keep, epochs = self.pipeline.schedule.keep, self._trainer.state.epoch
+        if keep == "best" and (self.output / "best.pt").is_file():
+            best = torch.load(self.output / "best.pt", self._device, weights_only=True)
+            self.model.load_state_dict(best)
+            epochs_kept = self.checkpoints.best_epoch
+        else:
+            epochs_kept = epochs
+        self._draw(epochs_kept)
+        about = {
+            "pipeline": self.pipeline.to_dict(),
+            "seed": self.seed,
+            "train_dataset": self._train.name,
+            "recipe": self._train.info["recipe"],
+            "content_hash": self._train.info["content_hash"],
+            "attribute_mean": self.targets.mean.tolist(),
+            "attribute_deviation": self.targets.deviation.tolist(),
+            **{name: values.tolist() for name, values in self._code_statistics().items()},
+        }
+        beside = self.output / "model.safetensors.tmp"
+        weights = {k: v.contiguous().cpu() for k, v in self.model.state_dict().items()}
+        save_file(weights, beside, metadata={"cardiac_attrivae": json.dumps(about)})
+        beside.replace(self.output / "model.safetensors")
+        done = (epochs - self.start_epoch) * self._trainer.state.epoch_length
+        summary = {
+            "method": self.pipeline.method,
+            "train_dataset": self._train.name,
+            "train_slices": len(self._train),
+            "train_cases": int(self._train.cases["case"].nunique()),
+            "val_cases": int(self._val.cases["case"].nunique()),
+            "seed": self.seed,
+            "epochs": epochs,
+            "epoch_kept": epochs_kept,
+            "wall_time_s": round(self.seconds, 2),
+            "steps_per_second": round(done / self.seconds, 2) if self.seconds else 0.0,
+            "peak_memory_mib": round(self._peak_memory()),
+            "device": self._describe_device(),
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "versions": versions(PACKAGES),
+        }
+        (self.output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        self.history.writer.close()
+
+    # what MONAI asks a training workflow for
+
+    def get_bundle_root(self) -> str:
+        return str(self.output)
+
+    def get_dataset_dir(self) -> str:
+        return str(self._train.folder)
+
+    def get_device(self) -> torch.device:
+        return self._device
+
+    def get_trainer(self) -> VAETrainer:
+        return self._trainer
+
+    def get_evaluator(self) -> VAEEvaluator | None:
+        return self._evaluator
+
+    def get_max_epochs(self) -> int:
+        return self.pipeline.schedule.epochs
+
+    def get_train_dataset(self) -> SliceDataset:
+        return self._train
+
+    def get_val_dataset(self) -> SliceDataset:
+        return self._val
+
+    def get_train_inferer(self) -> Callable:
+        return self._trainer.inferer
+
+    def _claim_folder(self) -> None:
+        """Leaves a folder whose config.yaml is this run's."""
+        config = self.output / "config.yaml"
+        wanted = {
+            "pipeline": self.pipeline.to_dict(),
+            "seed": self.seed,
+            "data": self._train.name,
+            "content_hash": self._train.info["content_hash"],
+        }
+        if config.is_file():
+            if self.resume and yaml.safe_load(config.read_text()) != wanted:
+                raise DataError(
+                    f"{self.output} holds a run with another configuration, seed or data; "
+                    "resume with the same, or choose another folder"
+                )
+            if not (self.resume or self.overwrite):
+                raise DataError(
+                    f"{self.output} holds a run; add --resume, or choose another folder"
+                )
+        if not self.resume and self.output.exists():
+            shutil.rmtree(self.output)
+        self.output.mkdir(parents=True, exist_ok=True)
+        config.write_text(yaml.safe_dump(wanted, sort_keys=False))
+
+    def _loader(self) -> DeviceLoader:
+        data, steps = self.pipeline.data, self.pipeline.schedule.steps_per_epoch
+        weights = None
+        if data.basal_weight or steps:
+            weights = np.where(self._train.is_basal, data.basal_weight or 1.0, 1.0)
+        return DeviceLoader(
+            self._train,
+            self.targets.values,
+            data.batch_size,
+            self._device,
+            self.generator,
+            weights,
+            steps or None,
+        )
+
+    def _make_evaluator(self, objective: nn.Module) -> VAEEvaluator:
+        values = self.targets.standardise(self._val.attributes(self.pipeline.attributes))
+        return make_evaluator(
+            self.model,
+            self._val,
+            self.pipeline.attributes,
+            trained=self.pipeline.objective.gamma > 0,
+            device=self._device,
+            standardised=values,
+            loss_function=objective,
+        )
+
+    def _score(self, engine: Any) -> float:
+        """Larger is better, as ignite has it."""
+        return -self._evaluator.state.metrics["loss"]
+
+    def _tensorboard(self) -> Any:
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(self.output / "tensorboard", purge_step=None)
+
+    def _code_statistics(self) -> dict[str, np.ndarray]:
+        """Mean and standard deviation of the codes of the training patients' basal slices, (D,)."""
+        codes = encode(self.model, self._train.basal().images.to(self._device))[0]
+        return {"code_mean": codes.mean(axis=0), "code_deviation": codes.std(axis=0)}
+
+    def _draw(self, epoch: int) -> None:
+        folder = self.output / "figures"
+        training_curves_of = [row for row in self.history.rows if len(row) > 2]
+        if training_curves_of:
+            import pandas as pd
+
+            training_curves(pd.DataFrame(training_curves_of), folder / "training_curves.png")
+        shown = (self._val if len(self._val) else self._train.basal()).take(
+            range(min(8, len(self._val) or len(self._train.basal())))
+        )
+        draw_reconstructions(self.model, shown, folder / "reconstructions.png", self._device)
+        statistics = self._code_statistics()
+        names = self.pipeline.attributes
+        draw_traversals(self.model, names, statistics, folder / "traversals.png", self._device)
+
+    def _peak_memory(self) -> float:
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device) / 2**20
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+    def _describe_device(self) -> str:
+        if self._device.type == "cuda":
+            return torch.cuda.get_device_name(self._device)
+        return f"cpu, {torch.get_num_threads()} threads"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run, as model.safetensors holds it.
+
+    Attributes:
+        network: In eval mode, on the device asked for.
+        pipeline: What it was trained with.
+        about: Everything else: seed, data set, mean and deviation of training codes.
+    """
+
+    folder: Path
+    network: nn.Module
+    pipeline: Pipeline
+    about: dict[str, Any]
+
+
+def load_run(folder: str | Path, device: str = "cpu") -> Run:
+    """Reads a finished run.
+
+    Raises:
+        DataError: If the folder holds none.
+    """
+    folder = Path(folder)
+    file = folder / "model.safetensors"
+    if not file.is_file():
+        unfinished = (folder / "last.pt").is_file()
+        hint = "it is unfinished: train again with --resume" if unfinished else "train one first"
+        raise DataError(f"no trained model in {folder}: model.safetensors is missing; {hint}")
+    with safe_open(file, "pt", device=str(find_device(device))) as stored:
+        about = json.loads((stored.metadata() or {}).get("cardiac_attrivae", "null"))
+        if about is None:
+            raise DataError(f"{file} was not written by cardiac-attrivae: it has no configuration")
+        weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    pipeline = parse_pipeline(about.pop("pipeline"))
+    network = build_network(pipeline.network.name, **pipeline.network.arguments)
+    network.load_state_dict(weights)
+    return Run(folder, network.to(find_device(device)).eval(), pipeline, about)
+
+
+def make_evaluator(
+    network: nn.Module,
+    dataset: SliceDataset,
+    names: tuple[str, ...],
+    *,
+    trained: bool,
+    device: torch.device,
+    standardised: np.ndarray | None = None,
+    loss_function: nn.Module | None = None,
+) -> VAEEvaluator:
+    """An evaluator with all that is measured on slices: attributes, scores, fidelity, loss.
+
+    Args:
+        network: What to evaluate.
+        dataset: On which slices.
+        names: Attributes, in the order of the latent dimensions.
+        trained: Whether dimension k was trained on attribute k.
+        device: Where.
+        standardised: Attributes as the loss expects them, (N, K); needed with a loss alone.
+        loss_function: See `VAEEvaluator`.
+    """
+    values = np.zeros((len(dataset), len(names))) if standardised is None else standardised
+    return VAEEvaluator(
+        device=device,
+        val_data_loader=DeviceLoader(dataset, values, 64, device),
+        epoch_length=math.ceil(len(dataset) / 64),
+        network=network,
+        loss_function=loss_function,
+        val_handlers=[
+            VolumeAttributes(dataset, names),
+            LossTerms(),
+            ImageFidelity(),
+            RegularisationMetrics(dataset, names, trained),
+        ],
+    )
+
+
+def encode(network: nn.Module, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Posterior means and log variances, (N, D) each, of slices (N, C, H, W)."""
+    network.eval()
+    with torch.no_grad():
+        parts = [network.encode(chunk) for chunk in images.split(64)]
+    mu, logvar = (torch.cat(part).float().cpu().numpy() for part in zip(*parts, strict=True))
+    return mu, logvar
+
+
+def traverse(
+    network: nn.Module, dimensions: int, statistics: dict[str, np.ndarray], device: torch.device
+) -> np.ndarray:
+    """Slices decoded along the first dimensions, (K, S, H, W).
+
+    Starts from the mean code of the training patients and turns one dimension at a time, by
+    `TRAVERSAL` standard deviations of their codes.
+    """
+    mean, deviation = (np.asarray(statistics[k]) for k in ("code_mean", "code_deviation"))
+    codes = np.tile(mean, (dimensions, len(TRAVERSAL), 1))
+    for k in range(dimensions):
+        codes[k, :, k] += TRAVERSAL * deviation[k]
+    z = torch.as_tensor(codes.reshape(-1, len(mean)), dtype=torch.float32, device=device)
+    network.eval()
+    with torch.no_grad():
+        images = network.decode(z)[:, 0].float().cpu().numpy()
+    return images.reshape(dimensions, len(TRAVERSAL), *images.shape[1:])
+
+
+def draw_traversals(
+    network: nn.Module,
+    names: tuple[str, ...],
+    statistics: dict[str, np.ndarray],
+    path: Path,
+    device: torch.device,
+) -> None:
+    traversals(traverse(network, len(names), statistics, device), names, TRAVERSAL, path)
+
+
+def draw_reconstructions(
+    network: nn.Module, dataset: SliceDataset, path: Path, device: torch.device
+) -> None:
+    network.eval()
+    with torch.no_grad():
+        output = network(dataset.images.to(device))
+    originals = dataset.images[:, 0].numpy()
+    decoded = output.reconstruction[:, 0].float().cpu().numpy()
+    reconstructions(originals, decoded, dataset.cases["case"].tolist(), path)
+
+
+def rate(step: int, steps: int, optimiser: Any) -> float:
+    """Factor of the learning rate in a step: linear warm-up, then constant or half a cosine."""
+    warmup = optimiser.warmup * steps
+    if step < warmup:
+        return (step + 1) / warmup
+    if optimiser.schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * min(1, (step - warmup) / max(1, steps - warmup))))
+
+
+def average_of(network: nn.Module, decay: float) -> AveragedModel | None:
+    """Exponential running average of the weights, which forgets the first steps sooner."""
+
+    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        now = min(decay, (1 + int(count)) / (10 + int(count)))
+        torch._foreach_lerp_(averaged, current, 1 - now)
+
+    return AveragedModel(network, multi_avg_fn=update) if decay else None
+
+
+def find_device(name: str) -> torch.device:
+    """The device of a name; ``auto`` is the GPU if there is one.
+
+    Raises:
+        ValueError: If the name is none, or there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device is {name!r}; expected auto, cpu, cuda or cuda:N") from None
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ValueError(f"device is {name!r} but {count} GPUs are found; expected auto or cpu")
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device is {name!r}; expected auto, cpu, cuda or cuda:N")
+    return device
