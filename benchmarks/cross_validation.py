@@ -26,9 +26,10 @@ from joblib import Parallel, delayed
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from cardiac_attrivae.config import Pipeline, load_pipeline
+from cardiac_attrivae.inference import encode, make_evaluator
 from cardiac_attrivae.manifest import load_manifest
 from cardiac_attrivae.slices import SliceDataset
-from cardiac_attrivae.workflow import TrainingWorkflow, encode, make_evaluator
+from cardiac_attrivae.workflow import TrainingWorkflow
 
 
 def folds_of(dataset: SliceDataset, folds: int) -> list[np.ndarray]:
@@ -67,9 +68,7 @@ def run_fold(
         train, val = (train.take(np.flatnonzero(rows)) for rows in (~inside, inside))
 
     run = output / f"run_seed{seed}_fold{fold}"
-    workflow = TrainingWorkflow(
-        pipeline, train, val, run, device="cpu", seed=seed, resume=True
-    )
+    workflow = TrainingWorkflow(pipeline, train, val, run, device="cpu", seed=seed, resume=True)
     workflow.initialize()
     start = time.process_time()
     workflow.run()
@@ -78,7 +77,7 @@ def run_fold(
 
     names = pipeline.attributes
     evaluator = make_evaluator(
-        workflow.model, unseen, names, trained=pipeline.objective.gamma > 0, device="cpu"
+        workflow.model, unseen, names, dimensions=pipeline.dimensions(names), device="cpu"
     )
     evaluator.run()
     known = train.basal()

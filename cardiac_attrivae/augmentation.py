@@ -85,9 +85,7 @@ class AttributeTargets:
         residual: rho.
     """
 
-    def __init__(
-        self, dataset: SliceDataset, names: Sequence[str], residual: float = 1.0
-    ) -> None:
+    def __init__(self, dataset: SliceDataset, names: Sequence[str], residual: float = 1.0) -> None:
         areas = dataset.attributes(("LVEDA", "MEDA", "RVEDA"))
         values, basal = dataset.attributes(names), dataset.is_basal
         design = np.column_stack([areas, np.ones(len(areas))])
@@ -95,8 +93,9 @@ class AttributeTargets:
         self.rest = residual * (values - design @ self.plane) * basal[:, None]
         targets = design @ self.plane + self.rest
         self.mean, self.deviation = targets[basal].mean(axis=0), targets[basal].std(axis=0)
-        if not (self.deviation > 0).all():
-            constant = names[int(np.argmin(self.deviation))]
+        varies = self.deviation > 1e-9 * np.abs(self.mean)  # least squares leaves rounding errors
+        if not varies.all():
+            constant = names[int(np.argmin(varies))]
             raise ValueError(f"attribute {constant!r} is the same in every training slice")
         self.values = self.standardise(targets)
 
@@ -194,9 +193,7 @@ class Augmenter:
         return full.permute(0, 2, 3, 1)
 
 
-def relight(
-    image: Tensor, masks: Tensor, ranges: Augmentation, generator: Generator
-) -> Tensor:
+def relight(image: Tensor, masks: Tensor, ranges: Augmentation, generator: Generator) -> Tensor:
     """Changes what scanners differ in: contrast between blood and muscle, gamma, bias, blur, noise.
 
     Args:
@@ -212,9 +209,10 @@ def relight(
     gain, offset = _mean3(torch.cat([gain, offset], dim=1)).split(1, dim=1)  # no hard edges
     image = (image * gain + offset).clamp(1e-4, 1) ** draw.uniform(ranges.contrast)[..., None].exp()
     field = draw.normal(1, 3) * ranges.bias
-    image = image * F.interpolate(
-        field, size=image.shape[2:], mode="bilinear", align_corners=True
-    ).exp()
+    image = (
+        image
+        * F.interpolate(field, size=image.shape[2:], mode="bilinear", align_corners=True).exp()
+    )
     image = image + draw.share() * ranges.blur * (_mean3(image) - image)
     noise = torch.randn(image.shape, generator=generator, device=image.device)
     return (image + noise * draw.share() * ranges.noise).clamp(0, 1)
@@ -270,4 +268,3 @@ def _turn(x: Tensor, y: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
 
 def _mean3(image: Tensor) -> Tensor:
     return F.avg_pool2d(image, 3, stride=1, padding=1, count_include_pad=False)
-

@@ -117,6 +117,11 @@ class Pipeline:
     def __post_init__(self) -> None:
         check_names(self.attributes)
 
+    def dimensions(self, names: Iterable[str]) -> tuple[int | None, ...]:
+        """Latent dimension that each attribute is trained on; None for those that are not."""
+        trained = self.attributes if self.objective.gamma > 0 else ()
+        return tuple(trained.index(name) if name in trained else None for name in names)
+
     def to_dict(self) -> dict[str, Any]:
         """Every value, as plain YAML and JSON can hold it."""
         return _plain(asdict(self))
@@ -138,6 +143,7 @@ LIMITS = {
     "data.residual": (0, 1),
     "objective.delta": (1e-6, 1e6),
     "optimiser.lr": (1e-9, 10),
+    "optimiser.betas": (0, 0.999999),
     "optimiser.warmup": (0, 1),
     "optimiser.average": (0, 0.999999),
     "schedule.epochs": (1, 10**7),
@@ -215,7 +221,8 @@ def _laid_over(below: Any, above: Any) -> Any:
 def _build(kind: type, values: Any, where: str) -> Any:
     """An instance of a dataclass from plain values; ``where`` is its dotted path."""
     if not isinstance(values, Mapping):
-        raise ValueError(f"{where or 'the pipeline'} is {values!r}; expected keys and values")
+        place = where.rstrip(".") or "the pipeline"
+        raise ValueError(f"{place} is {values!r}; expected keys and values")
     hints, known = get_type_hints(kind), {f.name: f for f in fields(kind)}
     for key in values:
         if key not in known:
@@ -250,7 +257,7 @@ def _value(hint: Any, value: Any, key: str) -> Any:
         raise ValueError(f"{key} is {value!r}; expected {expected}")
     if hint in (int, float):
         low, high = LIMITS.get(key, (0, float("inf")))
-        if not low <= value <= high:
+        if not low <= value <= high or value == float("inf"):
             raise ValueError(f"{key} is {value}; expected {low} to {high}")
         return hint(value)
     if key in CHOICES and value not in CHOICES[key]:

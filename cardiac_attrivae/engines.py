@@ -58,10 +58,7 @@ class VAETrainer(SupervisedTrainer):
                 batchdata = self.augment(batchdata, self.generator)
         self.network.train()
         image = batchdata[Keys.IMAGE].contiguous(memory_format=torch.channels_last)
-        noise = torch.randn(
-            len(image), self.network.latent_size, generator=self.generator, device=image.device
-        )
-        output = self.predict(image, noise)
+        output = self.predict(image, draw_noise(self.network, image, self.generator))
         terms = self.loss_function(output, image, batchdata[Keys.ATTRIBUTES])
         loss = torch.stack(list(terms.values())).sum()
 
@@ -83,30 +80,44 @@ class VAETrainer(SupervisedTrainer):
 
 
 class VAEEvaluator(SupervisedEvaluator):
-    """Encodes and decodes without noise: the code of a slice is its posterior mean.
+    """Encodes and decodes. The code of a slice is its posterior mean, unless a generator is given.
 
     Args:
+        generator: Of the noise of sampled codes, as the published evaluations have it.
         loss_function: As in `VAETrainer`; None leaves TERMS empty.
         kwargs: See `monai.engines.SupervisedEvaluator`.
     """
 
-    def __init__(self, *, loss_function: nn.Module | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        loss_function: nn.Module | None = None,
+        generator: Generator | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(decollate=False, **kwargs)
-        self.loss_function = loss_function
+        self.loss_function, self.generator = loss_function, generator
 
     def _iteration(self, engine: VAEEvaluator, batchdata: Batch) -> Batch:
         """One batch. Leaves IMAGE, LABEL, ATTRIBUTES, ROW, RECONSTRUCTION, MU, LOGVAR, LATENT (the
-        mean) and TERMS.
+        code) and TERMS.
         """
         self.network.eval()
+        image, noise = batchdata[Keys.IMAGE], None
+        if self.generator is not None:
+            noise = draw_noise(self.network, image, self.generator)
         with torch.no_grad():
-            output = self.network(batchdata[Keys.IMAGE])
+            output = self.network(image, noise)
             terms = {}
             if self.loss_function is not None:
-                terms = self.loss_function(
-                    output, batchdata[Keys.IMAGE], batchdata[Keys.ATTRIBUTES]
-                )
+                terms = self.loss_function(output, image, batchdata[Keys.ATTRIBUTES])
         return iteration_output(batchdata, output, terms) | {Keys.LABEL: batchdata[Keys.LABEL]}
+
+
+def draw_noise(network: nn.Module, image: Tensor, generator: Generator) -> Tensor:
+    """Standard normal draws for the codes of a batch, (N, D)."""
+    shape = (len(image), network.latent_size)
+    return torch.randn(shape, generator=generator, device=image.device)
 
 
 def iteration_output(batch: Batch, output: VAEOutput, terms: dict[str, Tensor]) -> Batch:

@@ -51,13 +51,18 @@ class RegularisationMetrics:
 
     Args:
         dataset: What the engine evaluates.
-        names: Attributes, in the order of the latent dimensions.
-        trained: Whether dimension k was trained on attribute k.
+        names: Attributes.
+        dimensions: Latent dimension that each attribute was trained on; None for those without.
     """
 
-    def __init__(self, dataset: SliceDataset, names: Sequence[str], trained: bool) -> None:
+    def __init__(
+        self,
+        dataset: SliceDataset,
+        names: Sequence[str],
+        dimensions: Sequence[int | None],
+    ) -> None:
         self.dataset, self.names = dataset, tuple(names)
-        self.dimensions = tuple(range(len(names))) if trained else (None,) * len(names)
+        self.dimensions = tuple(dimensions)
         self._codes: list[np.ndarray] = []
         self._rows: list[np.ndarray] = []
 
@@ -70,7 +75,7 @@ class RegularisationMetrics:
         self._codes, self._rows = [], []
 
     def update(self, engine: Engine) -> None:
-        self._codes.append(engine.state.output[Keys.MU].float().cpu().numpy())
+        self._codes.append(engine.state.output[Keys.LATENT].float().cpu().numpy())
         self._rows.append(engine.state.output[Keys.ROW].cpu().numpy())
 
     def compute(self, engine: Engine) -> None:
@@ -185,7 +190,7 @@ class History:
     def resume(self, epoch: int) -> None:
         """Takes up the rows written until an epoch."""
         if self.file.is_file():
-            known = pd.read_csv(self.file)
+            known = pd.read_csv(self.file, float_precision="round_trip")
             self.rows = known[known["epoch"] <= epoch].to_dict("records")
 
     def __call__(self, engine: Engine) -> None:
@@ -265,21 +270,31 @@ class Checkpoints:
 
 
 class Pictures:
-    """Draws at the end of the run and, if asked, every few epochs.
+    """Draws every few epochs.
 
     Args:
-        draw: Called with the epoch.
-        every: Epochs between pictures; 0 is at the end alone.
+        draw: What draws.
+        every: Epochs between pictures.
     """
 
-    def __init__(self, draw: Callable[[int], None], every: int = 0) -> None:
+    def __init__(self, draw: Callable[[], None], every: int) -> None:
         self.draw, self.every = draw, every
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.COMPLETED, lambda engine: self.draw(engine.state.epoch))
-        if self.every:
-            event = Events.EPOCH_COMPLETED(every=self.every)
-            engine.add_event_handler(event, lambda engine: self.draw(engine.state.epoch))
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.every), self.draw)
+
+
+class EpochBar:
+    """A progress bar over the epochs, for terminals."""
+
+    def attach(self, engine: Engine) -> None:
+        from ignite.handlers import ProgressBar
+
+        when = {
+            "event_name": Events.EPOCH_COMPLETED,
+            "closing_event_name": Events.COMPLETED,
+        }
+        ProgressBar(desc="train", persist=True).attach(engine, metric_names=["loss"], **when)
 
 
 def is_due(epoch: int, every: int, last: int) -> bool:
@@ -295,4 +310,3 @@ def save(state: Any, file: Path) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(beside, file)
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import logging
 import warnings
 import zlib
@@ -15,6 +16,7 @@ import numpy as np
 
 from .schema import DataError
 
+HEADER_BYTES, NIFTI_1 = 348, b"n+1\0"  # of a NIfTI-1 file, and how its header ends
 
 class Volume(NamedTuple):
     """One frame as stored: ``voxels`` (I, J, S) in file order, and what the header says of it."""
@@ -28,14 +30,13 @@ class Volume(NamedTuple):
 def quiet_nibabel() -> Iterator[None]:
     """Keeps nibabel's remarks about headers away from the user; they are counted, not shouted."""
     log = logging.getLogger("nibabel.global")
-    level = log.level
-    log.setLevel(logging.CRITICAL + 1)
+    disabled, log.disabled = log.disabled, True  # setLevel would empty the caches of all loggers
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        log.setLevel(level)
+        log.disabled = disabled
 
 
 def read_volume(file: Path, frame: int) -> Volume:
@@ -86,13 +87,21 @@ def read_volume(file: Path, frame: int) -> Volume:
 
 
 def _open(file: Path):  # noqa: ANN202, any of nibabel's image classes
-    """nibabel's image. A 3-D ``.nii.gz`` is unpacked in one go, twice as fast as by its stream."""
+    """nibabel's image. A 3-D ``.nii.gz`` is unpacked in one go: its stream takes half as long
+    again.
+    """
     import nibabel
 
-    image = nibabel.load(file)
-    if len(image.shape) == 3 and type(image) is nibabel.Nifti1Image and file.suffix == ".gz":
-        return nibabel.Nifti1Image.from_bytes(gzip.decompress(file.read_bytes()))
-    return image
+    if file.name.endswith(".nii.gz"):
+        with open(file, "rb") as stream:
+            packed = stream.read(4096)
+            start = zlib.decompressobj(wbits=31).decompress(packed, HEADER_BYTES)
+            if len(start) == HEADER_BYTES and start.endswith(NIFTI_1):
+                header = nibabel.Nifti1Header(start)
+                if len(header.get_data_shape()) == 3:
+                    unpacked = io.BytesIO(gzip.decompress(packed + stream.read()))
+                    return nibabel.Nifti1Image(header.data_from_fileobj(unpacked), None, header)
+    return nibabel.load(file)
 
 
 def read_to_the_end(file: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum, IntEnum
+from enum import IntEnum, StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -30,7 +30,7 @@ HEART = (Structure.LV, Structure.MYO, Structure.RV)
 """The structures that a usable slice must show."""
 
 
-class Keys(str, Enum):
+class Keys(StrEnum):
     """Names in ``engine.state.output`` and in the dictionaries that MONAI transforms pass along."""
 
     IMAGE = "image"  # (N, C, H, W) slices in [0, 1], 0 outside the mask
@@ -43,8 +43,6 @@ class Keys(str, Enum):
     LATENT = "z"  # (N, D) the sample that was decoded
     LOSS = "loss"  # scalar, what was minimised
     TERMS = "terms"  # name -> scalar, the weighted parts of the loss
-
-    __str__ = str.__str__
 
 
 class DataError(ValueError):

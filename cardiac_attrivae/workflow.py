@@ -8,34 +8,37 @@ import resource
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import yaml
 from ignite.handlers import EarlyStopping
 from monai.bundle import PythonicWorkflow
 from monai.handlers import ValidationHandler
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
 from .augmentation import AttributeTargets, Augmentation, Augmenter
-from .config import Pipeline, parse_pipeline
+from .config import Pipeline
 from .engines import VAEEvaluator, VAETrainer
-from .figures import reconstructions, training_curves, traversals
+from .figures import training_curves
 from .handlers import (
     Checkpoints,
     History,
-    ImageFidelity,
     LossTerms,
     Pictures,
-    RegularisationMetrics,
-    VolumeAttributes,
+)
+from .inference import (
+    draw_reconstructions,
+    draw_traversals,
+    encode,
+    find_device,
+    make_evaluator,
 )
 from .losses import AttriVAELoss
 from .networks import build_network
@@ -44,8 +47,6 @@ from .schema import DataError
 from .slices import DeviceLoader, SliceDataset
 
 PACKAGES = ("monai", "numpy", "pytorch-ignite", "scikit-learn", "torch")
-TRAVERSAL = np.linspace(-3, 3, 7)
-"""Steps of a traversal in standard deviations of the training codes, as in the paper's Fig. 3."""
 
 
 class TrainingWorkflow(PythonicWorkflow):
@@ -142,6 +143,7 @@ class TrainingWorkflow(PythonicWorkflow):
             train_handlers=[LossTerms(), *self.extra_handlers],
         )
         self._evaluator = self._make_evaluator(objective) if len(self._val) else None
+        self._stopping = None
         parts = {"network": self.network, "optimiser": optimiser, "scheduler": scheduler}
         parts |= {"averaged": averaged} if averaged else {}
         if self._evaluator:
@@ -151,8 +153,9 @@ class TrainingWorkflow(PythonicWorkflow):
                 ValidationHandler(schedule.epochs, self._evaluator, True).attach(self._trainer)
             if schedule.patience:
                 patience = max(1, schedule.patience // interval)
-                parts["stopping"] = stop = EarlyStopping(patience, self._score, self._trainer)
-                self._evaluator.add_event_handler("completed", stop)
+                self._stopping = EarlyStopping(patience, self._score, self._trainer)
+                self._evaluator.add_event_handler("completed", self._stopping)
+                parts["stopping"] = self._stopping
         self.history = History(
             self.output / "history.csv",
             self._evaluator,
@@ -170,7 +173,8 @@ class TrainingWorkflow(PythonicWorkflow):
             (lambda: -self._score(None)) if self._evaluator else None,
         )
         self.checkpoints.attach(self._trainer)
-        Pictures(self._draw, schedule.pictures_every).attach(self._trainer)
+        if schedule.pictures_every:
+            Pictures(self._draw, schedule.pictures_every).attach(self._trainer)
         self.start_epoch = 0
         if self.resume and (self.output / "last.pt").is_file():
             self.start_epoch = self.checkpoints.resume(self._trainer, device)
@@ -179,7 +183,8 @@ class TrainingWorkflow(PythonicWorkflow):
     def run(self) -> None:
         """Trains until the last epoch, or until validation has not improved for long."""
         start = time.perf_counter()
-        if self.start_epoch < self.pipeline.schedule.epochs:
+        stopped = self._stopping is not None and self._stopping.counter >= self._stopping.patience
+        if self.start_epoch < self.pipeline.schedule.epochs and not stopped:
             self._trainer.run()
         self.seconds = time.perf_counter() - start
 
@@ -189,10 +194,10 @@ class TrainingWorkflow(PythonicWorkflow):
         if keep == "best" and (self.output / "best.pt").is_file():
             best = torch.load(self.output / "best.pt", self._device, weights_only=True)
             self.model.load_state_dict(best)
-            epochs_kept = self.checkpoints.best_epoch
+            kept = self.checkpoints.best_epoch
         else:
-            epochs_kept = epochs
-        self._draw(epochs_kept)
+            kept = epochs
+        self._draw()
         about = {
             "pipeline": self.pipeline.to_dict(),
             "seed": self.seed,
@@ -216,7 +221,7 @@ class TrainingWorkflow(PythonicWorkflow):
             "val_cases": int(self._val.cases["case"].nunique()),
             "seed": self.seed,
             "epochs": epochs,
-            "epoch_kept": epochs_kept,
+            "epoch_kept": kept,
             "wall_time_s": round(self.seconds, 2),
             "steps_per_second": round(done / self.seconds, 2) if self.seconds else 0.0,
             "peak_memory_mib": round(self._peak_memory()),
@@ -275,10 +280,15 @@ class TrainingWorkflow(PythonicWorkflow):
                 raise DataError(
                     f"{self.output} holds a run; add --resume, or choose another folder"
                 )
-        if not self.resume and self.output.exists():
-            shutil.rmtree(self.output)
+            if not self.resume:
+                shutil.rmtree(self.output)
+        elif self.output.exists() and not (self.output.is_dir() and _is_empty(self.output)):
+            raise DataError(f"{self.output} is neither a run nor an empty folder; choose another")
         self.output.mkdir(parents=True, exist_ok=True)
-        config.write_text(yaml.safe_dump(wanted, sort_keys=False))
+        if not config.is_file():
+            beside = config.with_suffix(".tmp")
+            beside.write_text(yaml.safe_dump(wanted, sort_keys=False))
+            beside.replace(config)
 
     def _loader(self) -> DeviceLoader:
         data, steps = self.pipeline.data, self.pipeline.schedule.steps_per_epoch
@@ -301,7 +311,7 @@ class TrainingWorkflow(PythonicWorkflow):
             self.model,
             self._val,
             self.pipeline.attributes,
-            trained=self.pipeline.objective.gamma > 0,
+            dimensions=self.pipeline.dimensions(self.pipeline.attributes),
             device=self._device,
             standardised=values,
             loss_function=objective,
@@ -321,16 +331,12 @@ class TrainingWorkflow(PythonicWorkflow):
         codes = encode(self.model, self._train.basal().images.to(self._device))[0]
         return {"code_mean": codes.mean(axis=0), "code_deviation": codes.std(axis=0)}
 
-    def _draw(self, epoch: int) -> None:
+    def _draw(self) -> None:
         folder = self.output / "figures"
-        training_curves_of = [row for row in self.history.rows if len(row) > 2]
-        if training_curves_of:
-            import pandas as pd
-
-            training_curves(pd.DataFrame(training_curves_of), folder / "training_curves.png")
-        shown = (self._val if len(self._val) else self._train.basal()).take(
-            range(min(8, len(self._val) or len(self._train.basal())))
-        )
+        if self.history.rows:
+            training_curves(pd.DataFrame(self.history.rows), folder / "training_curves.png")
+        shown = self._val if len(self._val) else self._train.basal()
+        shown = shown.take(range(min(8, len(shown))))
         draw_reconstructions(self.model, shown, folder / "reconstructions.png", self._device)
         statistics = self._code_statistics()
         names = self.pipeline.attributes
@@ -347,136 +353,16 @@ class TrainingWorkflow(PythonicWorkflow):
         return f"cpu, {torch.get_num_threads()} threads"
 
 
-@dataclass(frozen=True)
-class Run:
-    """A trained run, as model.safetensors holds it.
-
-    Attributes:
-        network: In eval mode, on the device asked for.
-        pipeline: What it was trained with.
-        about: Everything else: seed, data set, mean and deviation of training codes.
-    """
-
-    folder: Path
-    network: nn.Module
-    pipeline: Pipeline
-    about: dict[str, Any]
-
-
-def load_run(folder: str | Path, device: str = "cpu") -> Run:
-    """Reads a finished run.
-
-    Raises:
-        DataError: If the folder holds none.
-    """
-    folder = Path(folder)
-    file = folder / "model.safetensors"
-    if not file.is_file():
-        unfinished = (folder / "last.pt").is_file()
-        hint = "it is unfinished: train again with --resume" if unfinished else "train one first"
-        raise DataError(f"no trained model in {folder}: model.safetensors is missing; {hint}")
-    with safe_open(file, "pt", device=str(find_device(device))) as stored:
-        about = json.loads((stored.metadata() or {}).get("cardiac_attrivae", "null"))
-        if about is None:
-            raise DataError(f"{file} was not written by cardiac-attrivae: it has no configuration")
-        weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-    pipeline = parse_pipeline(about.pop("pipeline"))
-    network = build_network(pipeline.network.name, **pipeline.network.arguments)
-    network.load_state_dict(weights)
-    return Run(folder, network.to(find_device(device)).eval(), pipeline, about)
-
-
-def make_evaluator(
-    network: nn.Module,
-    dataset: SliceDataset,
-    names: tuple[str, ...],
-    *,
-    trained: bool,
-    device: torch.device,
-    standardised: np.ndarray | None = None,
-    loss_function: nn.Module | None = None,
-) -> VAEEvaluator:
-    """An evaluator with all that is measured on slices: attributes, scores, fidelity, loss.
-
-    Args:
-        network: What to evaluate.
-        dataset: On which slices.
-        names: Attributes, in the order of the latent dimensions.
-        trained: Whether dimension k was trained on attribute k.
-        device: Where.
-        standardised: Attributes as the loss expects them, (N, K); needed with a loss alone.
-        loss_function: See `VAEEvaluator`.
-    """
-    values = np.zeros((len(dataset), len(names))) if standardised is None else standardised
-    return VAEEvaluator(
-        device=device,
-        val_data_loader=DeviceLoader(dataset, values, 64, device),
-        epoch_length=math.ceil(len(dataset) / 64),
-        network=network,
-        loss_function=loss_function,
-        val_handlers=[
-            VolumeAttributes(dataset, names),
-            LossTerms(),
-            ImageFidelity(),
-            RegularisationMetrics(dataset, names, trained),
-        ],
-    )
-
-
-def encode(network: nn.Module, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Posterior means and log variances, (N, D) each, of slices (N, C, H, W)."""
-    network.eval()
-    with torch.no_grad():
-        parts = [network.encode(chunk) for chunk in images.split(64)]
-    mu, logvar = (torch.cat(part).float().cpu().numpy() for part in zip(*parts, strict=True))
-    return mu, logvar
-
-
-def traverse(
-    network: nn.Module, dimensions: int, statistics: dict[str, np.ndarray], device: torch.device
-) -> np.ndarray:
-    """Slices decoded along the first dimensions, (K, S, H, W).
-
-    Starts from the mean code of the training patients and turns one dimension at a time, by
-    `TRAVERSAL` standard deviations of their codes.
-    """
-    mean, deviation = (np.asarray(statistics[k]) for k in ("code_mean", "code_deviation"))
-    codes = np.tile(mean, (dimensions, len(TRAVERSAL), 1))
-    for k in range(dimensions):
-        codes[k, :, k] += TRAVERSAL * deviation[k]
-    z = torch.as_tensor(codes.reshape(-1, len(mean)), dtype=torch.float32, device=device)
-    network.eval()
-    with torch.no_grad():
-        images = network.decode(z)[:, 0].float().cpu().numpy()
-    return images.reshape(dimensions, len(TRAVERSAL), *images.shape[1:])
-
-
-def draw_traversals(
-    network: nn.Module,
-    names: tuple[str, ...],
-    statistics: dict[str, np.ndarray],
-    path: Path,
-    device: torch.device,
-) -> None:
-    traversals(traverse(network, len(names), statistics, device), names, TRAVERSAL, path)
-
-
-def draw_reconstructions(
-    network: nn.Module, dataset: SliceDataset, path: Path, device: torch.device
-) -> None:
-    network.eval()
-    with torch.no_grad():
-        output = network(dataset.images.to(device))
-    originals = dataset.images[:, 0].numpy()
-    decoded = output.reconstruction[:, 0].float().cpu().numpy()
-    reconstructions(originals, decoded, dataset.cases["case"].tolist(), path)
+def _is_empty(folder: Path) -> bool:
+    """Also if the start of a run was cut off there."""
+    return all(file.name == "config.tmp" for file in folder.iterdir())
 
 
 def rate(step: int, steps: int, optimiser: Any) -> float:
     """Factor of the learning rate in a step: linear warm-up, then constant or half a cosine."""
     warmup = optimiser.warmup * steps
     if step < warmup:
-        return (step + 1) / warmup
+        return min(1.0, (step + 1) / warmup)  # the warm-up may end within a step
     if optimiser.schedule == "constant":
         return 1.0
     return 0.5 * (1 + math.cos(math.pi * min(1, (step - warmup) / max(1, steps - warmup))))
@@ -490,23 +376,3 @@ def average_of(network: nn.Module, decay: float) -> AveragedModel | None:
         torch._foreach_lerp_(averaged, current, 1 - now)
 
     return AveragedModel(network, multi_avg_fn=update) if decay else None
-
-
-def find_device(name: str) -> torch.device:
-    """The device of a name; ``auto`` is the GPU if there is one.
-
-    Raises:
-        ValueError: If the name is none, or there is no such device.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device is {name!r}; expected auto, cpu, cuda or cuda:N") from None
-    count = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise ValueError(f"device is {name!r} but {count} GPUs are found; expected auto or cpu")
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device is {name!r}; expected auto, cpu, cuda or cuda:N")
-    return device

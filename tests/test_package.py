@@ -21,6 +21,7 @@ LAYERS = (
     ("__main__",),
     ("cli",),
     ("workflow", "evaluation", "preprocess", "check", "phantom"),
+    ("inference",),
     ("engines", "handlers", "report", "figures"),
     (
         "config", "networks", "losses", "perceptual", "augmentation", "transforms", "slices",

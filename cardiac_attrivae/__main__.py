@@ -1,0 +1,5 @@
+"""python -m cardiac_attrivae"""
+
+from .cli import main
+
+main()

@@ -1,0 +1,297 @@
+"""The commands. Each is a few lines around one library call; libraries are imported inside."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import __version__
+
+TRACEBACK = "CARDIAC_ATTRIVAE_TRACEBACK"
+"""Environment variable that shows where an error came from, for those who look for a bug."""
+
+
+class _Mistake(click.ClickException):
+    """What a user can mend: one message on standard error, exit code 2."""
+
+    exit_code = 2
+
+
+def _explained(command: Callable) -> Callable:
+    """Turns errors that carry their own explanation into a message without a traceback."""
+
+    @functools.wraps(command)
+    def wrapper(**options: Any) -> None:
+        try:
+            command(**options)
+        except (ValueError, OSError, FloatingPointError) as error:
+            if os.environ.get(TRACEBACK):
+                raise
+            raise _Mistake(str(error)) from None
+
+    return wrapper
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__)
+def main() -> None:
+    """Generative models of the heart whose latent dimensions mean something.
+
+    The usual order: check, preprocess, train, cross-domain-eval. Try demo first.
+    """
+
+
+_dataset = click.option(
+    "--dataset", required=True, metavar="acdc|mnms|FILE.yaml", help="Which data set this is."
+)
+_source = click.option(
+    "--source",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder that holds it.",
+)
+_output = click.option(
+    "--output", required=True, type=click.Path(path_type=Path), help="Folder to write."
+)
+_device = click.option(
+    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help="Where to run."
+)
+
+
+@main.command()
+@_dataset
+@_source
+@_output
+@click.option(
+    "--slice",
+    default="basal",
+    show_default=True,
+    type=click.Choice(["basal", "mid", "max-area", "all"]),
+    help="Which slices of a patient to keep.",
+)
+@click.option("--spacing", default=1.3, show_default=True, help="Pixel size in mm.")
+@click.option("--size", default=128, show_default=True, help="Pixels along a side.")
+@click.option("--workers", default=1, show_default=True, help="Processes.")
+@click.option("--drop-duplicates", is_flag=True, help="Keep one of each known duplicate scan.")
+@click.option("--overwrite", is_flag=True, help="Replace a store that is there already.")
+@_explained
+def preprocess(
+    dataset: str,
+    source: Path,
+    output: Path,
+    slice: str,
+    spacing: float,
+    size: int,
+    workers: int,
+    drop_duplicates: bool,
+    overwrite: bool,
+) -> None:
+    """Cut aligned slices out of NIfTI files.
+
+    A case that cannot be used is skipped, counted, and told of in skipped.csv.
+    """
+    from .manifest import load_manifest
+    from .preprocess import preprocess as run
+    from .transforms import Recipe
+
+    summary = run(
+        load_manifest(dataset),
+        source,
+        output,
+        Recipe(slice, spacing, size),
+        workers=workers,
+        overwrite=overwrite,
+        without_duplicates=drop_duplicates,
+        progress=_progress("preprocess"),
+    )
+    splits = ", ".join(f"{count} {name}" for name, count in summary.splits.items())
+    click.echo(f"{summary.cases} cases ({splits}), {summary.slices} slices in {summary.output}")
+    if summary.skipped:
+        click.echo(f"{len(summary.skipped)} cases skipped, reasons in {output / 'skipped.csv'}:")
+        for case, reason in summary.skipped[:5]:
+            click.echo(f"  {case}: {reason}")
+    click.echo(f"Look at {output / 'contact_sheet.png'} before you trust it.")
+
+
+@main.command()
+@click.option("--pipeline", required=True, metavar="NAME|FILE.yaml", help="What to train.")
+@click.option(
+    "--data",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Store that preprocess wrote.",
+)
+@_output
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one value.")
+@click.option("--seed", default=0, show_default=True)
+@_device
+@click.option("--resume", is_flag=True, help="Go on with a run that was broken off.")
+@_explained
+def train(
+    pipeline: str,
+    data: Path,
+    output: Path,
+    overrides: tuple[str, ...],
+    seed: int,
+    device: str,
+    resume: bool,
+) -> None:
+    """Train one model. Names: beta_vae, attri_vae, attri_vae_fast."""
+    from .config import load_pipeline
+    from .slices import SliceDataset
+
+    configuration = load_pipeline(pipeline, overrides)
+    store = SliceDataset.open(data)
+    _train(configuration, store, output, seed=seed, device=device, resume=resume)
+    click.echo(f"Trained. Model, history and pictures are in {output}")
+
+
+@main.command("cross-domain-eval")
+@click.option(
+    "--model", "models", multiple=True, required=True, type=click.Path(path_type=Path),
+    help="Run that train wrote; may be given several times.",
+)  # fmt: skip
+@click.option(
+    "--data", "stores", multiple=True, required=True, type=click.Path(path_type=Path),
+    help="Store that preprocess wrote; may be given several times.",
+)  # fmt: skip
+@_output
+@click.option(
+    "--split", default="test", show_default=True, type=click.Choice(["train", "val", "test"])
+)
+@click.option(
+    "--attributes", metavar="NAME,NAME,...", help="Score these; default: each model's own."
+)
+@_device
+@_explained
+def cross_domain_eval(
+    models: tuple[Path, ...],
+    stores: tuple[Path, ...],
+    output: Path,
+    split: str,
+    attributes: str | None,
+    device: str,
+) -> None:
+    """Score models on their own and on other data."""
+    from .evaluation import cross_domain_eval as run
+
+    names = attributes.split(",") if attributes else None
+    run(models, stores, output, split=split, attributes=names, device=device)
+    _show_table(output)
+
+
+@main.command()
+@click.option("--dataset", required=True, type=click.Choice(["acdc", "mnms"]))
+@_output
+@click.option("--cases", default=20, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+@_explained
+def phantom(dataset: str, output: Path, cases: int, seed: int) -> None:
+    """Write synthetic hearts of known volumes.
+
+    As ACDC or M&Ms lie on disk, every quirk of theirs included.
+    """
+    from .phantom import write_phantoms
+
+    if output.exists() and any(output.iterdir()):
+        raise ValueError(f"{output} is not empty; choose another folder")
+    truths = write_phantoms(dataset, output, cases, seed)
+    click.echo(f"{len(truths)} cases in {output}")
+
+
+@main.command()
+@_dataset
+@_source
+@_explained
+def check(dataset: str, source: Path) -> None:
+    """Tell what a data set holds and lacks."""
+    from .check import check_dataset
+    from .manifest import load_manifest
+
+    bar = _progress("check")
+    report = check_dataset(load_manifest(dataset), source, lambda items: bar(items, len(items)))
+    click.echo(report.render(min(100, click.get_terminal_size()[0]) if _interactive() else 80))
+    if report.problems:
+        sys.exit(2)
+
+
+@main.command()
+@click.option(
+    "--output", default=Path("cardiac-attrivae-demo"), show_default=True,
+    type=click.Path(path_type=Path), help="Folder to write.",
+)  # fmt: skip
+@click.option("--cases", default=60, show_default=True, help="Synthetic patients per data set.")
+@_device
+@_explained
+def demo(output: Path, cases: int, device: str) -> None:
+    """Everything once, on synthetic hearts.
+
+    Two data sets, a model of each, scores both ways. Takes a few minutes on two cores.
+    """
+    from .demo import run_demo
+
+    if output.exists() and any(output.iterdir()):
+        raise ValueError(f"{output} is not empty; choose another folder with --output")
+    run_demo(output, cases, device, _progress, _train)
+    _show_table(output / "evaluation")
+    click.echo(f"Pictures: {output / 'evaluation' / 'figures'}")
+
+
+def _train(configuration: Any, store: Any, output: Path, **options: Any) -> None:
+    """Trains with a progress bar on a terminal, plain lines otherwise."""
+    from .handlers import EpochBar
+    from .workflow import TrainingWorkflow
+
+    handlers = (EpochBar(),) if _interactive() else ()
+    total = configuration.schedule.epochs
+
+    def tell(row: dict[str, float]) -> None:
+        scores = {name: row.get(f"val_{name}") for name in ("Interpretability", "SSIM_in_mask")}
+        told = [f"{name} {value:.3f}" for name, value in scores.items() if value is not None]
+        line = f"loss {row['train_loss']:.1f}", *told
+        click.echo(f"epoch {row['epoch']}/{total}  {'  '.join(line)}", err=True)
+
+    workflow = TrainingWorkflow(
+        configuration,
+        store.split("train"),
+        store.split("val"),
+        output,
+        tell=(lambda row: None) if _interactive() else tell,
+        handlers=handlers,
+        **options,
+    )
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+
+
+def _progress(label: str) -> Callable[[Iterable, int], Iterable]:
+    """Wraps an iterable: a bar on a terminal, a line for every tenth of it otherwise."""
+
+    def bar(items: Iterable, total: int) -> Iterable:
+        from tqdm import tqdm
+
+        return tqdm(items, label, total)
+
+    def lines(items: Iterable, total: int) -> Iterator:
+        for count, item in enumerate(items, start=1):
+            yield item
+            if count * 10 // total > (count - 1) * 10 // total:
+                click.echo(f"{label} {count}/{total}", err=True)
+
+    return bar if _interactive() else lines
+
+
+def _interactive() -> bool:
+    return sys.stderr.isatty()
+
+
+def _show_table(folder: Path) -> None:
+    click.echo((folder / "table.md").read_text())
+    click.echo(f"Scores: {folder / 'metrics.csv'}, table: {folder / 'table.md'}")

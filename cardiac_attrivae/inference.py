@@ -1,0 +1,174 @@
+"""What a trained network is asked: codes, decoded slices, scores. Finished runs are opened here."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from .config import Pipeline, parse_pipeline
+from .engines import VAEEvaluator
+from .figures import reconstructions, traversals
+from .handlers import ImageFidelity, LossTerms, RegularisationMetrics, VolumeAttributes
+from .networks import build_network
+from .schema import DataError
+from .slices import DeviceLoader, SliceDataset
+
+TRAVERSAL = np.linspace(-3, 3, 7)
+"""Steps of a traversal in standard deviations of the training codes, as in the paper's Fig. 3."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run, as model.safetensors holds it.
+
+    Attributes:
+        network: In eval mode, on the device asked for.
+        pipeline: What it was trained with.
+        about: Everything else: seed, data set, mean and deviation of training codes.
+    """
+
+    folder: Path
+    network: nn.Module
+    pipeline: Pipeline
+    about: dict[str, Any]
+
+
+def load_run(folder: str | Path, device: str = "cpu") -> Run:
+    """Reads a finished run.
+
+    Raises:
+        DataError: If the folder holds none.
+    """
+    folder = Path(folder)
+    file = folder / "model.safetensors"
+    if not file.is_file():
+        unfinished = (folder / "last.pt").is_file()
+        hint = "it is unfinished: train again with --resume" if unfinished else "train one first"
+        raise DataError(f"no trained model in {folder}: model.safetensors is missing; {hint}")
+    with safe_open(file, "pt", device=str(find_device(device))) as stored:
+        about = json.loads((stored.metadata() or {}).get("cardiac_attrivae", "null"))
+        if about is None:
+            raise DataError(f"{file} was not written by cardiac-attrivae: it has no configuration")
+        weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    pipeline = parse_pipeline(about.pop("pipeline"))
+    network = build_network(pipeline.network.name, **pipeline.network.arguments)
+    network.load_state_dict(weights)
+    return Run(folder, network.to(find_device(device)).eval(), pipeline, about)
+
+
+def make_evaluator(
+    network: nn.Module,
+    dataset: SliceDataset,
+    names: Sequence[str],
+    *,
+    dimensions: Sequence[int | None],
+    device: torch.device,
+    codes: str = "mean",
+    standardised: np.ndarray | None = None,
+    loss_function: nn.Module | None = None,
+) -> VAEEvaluator:
+    """An evaluator with all that is measured on slices: attributes, scores, fidelity, loss.
+
+    Args:
+        network: What to evaluate.
+        dataset: On which slices.
+        names: Attributes to score.
+        dimensions: See `RegularisationMetrics`.
+        device: Where.
+        codes: Posterior ``mean``, or ``sampled``, always with the same noise.
+        standardised: Attributes as the loss expects them, (N, K); needed with a loss alone.
+        loss_function: See `VAEEvaluator`.
+    """
+    values = np.zeros((len(dataset), len(names))) if standardised is None else standardised
+    return VAEEvaluator(
+        device=device,
+        val_data_loader=DeviceLoader(dataset, values, 64, device),
+        epoch_length=math.ceil(len(dataset) / 64),
+        network=network,
+        loss_function=loss_function,
+        generator=torch.Generator(device).manual_seed(0) if codes == "sampled" else None,
+        val_handlers=[
+            VolumeAttributes(dataset, names),
+            LossTerms(),
+            ImageFidelity(),
+            RegularisationMetrics(dataset, names, dimensions),
+        ],
+    )
+
+
+def encode(network: nn.Module, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Posterior means and log variances, (N, D) each, of slices (N, C, H, W)."""
+    network.eval()
+    with torch.no_grad():
+        parts = [network.encode(chunk) for chunk in images.split(64)]
+    mu, logvar = (torch.cat(part).float().cpu().numpy() for part in zip(*parts, strict=True))
+    return mu, logvar
+
+
+def traverse(
+    network: nn.Module, dimensions: int, statistics: dict[str, np.ndarray], device: torch.device
+) -> np.ndarray:
+    """Slices decoded along the first dimensions, (K, S, H, W).
+
+    Starts from the mean code of the training patients and turns one dimension at a time, by
+    `TRAVERSAL` standard deviations of their codes.
+    """
+    mean, deviation = (np.asarray(statistics[k]) for k in ("code_mean", "code_deviation"))
+    codes = np.tile(mean, (dimensions, len(TRAVERSAL), 1))
+    for k in range(dimensions):
+        codes[k, :, k] += TRAVERSAL * deviation[k]
+    z = torch.as_tensor(codes.reshape(-1, len(mean)), dtype=torch.float32, device=device)
+    network.eval()
+    with torch.no_grad():
+        images = network.decode(z)[:, 0].float().cpu().numpy()
+    return images.reshape(dimensions, len(TRAVERSAL), *images.shape[1:])
+
+
+def draw_traversals(
+    network: nn.Module,
+    names: tuple[str, ...],
+    statistics: dict[str, np.ndarray],
+    path: Path,
+    device: torch.device,
+) -> None:
+    traversals(traverse(network, len(names), statistics, device), names, TRAVERSAL, path)
+
+
+def draw_reconstructions(
+    network: nn.Module, dataset: SliceDataset, path: Path, device: torch.device
+) -> None:
+    network.eval()
+    with torch.no_grad():
+        output = network(dataset.images.to(device))
+    originals = dataset.images[:, 0].numpy()
+    decoded = output.reconstruction[:, 0].float().cpu().numpy()
+    reconstructions(originals, decoded, dataset.cases["case"].tolist(), path)
+
+
+def find_device(name: str) -> torch.device:
+    """The device of a name; ``auto`` is the GPU if there is one.
+
+    Raises:
+        ValueError: If the name is none, or there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device is {name!r}; expected auto, cpu, cuda or cuda:N") from None
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ValueError(f"device is {name!r} but {count} GPUs are found; expected auto or cpu")
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device is {name!r}; expected auto, cpu, cuda or cuda:N")
+    return device

@@ -1,0 +1,123 @@
+"""Phantom trees and their slice stores, made once for the whole run, and where real data are."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cardiac_attrivae.manifest import load_manifest
+from cardiac_attrivae.phantom import write_phantoms
+from cardiac_attrivae.schema import Structure
+
+
+def store_of(dataset, source, output, slice):
+    from cardiac_attrivae.preprocess import preprocess
+    from cardiac_attrivae.transforms import Recipe
+
+    preprocess(load_manifest(dataset), source, output, Recipe(slice=slice))
+    return output
+
+
+@pytest.fixture(scope="session")
+def acdc_tree(tmp_path_factory):
+    """Nine ACDC phantoms (train, val and test); the fourth has its ED in frame 4."""
+    root = tmp_path_factory.mktemp("trees") / "acdc"
+    write_phantoms("acdc", root, cases=9, cine=False)
+    return root
+
+
+@pytest.fixture(scope="session")
+def mnms_tree(tmp_path_factory):
+    """Eight M&Ms phantoms of vendors A, B and C (train, val and test), one without labels."""
+    root = tmp_path_factory.mktemp("trees") / "mnms"
+    write_phantoms("mnms", root, cases=8, cine=False)
+    return root
+
+
+@pytest.fixture(scope="session")
+def acdc_store(acdc_tree, tmp_path_factory):
+    """Slice store of the ACDC phantoms, the basal slice of each."""
+    return store_of("acdc", acdc_tree, tmp_path_factory.mktemp("stores") / "acdc", "basal")
+
+
+@pytest.fixture(scope="session")
+def acdc_store_all(acdc_tree, tmp_path_factory):
+    """Slice store of the ACDC phantoms, every usable slice."""
+    return store_of("acdc", acdc_tree, tmp_path_factory.mktemp("stores") / "acdc_all", "all")
+
+
+@pytest.fixture(scope="session")
+def mnms_store_all(mnms_tree, tmp_path_factory):
+    """Slice store of the M&Ms phantoms, every usable slice."""
+    return store_of("mnms", mnms_tree, tmp_path_factory.mktemp("stores") / "mnms_all", "all")
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """Folder that holds the real acdc/ and mnms/."""
+    folder = os.environ.get("CARDIAC_ATTRIVAE_DATA")
+    if not folder:
+        pytest.skip("set CARDIAC_ATTRIVAE_DATA to a folder that holds acdc/ and mnms/")
+    return Path(folder)
+
+
+def heart(size, cavity, wall, right, centre=(0.0, 0.0)):
+    """Canonical labels (size, size) of a ring around a disc and the rest of a disc beside it.
+
+    Radii in pixels; ``centre`` of the ring is (x, y) from the centre of the crop.
+    """
+    axis = np.arange(size) - (size - 1) / 2
+    x, y = axis[None] - centre[0], axis[:, None] - centre[1]
+    label = np.zeros((size, size), np.uint8)
+    label[np.hypot(x + cavity + wall + right / 2, y) < right] = Structure.RV
+    label[np.hypot(x, y) < cavity + wall] = Structure.MYO
+    label[np.hypot(x, y) < cavity] = Structure.LV
+    return label
+
+
+def slices_of(patients, folder):
+    """A dataset in memory, of 1 mm pixels and 8 mm slices; only masks.npz lies in the folder.
+
+    Args:
+        patients: Label slices (H, W) of each patient, base first.
+        folder: Where masks.npz is written.
+    """
+    import pandas as pd
+    import torch
+
+    from cardiac_attrivae.attributes import measure, pixel_counts
+    from cardiac_attrivae.slices import SliceDataset
+
+    random, spacing = np.random.default_rng(0), (1.0, 1.0, 8.0)
+    masks, rows, images, labels = {}, [], [], []
+    for number, stack in enumerate(patients):
+        case = f"patient{number:03d}"
+        masks[case] = np.stack(stack, axis=-1)
+        for index, label in enumerate(stack):
+            bright = np.array([0, 0.8, 0.3, 0.7])[label] + random.normal(0, 0.03, label.shape)
+            images.append(np.clip(bright, 0, 1) * (label > 0))
+            labels.append(label)
+            rows.append(
+                {"case": case, "dataset": "drawn", "split": "train", "slice_index": index}
+                | dict(zip(("spacing_x_mm", "spacing_y_mm", "spacing_z_mm"), spacing, strict=True))
+                | measure(pixel_counts(masks[case]), spacing, index)
+            )
+    np.savez(folder / "masks.npz", **masks)
+    info = {"dataset": "drawn", "recipe": {"spacing": 1.0}, "content_hash": "none"}
+    images = torch.as_tensor(np.stack(images)[:, None], dtype=torch.float32)
+    labels = torch.as_tensor(np.stack(labels)[:, None])
+    return SliceDataset(images, labels, pd.DataFrame(rows), info, folder)
+
+
+@pytest.fixture(scope="session")
+def drawn_slices(tmp_path_factory):
+    """Twelve patients of two slices, 32 x 32; take a part of it before changing anything."""
+    random = np.random.default_rng(1)
+    patients = []
+    for _ in range(12):
+        cavity, wall, right = random.uniform((4, 2, 4), (6, 4, 6))
+        centre = (4 + random.uniform(-1, 1), random.uniform(-1, 1))
+        base, apex = (heart(32, cavity * part, wall, right * part, centre) for part in (1, 0.7))
+        patients.append([base, apex])
+    return slices_of(patients, tmp_path_factory.mktemp("drawn"))
