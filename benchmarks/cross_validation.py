@@ -98,14 +98,12 @@ def run_fold(
     )
 
 
-def summarise(output: Path, names: tuple[str, ...], seeds: int, folds: int) -> pd.DataFrame:
+def summarise(output: Path, names: tuple[str, ...], work: list[tuple[int, int]]) -> pd.DataFrame:
     """Rows are metrics, columns mean and sd over seeds of each attribute and of the mean."""
     per_seed = []
-    for seed in range(seeds):
-        parts = [
-            json.loads((output / f"seed{seed}_fold{fold}.json").read_text())
-            for fold in range(folds)
-        ]
+    for seed in sorted({seed for seed, _ in work}):
+        files = [output / f"seed{seed}_fold{fold}.json" for s, fold in work if s == seed]
+        parts = [json.loads(file.read_text()) for file in files]
         row = pd.DataFrame([part["metrics"] for part in parts]).mean().to_dict()
         true, predicted = (np.concatenate([p[k] for p in parts]) for k in ("true", "predicted"))
         pooled = [np.corrcoef(true[:, k], predicted[:, k])[0, 1] ** 2 for k in range(len(names))]
@@ -134,6 +132,7 @@ def summarise(output: Path, names: tuple[str, ...], seeds: int, folds: int) -> p
 @click.option("--output", type=Path, required=True)
 @click.option("--seeds", default=5, show_default=True)
 @click.option("--folds", default=5, show_default=True)
+@click.option("--first-folds", type=int, help="Train these alone; the table says how many.")
 @click.option("--jobs", default=2, show_default=True, help="Processes, one core each.")
 def main(
     name: str,
@@ -142,16 +141,18 @@ def main(
     output: Path,
     seeds: int,
     folds: int,
+    first_folds: int | None,
     jobs: int,
 ) -> None:
     pipeline = load_pipeline(name, overrides)
     output.mkdir(parents=True, exist_ok=True)
-    work = [(seed, fold) for seed in range(seeds) for fold in range(folds)]
+    work = [(seed, fold) for seed in range(seeds) for fold in range(first_folds or folds)]
     Parallel(n_jobs=jobs)(
         delayed(run_fold)(pipeline, data, output, seed, fold, folds) for seed, fold in work
     )
-    table = summarise(output, pipeline.attributes, seeds, folds)
+    table = summarise(output, pipeline.attributes, work)
     table.to_csv(output / "table.csv")
+    click.echo(f"{seeds} seeds, {first_folds or folds} of {folds} folds")
     click.echo(table.to_string())
 
 

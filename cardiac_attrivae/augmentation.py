@@ -129,7 +129,7 @@ class Augmenter:
         self.centre, self.radius, self.thickness = ventricle_geometry(masks)
 
         def tensor(values: np.ndarray) -> Tensor:
-            return torch.as_tensor(values, dtype=torch.float32, device=device)
+            return torch.tensor(values, dtype=torch.float32, device=device)
 
         # the crop cuts off parts of a large RV: per row, native area over area in the crop
         native = tensor(dataset.attributes(("LVEDA", "MEDA", "RVEDA")))

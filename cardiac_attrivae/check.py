@@ -308,7 +308,7 @@ def _tell_of_duplicates(
         if len(cases) == 1:
             continue
         if any(cases <= set(group) for group in manifest.duplicates):
-            notes.add("the same scan twice, as the manifest says; one is used", ids)
+            notes.add("the same scan twice, as the manifest says; --drop-duplicates keeps one", ids)
         elif len(splits) == 1:
             notes.add("the same scan twice: list it in 'duplicates' of the manifest", ids)
         else:

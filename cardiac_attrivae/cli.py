@@ -120,7 +120,9 @@ def preprocess(
 
 
 @main.command()
-@click.option("--pipeline", required=True, metavar="NAME|FILE.yaml", help="What to train.")
+@click.option(
+    "--pipeline", required=True, metavar="NAME|FILE.yaml", help="attri_vae_fast, for example."
+)
 @click.option(
     "--data",
     required=True,
@@ -142,7 +144,7 @@ def train(
     device: str,
     resume: bool,
 ) -> None:
-    """Train one model. Names: beta_vae, attri_vae, attri_vae_fast."""
+    """Train one model."""
     from .config import load_pipeline
     from .slices import SliceDataset
 

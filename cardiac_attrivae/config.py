@@ -165,8 +165,8 @@ def load_pipeline(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Pi
     """Reads a pipeline.
 
     Args:
-        name_or_path: A shipped name, or a YAML file. Its key ``base`` names another one that it is
-            laid over.
+        name_or_path: A shipped name, or a YAML file. Its key ``base`` names another one, or a file
+            beside it, that it is laid over.
         overrides: ``key=value`` with a dotted key and a value in YAML, laid over the file.
 
     Raises:
@@ -193,12 +193,15 @@ def parse_pipeline(values: Any) -> Pipeline:
     return _build(Pipeline, values, "")
 
 
-def _read(name_or_path: str | Path, seen: tuple[str, ...]) -> dict[str, Any]:
-    name, shipped = str(name_or_path), shipped_pipelines()
+def _read(name_or_path: str | Path, seen: tuple[str, ...], folder: Path = Path()) -> dict[str, Any]:
+    """Keys and values, with those of the base below them; files are looked for in ``folder``."""
+    shipped = shipped_pipelines()
+    name = str(name_or_path if name_or_path in shipped else folder / name_or_path)
     file = shipped.get(name, Path(name))
     if not file.is_file():
         accepted = f"expected one of {', '.join(shipped)}, or a YAML file"
-        raise ValueError(f"no pipeline {name!r}{_nearest(name, shipped)}; {accepted}")
+        nearest = _nearest(name_or_path, shipped)
+        raise ValueError(f"no pipeline {str(name_or_path)!r}{nearest}; {accepted}")
     if name in seen:
         raise ValueError(f"pipeline {name!r} is its own base: {' -> '.join((*seen, name))}")
     try:
@@ -208,7 +211,9 @@ def _read(name_or_path: str | Path, seen: tuple[str, ...]) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"pipeline {name!r} holds {values!r}; expected keys and values")
     base = values.pop("base", None)
-    return values if base is None else _laid_over(_read(base, (*seen, name)), values)
+    if base is None:
+        return values
+    return _laid_over(_read(base, (*seen, name), Path(name).parent), values)
 
 
 def _laid_over(below: Any, above: Any) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from csv import DictReader
 from pathlib import Path
 from typing import Any
 
@@ -190,8 +191,10 @@ class History:
     def resume(self, epoch: int) -> None:
         """Takes up the rows written until an epoch."""
         if self.file.is_file():
-            known = pd.read_csv(self.file, float_precision="round_trip")
-            self.rows = known[known["epoch"] <= epoch].to_dict("records")
+            with open(self.file, newline="") as file:  # pandas 2 may miss the last digit of a float
+                known = [{k: float(v or "nan") for k, v in row.items()} for row in DictReader(file)]
+            known = [row | {"epoch": int(row["epoch"])} for row in known]
+            self.rows = [row for row in known if row["epoch"] <= epoch]
 
     def __call__(self, engine: Engine) -> None:
         epoch = engine.state.epoch
@@ -285,16 +288,22 @@ class Pictures:
 
 
 class EpochBar:
-    """A progress bar over the epochs, for terminals."""
+    """A progress bar over the epochs, for terminals. Ignite's shows nothing between iterations."""
 
     def attach(self, engine: Engine) -> None:
-        from ignite.handlers import ProgressBar
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.update)
+        engine.add_event_handler(Events.COMPLETED, lambda engine: self.bar.close())
 
-        when = {
-            "event_name": Events.EPOCH_COMPLETED,
-            "closing_event_name": Events.COMPLETED,
-        }
-        ProgressBar(desc="train", persist=True).attach(engine, metric_names=["loss"], **when)
+    def start(self, engine: Engine) -> None:
+        from tqdm import tqdm
+
+        state = engine.state
+        self.bar = tqdm(desc="train", total=state.max_epochs, initial=state.epoch, unit="epoch")
+
+    def update(self, engine: Engine) -> None:
+        self.bar.set_postfix(loss=f"{engine.state.metrics['loss']:.1f}", refresh=False)
+        self.bar.update()
 
 
 def is_due(epoch: int, every: int, last: int) -> bool:

@@ -62,7 +62,8 @@ def load_run(folder: str | Path, device: str = "cpu") -> Run:
     pipeline = parse_pipeline(about.pop("pipeline"))
     network = build_network(pipeline.network.name, **pipeline.network.arguments)
     network.load_state_dict(weights)
-    return Run(folder, network.to(find_device(device)).eval(), pipeline, about)
+    network.to(find_device(device), memory_format=torch.channels_last)  # as it was trained
+    return Run(folder, network.eval(), pipeline, about)
 
 
 def make_evaluator(

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import gzip
-import io
 import logging
+import math
 import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from .schema import DataError
 
+if TYPE_CHECKING:
+    import nibabel
+
 HEADER_BYTES, NIFTI_1 = 348, b"n+1\0"  # of a NIfTI-1 file, and how its header ends
+
 
 class Volume(NamedTuple):
     """One frame as stored: ``voxels`` (I, J, S) in file order, and what the header says of it."""
@@ -97,11 +101,45 @@ def _open(file: Path):  # noqa: ANN202, any of nibabel's image classes
             packed = stream.read(4096)
             start = zlib.decompressobj(wbits=31).decompress(packed, HEADER_BYTES)
             if len(start) == HEADER_BYTES and start.endswith(NIFTI_1):
-                header = nibabel.Nifti1Header(start)
+                header = nibabel.Nifti1Header(start, check=False)
+                _refuse_zero(file, header)
+                header.check_fix()
                 if len(header.get_data_shape()) == 3:
-                    unpacked = io.BytesIO(gzip.decompress(packed + stream.read()))
-                    return nibabel.Nifti1Image(header.data_from_fileobj(unpacked), None, header)
-    return nibabel.load(file)
+                    voxels = _voxels(_unpacked(packed + stream.read(), header), header)
+                    return nibabel.Nifti1Image(voxels, header.get_best_affine(), header)
+    image = nibabel.load(file)
+    if isinstance(image, nibabel.Nifti1Pair):
+        holder = image.file_map.get("header", image.file_map["image"])
+        with holder.get_prepare_fileobj("rb") as stream:
+            _refuse_zero(file, image.header_class.from_fileobj(stream, check=False))
+    return image
+
+
+def _refuse_zero(file: Path, header: nibabel.Nifti1Header) -> None:
+    """A spacing of 0 is none; nibabel's check of a header would make it 1 mm without a word."""
+    spacing = tuple(header["pixdim"][1:4].tolist())
+    if 0 in spacing:
+        raise DataError(f"{file.name} states a spacing of {spacing} mm; expected positive numbers")
+
+
+def _unpacked(packed: bytes, header: nibabel.Nifti1Header) -> bytes:
+    """What is in a gzip file, its checksum compared, in one buffer of the size to be expected."""
+    voxels = math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
+    size = header.get_data_offset() + voxels
+    if not 0 < size < 1032 * len(packed):  # deflate packs no denser: the header is wrong
+        return gzip.decompress(packed)
+    unpacked = zlib.decompress(packed, wbits=31, bufsize=size)
+    # a gzip file may have several parts, of which zlib unpacks the first
+    return unpacked if len(unpacked) == size else gzip.decompress(packed)
+
+
+def _voxels(unpacked: bytes, header: nibabel.Nifti1Header) -> np.ndarray:
+    """A view of the voxels in an unpacked file, or what the header's scaling makes of them."""
+    from nibabel.volumeutils import apply_read_scaling
+
+    shape, dtype = header.get_data_shape(), header.get_data_dtype()
+    voxels = np.frombuffer(unpacked, dtype, math.prod(shape), header.get_data_offset())
+    return apply_read_scaling(voxels.reshape(shape, order="F"), *header.get_slope_inter())
 
 
 def read_to_the_end(file: Path) -> None:

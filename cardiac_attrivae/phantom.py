@@ -485,9 +485,15 @@ def _raw(dataset: str, mask: np.ndarray) -> np.ndarray:
     return numbers[mask]
 
 
+# The twins have the ids of the real ones, which the manifests know.
+ACDC_SWAPPED = {1: 73, 6: 75, 73: 1, 75: 6}  # patient002 and 007 change places with 074 and 076
+MNMS_TWINS = {5: "K3R0Y7", 9: "A7G0P5"}
+
+
 def _acdc_scan(index: int, seed: int) -> tuple[str, Scan]:
     """Half and scan: two of three in training from patient001, one in testing from 101."""
     half, number = ("testing", index // 3) if index % 3 == 2 else ("training", index - index // 3)
+    number = number if half == "testing" else ACDC_SWAPPED.get(number, number)
     case = f"patient{number + (101 if half == 'testing' else 1):03d}"
     return half, draw_scan("acdc", case, list(POPULATIONS)[number % 5], ACDC_SCANNER, 12, seed)
 
@@ -497,7 +503,7 @@ def _write_acdc_patient(output: Path, index: int, seed: int, quirks: bool, cine:
     drawn = scan
     if quirks and index == 3:  # like patient090
         drawn = scan = replace(scan, ed=3, es=10)
-    if quirks and index == 9:  # the scan of index 1 again, as patient074 is patient076
+    if quirks and index == 9:  # the scan of index 1 again
         scan = replace(_acdc_scan(1, seed)[1], case=scan.case)
         drawn = redrawn(scan)
     folder = output / half / scan.case
@@ -540,6 +546,8 @@ MNMS_PATHOLOGY = {"NOR": "NOR", "MINF": "IHD", "DCM": "DCM", "HCM": "HCM", "RV":
 
 def _mnms_code(index: int) -> str:
     """A code such as A1B2C3; none repeats, because the step shares no factor with 260^3."""
+    if index in MNMS_TWINS:
+        return MNMS_TWINS[index]
     rest, code = (index + 1) * 7_368_787, ""
     for _ in range(3):
         rest, letter = divmod(rest, 26)

@@ -8,6 +8,7 @@ off goes on where it stopped.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import platform
@@ -31,8 +32,10 @@ from .schema import SPLITS, CaseRecord, DataError, Keys
 from .slices import FORMAT, SPACING, content_hash
 from .transforms import Recipe, preprocessing
 
-PACKAGES = ("monai", "nibabel", "numpy", "pandas", "SimpleITK", "torch")
+PACKAGES = ("monai", "nibabel", "numpy", "pandas", "torch")
 FACTS = ("case", "dataset", "split", "domain", "vendor", "centre", "pathology", "phase", "frame")
+ARRAYS = ("images", "labels", "mask", "rows")
+"""What a case file holds, one after another: a zip around them costs more than they do."""
 
 Progress = Callable[[Iterable, int], Iterable]
 """Wraps an iterable of known length; the command line shows a bar."""
@@ -139,13 +142,17 @@ def _process(record: CaseRecord, transform: Compose, partial: Path) -> Skipped |
     try:
         arrays = process_case(record, transform)
     except Exception as error:  # a fault of one case must not stop a night's work
-        cause = error.__cause__ or error  # MONAI wraps what a transform raises
+        cause: BaseException = error
+        while cause.__cause__:  # MONAI wraps what a transform raises, per slice once more
+            cause = cause.__cause__
         known = isinstance(cause, DataError)
         return Skipped(record.case, str(cause) if known else f"{type(cause).__name__}: {cause}")
     file = _case_file(partial, record)
     beside = file.with_suffix(".tmp")
-    with open(beside, "wb") as stream:
-        np.savez(stream, **arrays)
+    stream = io.BytesIO()
+    for name in ARRAYS:
+        np.save(stream, arrays[name])
+    beside.write_bytes(stream.getbuffer())
     os.replace(beside, file)
     return None
 
@@ -160,8 +167,8 @@ def _assemble(
     """Joins the finished cases into the files of a store, in the folder they lie in."""
     parts = {}
     for record in records:
-        with np.load(_case_file(partial, record)) as arrays:
-            parts[record.case] = {name: arrays[name] for name in arrays.files}
+        stream = io.BytesIO(_case_file(partial, record).read_bytes())
+        parts[record.case] = {name: np.load(stream) for name in ARRAYS}
     rows = pd.DataFrame([json.loads(row) for part in parts.values() for row in part["rows"]])
     images, labels = (
         np.concatenate([part[name] for part in parts.values()]) for name in ("images", "labels")
@@ -189,7 +196,7 @@ def _assemble(
         "content_hash": content_hash(partial),
     }
     (partial / "dataset.json").write_text(json.dumps(info, indent=2) + "\n")
-    for file in [*partial.glob("case-*.npz"), partial / "key"]:
+    for file in [*partial.glob("case-*.npy"), partial / "key"]:
         file.unlink()
 
 
@@ -201,7 +208,7 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 def _case_file(partial: Path, record: CaseRecord) -> Path:
     # a case id may hold anything a folder name may, so the file is called by its digest
-    return partial / f"case-{hashlib.sha256(record.case.encode()).hexdigest()[:16]}.npz"
+    return partial / f"case-{hashlib.sha256(record.case.encode()).hexdigest()[:16]}.npy"
 
 
 def _fingerprint(recipe: Recipe, manifest: Manifest, records: list[CaseRecord]) -> str:

@@ -129,7 +129,7 @@ class SliceDataset(Dataset):
 
     def attributes(self, names: Sequence[str]) -> np.ndarray:
         """Values of cases.csv, (N, K)."""
-        return self.cases[list(check_names(names))].to_numpy(dtype=np.float64)
+        return self.cases[list(check_names(names))].to_numpy(dtype=np.float64, copy=True)
 
     def measured(self, names: Sequence[str]) -> np.ndarray:
         """Values measured anew from the native masks, (N, K)."""

@@ -107,16 +107,16 @@ class ToCanonicalLabelsd(MapTransform):
         numbers, out = record.label_numbers, dict(data)
         for key in self.keys:
             raw = data[key]
-            found = np.arange(raw.min(), raw.max() + 1) if raw.dtype == np.uint8 else np.unique(raw)
-            table = np.zeros(256, dtype=np.uint8)
+            canonical, known = np.zeros_like(raw, dtype=np.uint8), np.zeros_like(raw, dtype=bool)
             for number, structure in numbers.items():
-                table[number] = structure
-            unknown = [n for n in found if n not in numbers and (raw == n).any()]
-            if unknown:
-                told = ", ".join(f"{n:g}" for n in unknown[:5])
+                here = raw == number
+                known |= here
+                canonical += here * np.uint8(structure)
+            if not known.all():
+                told = ", ".join(f"{n:.6g}" for n in np.unique(raw[~known])[:5])
                 accepted = ", ".join(f"{n} {s.name}" for n, s in numbers.items())
                 raise DataError(f"{record.mask.name} holds label {told}; expected {accepted}")
-            out[key] = table[raw.astype(np.uint8, copy=False)]
+            out[key] = canonical
             if not out[key].any():
                 raise DataError(f"{record.mask.name} is empty at {record.phase}: no mask to use")
         return out
@@ -205,9 +205,7 @@ class AlignHeartd(MapTransform):
         return {**data, **out, "rotation_deg": float(np.degrees(np.arctan2(*axes[::-1, 0])))}
 
 
-def heart_axes(
-    label: np.ndarray, spacing: tuple[float, float]
-) -> tuple[np.ndarray, np.ndarray]:
+def heart_axes(label: np.ndarray, spacing: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
     """Where the viewer's right and down point in a native slice, and what to centre on.
 
     Args:
@@ -250,9 +248,7 @@ def crop_points(
     right, down = (axes * spacing / np.asarray(native_spacing)[:, None]).T
     middle = np.asarray(centre) / native_spacing
     return (
-        middle[:, None, None]
-        + down[:, None, None] * steps[:, None]
-        + right[:, None, None] * steps
+        middle[:, None, None] + down[:, None, None] * steps[:, None] + right[:, None, None] * steps
     )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
+from ignite.engine import Events
 from ignite.handlers import EarlyStopping
 from monai.bundle import PythonicWorkflow
 from monai.handlers import ValidationHandler
@@ -98,83 +99,33 @@ class TrainingWorkflow(PythonicWorkflow):
     def initialize(self) -> None:
         """Builds network, engines and handlers, and restores them if the run is resumed."""
         super().initialize()
-        self._claim_folder()
         torch.manual_seed(self.seed)
         pipeline, device = self.pipeline, self._device
-        names, schedule = pipeline.attributes, pipeline.schedule
         self.network = build_network(pipeline.network.name, **pipeline.network.arguments)
         self.network.to(device, memory_format=torch.channels_last)
-        if self.network.latent_size < len(names):
+        if self.network.latent_size < len(pipeline.attributes):
             raise ValueError(
-                f"{len(names)} attributes for {self.network.latent_size} latent dimensions"
+                f"{len(pipeline.attributes)} attributes for {self.network.latent_size} "
+                "latent dimensions"
             )
-        objective = AttriVAELoss(**vars(pipeline.objective))
-        self.generator = torch.Generator(device).manual_seed(self.seed + 1)
-        self.targets = AttributeTargets(self._train, names, pipeline.data.residual)
-        augmenter = None
-        if pipeline.augmentation != Augmentation():
-            augmenter = Augmenter(self._train, self.targets, pipeline.augmentation, device)
-        loader = self._loader()
-        optimiser = torch.optim.AdamW(
-            self.network.parameters(),
-            pipeline.optimiser.lr,
-            betas=pipeline.optimiser.betas,
-            weight_decay=pipeline.optimiser.weight_decay,
-            fused=True,
-        )
-        steps = len(loader) * schedule.epochs
-        scheduler = LambdaLR(optimiser, lambda step: rate(step, steps, pipeline.optimiser))
         averaged = average_of(self.network, pipeline.optimiser.average)
         self.model = averaged.module if averaged else self.network  # what is evaluated and saved
+        self.generator = torch.Generator(device).manual_seed(self.seed + 1)
+        self.targets = AttributeTargets(self._train, pipeline.attributes, pipeline.data.residual)
+        self._claim_folder()  # what can be wrong with the configuration would have shown by now
 
-        self._trainer = VAETrainer(
-            device=device,
-            max_epochs=schedule.epochs,
-            train_data_loader=loader,
-            epoch_length=len(loader),
-            network=self.network,
-            optimizer=optimiser,
-            loss_function=objective,
-            generator=self.generator,
-            augment=augmenter,
-            scheduler=scheduler,
-            averaged=averaged,
-            precision=getattr(torch, pipeline.precision),
-            train_handlers=[LossTerms(), *self.extra_handlers],
-        )
+        objective = AttriVAELoss(**vars(pipeline.objective))
+        self._trainer = self._make_trainer(objective, averaged)
         self._evaluator = self._make_evaluator(objective) if len(self._val) else None
-        self._stopping = None
-        parts = {"network": self.network, "optimiser": optimiser, "scheduler": scheduler}
-        parts |= {"averaged": averaged} if averaged else {}
-        if self._evaluator:
-            interval = schedule.evaluate_every
-            ValidationHandler(interval, self._evaluator, True).attach(self._trainer)
-            if schedule.epochs % interval:  # the last epoch is always validated
-                ValidationHandler(schedule.epochs, self._evaluator, True).attach(self._trainer)
-            if schedule.patience:
-                patience = max(1, schedule.patience // interval)
-                self._stopping = EarlyStopping(patience, self._score, self._trainer)
-                self._evaluator.add_event_handler("completed", self._stopping)
-                parts["stopping"] = self._stopping
-        self.history = History(
-            self.output / "history.csv",
-            self._evaluator,
-            schedule.evaluate_every,
-            self._tensorboard(),
-            self.tell,
-        )
-        self.history.attach(self._trainer)
-        self.checkpoints = Checkpoints(
-            self.output,
-            parts,
-            self.generator,
-            schedule.evaluate_every,
-            self.model,
-            (lambda: -self._score(None)) if self._evaluator else None,
-        )
-        self.checkpoints.attach(self._trainer)
-        if schedule.pictures_every:
-            Pictures(self._draw, schedule.pictures_every).attach(self._trainer)
+        self._stopping = self._attach_validation() if self._evaluator else None
+        parts = {
+            "network": self.network,
+            "optimiser": self._trainer.optimizer,
+            "scheduler": self._trainer.scheduler,
+            "averaged": averaged,
+            "stopping": self._stopping,
+        }
+        self._attach_records({name: part for name, part in parts.items() if part is not None})
         self.start_epoch = 0
         if self.resume and (self.output / "last.pt").is_file():
             self.start_epoch = self.checkpoints.resume(self._trainer, device)
@@ -305,6 +256,36 @@ class TrainingWorkflow(PythonicWorkflow):
             steps or None,
         )
 
+    def _make_trainer(self, objective: nn.Module, averaged: AveragedModel | None) -> VAETrainer:
+        pipeline, device = self.pipeline, self._device
+        augmenter = None
+        if pipeline.augmentation != Augmentation():
+            augmenter = Augmenter(self._train, self.targets, pipeline.augmentation, device)
+        loader = self._loader()
+        optimiser = torch.optim.AdamW(
+            self.network.parameters(),
+            pipeline.optimiser.lr,
+            betas=pipeline.optimiser.betas,
+            weight_decay=pipeline.optimiser.weight_decay,
+            fused=True,
+        )
+        steps = len(loader) * pipeline.schedule.epochs
+        return VAETrainer(
+            device=device,
+            max_epochs=pipeline.schedule.epochs,
+            train_data_loader=loader,
+            epoch_length=len(loader),
+            network=self.network,
+            optimizer=optimiser,
+            loss_function=objective,
+            generator=self.generator,
+            augment=augmenter,
+            scheduler=LambdaLR(optimiser, lambda step: rate(step, steps, pipeline.optimiser)),
+            averaged=averaged,
+            precision=getattr(torch, pipeline.precision),
+            train_handlers=[LossTerms(), *self.extra_handlers],
+        )
+
     def _make_evaluator(self, objective: nn.Module) -> VAEEvaluator:
         values = self.targets.standardise(self._val.attributes(self.pipeline.attributes))
         return make_evaluator(
@@ -316,6 +297,41 @@ class TrainingWorkflow(PythonicWorkflow):
             standardised=values,
             loss_function=objective,
         )
+
+    def _attach_validation(self) -> EarlyStopping | None:
+        """Validates every few epochs and after the last one; stops if patience says so."""
+        schedule, interval = self.pipeline.schedule, self.pipeline.schedule.evaluate_every
+        ValidationHandler(interval, self._evaluator, True).attach(self._trainer)
+        if schedule.epochs % interval:
+            ValidationHandler(schedule.epochs, self._evaluator, True).attach(self._trainer)
+        if not schedule.patience:
+            return None
+        stopping = EarlyStopping(max(1, schedule.patience // interval), self._score, self._trainer)
+        self._evaluator.add_event_handler(Events.COMPLETED, stopping)
+        return stopping
+
+    def _attach_records(self, parts: dict[str, Any]) -> None:
+        """History, checkpoints and pictures; after the validation, whose scores they read."""
+        schedule = self.pipeline.schedule
+        self.history = History(
+            self.output / "history.csv",
+            self._evaluator,
+            schedule.evaluate_every,
+            self._tensorboard(),
+            self.tell,
+        )
+        self.checkpoints = Checkpoints(
+            self.output,
+            parts,
+            self.generator,
+            schedule.evaluate_every,
+            self.model,
+            (lambda: -self._score(None)) if self._evaluator else None,
+        )
+        self.history.attach(self._trainer)
+        self.checkpoints.attach(self._trainer)
+        if schedule.pictures_every:
+            Pictures(self._draw, schedule.pictures_every).attach(self._trainer)
 
     def _score(self, engine: Any) -> float:
         """Larger is better, as ignite has it."""

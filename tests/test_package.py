@@ -20,6 +20,7 @@ ROOMS = {file.stem: file for file in sorted(PACKAGE.glob("*.py"))}
 LAYERS = (
     ("__main__",),
     ("cli",),
+    ("demo",),
     ("workflow", "evaluation", "preprocess", "check", "phantom"),
     ("inference",),
     ("engines", "handlers", "report", "figures"),

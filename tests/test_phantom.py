@@ -174,7 +174,7 @@ def test_another_seed_draws_other_hearts(tmp_path, trees):
 def test_acdc_lies_on_disk_as_the_real_one(trees):
     root, truths = trees["acdc"]
     assert [truth.case for truth in truths[:4]] == [
-        f"patient{n}" for n in ("001", "002", "101", "003")
+        f"patient{n}" for n in ("001", "074", "101", "003")
     ]
     assert (root / "training" / "MANDATORY_CITATION.md").is_file()
     assert {truth.folder.parent.name for truth in truths} == {"training", "testing"}
