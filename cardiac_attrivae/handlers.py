@@ -288,22 +288,13 @@ class Pictures:
 
 
 class EpochBar:
-    """A progress bar over the epochs, for terminals. Ignite's shows nothing between iterations."""
+    """A progress bar over the epochs, for terminals."""
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, self.start)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.update)
-        engine.add_event_handler(Events.COMPLETED, lambda engine: self.bar.close())
+        from ignite.handlers import ProgressBar
 
-    def start(self, engine: Engine) -> None:
-        from tqdm import tqdm
-
-        state = engine.state
-        self.bar = tqdm(desc="train", total=state.max_epochs, initial=state.epoch, unit="epoch")
-
-    def update(self, engine: Engine) -> None:
-        self.bar.set_postfix(loss=f"{engine.state.metrics['loss']:.1f}", refresh=False)
-        self.bar.update()
+        over = {"event_name": Events.EPOCH_COMPLETED, "closing_event_name": Events.COMPLETED}
+        ProgressBar(desc="train", persist=True).attach(engine, ["loss"], **over)
 
 
 def is_due(epoch: int, every: int, last: int) -> bool:
