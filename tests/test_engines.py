@@ -181,6 +181,7 @@ def test_evaluation_encodes_to_the_mean_and_changes_no_weight(trainer_of, evalua
     evaluator = evaluator_of(network, AttriVAELoss(beta=1.0, gamma=1.0))
     evaluator.run()
     output = evaluator.state.output
+    assert not network.training
     assert torch.equal(output[Keys.LATENT], output[Keys.MU])
     assert set(output[Keys.TERMS]) == {"reconstruction", "kl", "attribute"}
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())

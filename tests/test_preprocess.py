@@ -487,7 +487,8 @@ def test_the_anatomy_of_acdc_is_upright_and_centred(real_acdc):
         left = np.argwhere((label == 1) | (label == 2)).mean(axis=0)
         right = np.argwhere(label == 3).mean(axis=0)
         assert np.abs(left - 63.5).max() < 0.5
-        assert abs(right[0] - 63.5) < 1.5  # a thin crescent of native pixels, up to 1.95 mm
+        if not label[:, 0].any():  # 166 mm are too few for the RV of every fourth patient
+            assert abs(right[0] - 63.5) < 0.5
         assert right[1] < 63.5
 
 
