@@ -20,7 +20,8 @@ from statistics import median
 import nibabel
 import numpy as np
 
-from cardiac_attrivae.manifest import find_cases, load_manifest
+from cardiac_attrivae.cases import find_cases
+from cardiac_attrivae.manifest import load_manifest
 from cardiac_attrivae.nifti import quiet_nibabel
 from cardiac_attrivae.preprocess import preprocess
 from cardiac_attrivae.schema import CaseRecord

@@ -16,15 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .manifest import (
-    NO_MASK,
-    Cases,
-    Manifest,
-    find_cases,
-    find_root,
-    list_cases,
-    read_table,
-)
+from .cases import NO_MASK, Cases, find_cases, find_root, list_cases, read_table
+from .manifest import Manifest
 from .nifti import Volume, read_to_the_end, read_volume
 from .schema import HEART, SPLITS, CaseRecord, DataError
 

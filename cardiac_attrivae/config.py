@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
-from difflib import get_close_matches
-from importlib import resources
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -17,6 +15,7 @@ import yaml
 
 from .attributes import check_names
 from .augmentation import Augmentation
+from .manifest import nearest, shipped
 
 
 @dataclass(frozen=True)
@@ -153,12 +152,7 @@ LIMITS = {
 
 def shipped_pipelines() -> dict[str, Any]:
     """Name -> YAML file of the pipelines that the package knows."""
-    try:
-        folder = resources.files("cardiac_attrivae.pipelines")
-    except ModuleNotFoundError:  # a checkout: only the wheel maps this folder into the package
-        folder = Path(__file__).parent.parent / "pipelines"
-    files = sorted(folder.iterdir(), key=lambda file: file.name)
-    return {Path(file.name).stem: file for file in files if file.name.endswith(".yaml")}
+    return shipped("pipelines")
 
 
 def load_pipeline(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Pipeline:
@@ -200,7 +194,7 @@ def _read(name_or_path: str | Path, seen: tuple[str, ...], folder: Path = Path()
     file = shipped.get(name, Path(name))
     if not file.is_file():
         accepted = f"expected one of {', '.join(shipped)}, or a YAML file"
-        nearest = _nearest(name_or_path, shipped)
+        nearest = nearest(name_or_path, shipped)
         raise ValueError(f"no pipeline {str(name_or_path)!r}{nearest}; {accepted}")
     if name in seen:
         raise ValueError(f"pipeline {name!r} is its own base: {' -> '.join((*seen, name))}")
@@ -232,7 +226,7 @@ def _build(kind: type, values: Any, where: str) -> Any:
     for key in values:
         if key not in known:
             accepted = f"expected one of {', '.join(known)}"
-            raise ValueError(f"unknown key {where}{key}{_nearest(key, known)}; {accepted}")
+            raise ValueError(f"unknown key {where}{key}{nearest(key, known)}; {accepted}")
     for name, f in known.items():
         if f.default is MISSING and f.default_factory is MISSING and name not in values:
             raise ValueError(f"{where}{name} is missing")
@@ -275,11 +269,6 @@ def _number(text: str) -> float | str:
         return float(text)
     except ValueError:
         return text
-
-
-def _nearest(word: Any, known: Iterable[str]) -> str:
-    match = get_close_matches(str(word), list(known), n=1)
-    return f" (did you mean {match[0]}?)" if match else ""
 
 
 def _plain(value: Any) -> Any:

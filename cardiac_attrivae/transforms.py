@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from monai.config import KeysCollection
-from monai.transforms import Compose, MapTransform, MaskIntensityd, Transform
+from monai.transforms import Compose, MapTransform, MaskIntensityd, Resample, Transform
 
 from .attributes import measure, pixel_counts
 from .nifti import read_volume
@@ -21,6 +22,10 @@ from .schema import HEART, CaseRecord, DataError, Keys, Structure
 SLICES = ("basal", "mid", "max-area", "all")
 
 Case = Mapping[Hashable, Any]
+
+# In double precision, and without align_corners, which would move the grid by part of a pixel.
+_HOW = {"padding_mode": "zeros", "align_corners": False, "dtype": torch.float64}
+LINEAR, NEAREST = Resample(mode="bilinear", **_HOW), Resample(mode="nearest", **_HOW)
 
 
 @dataclass(frozen=True)
@@ -200,7 +205,7 @@ class AlignHeartd(MapTransform):
         image, label = image[..., index], label[..., index]
         axes, centre = heart_axes(label, data["spacing"][:2])
         points = crop_points(axes, centre, data["spacing"][:2], self.spacing, self.size)
-        crops = (sample_linear(image, points), sample_nearest(label, points))
+        crops = (sample(image, points, LINEAR), sample(label, points, NEAREST))
         out = {key: crop[None] for key, crop in zip(self.keys, crops, strict=True)}
         return {**data, **out, "rotation_deg": float(np.degrees(np.arctan2(*axes[::-1, 0])))}
 
@@ -252,36 +257,15 @@ def crop_points(
     )
 
 
-# Both treat a pixel as a square, as ITK does: a point within half a pixel of the border takes the
-# border's value, a point beyond it 0. One slice takes them a sixth of ITK's time.
+def sample(plane: np.ndarray, points: np.ndarray, resample: Resample) -> np.ndarray:
+    """Values of a plane (I, J) at points (2, ...) in native pixels; float32.
 
-
-def sample_linear(plane: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Values of a plane (I, J) at points (2, ...) between its pixels; 0 outside. float32."""
-    rows, columns = plane.shape
-    i, j = (np.clip(x, 0, n - 1) for x, n in zip(points, plane.shape, strict=True))
-    i0, j0 = i.astype(np.intp), j.astype(np.intp)
-    a, b = i - i0, j - j0
-    first, below = i0 * columns, np.minimum(i0 + 1, rows - 1) * columns
-    after = np.minimum(j0 + 1, columns - 1)
-    flat = plane.astype(np.float32).ravel()
-    upper = (1 - b) * flat[first + j0] + b * flat[first + after]
-    lower = (1 - b) * flat[below + j0] + b * flat[below + after]
-    return (((1 - a) * upper + a * lower) * _inside(plane, points)).astype(np.float32)
-
-
-def sample_nearest(plane: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Values of the pixels of a plane (I, J) that points (2, ...) lie in; 0 outside."""
-    i, j = (
-        np.clip(np.floor(x + 0.5), 0, n - 1).astype(np.intp)
-        for x, n in zip(points, plane.shape, strict=True)
-    )
-    return plane[i, j] * _inside(plane, points)
-
-
-def _inside(plane: np.ndarray, points: np.ndarray) -> np.ndarray:
-    (i, j), (rows, columns) = points, plane.shape
-    return (i >= -0.5) & (i < rows - 0.5) & (j >= -0.5) & (j < columns - 0.5)
+    MONAI's own grid sampling: half the time of ITK's filter for a slice. Beyond the last pixel the
+    values fade to 0 within a pixel (linear) or are 0 (nearest).
+    """
+    middle = (np.array(plane.shape) - 1) / 2  # MONAI counts from the centre of the image
+    grid = torch.from_numpy(points - middle[:, None, None])
+    return resample(torch.from_numpy(plane[None].astype(np.float32)), grid)[0].numpy()
 
 
 class ScaleIntensityInMaskd(MapTransform):

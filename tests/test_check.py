@@ -262,9 +262,8 @@ def test_the_same_scan_in_two_splits_is_a_problem_unless_it_is_known(good):
     ]  # fmt: skip
     report = check(good, duplicates=[["p9", "q1"], ["p8", "p7"]])
     assert report.problems == ()
-    assert set(told(report.notes)["the same scan twice, as the manifest says; --drop-duplicates keeps one"]) == {
-        "p7 = p8", "p9 = q1",
-    }  # fmt: skip
+    known = "the same scan twice, as the manifest says; --drop-duplicates keeps one"
+    assert set(told(report.notes)[known]) == {"p7 = p8", "p9 = q1"}
 
 
 def test_a_table_with_more_rows_than_files_is_noted(good):

@@ -11,14 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cardiac_attrivae.manifest import (
-    HoldOut,
-    drop_duplicates,
-    find_cases,
-    load_manifest,
-    parse_manifest,
-    shipped_manifests,
-)
+from cardiac_attrivae.cases import drop_duplicates, find_cases
+from cardiac_attrivae.manifest import HoldOut, load_manifest, parse_manifest, shipped_manifests
 from cardiac_attrivae.schema import HEART, SPLITS, DataError, ManifestError, Structure
 
 OWN = {

@@ -26,8 +26,9 @@ LAYERS = (
     ("engines", "handlers", "report", "figures"),
     (
         "config", "networks", "losses", "perceptual", "augmentation", "transforms", "slices",
-        "metrics", "fidelity", "attributes", "manifest", "nifti",
+        "metrics", "fidelity", "attributes", "cases", "nifti",
     ),
+    ("manifest", "hearts"),
     ("schema",),
     ("__init__",),
 )  # fmt: skip

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from cardiac_attrivae import phantom
-from cardiac_attrivae.phantom import POPULATIONS, RAW_LABELS, Heart, draw_heart, write_phantoms
+from cardiac_attrivae.hearts import POPULATIONS, Heart, draw_heart
+from cardiac_attrivae.phantom import RAW_LABELS, write_phantoms
 from cardiac_attrivae.schema import HEART
 
 DATASETS = ("acdc", "mnms")

@@ -13,7 +13,8 @@ import pytest
 
 from cardiac_attrivae import preprocess as room
 from cardiac_attrivae.attributes import ATTRIBUTES
-from cardiac_attrivae.manifest import find_cases, load_manifest, parse_manifest
+from cardiac_attrivae.cases import find_cases
+from cardiac_attrivae.manifest import load_manifest, parse_manifest
 from cardiac_attrivae.phantom import write_phantoms
 from cardiac_attrivae.preprocess import preprocess
 from cardiac_attrivae.schema import DataError
