@@ -189,13 +189,13 @@ def parse_pipeline(values: Any) -> Pipeline:
 
 def _read(name_or_path: str | Path, seen: tuple[str, ...], folder: Path = Path()) -> dict[str, Any]:
     """Keys and values, with those of the base below them; files are looked for in ``folder``."""
-    shipped = shipped_pipelines()
-    name = str(name_or_path if name_or_path in shipped else folder / name_or_path)
-    file = shipped.get(name, Path(name))
+    known = shipped_pipelines()
+    name = str(name_or_path if name_or_path in known else folder / name_or_path)
+    file = known.get(name, Path(name))
     if not file.is_file():
-        accepted = f"expected one of {', '.join(shipped)}, or a YAML file"
-        nearest = nearest(name_or_path, shipped)
-        raise ValueError(f"no pipeline {str(name_or_path)!r}{nearest}; {accepted}")
+        accepted = f"expected one of {', '.join(known)}, or a YAML file"
+        hint = nearest(name_or_path, known)
+        raise ValueError(f"no pipeline {str(name_or_path)!r}{hint}; {accepted}")
     if name in seen:
         raise ValueError(f"pipeline {name!r} is its own base: {' -> '.join((*seen, name))}")
     try:

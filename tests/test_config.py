@@ -85,7 +85,10 @@ def test_attributes_are_trained_on_the_dimension_of_their_place():
 
 
 BAD = [
-    ("objective.betta=1", "unknown key objective.betta (did you mean beta?); expected one of beta"),
+    (
+        "objective.betta=1",
+        "unknown key objective.betta, did you mean 'beta'?; expected one of beta",
+    ),
     ("gamma=1", "unknown key gamma; expected one of method"),
     ("optimiser.lr=fast", "optimiser.lr is 'fast'; expected a number"),
     ("optimiser.lr=true", "optimiser.lr is True; expected a number"),
@@ -214,7 +217,7 @@ def test_a_file_that_is_no_pipeline_is_refused(written, text, message):
 
 
 def test_a_misspelt_pipeline_is_met_with_the_nearest_name_and_all_names():
-    with pytest.raises(ValueError, match=r"'atri_vae' \(did you mean attri_vae\?\); .*beta_vae"):
+    with pytest.raises(ValueError, match=r"'atri_vae', did you mean 'attri_vae'\?; .*beta_vae"):
         load_pipeline("atri_vae")
 
 
