@@ -21,7 +21,7 @@ from .inference import (
     load_run,
     make_evaluator,
 )
-from .metrics import determination
+from .metrics import LEAST, determination
 from .report import markdown
 from .schema import SPLITS, DataError
 from .slices import SliceDataset
@@ -92,7 +92,8 @@ def cross_domain_eval(
             few = dataset.take(range(min(8, len(dataset))))
             drawn = figures / f"{stem}_reconstructions.png"
             draw_reconstructions(run.network, few, drawn, where)
-            _scatter(state, dataset.units(names), figures / f"{stem}_scatter.png")
+            if len(few) >= LEAST:
+                _scatter(state, dataset.units(names), figures / f"{stem}_scatter.png")
     for dataset in datasets.values():
         images = dataset.images.numpy()
         about = (FLOOR, FLOOR, "", "", dataset.name, split)

@@ -19,7 +19,7 @@ from ignite.engine import Engine, Events
 from torch import Generator, nn
 
 from .fidelity import FIDELITY
-from .metrics import score
+from .metrics import LEAST, score
 from .schema import Keys, LatentTable
 from .slices import SliceDataset
 
@@ -88,8 +88,8 @@ class RegularisationMetrics:
             self.names,
             self.dimensions,
         )
-        if len(rows) < 5:
-            return  # no score means anything
+        if len(rows) < LEAST:
+            return
         for entry in score(engine.state.table):
             suffix = "" if entry.attribute == "mean" else f"/{entry.attribute}"
             engine.state.metrics[entry.metric + suffix] = entry.value

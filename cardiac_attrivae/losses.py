@@ -21,7 +21,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from cardiac_attrivae.schema import VAEOutput
+from .schema import VAEOutput
 
 TARGETS = ("sign", "graded")
 """What `attribute_distance` compares the codes with."""

@@ -20,7 +20,10 @@ from scipy.spatial import KDTree
 from scipy.special import digamma, stdtr
 from scipy.stats import rankdata
 
-from cardiac_attrivae.schema import LatentTable
+from .schema import LatentTable
+
+LEAST = 5
+"""Samples below which no score means anything."""
 
 
 def mutual_information(
@@ -307,8 +310,8 @@ def _checked(
             f"codes {codes.shape} and attributes {attributes.shape} do not fit; "
             "expected (N, D) and (N, K)"
         )
-    if len(codes) < 5:
-        raise ValueError(f"N = {len(codes)} samples are too few to score; expected N >= 5")
+    if len(codes) < LEAST:
+        raise ValueError(f"N = {len(codes)} samples are too few to score; expected N >= {LEAST}")
     for kind, values, labels in (("code", codes, None), ("attribute", attributes, names)):
         bad = ~np.isfinite(values)
         if bad.any():

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cardiac_attrivae.schema import VAEOutput
+from .schema import VAEOutput
 
 FILTERS, FEATURES = 32, 256
 DARK = -2.5  # logit of .08; the mean pixel of ACDC, 0 outside the mask, is .09 over all slices

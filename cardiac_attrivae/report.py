@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
+from .metrics import LEAST
+
 PAPER = ("Interpretability", "SCC", "Modularity", "SAP")
 """The columns of Table 1 in arXiv 2307.12618."""
 
@@ -45,6 +47,9 @@ def markdown(metrics: pd.DataFrame) -> str:
             names = tuple(dict.fromkeys(part["attribute"]))
             parts += [f"## {metric} per attribute", _grid(part, "attribute", names, datasets)]
     parts += ["## Reconstruction", _grid(means, "metric", images, datasets)]
+    few = [f"{d} ({counts.loc[d, 'n']})" for d in datasets if counts.loc[d, "n"] < LEAST]
+    if few:
+        parts.append(f"Too few patients for scores, which need {LEAST}: {', '.join(few)}.")
     return "\n\n".join([*parts, NOTES])
 
 

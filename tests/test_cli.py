@@ -1,0 +1,133 @@
+"""The commands as a user types them: what they print, what they write, how they fail."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from cardiac_attrivae.cli import main
+
+
+def call(*words):
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+COMMANDS = ("preprocess", "train", "cross-domain-eval", "phantom", "check", "demo")
+
+
+def test_every_command_stands_in_the_help_and_has_one():
+    text = call("--help").stdout
+    for command in COMMANDS:
+        assert command in text
+        result = call(command, "--help")
+        assert result.exit_code == 0
+        assert "Usage:" in result.stdout
+
+
+def test_help_loads_nothing_heavy():
+    program = (
+        "import sys; from click.testing import CliRunner; from cardiac_attrivae.cli import main\n"
+        f"for command in {COMMANDS!r}: CliRunner().invoke(main, [command, '--help'])\n"
+        "heavy = {'torch', 'monai', 'pandas', 'numpy', 'nibabel', 'tqdm'} & set(sys.modules)\n"
+        "sys.exit(', '.join(heavy) or 0)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_three_commands_lead_from_files_to_a_table(acdc_tree, tmp_path):
+    store, run, evaluation = (tmp_path / name for name in ("store", "run", "evaluation"))
+    made = call(
+        "preprocess", "--dataset", "acdc", "--source", acdc_tree, "--output", store,
+        "--slice", "all",
+    )  # fmt: skip
+    assert made.exit_code == 0, made.output
+    assert "9 cases (5 train, 1 val, 3 test)" in made.stdout
+    assert "contact_sheet.png" in made.stdout
+    trained = call(
+        "train", "--pipeline", "attri_vae_fast", "--data", store, "--output", run,
+        "--device", "cpu", "--set", "schedule.epochs=1", "--set", "schedule.steps_per_epoch=2",
+        "--set", "data.batch_size=4", "--seed", 3,
+    )  # fmt: skip
+    assert trained.exit_code == 0, trained.output
+    assert "epoch 1/1  loss" in trained.stderr
+    again = call("train", "--pipeline", "attri_vae_fast", "--data", store, "--output", run)
+    assert again.exit_code == 2
+    assert "holds a run; add --resume" in again.stderr
+    scored = call(
+        "cross-domain-eval", "--model", run, "--data", store, "--output", evaluation,
+        "--split", "train", "--attributes", "LVEDV,RVEDV", "--device", "cpu",
+    )  # fmt: skip
+    assert scored.exit_code == 0, scored.output
+    assert "Table 1" in scored.stdout
+    assert "LVEDV" in scored.stdout
+    assert (evaluation / "metrics.csv").is_file()
+
+
+MISTAKES = (
+    (("preprocess", "--dataset", "acdx", "--source", ".", "--output", "o"), "did you mean 'acdc'"),
+    (("preprocess", "--dataset", "acdc", "--source", ".", "--output", "o"), "acdc"),
+    (("preprocess", "--dataset", "acdc", "--source", "nowhere", "--output", "o"), "nowhere"),
+    (
+        ("train", "--pipeline", "atri_vae", "--data", ".", "--output", "o"),
+        "did you mean 'attri_vae",
+    ),
+    (("train", "--pipeline", "attri_vae", "--data", ".", "--output", "o"), "no slice store in"),
+    (
+        ("train", "--pipeline", "attri_vae", "--data", ".", "--output", "o", "--set", "lr=1"),
+        "unknown key lr",
+    ),
+    (
+        ("cross-domain-eval", "--model", "x", "--data", ".", "--output", "o"),
+        "no trained model in x",
+    ),
+    (("phantom", "--dataset", "acdc", "--output", "o", "--cases", "0"), "cases must lie in 1..150"),
+    (("check", "--dataset", "mnms", "--source", "."), "mnms"),
+)
+
+
+@pytest.mark.parametrize(("words", "told"), MISTAKES)
+def test_a_mistake_ends_with_2_and_one_message(words, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = call(*words)
+    assert result.exit_code == 2
+    assert told in result.stderr
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "o").exists()
+
+
+def test_check_ends_with_0_on_sound_data_and_2_on_damaged(acdc_tree, tmp_path):
+    import shutil
+
+    assert call("check", "--dataset", "acdc", "--source", acdc_tree).exit_code == 0
+    copy = tmp_path / "acdc"
+    shutil.copytree(acdc_tree, copy)
+    mask = next(copy.glob("training/*/*01_gt.nii.gz"))
+    mask.write_bytes(mask.read_bytes()[:50])
+    result = call("check", "--dataset", "acdc", "--source", copy)
+    assert result.exit_code == 2
+    assert mask.parent.name in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= max(80, len(str(copy)))
+
+
+def test_phantom_refuses_a_folder_that_is_not_empty(tmp_path):
+    (tmp_path / "mine.txt").write_text("keep")
+    result = call("phantom", "--dataset", "acdc", "--output", tmp_path, "--cases", 1)
+    assert result.exit_code == 2
+    assert "is not empty" in result.stderr
+    assert os.listdir(tmp_path) == ["mine.txt"]
+
+
+@pytest.mark.slow
+def test_the_demo_runs_and_its_attributes_beat_the_model_without_them(tmp_path, monkeypatch):
+    import pandas as pd
+
+    monkeypatch.setattr("cardiac_attrivae.demo.SHORT", ("schedule.epochs=2",
+                                                        "schedule.steps_per_epoch=40"))  # fmt: skip
+    result = call("demo", "--output", tmp_path / "demo", "--cases", 24, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    metrics = pd.read_csv(tmp_path / "demo" / "evaluation" / "metrics.csv")
+    home = metrics.query("test_dataset == 'acdc' and metric == 'Interpretability'")
+    scores = home[home["attribute"] == "mean"].set_index("model")["value"]
+    assert scores["attri_vae_acdc"] > scores["beta_vae_acdc"] + 0.1
