@@ -96,7 +96,7 @@ def contact_sheet(
         x, y = GAP + column * (width + GAP), top + row * (height + line + GAP) + height
         for i, words in enumerate(text):
             draw.text((x, y + i * pitch), words, INK, font)
-    sheet.save(_parent(path), format="PNG", compress_level=4)
+    sheet.save(_parent(path), format="PNG", compress_level=1)
 
 
 def _outline(label: np.ndarray) -> np.ndarray:

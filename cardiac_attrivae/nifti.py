@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -63,8 +63,8 @@ def read_volume(file: Path, frame: int) -> Volume:
     damage = (ImageFileError, ImageDataError, HeaderDataError, WrapStructError, zlib.error)
     try:
         with quiet_nibabel():
-            image = _open(file)
-            shape = image.shape
+            stored = _open(file)
+            shape, dtype = stored.header.get_data_shape(), stored.header.get_data_dtype()
             if len(shape) not in (3, 4) or 0 in shape:
                 raise DataError(
                     f"{file.name} has shape {shape}; expected 3-D, or 4-D with time last"
@@ -73,11 +73,11 @@ def read_volume(file: Path, frame: int) -> Volume:
                 raise DataError(
                     f"{file.name} has {shape[3]} frames and no frame {frame} (counted from 0)"
                 )
-            if image.get_data_dtype().kind not in "iuf":
-                raise DataError(f"{file.name} holds {image.get_data_dtype()}; expected numbers")
-            voxels = np.asarray(image.dataobj[..., frame] if len(shape) == 4 else image.dataobj)
-            spacing = tuple(float(zoom) for zoom in image.header.get_zooms()[:3])
-            affine = np.asarray(image.affine)
+            if dtype.kind not in "iuf":
+                raise DataError(f"{file.name} holds {dtype}; expected numbers")
+            voxels = np.asarray(stored.voxels[..., frame] if len(shape) == 4 else stored.voxels)
+            spacing = tuple(float(zoom) for zoom in stored.header.get_zooms()[:3])
+            affine = np.asarray(stored.affine)
     except DataError:
         raise
     except FileNotFoundError:
@@ -90,10 +90,16 @@ def read_volume(file: Path, frame: int) -> Volume:
     return Volume(voxels, spacing, affine)
 
 
-def _open(file: Path):  # noqa: ANN202, any of nibabel's image classes
-    """nibabel's image. A 3-D ``.nii.gz`` is unpacked in one go: its stream takes half as long
-    again.
-    """
+class _Stored(NamedTuple):
+    """What a file holds: ``voxels`` are an array, or nibabel's proxy that decodes on demand."""
+
+    header: nibabel.spatialimages.SpatialHeader
+    affine: np.ndarray
+    voxels: Any
+
+
+def _open(file: Path) -> _Stored:
+    """A 3-D ``.nii.gz`` is unpacked in one go: its stream takes half as long again."""
     import nibabel
 
     if file.name.endswith(".nii.gz"):
@@ -106,13 +112,13 @@ def _open(file: Path):  # noqa: ANN202, any of nibabel's image classes
                 header.check_fix()
                 if len(header.get_data_shape()) == 3:
                     voxels = _voxels(_unpacked(packed + stream.read(), header), header)
-                    return nibabel.Nifti1Image(voxels, header.get_best_affine(), header)
+                    return _Stored(header, header.get_best_affine(), voxels)
     image = nibabel.load(file)
     if isinstance(image, nibabel.Nifti1Pair):
         holder = image.file_map.get("header", image.file_map["image"])
         with holder.get_prepare_fileobj("rb") as stream:
             _refuse_zero(file, image.header_class.from_fileobj(stream, check=False))
-    return image
+    return _Stored(image.header, image.affine, image.dataobj)
 
 
 def _refuse_zero(file: Path, header: nibabel.Nifti1Header) -> None:

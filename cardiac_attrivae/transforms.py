@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.transforms import Compose, MapTransform, MaskIntensityd, Resample, Transform
+from monai.transforms import Compose, MapTransform, MaskIntensityd, Transform
+from torch.nn.functional import grid_sample
 
 from .attributes import measure, pixel_counts
 from .nifti import read_volume
@@ -22,10 +23,6 @@ from .schema import HEART, CaseRecord, DataError, Keys, Structure
 SLICES = ("basal", "mid", "max-area", "all")
 
 Case = Mapping[Hashable, Any]
-
-# In double precision, and without align_corners, which would move the grid by part of a pixel.
-_HOW = {"padding_mode": "zeros", "align_corners": False, "dtype": torch.float64}
-LINEAR, NEAREST = Resample(mode="bilinear", **_HOW), Resample(mode="nearest", **_HOW)
 
 
 @dataclass(frozen=True)
@@ -205,7 +202,7 @@ class AlignHeartd(MapTransform):
         image, label = image[..., index], label[..., index]
         axes, centre = heart_axes(label, data["spacing"][:2])
         points = crop_points(axes, centre, data["spacing"][:2], self.spacing, self.size)
-        crops = (sample(image, points, LINEAR), sample(label, points, NEAREST))
+        crops = (sample(image, points, "bilinear"), sample(label, points, "nearest"))
         out = {key: crop[None] for key, crop in zip(self.keys, crops, strict=True)}
         return {**data, **out, "rotation_deg": float(np.degrees(np.arctan2(*axes[::-1, 0])))}
 
@@ -257,15 +254,18 @@ def crop_points(
     )
 
 
-def sample(plane: np.ndarray, points: np.ndarray, resample: Resample) -> np.ndarray:
-    """Values of a plane (I, J) at points (2, ...) in native pixels; float32.
+def sample(plane: np.ndarray, points: np.ndarray, mode: str) -> np.ndarray:
+    """Values of a plane (I, J) at points (2, H, W) in native pixels, (H, W) float32.
 
-    MONAI's own grid sampling: half the time of ITK's filter for a slice. Beyond the last pixel the
-    values fade to 0 within a pixel (linear) or are 0 (nearest).
+    PyTorch's grid sampling, which MONAI's Resample wraps, in double precision: a quarter of the
+    time of the wrapper, a tenth of ITK's. Beyond the last pixel the values fade to 0 within a pixel
+    (``bilinear``) or are 0 (``nearest``).
     """
-    middle = (np.array(plane.shape) - 1) / 2  # MONAI counts from the centre of the image
-    grid = torch.from_numpy(points - middle[:, None, None])
-    return resample(torch.from_numpy(plane[None].astype(np.float32)), grid)[0].numpy()
+    sides = np.array(plane.shape)[:, None, None]
+    grid = np.stack(((2 * points + 1) / sides - 1)[::-1], axis=-1)  # (j, i) in [-1, 1]
+    image = torch.from_numpy(plane[None, None].astype(np.float64))
+    options = {"mode": mode, "padding_mode": "zeros", "align_corners": False}
+    return grid_sample(image, torch.from_numpy(grid[None]), **options)[0, 0].float().numpy()
 
 
 class ScaleIntensityInMaskd(MapTransform):

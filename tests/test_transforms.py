@@ -17,8 +17,6 @@ from cardiac_attrivae.manifest import load_manifest
 from cardiac_attrivae.phantom import RAW_LABELS
 from cardiac_attrivae.schema import HEART, CaseRecord, DataError, Keys, Structure
 from cardiac_attrivae.transforms import (
-    LINEAR,
-    NEAREST,
     SLICES,
     MeasureHeart,
     ReadPhased,
@@ -183,7 +181,7 @@ def poses(number):
         yield axes, np.multiply((44.5, 39.5), native_mm), native_mm, rng.uniform(0.5, 1.0), 40
 
 
-@pytest.mark.parametrize(("order", "how"), [(1, LINEAR), (0, NEAREST)])
+@pytest.mark.parametrize(("order", "how"), [(1, "bilinear"), (0, "nearest")])
 def test_sampling_equals_that_of_scipy(order, how):
     plane = np.random.default_rng(0).uniform(0, 1, (90, 80))
     for axes, centre, native_mm, spacing, size in poses(20):
@@ -197,7 +195,7 @@ def test_sampling_equals_that_of_scipy(order, how):
 def test_sampling_equals_that_of_itk_up_to_the_border():
     sitk = pytest.importorskip("SimpleITK")
     plane = np.random.default_rng(1).integers(1, 200, (30, 24)).astype(np.float32)
-    methods = ((sitk.sitkLinear, LINEAR), (sitk.sitkNearestNeighbor, NEAREST))
+    methods = ((sitk.sitkLinear, "bilinear"), (sitk.sitkNearestNeighbor, "nearest"))
     for axes, _, native_mm, spacing, size in poses(20):
         centre, spacing = np.multiply((14.5, 11.5), native_mm), 2 * spacing
         matrix = axes * spacing / np.array(native_mm)[:, None]
@@ -221,7 +219,7 @@ def test_the_identity_pose_returns_the_pixels_of_the_input():
     points = crop_points(np.eye(2), np.full(2, 7.5 * 1.3), (1.3, 1.3), 1.3, 16)
     assert points == pytest.approx(np.indices((16, 16))[::-1], abs=1e-12)
     points = points.round()
-    for how in (LINEAR, NEAREST):
+    for how in ("bilinear", "nearest"):
         assert (sample(plane, points, how) == plane.T).all()  # rows of a crop run along j
 
 
@@ -229,7 +227,7 @@ def test_image_and_mask_are_each_interpolated_once(monkeypatch):
     calls = []
     monkeypatch.setattr(transforms, "sample", lambda *a: calls.append(a[2]) or sample(*a))
     crop(*native(scan(0.3)))
-    assert calls == [LINEAR, NEAREST]
+    assert calls == ["bilinear", "nearest"]
 
 
 def test_nearest_neighbour_makes_no_new_labels():
