@@ -350,7 +350,9 @@ class TrainingWorkflow(PythonicWorkflow):
     def _draw(self) -> None:
         folder = self.output / "figures"
         if self.history.rows:
-            training_curves(pd.DataFrame(self.history.rows), folder / "training_curves.png")
+            history = pd.DataFrame(self.history.rows)
+            few = history.filter(regex=r"^(?!.*(/|_fixed|_MSE))")  # the rest is in history.csv
+            training_curves(few, folder / "training_curves.png")
         shown = self._val if len(self._val) else self._train.basal()
         shown = shown.take(range(min(8, len(shown))))
         draw_reconstructions(self.model, shown, folder / "reconstructions.png", self._device)
