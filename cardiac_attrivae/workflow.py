@@ -148,7 +148,8 @@ class TrainingWorkflow(PythonicWorkflow):
             kept = self.checkpoints.best_epoch
         else:
             kept = epochs
-        self._draw()
+        statistics = self._code_statistics()
+        self._draw(statistics)
         about = {
             "pipeline": self.pipeline.to_dict(),
             "seed": self.seed,
@@ -157,7 +158,7 @@ class TrainingWorkflow(PythonicWorkflow):
             "content_hash": self._train.info["content_hash"],
             "attribute_mean": self.targets.mean.tolist(),
             "attribute_deviation": self.targets.deviation.tolist(),
-            **{name: values.tolist() for name, values in self._code_statistics().items()},
+            **{name: values.tolist() for name, values in statistics.items()},
         }
         beside = self.output / "model.safetensors.tmp"
         weights = {k: v.contiguous().cpu() for k, v in self.model.state_dict().items()}
@@ -331,7 +332,10 @@ class TrainingWorkflow(PythonicWorkflow):
         self.history.attach(self._trainer)
         self.checkpoints.attach(self._trainer)
         if schedule.pictures_every:
-            Pictures(self._draw, schedule.pictures_every).attach(self._trainer)
+            pictures = Pictures(
+                lambda: self._draw(self._code_statistics()), schedule.pictures_every
+            )
+            pictures.attach(self._trainer)
 
     def _score(self, engine: Any) -> float:
         """Larger is better, as ignite has it."""
@@ -347,7 +351,7 @@ class TrainingWorkflow(PythonicWorkflow):
         codes = encode(self.model, self._train.basal().images.to(self._device))[0]
         return {"code_mean": codes.mean(axis=0), "code_deviation": codes.std(axis=0)}
 
-    def _draw(self) -> None:
+    def _draw(self, statistics: dict[str, np.ndarray]) -> None:
         folder = self.output / "figures"
         if self.history.rows:
             history = pd.DataFrame(self.history.rows)
@@ -356,7 +360,6 @@ class TrainingWorkflow(PythonicWorkflow):
         shown = self._val if len(self._val) else self._train.basal()
         shown = shown.take(range(min(8, len(shown))))
         draw_reconstructions(self.model, shown, folder / "reconstructions.png", self._device)
-        statistics = self._code_statistics()
         names = self.pipeline.attributes
         draw_traversals(self.model, names, statistics, folder / "traversals.png", self._device)
 

@@ -53,7 +53,7 @@ EVERYTHING = PLAIN | {
 @pytest.fixture(autouse=True)
 def without_pictures(monkeypatch):
     """Drawing takes longer than the rest; tests/test_pipelines.py has the pictures."""
-    monkeypatch.setattr(TrainingWorkflow, "_draw", lambda self: None)
+    monkeypatch.setattr(TrainingWorkflow, "_draw", lambda self, statistics: None)
 
 
 def part(dataset, patients):
@@ -156,7 +156,7 @@ from cardiac_attrivae.config import parse_pipeline
 from cardiac_attrivae import handlers, workflow
 
 folder, real = Path(sys.argv[1]), handlers.torch.save
-workflow.TrainingWorkflow._draw = lambda self: None
+workflow.TrainingWorkflow._draw = lambda self, statistics: None
 
 def save(state, stream):
     real(state, stream)
@@ -313,7 +313,7 @@ def test_early_stopping_stops_after_patience_and_keeps_the_best(train, tmp_path,
     assert (summary["epochs"], summary["epoch_kept"]) == (5, 2)
 
     monkeypatch.undo()
-    monkeypatch.setattr(TrainingWorkflow, "_draw", lambda self: None)
+    monkeypatch.setattr(TrainingWorkflow, "_draw", lambda self, statistics: None)
     kept = train(changed(PLAIN, "schedule", epochs=2, keep="last"), to="two").output
     best, two = weights(folder), weights(kept)
     assert all(torch.equal(best[name], two[name]) for name in two)
