@@ -28,13 +28,47 @@ class Network:
 
 @dataclass(frozen=True)
 class Objective:
-    """See `AttriVAELoss`."""
+    """The attribute term, which all objectives have; see `AttributeLoss`."""
 
-    beta: float = 1.0
     gamma: float = 0.0
     delta: float = 10.0
     attribute_target: str = "sign"
     attribute_codes: str = "sampled"
+
+
+@dataclass(frozen=True)
+class AttriVAEObjective(Objective):
+    """beta-VAE and Attri-VAE; see `AttriVAELoss`."""
+
+    name: str = "AttriVAE"
+    beta: float = 1.0
+
+
+@dataclass(frozen=True)
+class SoftIntroObjective(Objective):
+    """Soft-Intro VAE and Attri-SIVAE; see `SoftIntroLoss`.
+
+    Attributes:
+        vae_epochs: Epochs as a plain VAE before introspection begins.
+        perceptual: Feature network of the perceptual loss, see `perceptual_loss`.
+        perceptual_weights: File of its weights; empty looks in the usual places.
+    """
+
+    name: str = "SoftIntro"
+    beta_rec: float = 1.0
+    beta_kl: float = 1.0
+    beta_neg: float = 256.0
+    gamma_r: float = 1e-8
+    w_mse: float = 1.0
+    w_perceptual: float = 0.0
+    perceptual: str = "none"
+    perceptual_weights: str = ""
+    attribute_scaled: bool = False
+    vae_epochs: int = 0
+
+
+OBJECTIVES = {"AttriVAE": AttriVAEObjective, "SoftIntro": SoftIntroObjective}
+"""What ``objective.name`` may be; it decides which keys ``objective`` has, and who trains."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +99,7 @@ class Optimiser:
         weight_decay: Decoupled (AdamW); 0 is Adam.
         warmup: Share of all steps in which the rate rises linearly.
         schedule: ``constant``, or ``cosine`` from the end of the warm-up down to 0.
+        milestones: Epochs after which the rate falls to a tenth.
         average: Decay of a running average of the weights, 0 for none. What is evaluated and
             saved is the average.
     """
@@ -74,6 +109,7 @@ class Optimiser:
     weight_decay: float = 0.0
     warmup: float = 0.0
     schedule: str = "constant"
+    milestones: tuple[int, ...] = ()
     average: float = 0.0
 
 
@@ -99,21 +135,49 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class Speed:
+    """What makes a step faster without changing what it computes, but for rounding.
+
+    Attributes:
+        channels_last: Memory order of images and weights.
+        fused: All parameters in one pass of the optimiser.
+        shared_passes: See `SoftIntroTrainer`.
+        compile: torch.compile for encoder and decoder; needs a C++ compiler, or a GPU with Triton.
+    """
+
+    channels_last: bool = True
+    fused: bool = True
+    shared_passes: bool = True
+    compile: bool = False
+
+
+@dataclass(frozen=True)
 class Pipeline:
-    """Everything that a training run depends on but the data and the seed."""
+    """Everything that a training run depends on but the data and the seed.
+
+    Attributes:
+        precision: What networks compute in while they are trained; losses are in float32.
+        codes: What is scored: posterior ``mean``, or ``sampled`` codes.
+        bn_recalibrate: Whether the running statistics of batch norm are estimated anew on training
+            slices before each evaluation, see `recalibrate`.
+    """
 
     method: str
     attributes: tuple[str, ...]
     network: Network = Network()
-    objective: Objective = Objective()
+    objective: Objective = AttriVAEObjective()
     data: Data = Data()
     augmentation: Augmentation = Augmentation()
     optimiser: Optimiser = Optimiser()
     schedule: Schedule = Schedule()
+    speed: Speed = Speed()
     precision: str = "float32"
     codes: str = "mean"
+    bn_recalibrate: bool = True
 
     def __post_init__(self) -> None:
+        if not self.attributes:
+            raise ValueError("attributes is []; expected one name or more")
         check_names(self.attributes)
 
     def dimensions(self, names: Iterable[str]) -> tuple[int | None, ...]:
@@ -145,6 +209,7 @@ LIMITS = {
     "optimiser.betas": (0, 0.999999),
     "optimiser.warmup": (0, 1),
     "optimiser.average": (0, 0.999999),
+    "optimiser.milestones": (1, 10**7),
     "schedule.epochs": (1, 10**7),
     "schedule.evaluate_every": (1, 10**7),
 }
@@ -211,8 +276,13 @@ def _read(name_or_path: str | Path, seen: tuple[str, ...], folder: Path = Path()
 
 
 def _laid_over(below: Any, above: Any) -> Any:
-    """``above`` where it says something, else ``below``; mappings key by key."""
+    """``above`` where it says something, else ``below``; mappings key by key.
+
+    A mapping that names another network or objective than the one below starts anew.
+    """
     if not (isinstance(below, dict) and isinstance(above, dict)):
+        return above
+    if "name" in above and above["name"] != below.get("name"):
         return above
     return below | {key: _laid_over(below.get(key), value) for key, value in above.items()}
 
@@ -235,14 +305,16 @@ def _build(kind: type, values: Any, where: str) -> Any:
 
 
 def _value(hint: Any, value: Any, key: str) -> Any:
+    if hint is Objective:
+        hint = _objective(value)
     if is_dataclass(hint):
         return _build(hint, value, key + ".")
     if get_origin(hint) is tuple:
         kinds = get_args(hint)
         fits = isinstance(value, (list, tuple)) and (kinds[1] is ... or len(value) == len(kinds))
-        if not fits or not value:
-            length = "one or more" if kinds[1] is ... else len(kinds)
-            raise ValueError(f"{key} is {value!r}; expected a list of {length} values")
+        if not fits:
+            length = "" if kinds[1] is ... else f" of {len(kinds)} values"
+            raise ValueError(f"{key} is {value!r}; expected a list{length}")
         return tuple(_value(kinds[0], item, key) for item in value)
     if get_origin(hint) is dict:
         if not isinstance(value, dict):
@@ -251,8 +323,9 @@ def _value(hint: Any, value: Any, key: str) -> Any:
     if hint is float and isinstance(value, str):  # YAML 1.1 reads 1e-4 as text
         value = _number(value)
     fits = isinstance(value, (int, float) if hint is float else hint)
-    if not fits or isinstance(value, bool):
-        expected = {float: "a number", int: "a whole number", str: "text"}[hint]
+    if not fits or isinstance(value, bool) != (hint is bool):
+        kinds = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}
+        expected = kinds[hint]
         raise ValueError(f"{key} is {value!r}; expected {expected}")
     if hint in (int, float):
         low, high = LIMITS.get(key, (0, float("inf")))
@@ -262,6 +335,13 @@ def _value(hint: Any, value: Any, key: str) -> Any:
     if key in CHOICES and value not in CHOICES[key]:
         raise ValueError(f"{key} is {value!r}; expected one of {', '.join(CHOICES[key])}")
     return value
+
+
+def _objective(values: Any) -> type[Objective]:
+    name = values.get("name", "AttriVAE") if isinstance(values, Mapping) else "AttriVAE"
+    if name not in OBJECTIVES:
+        raise ValueError(f"objective.name is {name!r}; expected one of {', '.join(OBJECTIVES)}")
+    return OBJECTIVES[name]
 
 
 def _number(text: str) -> float | str:

@@ -6,30 +6,40 @@ keys that each ``_iteration`` lists.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from torch import Generator, Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
+from .losses import SoftIntroLoss, kl_divergence
+from .networks import reparameterise
+from .parallel import average_gradients, batch_mean, share
 from .schema import Keys, VAEOutput
 
 Batch = dict[str, Tensor]
 Augment = Callable[[Batch, Generator], Batch]
+Terms = dict[str, Tensor]
+
+NEGLIGIBLE = 1e-8
+"""gamma_r up to which the decoder's second pass is left out, where passes are shared."""
 
 
-class VAETrainer(SupervisedTrainer):
-    """Trains a network with one optimiser: beta-VAE and Attri-VAE.
+class NetworkTrainer(SupervisedTrainer):
+    """What a step has in common for all models; a subclass writes `step`.
 
     Args:
         generator: Of the noise and of what ``augment`` draws, on the training device.
         augment: Batch to batch, see `Augmenter`; None is none.
-        scheduler: Of the learning rate, stepped after each iteration.
+        schedulers: Of the learning rates, stepped after each iteration.
         averaged: Running average of the weights, updated after each iteration.
         precision: dtype that the network computes in under autocast; losses stay in float32.
+        memory_format: Of the images: `torch.channels_last`, or `torch.contiguous_format`.
         kwargs: See `monai.engines.SupervisedTrainer`. ``loss_function`` takes
             (VAEOutput, image, attributes) and returns named terms whose sum is minimised.
     """
@@ -39,44 +49,200 @@ class VAETrainer(SupervisedTrainer):
         *,
         generator: Generator,
         augment: Augment | None = None,
-        scheduler: LRScheduler | None = None,
+        schedulers: Iterable[LRScheduler] = (),
         averaged: AveragedModel | None = None,
         precision: torch.dtype = torch.float32,
+        memory_format: torch.memory_format = torch.channels_last,
         **kwargs: Any,
     ) -> None:
         # decollate would split every batch into dictionaries of single slices
         super().__init__(decollate=False, **kwargs)
         self.generator, self.augment, self.precision = generator, augment, precision
-        self.scheduler, self.averaged = scheduler, averaged
+        self.schedulers, self.averaged = tuple(schedulers), averaged
+        self.memory_format = memory_format
 
-    def _iteration(self, engine: VAETrainer, batchdata: Batch) -> Batch:
-        """One step. Leaves IMAGE, ATTRIBUTES, ROW, RECONSTRUCTION, MU, LOGVAR, LATENT, TERMS and
-        LOSS, all detached.
+    def _iteration(self, engine: NetworkTrainer, batchdata: Batch) -> Batch:
+        """One step. Leaves IMAGE, ATTRIBUTES, ROW, RECONSTRUCTION, MU, LOGVAR, LATENT, TERMS,
+        HEALTH and LOSS, all detached.
+
+        Of several processes each is given the whole batch, draws for the whole batch, and works on
+        its share of it.
         """
         if self.augment is not None:
             with torch.no_grad():
                 batchdata = self.augment(batchdata, self.generator)
         self.network.train()
-        image = batchdata[Keys.IMAGE].contiguous(memory_format=torch.channels_last)
-        output = self.predict(image, draw_noise(self.network, image, self.generator))
-        terms = self.loss_function(output, image, batchdata[Keys.ATTRIBUTES])
-        loss = torch.stack(list(terms.values())).sum()
-
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        if self.scheduler is not None:
-            self.scheduler.step()
+        n = len(batchdata[Keys.IMAGE])
+        noise = draw_noise(self.network, batchdata[Keys.IMAGE], self.generator, self.draws)
+        mine = share(n)
+        image = batchdata[Keys.IMAGE][mine]
+        if image.ndim == 4:
+            image = image.contiguous(memory_format=self.memory_format)
+        output, terms, health = self.step(image, batchdata[Keys.ATTRIBUTES], noise[:, mine])
+        for scheduler in self.schedulers:
+            scheduler.step()
         if self.averaged is not None:
             self.averaged.update_parameters(self.network)
-        return iteration_output(batchdata, output, terms) | {Keys.LOSS: loss.detach()}
+        batchdata = batchdata | {Keys.IMAGE: image, Keys.ROW: batchdata[Keys.ROW][mine]}
+        loss = torch.stack(list(terms.values())).sum()
+        return iteration_output(batchdata, output, terms) | {
+            Keys.LOSS: loss.detach(),
+            Keys.HEALTH: {name: value.detach() for name, value in health.items()},
+        }
 
-    def predict(self, image: Tensor, noise: Tensor) -> VAEOutput:
-        """The network's output, computed in ``precision``."""
-        with torch.autocast(
-            image.device.type, self.precision, enabled=self.precision != torch.float32
-        ):
-            return self.network(image, noise)
+    draws = 1
+    """Standard normal draws of the size of the codes that a step needs."""
+
+    def step(
+        self, image: Tensor, attributes: Tensor, noise: Tensor
+    ) -> tuple[VAEOutput, Terms, Terms]:
+        """Changes the weights.
+
+        Args:
+            image: This process's share of the batch, (n, C, H, W).
+            attributes: Of the whole batch, (N, K).
+            noise: For this process's share, (draws, n, D).
+
+        Returns:
+            The network's output for the images, terms of the loss, and signs of health.
+        """
+        raise NotImplementedError
+
+    def autocast(self) -> torch.autocast:
+        """Computes in ``precision``."""
+        device, half = torch.device(self.state.device).type, self.precision != torch.float32
+        return torch.autocast(device, self.precision if half else None, enabled=half)
+
+
+class VAETrainer(NetworkTrainer):
+    """Trains a network with one optimiser: beta-VAE and Attri-VAE. See `NetworkTrainer`."""
+
+    def step(
+        self, image: Tensor, attributes: Tensor, noise: Tensor
+    ) -> tuple[VAEOutput, Terms, Terms]:
+        with self.autocast():
+            output = self.network(image, noise[0])
+        terms = self.loss_function(output, image, attributes)
+        descend(terms, self.optimizer)
+        return output, terms, {}
+
+
+class SoftIntroTrainer(NetworkTrainer):
+    """Trains encoder and decoder against each other: Soft-Intro VAE and Attri-SIVAE.
+
+    The encoder learns to tell real images from generated ones by the ELBO that it gives them, the
+    decoder to generate what gets a high one. The network needs ``encode`` and ``decode``; which
+    parameters belong to which is told by the optimisers. Nothing here knows of pictures.
+
+    Args:
+        decoder_optimizer: Of the decoder's parameters; ``optimizer`` has the encoder's.
+        vae_epochs: Epochs at the beginning in which both are trained as a plain VAE.
+        shared_passes: Decodes prior and posterior draws once for both steps (the decoder does not
+            change in between), and leaves out the decoder's second pass if its weight gamma_r is
+            `NEGLIGIBLE`. Losses and gradients are the same up to rounding, but the running
+            statistics of batch norm see fewer passes: estimate them anew, see `recalibrate`.
+        kwargs: See `NetworkTrainer`; the loss function is a `SoftIntroLoss`.
+
+    References:
+        | Soft-IntroVAE (Daniel & Tamar, 2021), algorithm 1, https://arxiv.org/abs/2012.13253
+    """
+
+    draws = 6
+    """Prior; posterior; twice encoded reconstruction and prior draw, for encoder and decoder."""
+
+    loss_function: SoftIntroLoss
+
+    def __init__(
+        self,
+        *,
+        decoder_optimizer: Optimizer,
+        vae_epochs: int = 0,
+        shared_passes: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.decoder_optimizer = decoder_optimizer
+        self.vae_epochs, self.shared_passes = vae_epochs, shared_passes
+
+    def step(
+        self, image: Tensor, attributes: Tensor, noise: Tensor
+    ) -> tuple[VAEOutput, Terms, Terms]:
+        if self.state.epoch <= self.vae_epochs:
+            return self.vae_step(image, attributes, noise)
+        output, prior, terms, health = self.encoder_step(image, attributes, noise)
+        if not self.shared_passes:
+            with self.autocast():
+                prior = self.network.decode(noise[0])
+                output = output._replace(reconstruction=self.network.decode(output.z.detach()))
+        return output, terms | self.decoder_step(image, output, prior, noise), health
+
+    def vae_step(
+        self, image: Tensor, attributes: Tensor, noise: Tensor
+    ) -> tuple[VAEOutput, Terms, Terms]:
+        """One step of both optimisers on the loss of a VAE."""
+        with self.autocast():
+            output = self.encode_and_decode(image, noise[1])
+        terms = self.loss_function(output, image, attributes)
+        descend(terms, self.optimizer, self.decoder_optimizer)
+        return output, terms, {}
+
+    def encoder_step(
+        self, image: Tensor, attributes: Tensor, noise: Tensor
+    ) -> tuple[VAEOutput, Tensor, Terms, Terms]:
+        """High ELBO for images, a low one for what the decoder makes.
+
+        Returns:
+            Output for the images and decoded prior draws, both still with the graph that leads to
+            the decoder if passes are shared; terms; KL of real and of generated images.
+        """
+        decoder = parameters_of(self.decoder_optimizer)
+        with self.autocast():
+            with frozen(() if self.shared_passes else decoder):
+                prior = self.network.decode(noise[0])
+                output = self.encode_and_decode(image, noise[1])
+            with frozen(decoder):
+                again = self.encode_and_decode(output.reconstruction.detach(), noise[2])
+                prior_again = self.encode_and_decode(prior.detach(), noise[3])
+        loss = self.loss_function
+        terms = loss(output, image, attributes)
+        # the target of the twice decoded image is not detached: published, and part of the gradient
+        terms["exp_elbo_reconstructed"] = loss.exp_elbo(again, output.reconstruction)
+        terms["exp_elbo_generated"] = loss.exp_elbo(prior_again, prior.detach())
+        descend(terms, self.optimizer, keep_graph=self.shared_passes)
+        health = {
+            "kl_real": batch_mean(kl_divergence(output.mu, output.logvar)),
+            "kl_generated": batch_mean(kl_divergence(prior_again.mu, prior_again.logvar)),
+        }
+        return output, prior, terms, health
+
+    def decoder_step(self, image: Tensor, output: VAEOutput, prior: Tensor, noise: Tensor) -> Terms:
+        """Good reconstructions, and a low KL, by the new encoder, of what is generated."""
+        loss, encode = self.loss_function, self.network.encode
+        encoder = parameters_of(self.optimizer)
+        reconstruction = output.reconstruction
+        with self.autocast(), frozen(encoder):
+            posterior, prior_posterior = encode(reconstruction), encode(prior)
+        terms = {
+            "decoder_reconstruction": loss.decoder_error(reconstruction, image),
+            "decoder_kl_reconstructed": loss.decoder_kl(*posterior, image),
+            "decoder_kl_generated": loss.decoder_kl(*prior_posterior, image),
+        }
+        if not (self.shared_passes and loss.gamma_r <= NEGLIGIBLE):
+            with self.autocast():
+                again = self.network.decode(reparameterise(*posterior, noise[4]).detach())
+                prior_again = self.network.decode(
+                    reparameterise(*prior_posterior, noise[5]).detach()
+                )
+            terms["decoder_error_generated"] = loss.decoder_error(
+                again, reconstruction.detach(), generated=True
+            ) + loss.decoder_error(prior_again, prior.detach(), generated=True)
+        descend(terms, self.decoder_optimizer)
+        return terms
+
+    def encode_and_decode(self, image: Tensor, noise: Tensor) -> VAEOutput:
+        mu, logvar = self.network.encode(image)
+        z = reparameterise(mu, logvar, noise)
+        return VAEOutput(self.network.decode(z), mu, logvar, z)
 
 
 class VAEEvaluator(SupervisedEvaluator):
@@ -105,7 +271,7 @@ class VAEEvaluator(SupervisedEvaluator):
         self.network.eval()
         image, noise = batchdata[Keys.IMAGE], None
         if self.generator is not None:
-            noise = draw_noise(self.network, image, self.generator)
+            noise = draw_noise(self.network, image, self.generator)[0]
         with torch.no_grad():
             output = self.network(image, noise)
             terms = {}
@@ -114,10 +280,39 @@ class VAEEvaluator(SupervisedEvaluator):
         return iteration_output(batchdata, output, terms) | {Keys.LABEL: batchdata[Keys.LABEL]}
 
 
-def draw_noise(network: nn.Module, image: Tensor, generator: Generator) -> Tensor:
-    """Standard normal draws for the codes of a batch, (N, D)."""
-    shape = (len(image), network.latent_size)
+def draw_noise(network: nn.Module, image: Tensor, generator: Generator, draws: int = 1) -> Tensor:
+    """Standard normal draws for the codes of a batch, (draws, N, D)."""
+    shape = (draws, len(image), network.latent_size)
     return torch.randn(shape, generator=generator, device=image.device)
+
+
+def descend(terms: Terms, *optimizers: Optimizer, keep_graph: bool = False) -> None:
+    """One step of the optimisers on the sum of the terms; no other parameter gets a gradient."""
+    loss = torch.stack(list(terms.values())).sum()
+    parameters = [p for optimizer in optimizers for p in parameters_of(optimizer)]
+    gradients = torch.autograd.grad(loss, parameters, retain_graph=keep_graph, allow_unused=True)
+    average_gradients([gradient for gradient in gradients if gradient is not None])
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    for optimizer in optimizers:
+        optimizer.step()
+
+
+def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+@contextmanager
+def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """What is computed inside leaves no gradient in these parameters, but lets one pass through."""
+    parameters = [p for p in parameters if p.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
 
 
 def iteration_output(batch: Batch, output: VAEOutput, terms: dict[str, Tensor]) -> Batch:

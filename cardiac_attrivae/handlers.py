@@ -7,6 +7,7 @@ Each handler is a constructor, ``attach`` and one or two callbacks. Scores go to
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from csv import DictReader
 from pathlib import Path
@@ -126,7 +127,9 @@ class ImageFidelity:
 
 
 class LossTerms:
-    """Averages the terms of the loss over an epoch, on the device, each slice counting the same.
+    """Averages the terms of the loss, and signs of health, over an epoch, each slice the same.
+
+    On the device: nothing waits for it before the epoch ends.
 
     Raises:
         FloatingPointError: At the end of an epoch in which a term was not finite, with its name.
@@ -139,12 +142,15 @@ class LossTerms:
 
     def reset(self, engine: Engine) -> None:
         self._sums: dict[str, torch.Tensor] = {}
+        self._parts: set[str] = set()
         self._count = 0
 
     def update(self, engine: Engine) -> None:
-        n = len(engine.state.output[Keys.ROW])
-        for name, term in engine.state.output[Keys.TERMS].items():
+        output = engine.state.output
+        n = len(output[Keys.ROW])
+        for name, term in (output[Keys.TERMS] | output.get(Keys.HEALTH, {})).items():
             self._sums[name] = self._sums.get(name, 0) + term * n
+        self._parts |= output[Keys.TERMS].keys()
         self._count += n
 
     def compute(self, engine: Engine) -> None:
@@ -156,7 +162,46 @@ class LossTerms:
                     "The last checkpoint is intact: lower optimiser.lr, or the weight of the term"
                 )
         if means:
-            engine.state.metrics |= means | {"loss": sum(means.values())}
+            loss = sum(value for name, value in means.items() if name in self._parts)
+            engine.state.metrics |= means | {"loss": loss}
+
+
+class KLBalance:
+    """Warns if introspective training has lost its balance: generated images must look unlikelier.
+
+    Soft-Intro VAE is healthy while the KL of generated images is at least that of real ones. Needs
+    `LossTerms` on the same engine, attached before.
+
+    Args:
+        margin: nats by which it may stay below.
+        epochs: For how many epochs in a row, before a warning is given, once.
+
+    References:
+        | Soft-IntroVAE (Daniel & Tamar, 2021), https://arxiv.org/abs/2012.13253
+    """
+
+    def __init__(self, margin: float = 1.0, epochs: int = 5) -> None:
+        self.margin, self.epochs = margin, epochs
+        self._count = 0
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        metrics = engine.state.metrics
+        if "kl_real" not in metrics:
+            return
+        lost = metrics["kl_generated"] < metrics["kl_real"] - self.margin
+        self._count = self._count + 1 if lost else 0
+        if self._count == self.epochs:
+            warnings.warn(
+                f"epoch {engine.state.epoch}: for {self.epochs} epochs the KL of generated images "
+                f"({metrics['kl_generated']:.1f}) has been below that of real ones "
+                f"({metrics['kl_real']:.1f}). The encoder no longer tells them apart: raise "
+                "objective.beta_neg, lower optimiser.lr, or train longer as a plain VAE "
+                "(objective.vae_epochs)",
+                stacklevel=2,
+            )
 
 
 class History:
@@ -251,6 +296,7 @@ class Checkpoints:
         epoch = engine.state.epoch
         if not is_due(epoch, self.every, engine.state.max_epochs):
             return
+        check_finite(self.weights.state_dict(), epoch)
         if self.value is not None and self.value() < self.best:
             self.best, self.best_epoch = self.value(), epoch
             save(self.weights.state_dict(), self.folder / "best.pt")
@@ -295,6 +341,16 @@ class EpochBar:
 
         over = {"event_name": Events.EPOCH_COMPLETED, "closing_event_name": Events.COMPLETED}
         ProgressBar(desc="train", persist=True).attach(engine, ["loss"], **over)
+
+
+def check_finite(weights: dict[str, torch.Tensor], epoch: int) -> None:
+    """Raises FloatingPointError if a weight is not finite: the last step of an epoch broke it."""
+    for name, weight in weights.items():
+        if not weight.isfinite().all():
+            raise FloatingPointError(
+                f"weight {name} is not finite after epoch {epoch}; training stopped. "
+                "The last checkpoint is intact: lower optimiser.lr"
+            )
 
 
 def is_due(epoch: int, every: int, last: int) -> bool:

@@ -62,8 +62,13 @@ def load_run(folder: str | Path, device: str = "cpu") -> Run:
     pipeline = parse_pipeline(about.pop("pipeline"))
     network = build_network(pipeline.network.name, **pipeline.network.arguments)
     network.load_state_dict(weights)
-    network.to(find_device(device), memory_format=torch.channels_last)  # as it was trained
+    network.to(find_device(device), memory_format=memory_format(pipeline))  # as it was trained
     return Run(folder, network.eval(), pipeline, about)
+
+
+def memory_format(pipeline: Pipeline) -> torch.memory_format:
+    """Order of images and weights in memory that a pipeline asks for."""
+    return torch.channels_last if pipeline.speed.channels_last else torch.contiguous_format
 
 
 def make_evaluator(

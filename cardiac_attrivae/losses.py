@@ -21,6 +21,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .parallel import batch_mean, gather_rows
 from .schema import VAEOutput
 
 TARGETS = ("sign", "graded")
@@ -148,7 +149,60 @@ def capacity_gap(
     return (kl.mean() - capacity * min(step / capacity_steps, 1.0)).abs()
 
 
-class AttriVAELoss(nn.Module):
+class AttributeLoss(nn.Module):
+    """The attribute term, which the objectives below have in common.
+
+    Args:
+        gamma: Weight of the attribute term; 0 leaves it out.
+        delta: Sharpness of its comparison.
+        attribute_target: ``sign`` (published) or ``graded``, see `attribute_distance`.
+        attribute_codes: What the attribute term sees: ``sampled`` z (published) or the ``mean``.
+
+    Raises:
+        ValueError: If a weight is negative, delta is not positive, or a choice is unknown.
+    """
+
+    def __init__(
+        self, gamma: float, delta: float, attribute_target: str, attribute_codes: str
+    ) -> None:
+        super().__init__()
+        _check_weights(gamma=gamma)
+        if not delta > 0:
+            raise ValueError(f"delta is {delta}; expected a positive number")
+        _check_target(attribute_target)
+        if attribute_codes not in ("sampled", "mean"):
+            raise ValueError(
+                f"unknown attribute_codes {attribute_codes!r}; expected one of sampled, mean"
+            )
+        self.gamma, self.delta = gamma, delta
+        self.attribute_target, self.attribute_codes = attribute_target, attribute_codes
+
+    def attribute_term(self, output: VAEOutput, attributes: Tensor | None) -> dict[str, Tensor]:
+        """``attribute``, weighted; nothing if gamma is 0.
+
+        Args:
+            output: What the network returned.
+            attributes: (N, K) with K <= D; standardised for ``graded``. In a run of several
+                processes those of the whole batch.
+
+        Raises:
+            ValueError: If the attributes are missing, or shapes do not fit.
+        """
+        if not self.gamma:
+            return {}
+        if attributes is None:
+            raise ValueError(f"gamma is {self.gamma}, but no attributes came with the images")
+        codes = output.z if self.attribute_codes == "sampled" else output.mu
+        codes = gather_rows(codes, len(attributes))
+        distance = attribute_distance(codes, attributes, self.delta, self.attribute_target)
+        return {"attribute": self.gamma * distance.sum()}
+
+    def extra_repr(self) -> str:
+        values = {k: v for k, v in vars(self).items() if isinstance(v, (float, int, str))}
+        return ", ".join(f"{k}={v!r}" for k, v in values.items() if k != "training")
+
+
+class AttriVAELoss(AttributeLoss):
     r"""Objective of beta-VAE and, with attributes, of Attri-VAE.
 
     .. math:: \frac1N \sum_n \mathrm{SSE}_n + \beta \frac1N \sum_n \mathrm{KL}_n
@@ -159,10 +213,7 @@ class AttriVAELoss(nn.Module):
 
     Args:
         beta: Weight of the KL term.
-        gamma: Weight of the attribute term; 0 leaves it out.
-        delta: Sharpness of its comparison.
-        attribute_target: ``sign`` (published) or ``graded``, see `attribute_distance`.
-        attribute_codes: What the attribute term sees: ``sampled`` z (published) or the ``mean``.
+        gamma, delta, attribute_target, attribute_codes: See `AttributeLoss`.
 
     Raises:
         ValueError: If a weight is negative, delta is not positive, or a choice is unknown.
@@ -181,19 +232,9 @@ class AttriVAELoss(nn.Module):
         attribute_target: str = "sign",
         attribute_codes: str = "sampled",
     ) -> None:
-        super().__init__()
-        for name, weight in (("beta", beta), ("gamma", gamma)):
-            if not weight >= 0:
-                raise ValueError(f"{name} is {weight}; expected a weight of at least 0")
-        if not delta > 0:
-            raise ValueError(f"delta is {delta}; expected a positive number")
-        _check_target(attribute_target)
-        if attribute_codes not in ("sampled", "mean"):
-            raise ValueError(
-                f"unknown attribute_codes {attribute_codes!r}; expected one of sampled, mean"
-            )
-        self.beta, self.gamma, self.delta = beta, gamma, delta
-        self.attribute_target, self.attribute_codes = attribute_target, attribute_codes
+        super().__init__(gamma, delta, attribute_target, attribute_codes)
+        _check_weights(beta=beta)
+        self.beta = beta
 
     def forward(
         self, output: VAEOutput, image: Tensor, attributes: Tensor | None = None
@@ -203,7 +244,7 @@ class AttriVAELoss(nn.Module):
         Args:
             output: What the network returned.
             image: What it should have reconstructed, (N, C, H, W).
-            attributes: (N, K) with K <= D; standardised for ``graded``. Unused if gamma is 0.
+            attributes: See `attribute_term`.
 
         Returns:
             Scalars ``reconstruction``, ``kl`` and, unless gamma is 0, ``attribute``.
@@ -211,23 +252,146 @@ class AttriVAELoss(nn.Module):
         Raises:
             ValueError: If shapes do not fit, or the attributes are missing.
         """
-        terms = {
-            "reconstruction": squared_error(output.reconstruction, image).mean(),
-            "kl": self.beta * kl_divergence(output.mu, output.logvar).mean(),
+        return {
+            "reconstruction": batch_mean(squared_error(output.reconstruction, image)),
+            "kl": self.beta * batch_mean(kl_divergence(output.mu, output.logvar)),
+            **self.attribute_term(output, attributes),
         }
-        if self.gamma:
-            if attributes is None:
-                raise ValueError(f"gamma is {self.gamma}, but no attributes came with the images")
-            codes = output.z if self.attribute_codes == "sampled" else output.mu
-            distance = attribute_distance(codes, attributes, self.delta, self.attribute_target)
-            terms["attribute"] = self.gamma * distance.sum()
-        return terms
 
-    def extra_repr(self) -> str:
-        return (
-            f"beta={self.beta}, gamma={self.gamma}, delta={self.delta}, "
-            f"attribute_target={self.attribute_target!r}, attribute_codes={self.attribute_codes!r}"
-        )
+
+class SoftIntroLoss(AttributeLoss):
+    r"""Objectives of encoder and decoder of Soft-Intro VAE and, with attributes, of Attri-SIVAE.
+
+    With R the reconstruction error, S = 1 / (C H W), x the image, x' its reconstruction, x'' a
+    decoded draw from the prior, and E(.) the same terms for what is encoded and decoded once more:
+
+    .. math::
+        L_\mathrm{enc} &= S (\beta_\mathrm{rec} R(x) + \beta_\mathrm{kl} \mathrm{KL}(x))
+            + \gamma \sum_k L_k + \tfrac14 (E(x') + E(x'')) \\
+        E(v) &= \frac1N \sum_n \exp(-2 S (\beta_\mathrm{rec} R(v_n)
+            + \beta_\mathrm{neg} \mathrm{KL}(v_n))) \\
+        L_\mathrm{dec} &= S (\beta_\mathrm{rec} R(x)
+            + \tfrac12 \beta_\mathrm{kl} (\mathrm{KL}(x') + \mathrm{KL}(x''))
+            + \tfrac12 \gamma_r \beta_\mathrm{rec} (R(x') + R(x'')))
+
+    R is w_mse times the squared error summed over pixels, plus w_perceptual times the perceptual
+    loss of the batch. The attribute term is not scaled by S: see the docstring of this module.
+    gamma = 0 is Soft-Intro VAE. Samples need not be images: C H W is however many values one has.
+
+    Args:
+        beta_rec: Weight of R.
+        beta_kl: Weight of KL of images (encoder) and of what was generated (decoder).
+        beta_neg: Weight of KL inside the exponential.
+        gamma_r: Weight of R of what was generated, in the decoder's objective.
+        w_mse: Weight of the squared error in R.
+        w_perceptual: Weight of the perceptual loss in R.
+        perceptual: (reconstruction, image) -> (N,), see `PerceptualLoss`; None is none.
+        gamma, delta, attribute_target, attribute_codes: See `AttributeLoss`.
+        attribute_scaled: Whether the attribute term is multiplied by S too.
+        scale: S; None is one over the number of values of a sample.
+
+    Raises:
+        ValueError: If a weight is negative, delta is not positive, or a choice is unknown.
+
+    References:
+        | Soft-IntroVAE (Daniel & Tamar, 2021), equation 4, https://arxiv.org/abs/2012.13253
+        | Attribute Regularized Soft Introspective VAE (Di Folco et al., 2023), equation 5
+        | https://arxiv.org/abs/2307.12618
+    """
+
+    def __init__(
+        self,
+        beta_rec: float = 1.0,
+        beta_kl: float = 1.0,
+        beta_neg: float = 256.0,
+        gamma_r: float = 1e-8,
+        w_mse: float = 1.0,
+        w_perceptual: float = 0.0,
+        perceptual: nn.Module | None = None,
+        gamma: float = 0.0,
+        delta: float = 10.0,
+        attribute_target: str = "sign",
+        attribute_codes: str = "sampled",
+        attribute_scaled: bool = False,
+        scale: float | None = None,
+    ) -> None:
+        super().__init__(gamma, delta, attribute_target, attribute_codes)
+        weights = {"beta_rec": beta_rec, "beta_kl": beta_kl, "beta_neg": beta_neg}
+        weights |= {"gamma_r": gamma_r, "w_mse": w_mse, "w_perceptual": w_perceptual}
+        _check_weights(**weights)
+        self.beta_rec, self.beta_kl, self.beta_neg = beta_rec, beta_kl, beta_neg
+        self.gamma_r, self.w_mse, self.w_perceptual = gamma_r, w_mse, w_perceptual
+        self.perceptual = perceptual
+        self.attribute_scaled, self.scale = attribute_scaled, scale
+
+    def scale_of(self, image: Tensor) -> float:
+        """S."""
+        return self.scale or 1 / image[0].numel()
+
+    def error(self, reconstruction: Tensor, image: Tensor) -> Tensor:
+        """R of each sample, (N,). The perceptual part is that of the batch, as published."""
+        error = self.w_mse * squared_error(reconstruction, image)
+        if self.perceptual is not None and self.w_perceptual:
+            error = error + self.w_perceptual * batch_mean(self.perceptual(reconstruction, image))
+        return error
+
+    def forward(
+        self, output: VAEOutput, image: Tensor, attributes: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Weighted terms of a VAE: what the encoder minimises besides `exp_elbo`.
+
+        Args:
+            output: What the network returned.
+            image: What it should have reconstructed, (N, C, H, W).
+            attributes: See `attribute_term`.
+
+        Returns:
+            Scalars ``reconstruction``, ``kl`` and, unless gamma is 0, ``attribute``.
+
+        Raises:
+            ValueError: If shapes do not fit, or the attributes are missing.
+        """
+        scale = self.scale_of(image)
+        error = batch_mean(self.error(output.reconstruction, image))
+        kl = batch_mean(kl_divergence(output.mu, output.logvar))
+        attribute = self.attribute_term(output, attributes)
+        if self.attribute_scaled:
+            attribute = {name: scale * term for name, term in attribute.items()}
+        return {
+            "reconstruction": scale * self.beta_rec * error,
+            "kl": scale * self.beta_kl * kl,
+            **attribute,
+        }
+
+    def exp_elbo(self, again: VAEOutput, image: Tensor) -> Tensor:
+        """A quarter of E, a scalar.
+
+        Args:
+            again: What the network made of a generated image.
+            image: That image.
+        """
+        elbo = self.beta_rec * self.error(again.reconstruction, image)
+        elbo = elbo + self.beta_neg * kl_divergence(again.mu, again.logvar)
+        return 0.25 * batch_mean(torch.exp(-2 * self.scale_of(image) * elbo))
+
+    def decoder_kl(self, mu: Tensor, logvar: Tensor, image: Tensor) -> Tensor:
+        """Its part of the decoder's objective, a scalar, for one kind of generated image."""
+        weight = 0.5 * self.scale_of(image) * self.beta_kl
+        return weight * batch_mean(kl_divergence(mu, logvar))
+
+    def decoder_error(
+        self, reconstruction: Tensor, image: Tensor, generated: bool = False
+    ) -> Tensor:
+        """Its part of the decoder's objective, a scalar; that of generated images with gamma_r."""
+        weight = 0.5 * self.gamma_r if generated else 1.0
+        weight *= self.scale_of(image) * self.beta_rec
+        return weight * batch_mean(self.error(reconstruction, image))
+
+
+def _check_weights(**weights: float) -> None:
+    for name, weight in weights.items():
+        if not weight >= 0:
+            raise ValueError(f"{name} is {weight}; expected a weight of at least 0")
 
 
 def _check_target(target: str) -> None:

@@ -43,6 +43,7 @@ class Keys(StrEnum):
     LATENT = "z"  # (N, D) the sample that was decoded
     LOSS = "loss"  # scalar, what was minimised
     TERMS = "terms"  # name -> scalar, the weighted parts of the loss
+    HEALTH = "health"  # name -> scalar, no part of the loss, but what tells of trouble
 
 
 class DataError(ValueError):

@@ -25,12 +25,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
 from .augmentation import AttributeTargets, Augmentation, Augmenter
-from .config import Pipeline
-from .engines import VAEEvaluator, VAETrainer
+from .config import Objective, Pipeline, SoftIntroObjective
+from .engines import NetworkTrainer, SoftIntroTrainer, VAEEvaluator, VAETrainer
 from .figures import training_curves
 from .handlers import (
     Checkpoints,
     History,
+    KLBalance,
     LossTerms,
     Pictures,
 )
@@ -40,9 +41,12 @@ from .inference import (
     encode,
     find_device,
     make_evaluator,
+    memory_format,
 )
-from .losses import AttriVAELoss
-from .networks import build_network
+from .losses import AttriVAELoss, SoftIntroLoss
+from .networks import build_network, recalibrate
+from .parallel import barrier, is_first, share, synchronise, world_size
+from .perceptual import perceptual_loss
 from .preprocess import versions
 from .schema import DataError
 from .slices import DeviceLoader, SliceDataset
@@ -93,6 +97,7 @@ class TrainingWorkflow(PythonicWorkflow):
         basal = pipeline.data.slices == "basal"
         self._train, self._val = train.basal() if basal else train, val.basal()
         self._device = find_device(device)
+        self.basal_images = self._train.basal().images.to(self._device)
         if len(self._train) < 2:
             raise DataError(f"{len(train)} slices in the train split; expected at least 2")
 
@@ -102,7 +107,8 @@ class TrainingWorkflow(PythonicWorkflow):
         torch.manual_seed(self.seed)
         pipeline, device = self.pipeline, self._device
         self.network = build_network(pipeline.network.name, **pipeline.network.arguments)
-        self.network.to(device, memory_format=torch.channels_last)
+        self.network.to(device, memory_format=memory_format(pipeline))
+        synchronise(self.network)
         if self.network.latent_size < len(pipeline.attributes):
             raise ValueError(
                 f"{len(pipeline.attributes)} attributes for {self.network.latent_size} "
@@ -110,21 +116,29 @@ class TrainingWorkflow(PythonicWorkflow):
             )
         averaged = average_of(self.network, pipeline.optimiser.average)
         self.model = averaged.module if averaged else self.network  # what is evaluated and saved
+        if pipeline.speed.compile:
+            for part in self.network.children():
+                part.compile()
         self.generator = torch.Generator(device).manual_seed(self.seed + 1)
         self.targets = AttributeTargets(self._train, pipeline.attributes, pipeline.data.residual)
-        self._claim_folder()  # what can be wrong with the configuration would have shown by now
+        objective = make_loss(pipeline.objective).to(device)
+        self.perceptual = getattr(objective, "perceptual", None)
+        if is_first():  # what can be wrong with the configuration would have shown by now
+            self._claim_folder()
+        barrier()
 
-        objective = AttriVAELoss(**vars(pipeline.objective))
         self._trainer = self._make_trainer(objective, averaged)
         self._evaluator = self._make_evaluator(objective) if len(self._val) else None
         self._stopping = self._attach_validation() if self._evaluator else None
         parts = {
             "network": self.network,
-            "optimiser": self._trainer.optimizer,
-            "scheduler": self._trainer.scheduler,
             "averaged": averaged,
             "stopping": self._stopping,
         }
+        for name, optimiser, scheduler in zip(
+            ("", "decoder_"), self.optimisers, self._trainer.schedulers, strict=False
+        ):
+            parts |= {f"{name}optimiser": optimiser, f"{name}scheduler": scheduler}
         self._attach_records({name: part for name, part in parts.items() if part is not None})
         self.start_epoch = 0
         if self.resume and (self.output / "last.pt").is_file():
@@ -141,13 +155,22 @@ class TrainingWorkflow(PythonicWorkflow):
 
     def finalize(self) -> None:
         """Writes model.safetensors and summary.json: with them the run is complete."""
-        keep, epochs = self.pipeline.schedule.keep, self._trainer.state.epoch
-        if keep == "best" and (self.output / "best.pt").is_file():
+        self._load_kept()
+        self._recalibrate()  # every process: batch norm counts over all of them
+        if is_first():
+            self._write()
+        barrier()
+
+    def _load_kept(self) -> None:
+        """Weights of the best epoch, if the pipeline keeps those."""
+        self.epoch_kept = self._trainer.state.epoch
+        if self.pipeline.schedule.keep == "best" and (self.output / "best.pt").is_file():
             best = torch.load(self.output / "best.pt", self._device, weights_only=True)
             self.model.load_state_dict(best)
-            kept = self.checkpoints.best_epoch
-        else:
-            kept = epochs
+            self.epoch_kept = self.checkpoints.best_epoch
+
+    def _write(self) -> None:
+        epochs = self._trainer.state.epoch
         statistics = self._code_statistics()
         self._draw(statistics)
         about = {
@@ -160,6 +183,8 @@ class TrainingWorkflow(PythonicWorkflow):
             "attribute_deviation": self.targets.deviation.tolist(),
             **{name: values.tolist() for name, values in statistics.items()},
         }
+        if self.perceptual is not None:
+            about["perceptual"] = {"name": self.perceptual.name, "sha256": self.perceptual.digest}
         beside = self.output / "model.safetensors.tmp"
         weights = {k: v.contiguous().cpu() for k, v in self.model.state_dict().items()}
         save_file(weights, beside, metadata={"cardiac_attrivae": json.dumps(about)})
@@ -173,11 +198,12 @@ class TrainingWorkflow(PythonicWorkflow):
             "val_cases": int(self._val.cases["case"].nunique()),
             "seed": self.seed,
             "epochs": epochs,
-            "epoch_kept": kept,
+            "epoch_kept": self.epoch_kept,
             "wall_time_s": round(self.seconds, 2),
             "steps_per_second": round(done / self.seconds, 2) if self.seconds else 0.0,
             "peak_memory_mib": round(self._peak_memory()),
             "device": self._describe_device(),
+            "processes": world_size(),
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "versions": versions(PACKAGES),
         }
@@ -195,7 +221,7 @@ class TrainingWorkflow(PythonicWorkflow):
     def get_device(self) -> torch.device:
         return self._device
 
-    def get_trainer(self) -> VAETrainer:
+    def get_trainer(self) -> NetworkTrainer:
         return self._trainer
 
     def get_evaluator(self) -> VAEEvaluator | None:
@@ -257,39 +283,56 @@ class TrainingWorkflow(PythonicWorkflow):
             steps or None,
         )
 
-    def _make_trainer(self, objective: nn.Module, averaged: AveragedModel | None) -> VAETrainer:
+    def _make_trainer(self, objective: nn.Module, averaged: AveragedModel | None) -> NetworkTrainer:
         pipeline, device = self.pipeline, self._device
         augmenter = None
         if pipeline.augmentation != Augmentation():
             augmenter = Augmenter(self._train, self.targets, pipeline.augmentation, device)
         loader = self._loader()
-        optimiser = torch.optim.AdamW(
-            self.network.parameters(),
-            pipeline.optimiser.lr,
-            betas=pipeline.optimiser.betas,
-            weight_decay=pipeline.optimiser.weight_decay,
-            fused=True,
-        )
-        steps = len(loader) * pipeline.schedule.epochs
-        return VAETrainer(
-            device=device,
-            max_epochs=pipeline.schedule.epochs,
-            train_data_loader=loader,
-            epoch_length=len(loader),
-            network=self.network,
-            optimizer=optimiser,
-            loss_function=objective,
-            generator=self.generator,
-            augment=augmenter,
-            scheduler=LambdaLR(optimiser, lambda step: rate(step, steps, pipeline.optimiser)),
-            averaged=averaged,
-            precision=getattr(torch, pipeline.precision),
-            train_handlers=[LossTerms(), *self.extra_handlers],
+        introspective = isinstance(pipeline.objective, SoftIntroObjective)
+        parts = split_parameters(self.network) if introspective else [self.network.parameters()]
+        self.optimisers = [
+            torch.optim.AdamW(
+                part,
+                pipeline.optimiser.lr,
+                betas=pipeline.optimiser.betas,
+                weight_decay=pipeline.optimiser.weight_decay,
+                fused=pipeline.speed.fused,
+            )
+            for part in parts
+        ]
+        common = {
+            "device": device,
+            "max_epochs": pipeline.schedule.epochs,
+            "train_data_loader": loader,
+            "epoch_length": len(loader),
+            "network": self.network,
+            "optimizer": self.optimisers[0],
+            "loss_function": objective,
+            "generator": self.generator,
+            "augment": augmenter,
+            "schedulers": [
+                LambdaLR(optimiser, lambda step: rate(step, len(loader), pipeline))
+                for optimiser in self.optimisers
+            ],
+            "averaged": averaged,
+            "precision": getattr(torch, pipeline.precision),
+            "memory_format": memory_format(pipeline),
+            "train_handlers": [LossTerms(), *self.extra_handlers],
+        }
+        if not introspective:
+            return VAETrainer(**common)
+        return SoftIntroTrainer(
+            decoder_optimizer=self.optimisers[1],
+            vae_epochs=pipeline.objective.vae_epochs,
+            # running statistics that nobody recalibrates must see every pass
+            shared_passes=pipeline.speed.shared_passes and pipeline.bn_recalibrate,
+            **common,
         )
 
     def _make_evaluator(self, objective: nn.Module) -> VAEEvaluator:
         values = self.targets.standardise(self._val.attributes(self.pipeline.attributes))
-        return make_evaluator(
+        evaluator = make_evaluator(
             self.model,
             self._val,
             self.pipeline.attributes,
@@ -298,6 +341,15 @@ class TrainingWorkflow(PythonicWorkflow):
             standardised=values,
             loss_function=objective,
         )
+        evaluator.add_event_handler(Events.STARTED, self._recalibrate)
+        return evaluator
+
+    def _recalibrate(self) -> None:
+        """Batch norm's running statistics, on the training patients' basal slices."""
+        if self.pipeline.bn_recalibrate:
+            images = self.basal_images
+            batches = images.tensor_split(math.ceil(len(images) / 64))
+            recalibrate(self.model, (batch[share(len(batch))] for batch in batches))
 
     def _attach_validation(self) -> EarlyStopping | None:
         """Validates every few epochs and after the last one; stops if patience says so."""
@@ -318,7 +370,7 @@ class TrainingWorkflow(PythonicWorkflow):
             self.output / "history.csv",
             self._evaluator,
             schedule.evaluate_every,
-            self._tensorboard(),
+            self._tensorboard() if is_first() else None,
             self.tell,
         )
         self.checkpoints = Checkpoints(
@@ -329,6 +381,9 @@ class TrainingWorkflow(PythonicWorkflow):
             self.model,
             (lambda: -self._score(None)) if self._evaluator else None,
         )
+        if not is_first():
+            return
+        KLBalance().attach(self._trainer)
         self.history.attach(self._trainer)
         self.checkpoints.attach(self._trainer)
         if schedule.pictures_every:
@@ -348,7 +403,7 @@ class TrainingWorkflow(PythonicWorkflow):
 
     def _code_statistics(self) -> dict[str, np.ndarray]:
         """Mean and standard deviation of the codes of the training patients' basal slices, (D,)."""
-        codes = encode(self.model, self._train.basal().images.to(self._device))[0]
+        codes = encode(self.model, self.basal_images)[0]
         return {"code_mean": codes.mean(axis=0), "code_deviation": codes.std(axis=0)}
 
     def _draw(self, statistics: dict[str, np.ndarray]) -> None:
@@ -379,14 +434,33 @@ def _is_empty(folder: Path) -> bool:
     return all(file.name == "config.tmp" for file in folder.iterdir())
 
 
-def rate(step: int, steps: int, optimiser: Any) -> float:
-    """Factor of the learning rate in a step: linear warm-up, then constant or half a cosine."""
+def make_loss(objective: Objective) -> nn.Module:
+    """The loss function that a pipeline's objective describes, feature network included."""
+    arguments = {name: value for name, value in vars(objective).items() if name != "name"}
+    if not isinstance(objective, SoftIntroObjective):
+        return AttriVAELoss(**arguments)
+    del arguments["vae_epochs"]
+    name, weights = arguments.pop("perceptual"), arguments.pop("perceptual_weights")
+    return SoftIntroLoss(**arguments, perceptual=perceptual_loss(name, weights or None))
+
+
+def split_parameters(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The encoder's and the decoder's: what ``network.decoder`` holds is the decoder's."""
+    decoder = list(network.decoder.parameters())
+    known = {id(parameter) for parameter in decoder}
+    return [p for p in network.parameters() if id(p) not in known], decoder
+
+
+def rate(step: int, epoch_length: int, pipeline: Pipeline) -> float:
+    """Factor of the learning rate in a step: warm-up, milestones, half a cosine."""
+    optimiser, steps = pipeline.optimiser, epoch_length * pipeline.schedule.epochs
     warmup = optimiser.warmup * steps
     if step < warmup:
         return min(1.0, (step + 1) / warmup)  # the warm-up may end within a step
+    factor = 0.1 ** sum(step >= epoch * epoch_length for epoch in optimiser.milestones)
     if optimiser.schedule == "constant":
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * min(1, (step - warmup) / max(1, steps - warmup))))
+        return factor
+    return factor * 0.5 * (1 + math.cos(math.pi * min(1, (step - warmup) / max(1, steps - warmup))))
 
 
 def average_of(network: nn.Module, decay: float) -> AveragedModel | None:

@@ -87,7 +87,7 @@ def test_attributes_are_trained_on_the_dimension_of_their_place():
 BAD = [
     (
         "objective.betta=1",
-        "unknown key objective.betta, did you mean 'beta'?; expected one of beta",
+        "unknown key objective.betta, did you mean 'beta'?; expected one of gamma",
     ),
     ("gamma=1", "unknown key gamma; expected one of method"),
     ("optimiser.lr=fast", "optimiser.lr is 'fast'; expected a number"),
@@ -97,6 +97,10 @@ BAD = [
     ("optimiser.betas=[0.9]", "optimiser.betas is [0.9]; expected a list of 2 values"),
     ("optimiser.betas=[0.9, 1]", "optimiser.betas is 1; expected 0 to 0.999999"),
     ("optimiser.warmup=2", "optimiser.warmup is 2; expected 0 to 1"),
+    ("optimiser.milestones=[0]", "optimiser.milestones is 0; expected 1 to 10000000"),
+    ("optimiser.milestones=3", "optimiser.milestones is 3; expected a list"),
+    ("speed.fused=1", "speed.fused is 1; expected true or false"),
+    ("objective.name=GAN", "objective.name is 'GAN'; expected one of AttriVAE, SoftIntro"),
     ("optimiser.average=1", "optimiser.average is 1; expected 0 to 0.999999"),
     ("optimiser.schedule=linear", "is 'linear'; expected one of constant, cosine"),
     ("optimiser=3", "optimiser is 3; expected keys and values"),
@@ -118,8 +122,8 @@ BAD = [
     ("schedule.evaluate_every=0", "schedule.evaluate_every is 0; expected 1 to"),
     ("schedule.keep=first", "schedule.keep is 'first'; expected one of best, last"),
     ("augmentation.zoom=-0.1", "augmentation.zoom is -0.1; expected 0 to inf"),
-    ("attributes=[]", "attributes is []; expected a list of one or more values"),
-    ("attributes=LVEDV", "attributes is 'LVEDV'; expected a list of one or more values"),
+    ("attributes=[]", "attributes is []; expected one name or more"),
+    ("attributes=LVEDV", "attributes is 'LVEDV'; expected a list"),
     ("attributes=[LVEDV, LAV]", "unknown attribute 'LAV'; expected some of LVEDV"),
     ("attributes=[LVEDV, LVEDV]", "expected one or more, each once"),
     ("precision=float16", "precision is 'float16'; expected one of float32, bfloat16"),
@@ -152,7 +156,8 @@ def test_every_choice_is_accepted_and_its_bad_value_is_in_the_table_above(key):
 @pytest.mark.parametrize("key", sorted(LIMITS))
 def test_both_ends_of_a_limit_are_accepted(key):
     for value in LIMITS[key]:
-        text = [0.9, value] if key == "optimiser.betas" else value
+        lists = {"optimiser.betas": [0.9, value], "optimiser.milestones": [value]}
+        text = lists.get(key, value)
         load_pipeline("attri_vae", [f"{key}={text}"])
     assert any(override.startswith(f"{key}=") for override, _ in BAD)
 

@@ -100,7 +100,7 @@ def test_one_step_is_one_step_of_the_optimiser_on_that_loss(trainer_of):
     trainer, twin = trainer_of(), trainer_of()
     network, generator = twin.network, twin.generator
     batch = next(iter(twin.data_loader))
-    noise = torch.randn(8, 4, generator=generator)
+    noise = torch.randn(1, 8, 4, generator=generator)[0]
     output = network(batch[Keys.IMAGE], noise)
     sum(twin.loss_function(output, batch[Keys.IMAGE], batch[Keys.ATTRIBUTES]).values()).backward()
     twin.optimizer.step()
@@ -167,11 +167,11 @@ def test_scheduler_and_running_average_move_once_a_step(trainer_of):
     from torch.optim.swa_utils import AveragedModel
 
     trainer = trainer_of()
-    trainer.scheduler = LambdaLR(trainer.optimizer, lambda step: 1 / (1 + step))
+    trainer.schedulers = (LambdaLR(trainer.optimizer, lambda step: 1 / (1 + step)),)
     trainer.averaged = AveragedModel(trainer.network)
     trainer.run()
     steps = trainer.state.epoch_length
-    assert trainer.scheduler.last_epoch == steps == int(trainer.averaged.n_averaged)
+    assert trainer.schedulers[0].last_epoch == steps == int(trainer.averaged.n_averaged)
     assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 / (1 + steps))
 
 

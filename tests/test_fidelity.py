@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from cardiac_attrivae.fidelity import FIDELITY, mse, psnr, ssim, ssim_in_mask, ssim_map
+from cardiac_attrivae.fidelity import FIDELITY, mse, psnr, sharpness, ssim, ssim_in_mask, ssim_map
 
 REFERENCE = Path(__file__).parent / "reference"
 EXACT = 1e-10  # means of float64 numbers of at most one
@@ -123,13 +123,14 @@ def test_black_scores_high_on_masked_slices_and_low_inside_the_mask():
 @pytest.mark.parametrize("name", FIDELITY)
 def test_every_score_knows_the_identical_and_rates_more_noise_worse(name):
     x = np.stack([disc() * 0.7, disc(radius=20) * 0.4])[:, None]
+    x *= 0.8 + 0.2 * draw(*x.shape, seed=2)
     noise, mask = draw(*x.shape) - 0.5, (x > 0).astype(np.uint8)
     score = FIDELITY[name]
-    best = {"SSIM": 1, "SSIM_in_mask": 1, "PSNR": np.inf, "MSE": 0}[name]
+    best = {"SSIM": 1, "SSIM_in_mask": 1, "Sharpness": 1, "PSNR": np.inf, "MSE": 0}[name]
     np.testing.assert_allclose(score(x, x, mask), np.full(2, best))
     little, much = score(x, x + 0.05 * noise, mask), score(x, x + 0.4 * noise, mask)
     assert little.shape == (2,)
-    assert ((much > little) if name == "MSE" else (much < little)).all()
+    assert ((much > little) if name in ("MSE", "Sharpness") else (much < little)).all()
 
 
 @pytest.mark.parametrize("name", FIDELITY)
@@ -172,3 +173,29 @@ def test_a_mask_that_does_not_fit_is_refused():
 def test_images_smaller_than_the_window_are_refused():
     with pytest.raises(ValueError, match="expected at least 7 pixels a side"):
         ssim(np.zeros((1, 6, 16)), np.zeros((1, 6, 16)))
+
+
+def test_sharpness_is_that_of_opencvs_definition_within_the_mask():
+    """Variance of the four-neighbour Laplacian, by slices of arrays."""
+    x, y, mask = draw(2, 1, 32, 32), draw(2, 1, 32, 32, seed=1), np.zeros((2, 1, 32, 32))
+    mask[..., 4:20, 6:30] = 1
+
+    def variance(v):
+        bends = v[:, 0, :-2, 1:-1] + v[:, 0, 2:, 1:-1] + v[:, 0, 1:-1, :-2] + v[:, 0, 1:-1, 2:]
+        bends = bends - 4 * v[:, 0, 1:-1, 1:-1]
+        return bends[:, 4:18, 6:28].reshape(2, -1).var(axis=1)  # one pixel in from the mask's edge
+
+    np.testing.assert_allclose(sharpness(x, y, mask), variance(y) / variance(x), rtol=1e-12)
+
+
+def test_sharpness_falls_with_blur_and_does_not_see_the_edge_of_the_mask():
+    from scipy.ndimage import gaussian_filter
+
+    mask = np.stack([disc(), disc(radius=20)])[:, None]
+    texture = draw(2, 1, 64, 64)
+    blurred = [np.stack([gaussian_filter(t, s) for t in texture[:, 0]])[:, None] for s in (1, 2)]
+    x, little, much = texture * mask, blurred[0] * mask, blurred[1] * mask
+    assert (sharpness(x, much, mask) < sharpness(x, little, mask)).all()
+    assert (sharpness(x, little, mask) < 0.2).all()
+    np.testing.assert_array_equal(sharpness(x, 0 * x, mask), 0)
+    np.testing.assert_allclose(sharpness(x, texture, mask), 1)

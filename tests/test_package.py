@@ -28,7 +28,7 @@ LAYERS = (
         "config", "networks", "losses", "perceptual", "augmentation", "transforms", "slices",
         "metrics", "fidelity", "attributes", "cases", "nifti",
     ),
-    ("manifest", "hearts"),
+    ("manifest", "hearts", "parallel"),
     ("schema",),
     ("__init__",),
 )  # fmt: skip

@@ -17,7 +17,7 @@ from conftest import heart, slices_of
 from ignite.engine import Events
 from safetensors.torch import load_file
 
-from cardiac_attrivae.config import Optimiser, load_pipeline, parse_pipeline
+from cardiac_attrivae.config import Optimiser, Pipeline, Schedule, load_pipeline, parse_pipeline
 from cardiac_attrivae.inference import (
     TRAVERSAL,
     encode,
@@ -407,19 +407,30 @@ def test_a_name_that_is_no_device_is_refused():
         find_device("cuda:99")
 
 
+def rates(steps, optimiser, epoch_length=1):
+    schedule = Schedule(epochs=steps[-1] // epoch_length)
+    pipeline = Pipeline("m", ("LVEDA",), optimiser=optimiser, schedule=schedule)
+    return [rate(step, epoch_length, pipeline) for step in steps]
+
+
 def test_rates_without_warm_up_and_schedule_are_constant():
-    assert [rate(step, 10, Optimiser()) for step in range(11)] == [1.0] * 11
+    assert rates(range(11), Optimiser()) == [1.0] * 11
+
+
+def test_rates_fall_to_a_tenth_after_each_milestone():
+    found = rates(range(9), Optimiser(milestones=(1, 3)), epoch_length=2)
+    assert found == pytest.approx([1, 1, 0.1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.01])
 
 
 def test_warm_up_rises_in_equal_steps_and_never_overshoots():
     optimiser = Optimiser(warmup=0.4)
-    assert [rate(step, 10, optimiser) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
-    assert max(rate(step, 10, Optimiser(warmup=0.25)) for step in range(11)) == 1.0
+    assert rates(range(11), optimiser)[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert max(rates(range(11), Optimiser(warmup=0.25))) == 1.0
 
 
 def test_cosine_falls_from_1_over_a_half_to_0():
     optimiser = Optimiser(warmup=0.2, schedule="cosine")
-    values = [rate(step, 100, optimiser) for step in range(20, 101)]
+    values = rates(range(101), optimiser)[20:]
     assert (values[0], values[40], values[80]) == pytest.approx((1.0, 0.5, 0.0))
     assert values[20] == pytest.approx((1 + math.sqrt(0.5)) / 2)
     assert all(a > b for a, b in zip(values, values[1:], strict=False))

@@ -1,0 +1,257 @@
+"""Several processes that train as one: the loss and the gradients of the whole batch.
+
+Each process runs the network on its `share` of the rows and computes the loss of the **global**
+batch, through collectives that gradients pass. Its backward pass then gives the derivative of the
+sum of all processes' losses by its own use of the weights, that is, of W times the loss;
+`average_gradients` makes of these the gradient that one process would have found. No wrapper around
+the network, hence any number of optimisers and forward passes; but every process must build the
+same graph, with the same seed, or the collectives do not meet.
+
+Without torchrun, or with one process, everything here returns what it was given.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.nn.functional import batch_norm, pad
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+@contextmanager
+def processes(device: torch.device | str) -> Iterator[torch.device]:
+    """Joins the processes that torchrun started, and leaves them at the end.
+
+    Args:
+        device: ``cpu`` (over gloo) or ``cuda`` (over nccl), which becomes the GPU LOCAL_RANK.
+
+    Yields:
+        The device of this process; without torchrun the one given.
+
+    Raises:
+        ValueError: If several processes would share a GPU, or the device is another.
+    """
+    device = torch.device(device)
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield device
+        return
+    if device.type not in ("cpu", "cuda") or device.index is not None:
+        raise ValueError(f"device is '{device}' under torchrun; expected auto, cpu or cuda")
+    cuda = device.type == "cuda"
+    if cuda:
+        local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local >= gpus:
+            raise ValueError(f"LOCAL_RANK is {local}; expected at most a process per GPU of {gpus}")
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None)
+    try:
+        yield device
+    except BaseException:
+        if cuda:  # destroying waits for the others, who wait for this one
+            dist.distributed_c10d._abort_process_group()
+        raise
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes and prints."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Waits until every process is here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def split(n: int, rank: int, world: int) -> slice:
+    """Part ``rank`` of n rows in ``world`` contiguous parts, the first n % world one row longer."""
+    size, longer = divmod(n, world)
+    start = rank * size + min(rank, longer)
+    return slice(start, start + size + (rank < longer))
+
+
+def share(n: int) -> slice:
+    """The rows of this process among n; none if there are more processes than rows."""
+    return split(n, rank(), world_size())
+
+
+def batch_mean(values: Tensor) -> Tensor:
+    """Mean over the rows of all processes.
+
+    Args:
+        values: The rows of this process, (n, ...); every row counts the same.
+
+    Returns:
+        (...), the same in every process.
+    """
+    if world_size() == 1:
+        return values.mean(dim=0)
+    wide = _at_least_float32(values)  # counts above 256 are not exact in bfloat16
+    # new_full, for a tensor made on the host would make it wait for the device
+    own = torch.cat([wide.sum(dim=0).flatten(), wide.new_full((1,), len(values))])
+    total = _AllReduce.apply(own)
+    return (total[:-1] / total[-1]).view(values.shape[1:]).to(values.dtype)
+
+
+def gather_rows(values: Tensor, n: int) -> Tensor:
+    """The rows of all processes.
+
+    Args:
+        values: The rows of this process, `share` of n; or all n, which are returned as they are.
+        n: Rows of the global batch.
+
+    Returns:
+        (n, ...) in the order of the ranks, with gradients, the same in every process.
+
+    Raises:
+        ValueError: If the number of rows is neither, or n is 1 and it could be both.
+    """
+    own = share(n)
+    if world_size() == 1 or (len(values) == n > 1):
+        return values
+    if n == 1 or len(values) != own.stop - own.start:
+        raise ValueError(
+            f"{len(values)} rows of n = {n} in process {rank()} of {world_size()}; "
+            f"expected {own.stop - own.start} or all, and n of at least 2"
+        )
+    around = (0, 0) * (values.ndim - 1) + (own.start, n - own.stop)
+    return _AllReduce.apply(pad(values, around))
+
+
+def average_gradients(gradients: Sequence[Tensor]) -> None:
+    """Replaces each gradient by its mean over the processes, in place.
+
+    Args:
+        gradients: Of the same shapes in the same order in every process.
+    """
+    if world_size() == 1:
+        return
+    for dtype in dict.fromkeys(gradient.dtype for gradient in gradients):
+        some = [gradient for gradient in gradients if gradient.dtype == dtype]
+        # reshape, not the memory: strides may differ between processes
+        flat = torch.cat([gradient.detach().reshape(-1) for gradient in some])
+        dist.all_reduce(flat)
+        flat /= world_size()
+        for gradient, mean in zip(some, flat.split([g.numel() for g in some]), strict=True):
+            gradient.detach().copy_(mean.view(gradient.shape))
+
+
+class GlobalBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm over the rows of all processes; in eval mode, or alone, its parent.
+
+    Beside `torch.nn.SyncBatchNorm`, which does the same, it also takes CPU tensors. The processes
+    may hold different numbers of rows, also none.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same shape and dtype; computes in float32 or float64."""
+        if not self.training or world_size() == 1:
+            return super().forward(x)
+        self._check_input_dim(x)
+        out, mean, var, count = _GlobalNorm.apply(x, self.weight, self.bias, self.eps)
+        if self.track_running_stats and self.running_mean is not None:
+            with torch.no_grad():
+                self.num_batches_tracked.add_(1)
+                rate = self.momentum
+                if rate is None:  # on the device; double: 1/3 in float32 would show in float64
+                    rate = 1 / self.num_batches_tracked.double()
+                self.running_mean.add_((mean - self.running_mean) * rate)
+                self.running_var.add_((var * count / (count - 1) - self.running_var) * rate)
+        return out
+
+
+def synchronise(network: nn.Module) -> nn.Module:
+    """Turns every `nn.BatchNorm2d` of a network into a `GlobalBatchNorm2d`, in place.
+
+    Only the class changes: parameters, buffers, their names and the mode stay.
+
+    Raises:
+        ValueError: If it holds another kind of batch norm, which would see its own rows only.
+    """
+    if world_size() == 1:
+        return network
+    for name, layer in network.named_modules():
+        if type(layer) is nn.BatchNorm2d:
+            layer.__class__ = GlobalBatchNorm2d
+        elif isinstance(layer, _BatchNorm) and not isinstance(layer, GlobalBatchNorm2d):
+            raise ValueError(f"layer {name} is {type(layer).__name__}; expected BatchNorm2d")
+    return network
+
+
+class _AllReduce(Function):
+    """Sum over the processes; the one in torch.distributed.nn is deprecated."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        values = values.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(values)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _AllReduce.apply(grad)
+
+
+class _GlobalNorm(Function):
+    """Batch norm that keeps nothing but its input, as the fused one does, with one collective in
+    each direction. Means and variances of the processes merge as in Chan et al. (1983): a sum of
+    squares would lose the variance beside a large mean.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        wide, channels = _at_least_float32(x), x.shape[1]
+        mean = var = wide.new_zeros(channels)
+        if x.numel():
+            var, mean = torch.var_mean(wide, dim=(0, 2, 3), correction=0)
+        own = torch.cat([mean, var, wide.new_full((1,), x.numel() // channels)])
+        rows = gather_rows(own[None], world_size())
+        means, variances, counts = rows.split([channels, channels, 1], dim=1)
+        count = counts.sum()
+        parts = counts / count
+        mean = (parts * means).sum(dim=0)
+        var = (parts * (variances + (means - mean) ** 2)).sum(dim=0)
+        ctx.save_for_backward(x, weight, mean, torch.rsqrt(var + eps), count)
+        ctx.mark_non_differentiable(mean, var, count)
+        return batch_norm(x, mean, var, weight, bias, eps=eps), mean, var, count
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        x, weight, mean, inverse, count = ctx.saved_tensors
+        grad = _at_least_float32(grad)
+        normal = (_at_least_float32(x) - mean[:, None, None]) * inverse[:, None, None]
+        of_bias, of_weight = grad.sum(dim=(0, 2, 3)), (grad * normal).sum(dim=(0, 2, 3))
+        total = _AllReduce.apply(torch.stack([of_bias, of_weight])[..., None, None])
+        shift, slope = total / count
+        factor = inverse if weight is None else inverse * weight
+        inner = ((grad - shift - normal * slope) * factor[:, None, None]).to(x.dtype)
+        _, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        return inner, of_weight if needs_weight else None, of_bias if needs_bias else None, None
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.float()
