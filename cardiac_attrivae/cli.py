@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -144,14 +145,16 @@ def train(
     device: str,
     resume: bool,
 ) -> None:
-    """Train one model."""
+    """Train one model.
+
+    On several GPUs: torchrun --nproc-per-node=N -m cardiac_attrivae train ...
+    """
     from .config import load_pipeline
     from .slices import SliceDataset
 
     configuration = load_pipeline(pipeline, overrides)
     store = SliceDataset.open(data)
     _train(configuration, store, output, seed=seed, device=device, resume=resume)
-    click.echo(f"Trained. Model, history and pictures are in {output}")
 
 
 @main.command("cross-domain-eval")
@@ -245,32 +248,39 @@ def demo(output: Path, cases: int, device: str) -> None:
     click.echo(f"Pictures: {output / 'evaluation' / 'figures'}")
 
 
-def _train(configuration: Any, store: Any, output: Path, **options: Any) -> None:
-    """Trains with a progress bar on a terminal, plain lines otherwise."""
+def _train(configuration: Any, store: Any, output: Path, *, device: str, **options: Any) -> None:
+    """Trains with a progress bar on a terminal, plain lines otherwise; under torchrun as one."""
     from .handlers import EpochBar
+    from .inference import find_device
+    from .parallel import is_first, processes
     from .workflow import TrainingWorkflow
 
-    handlers = (EpochBar(),) if _interactive() else ()
     total = configuration.schedule.epochs
 
     def tell(row: dict[str, float]) -> None:
         scores = {name: row.get(f"val_{name}") for name in ("Interpretability", "SSIM_in_mask")}
         told = [f"{name} {value:.3f}" for name, value in scores.items() if value is not None]
-        line = f"loss {row['train_loss']:.1f}", *told
+        line = f"loss {row['train_loss']:.4g}", *told
         click.echo(f"epoch {row['epoch']}/{total}  {'  '.join(line)}", err=True)
 
-    workflow = TrainingWorkflow(
-        configuration,
-        store.split("train"),
-        store.split("val"),
-        output,
-        tell=(lambda row: None) if _interactive() else tell,
-        handlers=handlers,
-        **options,
-    )
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
+    with processes(find_device(device)) as place, warnings.catch_warnings():
+        warnings.showwarning = lambda message, *where: click.echo(f"Warning: {message}", err=True)
+        bar = _interactive() and is_first()
+        workflow = TrainingWorkflow(
+            configuration,
+            store.split("train"),
+            store.split("val"),
+            output,
+            device=str(place),
+            tell=tell if is_first() and not bar else lambda row: None,
+            handlers=(EpochBar(),) if bar else (),
+            **options,
+        )
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+        if is_first():
+            click.echo(f"Trained. Model, history and pictures are in {output}")
 
 
 def _progress(label: str) -> Callable[[Iterable, int], Iterable]:

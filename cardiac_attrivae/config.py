@@ -275,16 +275,17 @@ def _read(name_or_path: str | Path, seen: tuple[str, ...], folder: Path = Path()
     return _laid_over(_read(base, (*seen, name), Path(name).parent), values)
 
 
-def _laid_over(below: Any, above: Any) -> Any:
+def _laid_over(below: Any, above: Any, key: str = "") -> Any:
     """``above`` where it says something, else ``below``; mappings key by key.
 
     A mapping that names another network or objective than the one below starts anew.
     """
     if not (isinstance(below, dict) and isinstance(above, dict)):
         return above
-    if "name" in above and above["name"] != below.get("name"):
+    default = {"network": Network.name, "objective": AttriVAEObjective.name}.get(key)
+    if "name" in above and above["name"] != below.get("name", default):
         return above
-    return below | {key: _laid_over(below.get(key), value) for key, value in above.items()}
+    return below | {key: _laid_over(below.get(key), value, key) for key, value in above.items()}
 
 
 def _build(kind: type, values: Any, where: str) -> Any:
@@ -339,7 +340,7 @@ def _value(hint: Any, value: Any, key: str) -> Any:
 
 def _objective(values: Any) -> type[Objective]:
     name = values.get("name", "AttriVAE") if isinstance(values, Mapping) else "AttriVAE"
-    if name not in OBJECTIVES:
+    if not isinstance(name, str) or name not in OBJECTIVES:
         raise ValueError(f"objective.name is {name!r}; expected one of {', '.join(OBJECTIVES)}")
     return OBJECTIVES[name]
 

@@ -174,7 +174,7 @@ class KLBalance:
 
     Args:
         margin: nats by which it may stay below.
-        epochs: For how many epochs in a row, before a warning is given, once.
+        epochs: For how many epochs in a row, before a warning is given.
 
     References:
         | Soft-IntroVAE (Daniel & Tamar, 2021), https://arxiv.org/abs/2012.13253

@@ -318,7 +318,7 @@ class SoftIntroLoss(AttributeLoss):
         super().__init__(gamma, delta, attribute_target, attribute_codes)
         weights = {"beta_rec": beta_rec, "beta_kl": beta_kl, "beta_neg": beta_neg}
         weights |= {"gamma_r": gamma_r, "w_mse": w_mse, "w_perceptual": w_perceptual}
-        _check_weights(**weights)
+        _check_weights(**weights, scale=scale or 0)
         self.beta_rec, self.beta_kl, self.beta_neg = beta_rec, beta_kl, beta_neg
         self.gamma_r, self.w_mse, self.w_perceptual = gamma_r, w_mse, w_perceptual
         self.perceptual = perceptual
@@ -326,7 +326,7 @@ class SoftIntroLoss(AttributeLoss):
 
     def scale_of(self, image: Tensor) -> float:
         """S."""
-        return self.scale or 1 / image[0].numel()
+        return 1 / image[0].numel() if self.scale is None else self.scale
 
     def error(self, reconstruction: Tensor, image: Tensor) -> Tensor:
         """R of each sample, (N,). The perceptual part is that of the batch, as published."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
 from .schema import VAEOutput
@@ -247,7 +248,7 @@ class SoftIntroVAE(VAE):
         shortcut: str = "changed",
     ) -> None:
         filters = tuple(filters)
-        if not filters or not all(isinstance(f, int) and f >= 1 for f in filters):
+        if not filters or not all(type(f) is int and f >= 1 for f in filters):
             raise ValueError(f"filters is {filters}; expected one or more whole numbers from 1 up")
         smallest = max(8, 2 ** len(filters))
         super().__init__(latent_size, image_size, channels, output, smallest)
@@ -334,7 +335,7 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
     """
     was_training = network.training
     network.train()
-    counts = any(isinstance(m, nn.BatchNorm2d) and m.training for m in network.modules())
+    counts = any(isinstance(m, _BatchNorm) and m.training for m in network.modules())
     network.train(was_training)
     if counts:
         update_bn(batches, network)
@@ -363,7 +364,10 @@ def build_network(name: str, /, **arguments: Any) -> nn.Module:
     except TypeError as error:
         accepted = ", ".join(inspect.signature(network).parameters)
         raise ValueError(f"network {name!r}: {error}; it takes {accepted}") from None
-    return network(**arguments)
+    try:
+        return network(**arguments)
+    except TypeError as error:  # a list where a number belongs, say
+        raise ValueError(f"network {name!r} does not take {arguments}: {error}") from error
 
 
 def _imported(path: str) -> type[nn.Module]:

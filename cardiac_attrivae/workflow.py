@@ -117,8 +117,7 @@ class TrainingWorkflow(PythonicWorkflow):
         averaged = average_of(self.network, pipeline.optimiser.average)
         self.model = averaged.module if averaged else self.network  # what is evaluated and saved
         if pipeline.speed.compile:
-            for part in self.network.children():
-                part.compile()
+            compile_passes(self.network)
         self.generator = torch.Generator(device).manual_seed(self.seed + 1)
         self.targets = AttributeTargets(self._train, pipeline.attributes, pipeline.data.residual)
         objective = make_loss(pipeline.objective).to(device)
@@ -442,6 +441,14 @@ def make_loss(objective: Objective) -> nn.Module:
     del arguments["vae_epochs"]
     name, weights = arguments.pop("perceptual"), arguments.pop("perceptual_weights")
     return SoftIntroLoss(**arguments, perceptual=perceptual_loss(name, weights or None))
+
+
+def compile_passes(network: nn.Module, **options: Any) -> None:
+    """torch.compile with these options for encode and decode, in place."""
+    # else a graph could be traversed once alone, and shared passes are traversed twice
+    torch._functorch.config.donated_buffer = False
+    for name in ("encode", "decode"):
+        setattr(network, name, torch.compile(getattr(network, name), **options))
 
 
 def split_parameters(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

@@ -10,7 +10,12 @@ import yaml
 from cardiac_attrivae.config import (
     CHOICES,
     LIMITS,
+    OBJECTIVES,
+    AttriVAEObjective,
+    Objective,
     Pipeline,
+    SoftIntroObjective,
+    Speed,
     load_pipeline,
     parse_pipeline,
     shipped_pipelines,
@@ -100,6 +105,17 @@ BAD = [
     ("optimiser.milestones=[0]", "optimiser.milestones is 0; expected 1 to 10000000"),
     ("optimiser.milestones=3", "optimiser.milestones is 3; expected a list"),
     ("speed.fused=1", "speed.fused is 1; expected true or false"),
+    (
+        "speed.shared_passes=off course",
+        "speed.shared_passes is 'off course'; expected true or false",
+    ),
+    ("speed.compiled=true", "unknown key speed.compiled, did you mean 'compile'?; expected one of"),
+    ("optimiser.milestones=[1.5]", "optimiser.milestones is 1.5; expected a whole number"),
+    (
+        "objective.beta_neg=1",
+        "unknown key objective.beta_neg, did you mean 'beta'?; expected one of gamma",
+    ),
+    ("objective.name=[SoftIntro]", "objective.name is ['SoftIntro']; expected one of AttriVAE"),
     ("objective.name=GAN", "objective.name is 'GAN'; expected one of AttriVAE, SoftIntro"),
     ("optimiser.average=1", "optimiser.average is 1; expected 0 to 0.999999"),
     ("optimiser.schedule=linear", "is 'linear'; expected one of constant, cosine"),
@@ -244,3 +260,131 @@ def test_every_key_of_a_pipeline_is_documented():
         if is_dataclass(kind):
             assert kind.__doc__
             assert not kind.__doc__.startswith(kind.__name__ + "(")  # the generated one
+
+
+# -- objectives by name --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "kind"), OBJECTIVES.items())
+def test_the_name_of_an_objective_decides_what_it_is(name, kind):
+    pipeline = parse_pipeline(MINIMAL | {"objective": {"name": name, "gamma": 3}})
+    assert type(pipeline.objective) is kind
+    assert (pipeline.objective.name, pipeline.objective.gamma) == (name, 3.0)
+    assert pipeline.to_dict()["objective"]["name"] == name
+    assert parse_pipeline(pipeline.to_dict()) == pipeline
+
+
+@pytest.mark.parametrize("values", [{}, {"objective": {}}, {"objective": {"beta": 3}}])
+def test_an_objective_without_a_name_is_that_of_attri_vae(values):
+    assert type(parse_pipeline(MINIMAL | values).objective) is AttriVAEObjective
+
+
+def own_keys(kind):
+    return {f.name for f in fields(kind)} - {f.name for f in fields(Objective)} - {"name"}
+
+
+def test_the_keys_of_the_objectives_are_different_ones():
+    assert own_keys(AttriVAEObjective) == {"beta"}
+    assert {"beta_neg", "gamma_r", "vae_epochs"} < own_keys(SoftIntroObjective)
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        *[("SoftIntro", key) for key in sorted(own_keys(AttriVAEObjective))],
+        *[("AttriVAE", key) for key in sorted(own_keys(SoftIntroObjective))],
+    ],
+)
+def test_keys_of_another_objective_are_refused(name, key):
+    with pytest.raises(ValueError, match=f"unknown key objective.{key}.*; expected one of gamma"):
+        parse_pipeline(MINIMAL | {"objective": {"name": name, key: 1}})
+
+
+BELOW = MINIMAL | {
+    "network": {"name": "BetaVAE", "arguments": {"init": "he", "latent_size": 7}},
+    "objective": {"name": "AttriVAE", "beta": 3, "gamma": 5},
+    "optimiser": {"lr": 0.5},
+}
+
+
+def laid_over(written, below, above):
+    written("below.yaml", below)
+    return load_pipeline(written("above.yaml", {"base": "below.yaml"} | above))
+
+
+def test_another_objective_starts_anew_and_nothing_else_does(written):
+    pipeline = laid_over(written, BELOW, {"objective": {"name": "SoftIntro", "beta_rec": 0.5}})
+    assert pipeline.objective == SoftIntroObjective(beta_rec=0.5)  # gamma 5 is gone, too
+    assert pipeline.network.arguments == BELOW["network"]["arguments"]
+    assert pipeline.optimiser.lr == 0.5
+
+
+def test_another_network_starts_anew_and_nothing_else_does(written):
+    above = {"network": {"name": "SoftIntroVAE", "arguments": {"filters": [2, 4]}}}
+    pipeline = laid_over(written, BELOW, above)
+    assert pipeline.network.name == "SoftIntroVAE"
+    assert pipeline.network.arguments == {"filters": [2, 4]}
+    assert pipeline.objective == AttriVAEObjective(beta=3, gamma=5)
+
+
+@pytest.mark.parametrize("named", [{}, {"name": "AttriVAE"}])
+def test_the_same_objective_inherits_whether_it_is_named_again_or_not(written, named):
+    pipeline = laid_over(written, BELOW, {"objective": named | {"gamma": 9}})
+    assert pipeline.objective == AttriVAEObjective(beta=3, gamma=9)
+
+
+@pytest.mark.parametrize("named", [{}, {"name": "BetaVAE"}])
+def test_the_same_network_inherits_whether_it_is_named_again_or_not(written, named):
+    above = {"network": named | {"arguments": {"latent_size": 9}}}
+    pipeline = laid_over(written, BELOW, above)
+    assert pipeline.network.arguments == {"init": "he", "latent_size": 9}
+
+
+def test_to_name_what_is_the_default_anyway_is_to_name_the_same(written):
+    below = MINIMAL | {
+        "network": {"arguments": {"latent_size": 7}},
+        "objective": {"beta": 3},
+    }
+    above = {
+        "network": {"name": "BetaVAE", "arguments": {"init": "he"}},
+        "objective": {"name": "AttriVAE", "gamma": 9},
+    }
+    pipeline = laid_over(written, below, above)
+    assert pipeline.objective == AttriVAEObjective(beta=3, gamma=9)
+    assert pipeline.network.arguments == {"init": "he", "latent_size": 7}
+
+
+def test_an_override_may_change_the_objective_and_a_later_one_its_keys():
+    overrides = ["objective.name=SoftIntro", "objective.beta_neg=3"]
+    assert load_pipeline("attri_vae", overrides).objective == SoftIntroObjective(beta_neg=3)
+    pipeline = load_pipeline("attri_sivae_acdc", ["objective.name=AttriVAE"])
+    assert pipeline.objective == AttriVAEObjective()
+
+
+def test_of_a_mapping_that_starts_anew_two_files_up_the_nearest_counts(written):
+    written("one.yaml", BELOW)
+    written("two.yaml", {"base": "one.yaml", "objective": {"name": "SoftIntro", "gamma": 2}})
+    three = written("three.yaml", {"base": "two.yaml", "objective": {"beta_neg": 4}})
+    assert load_pipeline(three).objective == SoftIntroObjective(gamma=2, beta_neg=4)
+
+
+@pytest.mark.parametrize("key", [f.name for f in fields(Speed)])
+@pytest.mark.parametrize("value", [True, False])
+def test_every_key_of_speed_is_a_switch(key, value):
+    pipeline = load_pipeline("attri_sivae_acdc", [f"speed.{key}={str(value).lower()}"])
+    assert getattr(pipeline.speed, key) is value
+    assert pipeline.to_dict()["speed"][key] is value
+    others = {f.name for f in fields(Speed)} - {key}
+    assert all(getattr(pipeline.speed, name) == getattr(Speed(), name) for name in others)
+
+
+def test_nothing_is_compiled_unless_asked_for():
+    assert Speed() == Speed(channels_last=True, fused=True, shared_passes=True, compile=False)
+
+
+def test_milestones_are_whole_numbers_and_survive_yaml():
+    pipeline = load_pipeline("soft_intro_vae_acdc", ["optimiser.milestones=[1, 350]"])
+    assert pipeline.optimiser.milestones == (1, 350)
+    text = yaml.safe_dump(pipeline.to_dict())
+    assert parse_pipeline(yaml.safe_load(text)) == pipeline
+    assert load_pipeline("soft_intro_vae_acdc").optimiser.milestones == ()

@@ -15,6 +15,7 @@ from cardiac_attrivae.handlers import (
     Checkpoints,
     History,
     ImageFidelity,
+    KLBalance,
     LossTerms,
     Pictures,
     RegularisationMetrics,
@@ -177,6 +178,69 @@ def test_a_term_that_is_not_finite_stops_with_its_name(bad):
         run(engine)
 
 
+def healthy(kl_real=1.0, kl_generated=2.0, **terms):
+    """An iteration with signs of health beside its terms."""
+    (output,) = losses((4, terms or {"kl": 1.0}))
+    signs = {"kl_real": kl_real, "kl_generated": kl_generated}
+    return output | {Keys.HEALTH: {name: torch.tensor(value) for name, value in signs.items()}}
+
+
+def test_signs_of_health_are_averaged_but_no_part_of_the_loss():
+    batches = [healthy(10.0, 30.0, kl=1.0), healthy(20.0, 30.0, kl=2.0)]
+    state = run(attached(engine_of(batches), LossTerms()))
+    expected = {"kl": 1.5, "kl_real": 15.0, "kl_generated": 30.0, "loss": 1.5}
+    assert state.metrics == pytest.approx(expected)
+
+
+def test_a_sign_of_health_that_is_not_finite_stops_with_its_name():
+    engine = attached(engine_of([healthy(kl_generated=float("inf"))]), LossTerms())
+    with pytest.raises(FloatingPointError, match="the kl_generated term is inf in epoch 1"):
+        run(engine)
+
+
+def balanced(gaps, **options):
+    """Runs an epoch for each gap between the KL of generated and of real images."""
+    outputs = [healthy()]
+    engine = attached(engine_of(outputs), LossTerms(), KLBalance(**options))
+
+    @engine.on(Events.EPOCH_STARTED)
+    def change(engine):
+        outputs[0] |= healthy(50.0, 50.0 + gaps[engine.state.epoch - 1])
+
+    run(engine, epochs=len(gaps))
+
+
+def test_a_lost_balance_is_told_once_after_five_epochs_in_a_row():
+    with pytest.warns(UserWarning, match=r"^epoch 7: for 5 epochs .* \(48\.5\).*\(50\.0\)") as told:
+        balanced([0.0, 0.0] + [-1.5] * 20)
+    assert len(told) == 1
+    assert "raise objective.beta_neg" in str(told[0].message)
+
+
+@pytest.mark.parametrize(
+    "gaps",
+    [
+        [-1.5] * 4,
+        ([-1.5] * 4 + [0.0]) * 3,
+        [-1.0] * 9,  # at the margin, not below it
+        [3.0] * 9,
+    ],
+)
+def test_balance_is_not_lost_before_five_epochs_in_a_row_below_the_margin(gaps):
+    balanced(gaps)  # a warning would be an error
+
+
+def test_margin_and_number_of_epochs_of_the_balance_can_be_set():
+    balanced([-1.5] * 9, margin=2.0)
+    with pytest.warns(UserWarning, match="^epoch 2: for 2 epochs"):
+        balanced([-2.5] * 3, margin=2.0, epochs=2)
+
+
+def test_balance_says_nothing_where_nothing_is_generated():
+    engine = attached(engine_of(losses((4, {"kl": 1.0}))), LossTerms(), KLBalance(epochs=1))
+    assert run(engine, epochs=3).metrics["kl"] == 1.0
+
+
 class Writer:
     def __init__(self):
         self.written = []
@@ -276,6 +340,26 @@ def test_checkpoints_keep_the_weights_of_the_smallest_value(tmp_path):
     assert (best["weight"] == 2).all()
     assert (last["network"]["weight"] == 3).all()
     assert (last["epoch"], last["best"], last["best_epoch"]) == (3, 1.0, 2)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_leave_the_checkpoints_as_they_were(tmp_path, bad):
+    network, engine = nn.Sequential(nn.Linear(2, 1), nn.BatchNorm1d(1)), engine_of([None])
+
+    @engine.on(Events.EPOCH_COMPLETED(once=3))
+    def spoil(engine):
+        engine.before = {f.name: f.read_bytes() for f in tmp_path.iterdir()}
+        with torch.no_grad():
+            network[0].weight[0, 1] = bad
+
+    checkpoints_of(tmp_path, network, lambda: 1 / engine.state.epoch).attach(engine)
+    with pytest.raises(FloatingPointError, match=r"weight 0\.weight is not finite after epoch 3"):
+        run(engine, epochs=5)
+    assert engine.before.keys() == {"last.pt", "best.pt"}
+    assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == engine.before
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert state["epoch"] == state["best_epoch"] == 2
+    assert all(value.isfinite().all() for value in state["network"].values())
 
 
 def test_without_a_value_there_is_no_best(tmp_path):

@@ -13,6 +13,7 @@ from torch.distributions import kl_divergence as torch_kl
 from cardiac_attrivae.losses import (
     TARGETS,
     AttriVAELoss,
+    SoftIntroLoss,
     attribute_distance,
     capacity_gap,
     kl_divergence,
@@ -377,3 +378,160 @@ def test_a_wrong_argument_is_refused(arguments, message):
 def test_missing_attributes_are_refused():
     with pytest.raises(ValueError, match="no attributes came with the images"):
         AttriVAELoss(2.0, 10.0)(random_output(), normal(6, 1, 12, 12))
+
+
+# -- Soft-Intro VAE ------------------------------------------------------------------------------
+
+
+def by_numpy(output, image):
+    """Squared errors and KL of each sample, in loops and arrays of numpy."""
+    parts = (output.reconstruction, image, output.mu, output.logvar)
+    reconstruction, image, mu, logvar = (part.numpy() for part in parts)
+    errors = [np.sum((r - x) ** 2) for r, x in zip(reconstruction, image, strict=True)]
+    kl = [0.5 * np.sum(np.exp(v) + m**2 - 1 - v) for m, v in zip(mu, logvar, strict=True)]
+    return np.array(errors), np.array(kl)
+
+
+class Darkness(torch.nn.Module):
+    """Stands for a perceptual network: one number per sample, of another kind than the error."""
+
+    def forward(self, reconstruction, image):
+        return (reconstruction.flatten(1).mean(dim=1) - image.flatten(1).mean(dim=1)).abs()
+
+
+def case(n=5, d=6, size=12):
+    output = random_output(n, d, size)
+    return output, normal(n, 1, size, size, seed=9).sigmoid(), normal(n, 3, seed=10)
+
+
+SOFT = {"beta_rec": 0.8, "beta_kl": 1.5, "beta_neg": 64.0}
+
+
+@pytest.mark.parametrize("w_mse", [1.0, 0.5, 0.0])
+@pytest.mark.parametrize("scale", [None, 0.01])
+def test_soft_intro_terms_equal_those_of_numpy(scale, w_mse):
+    output, image, attributes = case()
+    loss = SoftIntroLoss(**SOFT, w_mse=w_mse, gamma=0.1, delta=2.0, scale=scale)
+    errors, kl = by_numpy(output, image)
+    s = scale or 1 / 144
+    terms = loss(output, image, attributes)
+    assert set(terms) == {"reconstruction", "kl", "attribute"}
+    close(terms["reconstruction"], s * 0.8 * w_mse * errors.mean())
+    close(terms["kl"], s * 1.5 * kl.mean())
+    close(terms["attribute"], 0.1 * attribute_distance(output.z, attributes, 2.0).sum())
+    elbo = np.exp(-2 * s * (0.8 * w_mse * errors + 64 * kl))
+    assert elbo.max() > 1e-9  # else 0 would do
+    close(loss.exp_elbo(output, image), elbo.mean() / 4)
+
+
+@pytest.mark.parametrize("gamma_r", [0.0, 1e-8, 0.3])
+def test_the_decoders_terms_equal_those_of_numpy(gamma_r):
+    output, image, _ = case()
+    loss = SoftIntroLoss(**SOFT, gamma_r=gamma_r, w_mse=0.5)
+    errors, kl = (values.mean() / 144 for values in by_numpy(output, image))
+    close(loss.decoder_kl(output.mu, output.logvar, image), 0.5 * 1.5 * kl)
+    close(loss.decoder_error(output.reconstruction, image), 0.8 * 0.5 * errors)
+    generated = loss.decoder_error(output.reconstruction, image, generated=True)
+    torch.testing.assert_close(
+        generated, torch.tensor(0.5 * gamma_r * 0.8 * 0.5 * errors), rtol=1e-12, atol=0
+    )
+
+
+def test_the_perceptual_loss_counts_as_the_scalar_of_the_batch():
+    """As published: in the exponential too, each sample gets the mean of all."""
+    output, image, _ = case()
+    loss = SoftIntroLoss(**SOFT, w_mse=0.5, w_perceptual=100, perceptual=Darkness())
+    errors, kl = by_numpy(output, image)
+    distances = Darkness()(output.reconstruction, image).numpy()
+    assert distances.std() > 0.01
+    errors = 0.5 * errors + 100 * distances.mean()
+    close(loss.error(output.reconstruction, image), errors)
+    close(loss(output, image)["reconstruction"], 0.8 * errors.mean() / 144)
+    elbo = np.exp(-2 / 144 * (0.8 * errors + 64 * kl))
+    close(loss.exp_elbo(output, image), elbo.mean() / 4)
+    close(loss.decoder_error(output.reconstruction, image), 0.8 * errors.mean() / 144)
+
+
+def test_without_a_weight_the_perceptual_network_is_not_asked():
+    def never(*images):
+        raise AssertionError("asked")
+
+    network = torch.nn.Identity()
+    network.forward = never
+    output, image, _ = case()
+    loss = SoftIntroLoss(**SOFT, w_perceptual=0, perceptual=network)
+    expected = SoftIntroLoss(**SOFT)(output, image)
+    close(loss(output, image)["reconstruction"], expected["reconstruction"])
+
+
+def test_the_attribute_term_is_scaled_only_if_asked_to():
+    output, image, attributes = case()
+    terms = {
+        scaled: SoftIntroLoss(gamma=0.1, attribute_scaled=scaled)(output, image, attributes)
+        for scaled in (False, True)
+    }
+    plain = AttriVAELoss(beta=1, gamma=0.1)(output, image, attributes)
+    close(terms[False]["attribute"], plain["attribute"])
+    close(terms[True]["attribute"], plain["attribute"] / 144)
+    close(terms[True]["kl"], terms[False]["kl"])
+
+
+def test_the_scale_is_one_over_the_number_of_values_whatever_a_sample_is():
+    loss = SoftIntroLoss()
+    assert loss.scale_of(torch.zeros(7, 1, 128, 128)) == 1 / 16384
+    assert loss.scale_of(torch.zeros(7, 2, 16, 16)) == 1 / 512
+    assert loss.scale_of(torch.zeros(7, 2)) == 1 / 2
+    assert SoftIntroLoss(scale=0.25).scale_of(torch.zeros(7, 2)) == 0.25
+
+
+def test_points_in_the_plane_will_do_for_images():
+    mu, logvar, points, target = (normal(5, 2, seed=seed) for seed in range(4))
+    output, loss = VAEOutput(points, mu, logvar, mu), SoftIntroLoss(beta_neg=1.0, gamma=2.0)
+    errors, kl = by_numpy(output, target)
+    terms = loss(output, target, target[:, :1])
+    close(terms["reconstruction"], errors.mean() / 2)
+    close(terms["kl"], kl.mean() / 2)
+    close(terms["attribute"], 2 * attribute_distance(mu, target[:, :1], 10.0).sum())
+    close(loss.exp_elbo(output, target), np.exp(-errors - kl).mean() / 4)
+    close(loss.decoder_error(points, target), errors.mean() / 2)
+
+
+def test_the_exponential_of_the_elbo_lies_between_0_and_a_quarter_and_falls_with_kl():
+    output, image, _ = case()
+    same = output._replace(reconstruction=image)
+    at_prior = same._replace(mu=torch.zeros_like(same.mu), logvar=torch.zeros_like(same.mu))
+    close(SoftIntroLoss().exp_elbo(at_prior, image), 0.25)  # nothing lost: ELBO 0
+    values = [SoftIntroLoss(beta_neg=b).exp_elbo(same, image).item() for b in (0, 1, 64, 1e9)]
+    assert values == sorted(values, reverse=True)
+    assert values[0] == 0.25
+    assert values[-1] == 0
+
+
+def test_soft_intro_terms_are_float32_of_half_precision_and_float64_of_float64():
+    for dtype, expected in ((torch.bfloat16, torch.float32), (torch.float64, torch.float64)):
+        output = VAEOutput(*(part.to(dtype) for part in random_output()))
+        image, loss = output.reconstruction.flip(0), SoftIntroLoss(gamma=0.1)
+        terms = loss(output, image, output.mu[:, :2])
+        terms["exp_elbo"] = loss.exp_elbo(output, image)
+        assert {term.dtype for term in terms.values()} == {expected}
+
+
+WEIGHTS = ("beta_rec", "beta_kl", "beta_neg", "gamma_r", "w_mse", "w_perceptual", "gamma")
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+@pytest.mark.parametrize("value", [-1.0, float("nan")])
+def test_no_weight_of_soft_intro_may_be_negative(name, value):
+    with pytest.raises(ValueError, match=f"{name} is {value}; expected a weight of at least 0"):
+        SoftIntroLoss(**{name: value})
+
+
+def test_soft_intro_checks_its_attribute_term_like_attri_vae():
+    output, image, _ = case()
+    with pytest.raises(ValueError, match="delta is 0; expected a positive number"):
+        SoftIntroLoss(delta=0)
+    with pytest.raises(ValueError, match="unknown attribute target 'rank'"):
+        SoftIntroLoss(attribute_target="rank")
+    with pytest.raises(ValueError, match="gamma is 1.0, but no attributes came"):
+        SoftIntroLoss(gamma=1.0)(output, image)
+    assert "attribute" not in SoftIntroLoss()(output, image)

@@ -1,11 +1,20 @@
 """Networks: the published sizes, nothing hidden between image, code and image."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
-from cardiac_attrivae.networks import NETWORKS, BetaVAE, build_network
+from cardiac_attrivae.networks import (
+    NETWORKS,
+    BetaVAE,
+    SoftIntroVAE,
+    build_network,
+    recalibrate,
+)
 from cardiac_attrivae.schema import VAEOutput
+from cardiac_attrivae.workflow import split_parameters
 
 
 @pytest.fixture(autouse=True)
@@ -215,3 +224,272 @@ def test_he_starts_with_a_small_posterior():
     bound = (6 / (256 + 64)) ** 0.5  # Xavier-uniform
     assert 0.99 * bound < posterior.weight.abs().max() <= bound
     assert not posterior.bias.any()
+
+
+# -- Soft-Intro VAE ------------------------------------------------------------------------------
+
+
+def without_memory(**arguments):
+    """A network that has shapes and no values."""
+    with torch.device("meta"):
+        return SoftIntroVAE(**arguments)
+
+
+def tiny(size=16, filters=(4, 8), **arguments):
+    return SoftIntroVAE(latent_size=5, image_size=size, filters=filters, **arguments)
+
+
+def count(parameters):
+    return sum(p.numel() for p in parameters)
+
+
+def batch_norms(network):
+    return {n: m for n, m in network.named_modules() if isinstance(m, nn.BatchNorm2d)}
+
+
+def copied_state(network):
+    return copy.deepcopy(network.state_dict())
+
+
+def same_state(one, other):
+    assert one.keys() == other.keys()
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("latent_size", "shortcut", "expected"),
+    [
+        (256, "changed", 32_576_769),
+        (128, "changed", 29_430_785),
+        (64, "changed", 27_857_793),
+        (32, "changed", 27_071_297),
+        (256, "published", 33_101_057),
+        (128, "published", 29_955_073),
+        (64, "published", 28_382_081),
+        (32, "published", 27_595_585),
+    ],
+)
+def test_soft_intro_vae_has_the_published_number_of_parameters(latent_size, shortcut, expected):
+    network = without_memory(latent_size=latent_size, shortcut=shortcut)
+    assert count(network.parameters()) == expected
+
+
+@pytest.mark.parametrize(
+    ("shortcut", "encoder", "decoder"),
+    [("changed", 18_458_304, 14_118_465), ("published", 18_720_448, 14_380_609)],
+)
+def test_encoder_and_decoder_of_soft_intro_vae_have_the_published_shares(
+    shortcut, encoder, decoder
+):
+    network = without_memory(shortcut=shortcut)
+    assert count(network.encoder.parameters()) == encoder
+    assert count(network.decoder.parameters()) == decoder
+
+
+def test_the_published_shortcut_widens_one_block_of_512_filters_on_either_side():
+    kinds = ("changed", "published")
+    changed, published = (set(without_memory(shortcut=kind).state_dict()) for kind in kinds)
+    extra = {f"{part}.main.res_in_8.conv_expand.weight" for part in ("encoder", "decoder")}
+    assert published - changed == extra
+    assert changed < published
+    fewer = {"filters": (64, 128, 256, 256), "image_size": 64}  # one object per number to 256
+    one, other = (without_memory(shortcut=kind, **fewer) for kind in kinds)
+    assert count(one.parameters()) == count(other.parameters())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_encoder_and_decoder_share_no_parameter_and_leave_none_out(name):
+    with torch.device("meta"):
+        network = build_network(name)
+    names = {id(p): n for n, p in network.named_parameters()}
+    encoder, decoder = ([names[id(p)] for p in part] for part in split_parameters(network))
+    assert sorted(encoder + decoder) == sorted(names.values())
+    assert decoder == [n for n in names.values() if n.startswith("decoder.")]
+
+
+@pytest.mark.parametrize("shortcut", ["changed", "published"])
+@pytest.mark.parametrize(
+    ("size", "filters"),
+    [(8, [4]), (8, [2, 3, 4]), (16, (4, 8)), (32, (4,)), (32, (3, 3, 2)), (64, [2] * 6)],
+)
+def test_soft_intro_vae_is_built_of_any_filters_that_the_image_can_be_halved_for(
+    size, filters, shortcut
+):
+    network, image = tiny(size, filters, shortcut=shortcut), images(3, size=size)
+    output = network(image, torch.randn(3, 5))
+    assert output.reconstruction.shape == image.shape
+    assert output.mu.shape == (3, 5)
+    inner = []
+    network.encoder.flatten.register_forward_hook(lambda m, i, out: inner.append(i[0].shape))
+    network(image)
+    assert inner == [(3, filters[-1], size // 2 ** len(filters), size // 2 ** len(filters))]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"image_size": 4, "filters": [4]}, "image_size is 4; .* of at least 8: 8, 16, 32"),
+        ({"image_size": 96}, "image_size is 96; expected a power of two of at least 32"),
+        ({"image_size": 16}, "image_size is 16; expected a power of two of at least 32"),
+        ({"filters": []}, r"filters is \(\); expected one or more whole numbers from 1 up"),
+        ({"filters": [4, 0]}, r"filters is \(4, 0\); expected one or more whole numbers"),
+        ({"filters": [4.5]}, r"filters is \(4.5,\); expected one or more whole numbers"),
+        ({"bn": "eval"}, "unknown bn 'eval'; expected one of train, frozen"),
+        ({"shortcut": "is"}, "unknown shortcut 'is'; expected one of changed, published"),
+        ({"output": "tanh"}, "unknown output 'tanh'; expected one of sigmoid, linear"),
+        ({"latent_size": 0}, "latent_size is 0; expected at least 1"),
+        ({"channels": 0}, "channels is 0; expected at least 1"),
+        ({"init": "he"}, "it takes latent_size, image_size, channels, filters, output, bn"),
+    ],
+)
+def test_errors_of_soft_intro_vae_name_what_is_accepted(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        build_network("SoftIntroVAE", **arguments)
+
+
+def test_soft_intro_vae_has_sigmoid_or_linear_output_of_the_same_weights():
+    linear, sigmoid = tiny(output="linear").eval(), tiny().eval()
+    sigmoid.load_state_dict(linear.state_dict())
+    z = 30 * torch.randn(4, 5)
+    torch.testing.assert_close(sigmoid.decode(z), linear.decode(z).sigmoid())
+    assert linear.decode(z).min() < 0
+
+
+def test_soft_intro_vae_keeps_float64_and_gives_float32_under_autocast():
+    network = tiny()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = network(images(3, size=16), torch.randn(3, 5))
+    assert {part.dtype for part in output} == {torch.float32}
+    output = network.double()(images(3, size=16).double(), torch.randn(3, 5).double())
+    assert {part.dtype for part in output} == {torch.float64}
+
+
+@pytest.mark.parametrize("bn", ["train", "frozen"])
+def test_one_slice_looks_at_the_others_only_where_batch_norm_is_trained(bn):
+    network, image = tiny(bn=bn).double(), images(4, size=16).double()
+    gap = (network(image).mu[:2] - network(image[:2]).mu).abs().max()
+    assert (gap > 1e-3) == (bn == "train")
+    network.eval()
+    assert (network(image).mu[:2] - network(image[:2]).mu).abs().max() < 1e-12
+
+
+def test_frozen_batch_norm_never_leaves_eval_and_never_changes():
+    network = tiny(bn="frozen")
+    norms, before = batch_norms(network), copied_state(network)
+    assert norms
+    for training in (True, False, True):
+        network.train(training)
+        assert network.training == network.encoder.main.training == training
+        assert not any(norm.training for norm in norms.values())
+        network(images(3, size=16), torch.randn(3, 5))
+    assert not any(norm.training for norm in batch_norms(tiny(bn="frozen")).values())
+    assert same_state(before, network.state_dict())
+    assert all(norm.weight.requires_grad for norm in norms.values())  # the scaling itself learns
+
+
+def test_frozen_statistics_are_those_that_one_pass_of_a_black_image_leaves():
+    """Which the published constructor does, to learn the size of its features."""
+    passed, network = tiny(), tiny(bn="frozen")
+    passed.encode(torch.zeros(1, 1, 16, 16))
+    found, expected = batch_norms(network), batch_norms(passed)
+    for name, norm in expected.items():
+        torch.testing.assert_close(found[name].running_mean, norm.running_mean)
+        torch.testing.assert_close(found[name].running_var, norm.running_var)
+        encoder = name.startswith("encoder.")
+        assert found[name].running_var.unique().tolist() == pytest.approx([0.9 if encoder else 1.0])
+
+
+def test_the_frozen_network_has_the_weights_of_the_other():
+    names = tiny().state_dict().keys()
+    assert tiny(bn="frozen").state_dict().keys() == names
+    torch.manual_seed(1)
+    one = tiny()
+    torch.manual_seed(1)
+    other = tiny(bn="frozen")
+    assert all(map(torch.equal, one.parameters(), other.parameters()))
+
+
+def moments(network, batches):
+    """Mean and unbiased variance of what each batch norm is given, averaged over the batches."""
+    seen = {name: [] for name in batch_norms(network)}
+
+    def listen(name):
+        def keep(layer, inputs):
+            x = inputs[0].detach().transpose(0, 1).flatten(1)
+            seen[name].append(torch.stack([x.mean(dim=1), x.var(dim=1)]))
+
+        return keep
+
+    handles = [m.register_forward_pre_hook(listen(n)) for n, m in batch_norms(network).items()]
+    was_training = network.training
+    network.train()
+    for batch in batches:
+        network(batch)
+    network.train(was_training)
+    for handle in handles:
+        handle.remove()
+    return {name: torch.stack(parts).mean(dim=0) for name, parts in seen.items()}
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_recalibration_leaves_the_moments_of_the_batches_and_the_mode(training):
+    network = tiny().double().train(training)
+    weights = [p.clone() for p in network.parameters()]
+    batches = [images(n, size=16).double() for n in (4, 4, 2)]
+    expected = moments(copy.deepcopy(network), batches)
+    recalibrate(network, iter(batches))
+    for name, norm in batch_norms(network).items():
+        mean, variance = expected[name]
+        torch.testing.assert_close(norm.running_mean, mean, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(norm.running_var, variance, rtol=1e-12, atol=1e-12)
+        assert norm.momentum == 0.1
+    assert {m.training for m in network.modules()} == {training}
+    assert all(map(torch.equal, weights, network.parameters()))
+    assert all(p.grad is None for p in network.parameters())
+
+
+def test_recalibrated_on_one_batch_eval_is_train_but_for_the_unbiased_variance():
+    network, image = tiny().double(), images(4, size=16).double()
+    recalibrate(network, [image])
+    sizes = {}
+    for name, norm in batch_norms(network).items():
+        norm.register_forward_pre_hook(
+            lambda m, inputs, name=name: sizes.update({name: inputs[0][:, 0].numel()})
+        )
+    trained = network(image)
+    recalibrate(network, [image])
+    for name, norm in batch_norms(network).items():
+        norm.running_var *= (sizes[name] - 1) / sizes[name]
+    for a, b in zip(trained, network.eval()(image), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_recalibration_undoes_what_generated_images_did_to_the_statistics():
+    network, batches = tiny(), [images(4, size=16) for _ in range(3)]
+    recalibrate(network, batches)
+    clean = copied_state(network)
+    for _ in range(20):
+        with torch.no_grad():
+            network(network.decode(torch.randn(4, 5)))
+    polluted = copied_state(network)
+    name = "encoder.main.1.running_mean"
+    assert (polluted[name] - clean[name]).abs().max() > 0.01
+    recalibrate(network, batches)
+    assert same_state(clean, network.state_dict())
+
+
+def never():
+    raise AssertionError("a batch was asked for")
+    yield
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("norm", ["none", "frozen"])
+def test_recalibration_passes_over_what_has_no_batch_norm_or_frozen_one(norm, training):
+    network = tiny(bn="frozen") if norm == "frozen" else BetaVAE(latent_size=4, image_size=16)
+    network.train(training)
+    before = copied_state(network)
+    recalibrate(network, never())
+    assert same_state(before, network.state_dict())
+    assert network.training == training
+    assert not any(norm.training for norm in batch_norms(network).values())

@@ -15,8 +15,13 @@ from torch import nn
 
 import cardiac_attrivae
 from cardiac_attrivae import parallel
-from cardiac_attrivae.losses import attribute_distance
+from cardiac_attrivae.engines import SoftIntroTrainer, VAETrainer
+from cardiac_attrivae.losses import AttriVAELoss, SoftIntroLoss, attribute_distance
+from cardiac_attrivae.networks import SoftIntroVAE
 from cardiac_attrivae.parallel import GlobalBatchNorm2d, gather_rows, processes, split, synchronise
+from cardiac_attrivae.perceptual import perceptual_loss
+from cardiac_attrivae.schema import Keys
+from cardiac_attrivae.workflow import split_parameters
 
 ROWS = 7  # shares of 4 and 3
 TIMEOUT = 60
@@ -63,6 +68,46 @@ def step(dtype):
     gradients = {name: p.grad for name, p in network.named_parameters()}
     parallel.average_gradients(list(gradients.values()))
     return {"loss": loss.detach(), "buffers": dict(network.named_buffers())} | gradients
+
+
+def train(dtype, objective):
+    """One step of a trainer on a batch that every process is given whole."""
+    torch.manual_seed(0)
+    network = synchronise(SoftIntroVAE(5, 16, 1, (3, 4)).to(dtype))
+    encoder, decoder = split_parameters(network)
+    common = {
+        "device": "cpu", "max_epochs": 1, "train_data_loader": [None], "epoch_length": 1,
+        "network": network, "generator": torch.Generator().manual_seed(0),
+    }  # fmt: skip
+    if isinstance(objective, SoftIntroLoss):
+        optimisers = {
+            "optimizer": torch.optim.SGD(encoder, 1e-2),
+            "decoder_optimizer": torch.optim.SGD(decoder, 1e-2),
+        }
+        trainer = SoftIntroTrainer(loss_function=objective, **optimisers, **common)
+    else:
+        optimiser = torch.optim.SGD(network.parameters(), 1e-5)
+        trainer = VAETrainer(loss_function=objective, optimizer=optimiser, **common)
+    trainer.state.epoch = 1
+    batch = {
+        Keys.IMAGE: normal(ROWS, 1, 16, 16, seed=1, dtype=dtype).sigmoid(),
+        Keys.ATTRIBUTES: normal(ROWS, 3, seed=2, dtype=dtype),
+        Keys.ROW: torch.arange(ROWS),
+    }
+    output = trainer._iteration(trainer, batch)
+    return {
+        "terms": output[Keys.TERMS],
+        "gradients": [p.grad for p in network.parameters()],
+        "weights": network.state_dict(),
+    }
+
+
+OBJECTIVES = {
+    "soft_intro": SoftIntroLoss(
+        0.8, 1, 64, w_mse=0.5, w_perceptual=10, perceptual=perceptual_loss("ssim"), gamma=0.1
+    ),
+    "attri_vae": AttriVAELoss(beta=2.0, gamma=10.0),
+}
 
 
 def norm_pass(options, own, dtype=torch.float64, offset=0.0):
@@ -132,6 +177,11 @@ def work(folder):
         found = {
             "device": device,
             "step": {dtype: step(dtype) for dtype in (torch.float64, torch.float32)},
+            "train": {
+                (name, dtype): train(dtype, objective)
+                for name, objective in OBJECTIVES.items()
+                for dtype in (torch.float64, torch.float32)
+            },
             "norms": {name: norm_cases(first, rank) for name, first in SPLITS.items()},
             "facts": facts(),
         }
@@ -185,6 +235,16 @@ def test_loss_gradients_and_statistics_are_those_of_one_process(together, dtype)
     assert len(alone) == 12  # ten parameters
     for found in together[0]:
         close(found["step"][dtype], alone, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_training_step_is_that_of_one_process(together, name, dtype):
+    """Attribute pairs, batch norm and perceptual loss of the batch, noise: 4 rows here, 3 there."""
+    alone = train(dtype, OBJECTIVES[name])
+    assert ("exp_elbo_generated" in alone["terms"]) == (name == "soft_intro")
+    for found in together[0]:
+        close(found["train"][name, dtype], alone, TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

@@ -5,10 +5,12 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from cardiac_attrivae.config import load_pipeline, parse_pipeline, shipped_pipelines
 from cardiac_attrivae.inference import encode, load_run
+from cardiac_attrivae.networks import build_network
 from cardiac_attrivae.slices import SliceDataset
 from cardiac_attrivae.workflow import TrainingWorkflow
 
@@ -18,6 +20,26 @@ SHORT = (
     "schedule.evaluate_every=1",
     "data.batch_size=4",
 )
+SMALL = {
+    "SoftIntroVAE": (
+        "network.arguments.filters=[2, 4, 4, 8, 8]",
+        "objective.perceptual=none",
+        "objective.w_perceptual=0",
+    ),
+    "BetaVAE": (),
+}
+INTROSPECTIVE = [
+    "exp_elbo_reconstructed", "exp_elbo_generated", "decoder_reconstruction",
+    "decoder_kl_reconstructed", "decoder_kl_generated",
+]  # fmt: skip
+HEALTH = ["kl_real", "kl_generated"]
+LAYERS = {
+    "BetaVAE": ("encoder.0.weight", "posterior.weight", "decoder.0.weight"),
+    "SoftIntroVAE": (
+        "encoder.main.0.weight", "encoder.fc.weight", "decoder.fc.0.weight",
+        "decoder.main.predict.weight",
+    ),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +51,8 @@ def store(acdc_store_all):
 def workflow(request, store, tmp_path_factory):
     """A run of a shipped pipeline, two steps long."""
     folder = tmp_path_factory.mktemp("runs") / request.param
-    pipeline = load_pipeline(request.param, SHORT)
+    small = SMALL[load_pipeline(request.param).network.name]
+    pipeline = load_pipeline(request.param, (*SHORT, *small))
     data = store.split("train"), store.split("val")
     workflow = TrainingWorkflow(pipeline, *data, folder, device="cpu")
     workflow.initialize()
@@ -53,10 +76,15 @@ def test_a_run_holds_all_its_files(workflow):
 def test_history_and_summary_tell_what_was_done(workflow):
     history = pd.read_csv(workflow.output / "history.csv")
     assert history["epoch"].tolist() == [1, 2]
-    terms = ["reconstruction", "kl", *["attribute"] * (workflow.pipeline.objective.gamma > 0)]
+    objective = workflow.pipeline.objective
+    terms = ["reconstruction", "kl", *["attribute"] * (objective.gamma > 0)]
+    introspective = objective.name == "SoftIntro"
+    terms += INTROSPECTIVE * introspective
     trained = {name for name in history if name.startswith("train_")}
-    assert trained == {f"train_{term}" for term in (*terms, "loss")}
+    assert trained == {f"train_{term}" for term in (*terms, "loss", *HEALTH * introspective)}
     assert np.isfinite(history[sorted(trained)]).all(axis=None)
+    total = history[[f"train_{term}" for term in terms]].sum(axis=1)
+    np.testing.assert_allclose(history["train_loss"], total, rtol=1e-5)
     assert {"val_loss", "val_SSIM", "val_SSIM_in_mask", "val_PSNR", "val_MSE"} <= {*history}
     summary = json.loads((workflow.output / "summary.json").read_text())
     assert summary["method"] == workflow.pipeline.method
@@ -73,16 +101,12 @@ def test_the_configuration_that_is_left_is_whole_and_runs_again(workflow):
 
 
 def test_two_steps_change_the_weights_of_encoder_and_decoder(workflow):
-    from torch import equal, manual_seed
-
-    from cardiac_attrivae.networks import build_network
-
-    manual_seed(workflow.seed)
+    torch.manual_seed(workflow.seed)
     pipeline = workflow.pipeline
     start = build_network(pipeline.network.name, **pipeline.network.arguments).state_dict()
     end = workflow.network.state_dict()
-    for name in ("encoder.0.weight", "posterior.weight", "decoder.0.weight"):
-        assert not equal(start[name], end[name]), name
+    for name in LAYERS[pipeline.network.name]:
+        assert not torch.equal(start[name], end[name]), name
 
 
 def test_the_saved_model_encodes_slices_of_the_store(workflow, store):
@@ -92,3 +116,45 @@ def test_the_saved_model_encodes_slices_of_the_store(workflow, store):
     assert np.isfinite(mu).all()
     assert np.isfinite(logvar).all()
     assert run.about["recipe"] == store.info["recipe"]
+
+
+# beta_neg, weight of the perceptual loss (the paper's delta), gamma
+TABLE_2 = {
+    "soft_intro_vae_acdc": (1024, 50, 0),
+    "attri_sivae_acdc": (1024, 100, 0.1),
+    "soft_intro_vae_mnms": (512, 100, 0),
+    "attri_sivae_mnms": (512, 100, 0.1),
+}
+
+
+def test_every_introspective_pipeline_is_in_the_table_below():
+    pipelines = {name: load_pipeline(name) for name in shipped_pipelines()}
+    assert TABLE_2.keys() == {n for n, p in pipelines.items() if p.objective.name == "SoftIntro"}
+
+
+@pytest.mark.parametrize(("name", "numbers"), TABLE_2.items())
+def test_introspective_pipelines_have_the_numbers_of_the_paper(name, numbers):
+    """Di Folco et al. (2023), Table 2 and appendix A; gamma of the authors' code."""
+    pipeline = load_pipeline(name)
+    objective, schedule = pipeline.objective, pipeline.schedule
+    assert (objective.beta_neg, objective.w_perceptual, objective.gamma) == numbers
+    assert (objective.beta_rec, objective.beta_kl, objective.gamma_r) == (0.8, 1, 1e-8)
+    assert (objective.perceptual, objective.w_mse, objective.vae_epochs) == ("vgg19", 1, 0)
+    assert (pipeline.optimiser.lr, pipeline.optimiser.schedule) == (2e-4, "constant")
+    assert (schedule.epochs, schedule.patience) == (750, 300)
+    assert (pipeline.data.batch_size, pipeline.data.slices) == (16, "basal")
+    assert pipeline.attributes == ("LVEDV", "MEDV", "RVEDV")
+    assert pipeline.network.arguments["latent_size"] == 256
+    assert pipeline.network.arguments["bn"] == "train"
+    if objective.gamma:
+        assert (objective.delta, objective.attribute_target) == (10, "sign")
+        assert (objective.attribute_codes, objective.attribute_scaled) == ("sampled", False)
+
+
+@pytest.mark.parametrize("name", TABLE_2)
+def test_introspective_pipelines_build_the_network_of_the_paper(name):
+    network = load_pipeline(name).network
+    with torch.device("meta"):  # shapes without memory
+        built = build_network(network.name, **network.arguments)
+    assert sum(p.numel() for p in built.parameters()) == 32_576_769
+    assert built.image_size == 128

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,9 @@ from cardiac_attrivae.inference import (
     make_evaluator,
     traverse,
 )
+from cardiac_attrivae.losses import SoftIntroLoss
 from cardiac_attrivae.networks import BetaVAE
+from cardiac_attrivae.perceptual import perceptual_loss
 from cardiac_attrivae.schema import DataError, Keys
 from cardiac_attrivae.slices import SliceDataset
 from cardiac_attrivae.workflow import TrainingWorkflow, average_of, rate
@@ -47,6 +50,23 @@ EVERYTHING = PLAIN | {
     "optimiser": {"lr": 1e-3, "warmup": 0.3, "schedule": "cosine", "average": 0.9},
     "schedule": {"epochs": 4, "steps_per_epoch": 3, "patience": 50, "keep": "last"},
     "precision": "bfloat16",
+}
+
+# Encoder and decoder against each other, after an epoch as a plain VAE.
+INTRO = PLAIN | {
+    "network": {
+        "name": "SoftIntroVAE",
+        "arguments": {"latent_size": 4, "image_size": 32, "filters": [4, 8]},
+    },
+    "objective": {"name": "SoftIntro", "gamma": 0.1, "beta_neg": 64, "vae_epochs": 1},
+    "optimiser": {"lr": 1e-3, "milestones": [2]},
+}
+INTRO_EVERYTHING = EVERYTHING | {key: INTRO[key] for key in ("network", "objective")}
+RUNS = {
+    "plain": PLAIN,
+    "everything": EVERYTHING,
+    "intro": INTRO,
+    "intro_everything": INTRO_EVERYTHING,
 }
 
 
@@ -99,6 +119,27 @@ def assert_same_run(one, other):
         assert (one / name).read_text() == (other / name).read_text()
 
 
+def assert_same(one, other):
+    """Equal to the last bit, however deep."""
+    assert type(one) is type(other)
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_same(one[key], other[key])
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other)
+        for a, b in zip(one, other, strict=True):
+            assert_same(a, b)
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    else:
+        assert one == other
+
+
+def assert_same_checkpoint(one, other):
+    assert_same(*(torch.load(folder / "last.pt", weights_only=True) for folder in (one, other)))
+
+
 class Interrupt:
     """Ctrl-C in the middle of an epoch."""
 
@@ -114,7 +155,7 @@ class Interrupt:
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("values", [PLAIN, EVERYTHING], ids=["plain", "everything"])
+@pytest.mark.parametrize("values", RUNS.values(), ids=RUNS)
 @pytest.mark.parametrize("every", [1, 2])
 def test_a_run_that_was_broken_off_and_resumed_is_the_uninterrupted_one_bit_for_bit(
     train, tmp_path, values, every
@@ -127,6 +168,22 @@ def test_a_run_that_was_broken_off_and_resumed_is_the_uninterrupted_one_bit_for_
     workflow = train(values, to="broken", resume=True)
     assert workflow.start_epoch == 2
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
+    assert_same_checkpoint(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_a_checkpoint_of_an_introspective_run_holds_both_optimisers_and_batch_norm(train):
+    workflow = train(INTRO)
+    state = torch.load(workflow.output / "last.pt", weights_only=True)
+    optimisers = {"optimiser", "scheduler", "decoder_optimiser", "decoder_scheduler"}
+    assert optimisers < state.keys()
+    network = workflow.network
+    sizes = [len(list(part.parameters())) for part in (network.encoder, network.decoder)]
+    assert [len(state[n]["state"]) for n in ("optimiser", "decoder_optimiser")] == sizes
+    assert state["scheduler"]["last_epoch"] == state["decoder_scheduler"]["last_epoch"] == 4
+    rates = [state[n]["param_groups"][0]["lr"] for n in ("optimiser", "decoder_optimiser")]
+    assert rates == pytest.approx([1e-4, 1e-4])  # after its milestone
+    running = state["network"]["decoder.main.res_in_8.bn1.running_mean"]
+    assert running.abs().max() > 0
 
 
 def test_resuming_a_finished_run_changes_nothing(train, tmp_path):
@@ -206,7 +263,76 @@ def test_a_run_that_was_killed_while_it_wrote_a_checkpoint_resumes_bit_for_bit(t
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
 
 
-@pytest.mark.parametrize("values", [PLAIN, EVERYTHING], ids=["plain", "everything"])
+KILLED_AT_RANDOM = """
+import sys
+from pathlib import Path
+sys.path[:0] = sys.argv[2:3]
+import test_workflow as t
+from ignite.engine import Events
+from cardiac_attrivae.config import parse_pipeline
+from cardiac_attrivae.workflow import TrainingWorkflow
+
+folder = Path(sys.argv[1])
+TrainingWorkflow._draw = lambda self, statistics: None
+
+class Tell:
+    def attach(self, engine):
+        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: print("step", flush=True))
+
+run = TrainingWorkflow(
+    parse_pipeline(t.LONG), *t.small_halves(folder), folder / "killed", device="cpu",
+    resume=True, handlers=(Tell(),),
+)
+run.initialize()
+print("from", run.start_epoch, flush=True)
+run.run()
+run.finalize()
+"""
+LONG = INTRO | {"data": {"batch_size": 4}, "schedule": {"epochs": 80, "keep": "last"}}
+
+
+def killed_after(steps, seconds, folder):
+    """Trains on in a process, and kills it some time after so many steps; its first epoch."""
+    here = Path(__file__).parent
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED_AT_RANDOM, str(folder), str(here)],
+        cwd=here.parent,
+        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        lines = (line for line in process.stdout if line.startswith(("from", "step")))
+        start = next(lines, "")
+        for _ in range(steps):
+            next(lines, "")
+        time.sleep(seconds)
+        process.kill()
+        _, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL, errors
+    return int(start.split()[1])
+
+
+@pytest.mark.slow
+def test_an_introspective_run_that_was_killed_ten_times_ends_bit_for_bit_as_one_never_was(tmp_path):
+    random = np.random.default_rng()  # other moments each time
+    begun = [killed_after(random.integers(7), random.uniform(0, 0.1), tmp_path) for _ in range(10)]
+    assert begun == sorted(begun)
+    assert begun[0] == 0 < begun[-1] < 80
+    data = small_halves(tmp_path)
+    for name, resume, earliest in (("killed", True, begun[-1]), ("whole", False, 0)):
+        run = TrainingWorkflow(
+            parse_pipeline(LONG), *data, tmp_path / name, device="cpu", resume=resume
+        )
+        run.initialize()
+        assert earliest <= run.start_epoch < 80
+        run.run()
+        run.finalize()
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+    assert_same_checkpoint(tmp_path / "killed", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("values", RUNS.values(), ids=RUNS)
 def test_the_seed_decides_the_weights(train, tmp_path, values):
     for to, seed in (("one", 3), ("again", 3), ("other", 4)):
         torch.rand(seed)  # the state of the global generator is no part of it
@@ -216,7 +342,7 @@ def test_the_seed_decides_the_weights(train, tmp_path, values):
     assert not any(torch.equal(one[n], other[n]) for n in one if n.endswith("weight"))
 
 
-@pytest.mark.parametrize("values", [PLAIN, EVERYTHING], ids=["plain", "everything"])
+@pytest.mark.parametrize("values", RUNS.values(), ids=RUNS)
 def test_a_loaded_run_answers_as_the_trained_network_did(train, halves, values):
     workflow = train(values, seed=7)
     run = load_run(workflow.output)
@@ -378,6 +504,81 @@ def test_training_that_diverges_stops_with_the_name_of_a_term_and_an_intact_chec
     state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
     assert state["epoch"] == 2
     assert all(value.isfinite().all() for value in state["network"].values())
+
+
+@pytest.mark.parametrize("layer", ["encoder.fc", "decoder.main.predict"])
+def test_an_introspective_run_that_diverges_stops_with_the_name_of_a_term(train, tmp_path, layer):
+    class Poison:
+        def attach(self, engine):
+            engine.add_event_handler(Events.EPOCH_STARTED(once=3), self)
+
+        def __call__(self, engine):
+            torch.nn.init.constant_(engine.network.get_submodule(layer).bias, float("nan"))
+
+    with pytest.raises(FloatingPointError, match="the reconstruction term is nan in epoch 3"):
+        train(INTRO, handlers=(Poison(),))
+    state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    assert state["epoch"] == 2
+    assert all(value.isfinite().all() for value in state["network"].values())
+    train(INTRO, to="whole")
+    train(INTRO, resume=True)  # from epoch 2, without the poison
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("term", ["exp_elbo_generated", "decoder_kl_reconstructed"])
+def test_a_term_that_introspection_alone_has_is_named_as_well(train, tmp_path, monkeypatch, term):
+    name = term.rpartition("_")[0]
+    real, count = getattr(SoftIntroLoss, name), iter(range(1000))
+
+    def broken(self, *arguments):
+        # each is called for reconstructed, then for generated images, once an epoch after the first
+        bad = next(count) == (3 if term.endswith("generated") else 2)
+        return real(self, *arguments) * (float("nan") if bad else 1)
+
+    monkeypatch.setattr(SoftIntroLoss, name, broken)
+    with pytest.raises(FloatingPointError, match=rf"the {term} term is nan in epoch 3"):
+        train(INTRO)
+    state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    assert state["epoch"] == 2
+    assert all(value.isfinite().all() for value in state["network"].values())
+
+
+def test_the_perceptual_network_is_on_record_in_the_model_and_no_part_of_it(train):
+    few = {"epochs": 1, "steps_per_epoch": 1}
+    values = INTRO | {"data": {"batch_size": 2}, "schedule": few}
+    strong = {"perceptual": "random_vgg19", "w_perceptual": 1e4, "vae_epochs": 0}
+    values = changed(values, "objective", **strong)
+    seen = load_run(train(values).output)
+    expected = perceptual_loss("random_vgg19")
+    assert seen.about["perceptual"] == {"name": "random_vgg19", "sha256": expected.digest}
+    assert len(expected.digest) == 64
+    assert not [name for name in weights(seen.folder) if "features" in name]
+    blind = load_run(train(changed(values, "objective", perceptual="none"), to="blind").output)
+    assert "perceptual" not in blind.about
+    assert not torch.equal(*(run.network.decoder.main.predict.weight for run in (seen, blind)))
+
+
+def first_mean(network, images):
+    """Mean of what the first batch norm is given."""
+    with torch.no_grad():
+        return network.encoder.main[0](images).mean(dim=(0, 2, 3))
+
+
+@pytest.mark.parametrize("val", [True, False])
+def test_statistics_of_batch_norm_that_are_saved_are_those_of_the_training_slices(train, val):
+    workflow = train(INTRO, val=val)
+    expected = first_mean(workflow.model, workflow.basal_images)
+    saved = weights(workflow.output)["encoder.main.1.running_mean"]
+    torch.testing.assert_close(saved, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_without_recalibration_they_are_those_of_all_that_was_passed(train):
+    workflow = train(INTRO | {"bn_recalibrate": False})
+    saved = weights(workflow.output)
+    expected = first_mean(workflow.model, workflow.basal_images)
+    assert (saved["encoder.main.1.running_mean"] - expected).abs().max() > 1e-3
+    # no pass is left out, for nobody makes up for it: one in the epoch as a VAE, then eight each
+    assert saved["decoder.main.res_in_8.bn1.num_batches_tracked"] == 1 + 3 * 8
 
 
 @pytest.mark.parametrize("folder", ["nowhere", "unfinished", "foreign"])
