@@ -283,7 +283,7 @@ class VAEEvaluator(SupervisedEvaluator):
 def draw_noise(network: nn.Module, image: Tensor, generator: Generator, draws: int = 1) -> Tensor:
     """Standard normal draws for the codes of a batch, (draws, N, D)."""
     shape = (draws, len(image), network.latent_size)
-    return torch.randn(shape, generator=generator, device=image.device)
+    return torch.randn(shape, generator=generator, device=image.device, dtype=image.dtype)
 
 
 def descend(terms: Terms, *optimizers: Optimizer, keep_graph: bool = False) -> None:

@@ -97,7 +97,7 @@ def train(dtype, objective):
     output = trainer._iteration(trainer, batch)
     return {
         "terms": output[Keys.TERMS],
-        "gradients": [p.grad for p in network.parameters()],
+        "gradient": torch.cat([p.grad.flatten() for p in network.parameters()]),
         "weights": network.state_dict(),
     }
 
@@ -243,8 +243,11 @@ def test_a_training_step_is_that_of_one_process(together, name, dtype):
     """Attribute pairs, batch norm and perceptual loss of the batch, noise: 4 rows here, 3 there."""
     alone = train(dtype, OBJECTIVES[name])
     assert ("exp_elbo_generated" in alone["terms"]) == (name == "soft_intro")
-    for found in together[0]:
-        close(found["train"][name, dtype], alone, TOLERANCE[dtype])
+    for found in (one["train"][name, dtype] for one in together[0]):
+        for key in ("terms", "weights"):
+            close(found[key], alone[key], TOLERANCE[dtype])
+        gap = (found["gradient"] - alone["gradient"]).norm() / alone["gradient"].norm()
+        assert gap < TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
