@@ -12,7 +12,9 @@ from ignite.engine import Events
 from torch import nn
 from torch._dynamo.backends.registry import lookup_backend
 from torch.nn.functional import avg_pool2d
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from cardiac_attrivae.augmentation import AttributeTargets, Augmentation, Augmenter
 from cardiac_attrivae.engines import (
     NEGLIGIBLE,
     NetworkTrainer,
@@ -22,11 +24,13 @@ from cardiac_attrivae.engines import (
     frozen,
     parameters_of,
 )
+from cardiac_attrivae.handlers import LossTerms
 from cardiac_attrivae.losses import AttriVAELoss, SoftIntroLoss, kl_divergence, squared_error
 from cardiac_attrivae.networks import BetaVAE, SoftIntroVAE, reparameterise
+from cardiac_attrivae.perceptual import perceptual_loss
 from cardiac_attrivae.schema import Keys, VAEOutput
 from cardiac_attrivae.slices import DeviceLoader
-from cardiac_attrivae.workflow import compile_passes
+from cardiac_attrivae.workflow import average_of, compile_passes
 
 NAMES = ("LVEDA", "RVEDA")
 REFERENCE = Path(__file__).parent / "reference"
@@ -703,3 +707,61 @@ def test_the_parameters_of_an_optimiser_are_those_of_all_its_groups():
     optimiser = torch.optim.Adam([{"params": one.parameters()}, {"params": two.parameters()}])
     expected = [*one.parameters(), *two.parameters()]
     assert [id(p) for p in parameters_of(optimiser)] == [id(p) for p in expected]
+
+
+class Waits(TorchDispatchMode):
+    """Notes every operation that makes the host wait for the device, on a CPU too."""
+
+    NAMES = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "equal")
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        moved = name == "_to_copy" and "device" in (kwargs or {})
+        chosen = name == "index" and any(t is not None and t.dtype == torch.bool for t in args[1])
+        if name in self.NAMES or moved or chosen:
+            self.seen.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_list_of_waits_sees_what_waits():
+    with Waits() as waits:
+        value = torch.ones(3).sum()
+        float(value)
+        value.to("meta")
+        torch.ones(3)[torch.tensor([True, False, True])]
+    assert waits.seen == ["_local_scalar_dense", "_to_copy", "index"]
+
+
+@pytest.mark.parametrize("which", ["attri_vae", "attri_sivae"])
+def test_within_an_epoch_the_host_never_waits_for_the_device(
+    which, trainer_of, intro_of, drawn_slices
+):
+    """Drawing a batch, augmenting, a step and adding up its terms."""
+    targets = AttributeTargets(drawn_slices, NAMES)
+    augment = Augmenter(drawn_slices, targets, Augmentation(rotation=5, wall=0.1, noise=0.1))
+    trainer = (trainer_of if which == "attri_vae" else intro_of)(augment=augment)
+    trainer.loss_function.perceptual = perceptual_loss("ssim")
+    trainer.loss_function.w_perceptual = 1.0
+    for name in ("optimizer", "decoder_optimizer")[: 1 + (which == "attri_sivae")]:
+        parameters = parameters_of(getattr(trainer, name))
+        setattr(trainer, name, torch.optim.AdamW(parameters, fused=True))
+    terms = LossTerms()
+    terms.reset(trainer)
+    trainer.state.epoch = 1
+    batches = iter(trainer.data_loader)
+    with Waits() as waits:
+        for _ in range(2):
+            trainer.state.output = trainer._iteration(trainer, next(batches))
+            terms.update(trainer)
+    assert waits.seen == []
+
+
+def test_the_counter_of_the_running_average_lies_on_the_host():
+    """Each step looks whether it is 0."""
+    averaged = average_of(torch.nn.Linear(2, 2, device="meta"), 0.9)
+    assert averaged.n_averaged.device.type == "cpu"
+    assert averaged.module.weight.device.type == "meta"
