@@ -387,7 +387,7 @@ def test_none_is_no_loss():
 
 
 def test_an_unknown_network_is_refused():
-    accepted = "vgg19, efficientnet_lite0, random_vgg19, none, monai:<type>"
+    accepted = "vgg19, efficientnet_lite0, random_vgg19, ssim, none, monai:<type>"
     assert accepted == ", ".join((*PERCEPTUAL, "monai:<type>"))
     with pytest.raises(ValueError, match=f"unknown perceptual network 'vgg16'.* of {accepted}"):
         perceptual_loss("vgg16")
@@ -485,6 +485,30 @@ def test_gradient_ratio_needs_an_error(vgg):
         gradient_ratio(vgg, images(), images())
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_structural_distance_is_monais_ssim_loss_for_each_channel(channels):
+    from monai.losses import SSIMLoss
+
+    x = torch.rand(3, channels, 20, 24, generator=torch.Generator().manual_seed(0))
+    y = (x + 0.2 * torch.sin(40 * x)).clamp(0, 1).requires_grad_()
+    theirs = SSIMLoss(2, kernel_type="uniform", win_size=7, reduction="none")
+    expected = sum(theirs(y[:, c : c + 1], x[:, c : c + 1]).reshape(3) for c in range(channels))
+    found = perceptual_loss("ssim")(y, x)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    (ours,), (gradient,) = (torch.autograd.grad(v.sum(), y) for v in (found, expected))
+    torch.testing.assert_close(ours, gradient, rtol=1e-3, atol=1e-6)
+
+
+def test_structural_distance_is_one_less_the_score_that_is_reported():
+    from cardiac_attrivae.fidelity import ssim
+
+    x, y = torch.rand(2, 3, 1, 32, 32, dtype=torch.float64)
+    population = 49 / 48  # the score divides by n - 1
+    found = 1 - perceptual_loss("ssim")(y, x).numpy()
+    assert found == pytest.approx(ssim(x.numpy(), y.numpy()), abs=0.01 * (population - 1) * 48)
+    assert perceptual_loss("ssim")(x, x).abs().max() < 1e-12
+
+
 def test_every_name_of_the_table_is_tested_here():
-    assert set(PERCEPTUAL) == {"vgg19", "efficientnet_lite0", "random_vgg19", "none"}
+    assert set(PERCEPTUAL) == {"vgg19", "efficientnet_lite0", "random_vgg19", "ssim", "none"}
     assert perceptual.VGG19_TAPS == (1, 6, 11, 20)
