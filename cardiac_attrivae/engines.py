@@ -170,11 +170,13 @@ class SoftIntroTrainer(NetworkTrainer):
         if self.state.epoch <= self.vae_epochs:
             return self.vae_step(image, attributes, noise)
         output, prior, terms, health = self.encoder_step(image, attributes, noise)
+        error = terms["reconstruction"]
         if not self.shared_passes:
             with self.autocast():
                 prior = self.network.decode(noise[0])
                 output = output._replace(reconstruction=self.network.decode(output.z.detach()))
-        return output, terms | self.decoder_step(image, output, prior, noise), health
+            error = self.loss_function.decoder_error(output.reconstruction, image)
+        return output, terms | self.decoder_step(image, output, prior, error, noise), health
 
     def vae_step(
         self, image: Tensor, attributes: Tensor, noise: Tensor
@@ -215,15 +217,25 @@ class SoftIntroTrainer(NetworkTrainer):
         }
         return output, prior, terms, health
 
-    def decoder_step(self, image: Tensor, output: VAEOutput, prior: Tensor, noise: Tensor) -> Terms:
-        """Good reconstructions, and a low KL, by the new encoder, of what is generated."""
+    def decoder_step(
+        self, image: Tensor, output: VAEOutput, prior: Tensor, error: Tensor, noise: Tensor
+    ) -> Terms:
+        """Good reconstructions, and a low KL, by the new encoder, of what is generated.
+
+        Args:
+            image: (n, C, H, W).
+            output: For the images, its reconstruction with the graph that leads to the decoder.
+            prior: Decoded prior draws, with theirs.
+            error: Weighted reconstruction error, with the same graph.
+            noise: (draws, n, D).
+        """
         loss, encode = self.loss_function, self.network.encode
         encoder = parameters_of(self.optimizer)
         reconstruction = output.reconstruction
         with self.autocast(), frozen(encoder):
             posterior, prior_posterior = encode(reconstruction), encode(prior)
         terms = {
-            "decoder_reconstruction": loss.decoder_error(reconstruction, image),
+            "decoder_reconstruction": error,
             "decoder_kl_reconstructed": loss.decoder_kl(*posterior, image),
             "decoder_kl_generated": loss.decoder_kl(*prior_posterior, image),
         }

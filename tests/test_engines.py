@@ -417,15 +417,17 @@ def test_either_step_changes_its_own_part_alone(shared):
     encoder, decoder = parts_of(network)
 
     before = state_of(network)
-    output, prior, _, _ = trainer.encoder_step(image, attributes, noise)
+    output, prior, terms, _ = trainer.encoder_step(image, attributes, noise)
+    error = terms["reconstruction"]
     assert changed_parameters(network, before) == encoder
     assert all(p.grad is None for p in network.decoder.parameters())
     if not shared:
         prior = network.decode(noise[0])
         output = output._replace(reconstruction=network.decode(output.z.detach()))
+        error = loss.decoder_error(output.reconstruction, image)
 
     before, kept = state_of(network), [p.grad.clone() for p in network.encoder.parameters()]
-    trainer.decoder_step(image, output, prior, noise)
+    trainer.decoder_step(image, output, prior, error, noise)
     assert changed_parameters(network, before) == decoder
     assert all(map(torch.equal, kept, (p.grad for p in network.encoder.parameters())))
     assert all(p.requires_grad for p in network.parameters())
