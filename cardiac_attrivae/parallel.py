@@ -84,6 +84,15 @@ def barrier() -> None:
         dist.barrier()
 
 
+def from_first(value: float, device: torch.device) -> float:
+    """The first process's value, in every process: what all must decide alike is decided once."""
+    if world_size() == 1:
+        return value
+    shared = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.broadcast(shared, 0)
+    return shared.item()
+
+
 def split(n: int, rank: int, world: int) -> slice:
     """Part ``rank`` of n rows in ``world`` contiguous parts, the first n % world one row longer."""
     size, longer = divmod(n, world)
@@ -125,15 +134,15 @@ def gather_rows(values: Tensor, n: int) -> Tensor:
         (n, ...) in the order of the ranks, with gradients, the same in every process.
 
     Raises:
-        ValueError: If the number of rows is neither, or n is 1 and it could be both.
+        ValueError: If the number of rows is neither.
     """
     own = share(n)
-    if world_size() == 1 or (len(values) == n > 1):
+    if world_size() == 1 or len(values) == n:  # one row of one is whole: no batch is that small
         return values
-    if n == 1 or len(values) != own.stop - own.start:
+    if len(values) != own.stop - own.start:
         raise ValueError(
             f"{len(values)} rows of n = {n} in process {rank()} of {world_size()}; "
-            f"expected {own.stop - own.start} or all, and n of at least 2"
+            f"expected {own.stop - own.start} or all"
         )
     around = (0, 0) * (values.ndim - 1) + (own.start, n - own.stop)
     return _AllReduce.apply(pad(values, around))

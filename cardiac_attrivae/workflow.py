@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from ignite.handlers import EarlyStopping
 from monai.bundle import PythonicWorkflow
 from monai.handlers import ValidationHandler
@@ -45,7 +45,7 @@ from .inference import (
 )
 from .losses import AttriVAELoss, SoftIntroLoss
 from .networks import build_network, recalibrate
-from .parallel import barrier, is_first, share, synchronise, world_size
+from .parallel import barrier, from_first, is_first, share, synchronise, world_size
 from .perceptual import perceptual_loss
 from .preprocess import versions
 from .schema import DataError
@@ -358,7 +358,11 @@ class TrainingWorkflow(PythonicWorkflow):
             ValidationHandler(schedule.epochs, self._evaluator, True).attach(self._trainer)
         if not schedule.patience:
             return None
-        stopping = EarlyStopping(max(1, schedule.patience // interval), self._score, self._trainer)
+
+        def score(engine: Engine) -> float:
+            return from_first(self._score(engine), self._device)
+
+        stopping = EarlyStopping(max(1, schedule.patience // interval), score, self._trainer)
         self._evaluator.add_event_handler(Events.COMPLETED, stopping)
         return stopping
 

@@ -1,5 +1,6 @@
 """The commands as a user types them: what they print, what they write, how they fail."""
 
+import json
 import os
 import subprocess
 import sys
@@ -131,3 +132,29 @@ def test_the_demo_runs_and_its_attributes_beat_the_model_without_them(tmp_path):
     assert with_term["Interpretability"] > max(0.9, without["Interpretability"] + 0.05)
     assert with_term["SAP"] > without["SAP"] + 0.05
     assert with_term["SSIM_in_mask"] > 0.3  # a black image has 0
+
+
+@pytest.mark.slow
+def test_two_processes_under_torchrun_train_as_one(acdc_store_all, tmp_path):
+    words = [
+        "-m", "cardiac_attrivae", "train", "--pipeline", "attri_sivae_fast", "--data",
+        acdc_store_all, "--device", "cpu", "--set", "network.arguments.filters=[2,4,4,4,4]",
+        "--set", "schedule.epochs=2", "--set", "schedule.steps_per_epoch=1", "--set",
+        "objective.vae_epochs=1", "--set", "data.batch_size=5", "--set", "precision=float32",
+        "--set", "optimiser.lr=1e-6",  # Adam makes large steps of rounding errors
+    ]  # fmt: skip
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    histories, texts = [], []
+    for name, before in (("one", []), ("two", launch)):
+        done = subprocess.run(
+            [sys.executable, *before, *map(str, words), "--output", tmp_path / name],
+            env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        texts.append(done.stdout)
+        histories.append(pd.read_csv(tmp_path / name / "history.csv").filter(regex="^train_"))
+    assert [text.count("Trained.") for text in texts] == [1, 1]
+    one, two = histories
+    assert {"train_attribute", "train_exp_elbo_generated"} <= {*one}
+    pd.testing.assert_frame_equal(one, two, rtol=1e-4)
+    assert json.loads((tmp_path / "two" / "summary.json").read_text())["processes"] == 2

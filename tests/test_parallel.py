@@ -156,12 +156,13 @@ def facts():
     synchronise(network)
     parallel.barrier()
     return {
+        "agreed": parallel.from_first(float(10 + rank), torch.device("cpu")),
         "place": (rank, parallel.world_size(), parallel.is_first()),
         "gathered": gather_rows(rows[parallel.share(ROWS)], ROWS),
         "one_dimension_and_half": gather_rows(rows.bfloat16()[parallel.share(ROWS)], ROWS),
         "whole": gather_rows(rows, ROWS) is rows,
         "wrong": refusal(gather_rows, rows[:2], ROWS),
-        "single": refusal(gather_rows, rows[:1], 1),
+        "single": gather_rows(rows[:1], 1),
         "uneven": (mean.detach(), uneven.grad),
         "synchronised": type(network[0]) is GlobalBatchNorm2d and not network[0].training,
         "kept": keys == list(network.state_dict())
@@ -280,11 +281,12 @@ def test_what_each_process_sees(together):
         facts = found["facts"]
         assert found["device"] == torch.device("cpu")
         assert facts["place"] == (rank, 2, rank == 0)
+        assert facts["agreed"] == 10
         assert torch.equal(facts["gathered"], torch.arange(ROWS))
         assert torch.equal(facts["one_dimension_and_half"], torch.arange(ROWS).bfloat16())
         assert facts["whole"]
         assert facts["wrong"].startswith(f"2 rows of n = {ROWS} in process {rank} of 2; expected")
-        assert "n of at least 2" in facts["single"]
+        assert torch.equal(facts["single"], torch.zeros(1))
         mean, gradient = facts["uneven"]
         assert torch.equal(mean, torch.full((2,), 5.0))
         close(gradient, torch.full((3 * rank, 2), 2 / 3), 1e-6)  # the sum of two losses
@@ -312,6 +314,7 @@ def test_alone_everything_returns_what_it_was_given(monkeypatch):
         assert device == torch.device("cuda:1")
         assert (parallel.rank(), parallel.world_size(), parallel.is_first()) == (0, 1, True)
     assert parallel.share(5) == slice(0, 5)
+    assert parallel.from_first(0.1, torch.device("cpu")) == 0.1
     assert gather_rows(values, 5) is values
     assert torch.equal(parallel.batch_mean(values), values.mean(dim=0))
     parallel.average_gradients([gradient])
