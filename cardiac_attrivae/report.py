@@ -13,7 +13,8 @@ NOTES = """\
 Codes are posterior means of one slice per patient, the most basal one. Interpretability, SCC, SAP
 and MIG take the best latent dimension for each attribute; those on fixed dimensions take the one
 that the model was trained to use. Modularity of pure noise is .77 to .80. SSIM counts the empty
-background; SSIM_in_mask does not. Sharpness 1 is as sharp as the slice. With several seeds: mean +- standard deviation over seeds.
+background; SSIM_in_mask does not. Sharpness 1 is as sharp as the slice, below is blur. With several
+seeds: mean +- standard deviation over seeds.
 """
 
 

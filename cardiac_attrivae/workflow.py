@@ -120,7 +120,11 @@ class TrainingWorkflow(PythonicWorkflow):
             compile_passes(self.network)
         self.generator = torch.Generator(device).manual_seed(self.seed + 1)
         self.targets = AttributeTargets(self._train, pipeline.attributes, pipeline.data.residual)
+        if not is_first():
+            barrier()  # the first one may have to download the weights of a perceptual network
         objective = make_loss(pipeline.objective).to(device)
+        if is_first():
+            barrier()
         self.perceptual = getattr(objective, "perceptual", None)
         if is_first():  # what can be wrong with the configuration would have shown by now
             self._claim_folder()
@@ -456,7 +460,16 @@ def compile_passes(network: nn.Module, **options: Any) -> None:
 
 
 def split_parameters(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """The encoder's and the decoder's: what ``network.decoder`` holds is the decoder's."""
+    """The encoder's and the decoder's: what ``network.decoder`` holds is the decoder's.
+
+    Raises:
+        ValueError: If it has no ``decoder``.
+    """
+    if not isinstance(getattr(network, "decoder", None), nn.Module):
+        raise ValueError(
+            f"network {type(network).__name__} has no module called decoder; Soft-Intro training "
+            "must know which parameters are the decoder's"
+        )
     decoder = list(network.decoder.parameters())
     known = {id(parameter) for parameter in decoder}
     return [p for p in network.parameters() if id(p) not in known], decoder
