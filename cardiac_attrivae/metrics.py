@@ -11,7 +11,7 @@ D = 1, Modularity if K = 1, a fixed score without a trained dimension, a mean wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,10 +24,18 @@ from .schema import LatentTable
 
 LEAST = 5
 """Samples below which no score means anything."""
+FEW = 1000
+"""Samples up to which neighbours are found by brute force over all columns at once."""
+RARE = 0.01
+"""Share of samples that may be left to a full comparison: cheaper than to go on for all."""
 
 
 def mutual_information(
-    codes: ArrayLike, attributes: ArrayLike, neighbours: int = 3, seed: int = 0
+    codes: ArrayLike,
+    attributes: ArrayLike,
+    neighbours: int = 3,
+    seed: int = 0,
+    floor: float = 0.0,
 ) -> np.ndarray:
     r"""Mutual information of every dimension with every attribute, from nearest neighbours.
 
@@ -43,9 +51,10 @@ def mutual_information(
         attributes: Attribute values, (N, K).
         neighbours: k, at least 1 and below N.
         seed: Of the jitter (1e-10 of the scale) that breaks ties. Without ties it changes nothing.
+        floor: Least value. Estimates of no information scatter about 0; ``-inf`` shows them.
 
     Returns:
-        Information in nats, (D, K), each at least 0.
+        Information in nats, (D, K), each at least ``floor``.
 
     Raises:
         ValueError: If the shapes do not fit, N < 5, a column is not finite, or k is out of range.
@@ -54,7 +63,7 @@ def mutual_information(
         | Estimating mutual information (Kraskov, Stoegbauer & Grassberger, 2004), first estimator
         | https://arxiv.org/abs/cond-mat/0305641
     """
-    codes, attributes = _checked(codes, attributes)
+    codes, attributes = checked(codes, attributes)
     (n, d), k = codes.shape, attributes.shape[1]
     if not 1 <= neighbours < n:
         raise ValueError(f"neighbours is {neighbours}; expected 1 to N - 1 = {n - 1}")
@@ -62,19 +71,24 @@ def mutual_information(
     # scikit-learn's order of draws: features, then target. Every attribute has the same draw, as
     # it would in a call of its own with this seed, so the order of attributes changes no number.
     draw = np.random.RandomState(seed).standard_normal
-    x, y = _jittered(codes, draw((n, d))).T, _jittered(attributes, draw((n, 1))).T
+    x, y = _jittered(codes, draw((n, d))), _jittered(attributes, draw((n, 1)))
     psi = digamma(np.arange(n + 1))
+    order = np.argsort(x, axis=0)  # once for all attributes
+    x = np.take_along_axis(x, order, 0)
     information = np.empty((d, k))
     for j in range(k):
-        radius = np.empty((d, n))
-        for i in range(d):  # a tree that is built fast: it answers N questions only
-            plane = np.column_stack((x[i], y[j]))
-            tree = KDTree(plane, balanced_tree=False, compact_nodes=False)
-            radius[i] = tree.query(plane, [neighbours + 1], p=np.inf)[0][:, 0]  # nearest: itself
-        radius = np.nextafter(radius, 0)  # strictly nearer
-        near = psi[_count_within(x, radius)] + psi[_count_within(y[[j]], radius)]
-        information[:, j] = psi[n] + psi[neighbours] - near.mean(axis=1)
-    return np.maximum(information, 0)
+        rank = np.argsort(y[:, j])
+        if n <= FEW:
+            radius, count = _radius(x, y[order, j], neighbours), _count_near
+        else:
+            radius, count = _radius_by_tree(x, y[order, j], neighbours), _count_by_bisection
+        by_row = np.empty((n, d))
+        np.put_along_axis(by_row, order, radius, 0)
+        near = np.empty((n, d))
+        np.put_along_axis(near, order, psi[count(x, radius)], 0)
+        near[rank] += psi[count(y[rank, j, None], by_row[rank])]
+        information[:, j] = psi[n] + psi[neighbours] - near.mean(axis=0)
+    return np.maximum(information, floor)
 
 
 def self_information(attributes: ArrayLike, seed: int = 0) -> np.ndarray:
@@ -93,7 +107,7 @@ def determination(
 
     The squared Pearson correlation; 0 for dimensions whose variance is at most ``least_variance``.
     """
-    codes, attributes = _checked(codes, attributes)
+    codes, attributes = checked(codes, attributes)
     alive = codes.var(axis=0, ddof=1) > least_variance
     return np.minimum(_correlation(codes, attributes) ** 2, 1.0) * alive[:, None]
 
@@ -105,7 +119,7 @@ def rank_correlation(
 
     p is two-sided, of Student's t with N - 2 degrees of freedom, uncorrected for the D K looks.
     """
-    codes, attributes = _checked(codes, attributes)
+    codes, attributes = checked(codes, attributes)
     rho = np.abs(_correlation(rankdata(codes, axis=0), rankdata(attributes, axis=0)))
     rho = np.minimum(rho, 1.0)
     freedom = len(codes) - 2
@@ -139,7 +153,7 @@ def interpretability(
         | Attribute-based regularization of latent spaces (Pati & Lerch, 2021)
         | https://arxiv.org/abs/2004.05485
     """
-    return _pick(fit, _top(information) if dimensions is None else dimensions)
+    return pick(fit, _top(information) if dimensions is None else dimensions)
 
 
 def scc(correlation: np.ndarray, dimensions: Sequence[int | None] | None = None) -> np.ndarray:
@@ -147,7 +161,20 @@ def scc(correlation: np.ndarray, dimensions: Sequence[int | None] | None = None)
 
     ``correlation`` is `rank_correlation`, (D, K); ``dimensions`` are those of `interpretability`.
     """
-    return _pick(correlation, _top(correlation) if dimensions is None else dimensions)
+    return pick(correlation, _top(correlation) if dimensions is None else dimensions)
+
+
+def pick(matrix: np.ndarray, dimensions: Sequence[int | None] | np.ndarray) -> np.ndarray:
+    """Entry of each attribute's dimension in a matrix (D, K), (K,); nan where that is None."""
+    d, k = matrix.shape
+    wrong = [dim for dim in dimensions if dim is not None and not 0 <= dim < d]
+    if len(dimensions) != k or wrong:
+        raise ValueError(
+            f"dimensions are {list(dimensions)}; expected one per attribute, {k} in all, "
+            f"each None or 0 to {d - 1}"
+        )
+    picked = [np.nan if dim is None else matrix[dim, j] for j, dim in enumerate(dimensions)]
+    return np.array(picked)
 
 
 def modularity(information: np.ndarray) -> float:
@@ -284,22 +311,32 @@ def score(table: LatentTable, seed: int = 0) -> list[ScoreRow]:
     Raises:
         ValueError: If N < 5, a column is not finite, or a trained dimension is outside 0 to D - 1.
     """
-    codes, attributes = _checked(table.codes, table.attributes, table.names)
+    codes, attributes = checked(table.codes, table.attributes, table.names)
     measured = Dependence.between(codes, attributes, table.dimensions, seed)
-    n, rows = len(codes), []
-    for metric, measure in METRICS.items():
+    return tabulate(measured, table.names, len(codes))
+
+
+def tabulate(
+    measured: Dependence,
+    names: Sequence[str],
+    n: int,
+    scores: Mapping[str, Callable[[Dependence], Score]] = METRICS,
+) -> list[ScoreRow]:
+    """Every entry of ``scores`` on what was measured on n rows, as `score` returns them."""
+    rows = []
+    for metric, measure in scores.items():
         values, found = measure(measured)
         if np.ndim(values):
             found = [None] * len(values) if found is None else found
             rows += [
                 ScoreRow(metric, name, float(value), n, None if dim is None else int(dim))
-                for name, value, dim in zip(table.names, values, found, strict=True)
+                for name, value, dim in zip(names, values, found, strict=True)
             ]
         rows.append(ScoreRow(metric, "mean", float(np.mean(values)), n, None))
     return rows
 
 
-def _checked(
+def checked(
     codes: ArrayLike, attributes: ArrayLike, names: Sequence[str] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Both as float64, (N, D) and (N, K), or an error that names what is wrong."""
@@ -332,25 +369,99 @@ def _jittered(values: np.ndarray, noise: np.ndarray) -> np.ndarray:
     return scaled + 1e-10 * np.maximum(1, np.abs(scaled).mean(axis=0)) * noise
 
 
-def _count_within(values: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    """How many of a row of values (P or 1, N) lie within each one's radius (P, N), itself too.
+def _radius(x: np.ndarray, y: np.ndarray, neighbours: int) -> np.ndarray:
+    """Chebyshev distance to each one's k-th neighbour in the plane of two columns, (N, D).
 
-    Bisects on the computed difference: `searchsorted` of value + radius rounds otherwise than the
-    distances did, and would count a k-th neighbour that is one rounding away.
+    x ascends, so partners are tried by growing difference of rank until x alone is too far for
+    nearly all; the few that are left, in the tails, are compared with everyone.
     """
-    rows, n = values.shape
-    ascending = np.sort(values, axis=1).ravel()
-    start = np.arange(rows)[:, None] * n
+    n = len(x)
+    nearest = np.full((neighbours, *x.shape), np.inf)  # ascending
+    room, spare = np.empty_like(x), np.empty_like(x)
+    for step in range(1, n):
+        distance, other = room[step:], spare[step:]
+        np.abs(np.subtract(y[step:], y[:-step], out=distance), out=distance)
+        np.subtract(x[step:], x[:-step], out=other)
+        np.maximum(distance, other, out=distance)
+        for side in (nearest[:, step:], nearest[:, :-step]):
+            for m in range(neighbours - 1, 0, -1):
+                np.maximum(side[m - 1], distance, out=other)
+                np.minimum(side[m], other, out=side[m])
+            np.minimum(side[0], distance, out=side[0])
+        if step % 8 == 0:
+            unfinished = _within_steps(x, nearest[-1], step)
+            if np.count_nonzero(unfinished) < RARE * x.size:
+                row, column = np.nonzero(unfinished)
+                across, along = (_differences(v, row, column) for v in (x, y))
+                distance = np.partition(np.maximum(across, along), neighbours, axis=1)
+                nearest[-1][row, column] = distance[:, neighbours]  # the first is itself
+                break
+    return nearest[-1]
+
+
+def _radius_by_tree(x: np.ndarray, y: np.ndarray, neighbours: int) -> np.ndarray:
+    """The same as `_radius`; faster for many samples."""
+    radius = np.empty_like(x)
+    for i in range(x.shape[1]):  # a tree that is built fast: it answers N questions only
+        plane = np.column_stack((x[:, i], y[:, i]))
+        tree = KDTree(plane, balanced_tree=False, compact_nodes=False)
+        radius[:, i] = tree.query(plane, [neighbours + 1], p=np.inf)[0][:, 0]  # nearest: itself
+    return radius
+
+
+def _count_near(values: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    """How many of ascending values (N, D or 1) lie nearer than the radius of each one (N, D).
+
+    Itself counts. A radius is compared with computed differences, as the distances were:
+    `searchsorted` of value + radius rounds otherwise, and would count the k-th neighbour itself.
+    """
+    n = len(values)
+    count = np.ones(radius.shape, np.uint8 if n < 256 else np.uint16)
+    for step in range(1, n):
+        gap = values[step:] - values[:-step]
+        count[:-step] += (gap < radius[:-step]).view(np.uint8)
+        count[step:] += (gap < radius[step:]).view(np.uint8)
+        if step % 8 == 0:
+            unfinished = _within_steps(values, radius, step)
+            if np.count_nonzero(unfinished) < RARE * radius.size:
+                row, column = np.nonzero(unfinished)
+                values = np.broadcast_to(values, radius.shape)
+                near = _differences(values, row, column) < radius[row, column, None]
+                count[row, column] = np.count_nonzero(near, axis=1)
+                break
+    return count
+
+
+def _within_steps(values: np.ndarray, radius: np.ndarray, step: int) -> np.ndarray:
+    """Whether ascending values more than ``step`` ranks away may still lie within the radius."""
+    reach = step + 1
+    gap = values[reach:] - values[:-reach]
+    within = np.zeros(radius.shape, bool)
+    within[:-reach] = gap < radius[:-reach]
+    within[reach:] |= gap < radius[reach:]
+    return within
+
+
+def _differences(values: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
+    """|Difference| of some entries (M,) of values (N, D) from all of their column, (M, N)."""
+    columns = np.ascontiguousarray(values.T)[column]
+    return np.abs(columns - values[row, column][:, None])
+
+
+def _count_by_bisection(values: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    """The same as `_count_near`; faster for many samples."""
+    values, n = np.broadcast_to(values, radius.shape), len(values)
+    columns = np.arange(radius.shape[1])
 
     def bisect(is_left: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         low, high = np.zeros(radius.shape, int), np.full(radius.shape, n)
         for _ in range(n.bit_length()):
             middle = (low + high) // 2
-            left = is_left(ascending[start + np.minimum(middle, n - 1)]) & (middle < high)
+            left = is_left(values[np.minimum(middle, n - 1), columns]) & (middle < high)
             low, high = np.where(left, middle + 1, low), np.where(left, high, middle)
         return low
 
-    return bisect(lambda v: v - values <= radius) - bisect(lambda v: values - v > radius)
+    return bisect(lambda v: v - values < radius) - bisect(lambda v: values - v >= radius)
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -373,16 +484,3 @@ def _gap(matrix: np.ndarray) -> np.ndarray:
         return np.full(matrix.shape[1], np.nan)
     ordered = np.sort(matrix, axis=0)
     return ordered[-1] - ordered[-2]
-
-
-def _pick(matrix: np.ndarray, dimensions: Sequence[int | None] | np.ndarray) -> np.ndarray:
-    """Entry of each attribute's dimension, (K,); nan where that is None."""
-    d, k = matrix.shape
-    wrong = [dim for dim in dimensions if dim is not None and not 0 <= dim < d]
-    if len(dimensions) != k or wrong:
-        raise ValueError(
-            f"dimensions are {list(dimensions)}; expected one per attribute, {k} in all, "
-            f"each None or 0 to {d - 1}"
-        )
-    picked = [np.nan if dim is None else matrix[dim, j] for j, dim in enumerate(dimensions)]
-    return np.array(picked)

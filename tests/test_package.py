@@ -23,7 +23,7 @@ LAYERS = (
     ("demo",),
     ("workflow", "evaluation", "preprocess", "check", "phantom"),
     ("inference",),
-    ("engines", "handlers", "report", "figures"),
+    ("engines", "handlers", "report", "figures", "statistics"),
     (
         "config", "networks", "losses", "perceptual", "augmentation", "transforms", "slices",
         "metrics", "fidelity", "attributes", "cases", "nifti",
