@@ -28,9 +28,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cardiac_attrivae.config import Pipeline, Speed, load_pipeline
 from cardiac_attrivae.engines import NetworkTrainer, SoftIntroTrainer, VAETrainer
-from cardiac_attrivae.losses import AttriVAELoss, SoftIntroLoss
+from cardiac_attrivae.inference import memory_format
 from cardiac_attrivae.networks import build_network
-from cardiac_attrivae.workflow import compile_passes, split_parameters
+from cardiac_attrivae.workflow import compile_passes, make_loss, split_parameters
 
 KINDS = {
     "convolution": "conv", "batch norm": "batch_norm", "optimiser": "adam", "matrix": "mm",
@@ -143,8 +143,7 @@ def reference_soft_intro(network: nn.Module, weights: dict) -> Callable[[Batch],
 
 def our_trainer(pipeline: Pipeline, network: nn.Module, device: torch.device) -> NetworkTrainer:
     """The trainer of a run, without its data."""
-    objective = {k: v for k, v in vars(pipeline.objective).items() if k != "name"}
-    order = torch.channels_last if pipeline.speed.channels_last else torch.contiguous_format
+    order, loss = memory_format(pipeline), make_loss(pipeline.objective)
     network.to(memory_format=order)
     if pipeline.speed.compile:
         compile_passes(network)
@@ -160,15 +159,12 @@ def our_trainer(pipeline: Pipeline, network: nn.Module, device: torch.device) ->
     }  # fmt: skip
     if pipeline.objective.name == "AttriVAE":
         optimiser = adam(list(network.parameters()))
-        loss = AttriVAELoss(**objective)
         trainer = VAETrainer(optimizer=optimiser, loss_function=loss, **common)
     else:
-        for key in ("vae_epochs", "perceptual", "perceptual_weights"):
-            del objective[key]
         encoder, decoder = split_parameters(network)
         trainer = SoftIntroTrainer(
             optimizer=adam(encoder), decoder_optimizer=adam(decoder),
-            loss_function=SoftIntroLoss(**objective),
+            loss_function=loss,
             shared_passes=pipeline.speed.shared_passes, **common,
         )  # fmt: skip
     trainer.state.epoch = 1

@@ -338,18 +338,9 @@ class SoftIntroLoss(AttributeLoss):
     def forward(
         self, output: VAEOutput, image: Tensor, attributes: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Weighted terms of a VAE: what the encoder minimises besides `exp_elbo`.
+        """Weighted terms of a VAE, named as those of `AttriVAELoss`.
 
-        Args:
-            output: What the network returned.
-            image: What it should have reconstructed, (N, C, H, W).
-            attributes: See `attribute_term`.
-
-        Returns:
-            Scalars ``reconstruction``, ``kl`` and, unless gamma is 0, ``attribute``.
-
-        Raises:
-            ValueError: If shapes do not fit, or the attributes are missing.
+        They are what the encoder minimises besides `exp_elbo`.
         """
         scale = self.scale_of(image)
         error = batch_mean(self.error(output.reconstruction, image))

@@ -267,7 +267,7 @@ class SoftIntroVAE(VAE):
             main[f"down_to_{size // 2}"] = nn.AvgPool2d(2)
             size //= 2
         main[f"res_in_{size}"] = _Residual(filters[-1], filters[-1])
-        inner = filters[-1] * size * size
+        start, inner = size, filters[-1] * size * size
         self.encoder = nn.Sequential(OrderedDict(
             main=nn.Sequential(main), flatten=nn.Flatten(), fc=nn.Linear(inner, 2 * latent_size)
         ))  # fmt: skip
@@ -280,7 +280,6 @@ class SoftIntroVAE(VAE):
             size *= 2
         main[f"res_in_{size}"] = _Residual(filters[0], filters[0])
         main["predict"] = nn.Conv2d(filters[0], channels, 5, padding=2)
-        start = image_size // 2 ** len(filters)
         self.decoder = nn.Sequential(OrderedDict(
             fc=nn.Sequential(nn.Linear(latent_size, inner), nn.ReLU()),
             unflatten=nn.Unflatten(1, (filters[-1], start, start)),

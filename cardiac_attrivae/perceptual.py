@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from .fidelity import C1, C2, WINDOW
 from .schema import DataError
 
 VGG19_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
@@ -191,24 +192,22 @@ class StructuralDistance(nn.Module):
         | (Wang et al., 2004), https://doi.org/10.1109/TIP.2003.819861
     """
 
-    WINDOW, C1, C2 = 7, 0.01**2, 0.03**2
-
     def forward(self, u: Tensor, v: Tensor) -> Tensor:
         """Distance of each pair of images (N, C, H, W) in [0, 1], (N,)."""
         stacked = self._window_means(torch.cat([u, v, u * u + v * v, u * v]))
         mean_u, mean_v, squares, product = stacked.chunk(4)
         means, mean_squares = mean_u * mean_v, mean_u**2 + mean_v**2
-        similarity = (2 * means + self.C1) * (2 * (product - means) + self.C2)
-        similarity = similarity / ((mean_squares + self.C1) * (squares - mean_squares + self.C2))
+        similarity = (2 * means + C1) * (2 * (product - means) + C2)
+        similarity = similarity / ((mean_squares + C1) * (squares - mean_squares + C2))
         return 1 - similarity.flatten(1).mean(dim=1)
 
     def _window_means(self, x: Tensor) -> Tensor:
         for dim in (-1, -2):
             sums = x.cumsum(dim)
-            first = sums.narrow(dim, self.WINDOW - 1, 1)
-            ahead = sums.narrow(dim, self.WINDOW, sums.shape[dim] - self.WINDOW)
-            behind = sums.narrow(dim, 0, sums.shape[dim] - self.WINDOW)
-            x = torch.cat([first, ahead - behind], dim) / self.WINDOW
+            first = sums.narrow(dim, WINDOW - 1, 1)
+            ahead = sums.narrow(dim, WINDOW, sums.shape[dim] - WINDOW)
+            behind = sums.narrow(dim, 0, sums.shape[dim] - WINDOW)
+            x = torch.cat([first, ahead - behind], dim) / WINDOW
         return x
 
 
