@@ -1,33 +1,24 @@
-"""Statistics of scores: chance is 0, intervals cover, patients stay whole, models are compared."""
+"""Statistics of scores: chance is 0, intervals cover, patients stay whole."""
 
 from dataclasses import replace
-from functools import partial
+from itertools import combinations
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LinearRegression
-from sklearn.metrics import r2_score
 
 from cardiac_attrivae import metrics, statistics
 from cardiac_attrivae.schema import LatentTable
 from cardiac_attrivae.statistics import (
-    agreement,
     bootstrap,
-    compare,
-    compare_paired,
-    completeness,
     corrected,
-    dci,
-    disentanglement,
     draw_patients,
     estimate,
-    held_out,
+    holm,
     interval,
-    leakage,
+    patients_mean,
     permutation_null,
-    permuted,
+    permute_patients,
     scores,
-    spread,
 )
 
 
@@ -60,7 +51,7 @@ def numbers(rows) -> np.ndarray:
     return np.array([[v for v in row if isinstance(v, float)] for row in rows])
 
 
-# Scores where the attributes were trained to be ------------------------------------------------
+# Scores where the attributes were trained to be --------------------------------------------------
 
 
 def test_a_fixed_gap_is_negative_where_another_dimension_is_better():
@@ -160,13 +151,12 @@ def test_what_is_undefined_stays_nan():
 
 def test_the_attributes_of_a_patient_move_together_and_keep_their_order():
     cases = [f"p{i // 2}" for i in range(16)] + ["q"] * 3  # eight patients of two rows, one of 3
-    t = table(19, 2, cases=cases)
-    t = replace(t, attributes=np.arange(38.0).reshape(19, 2))
-    moved = permuted(t, np.random.default_rng(0)).attributes
-    np.testing.assert_array_equal(moved[16:], t.attributes[16:])  # nobody has as many rows
-    blocks = {tuple(moved[i : i + 2].ravel()) for i in range(0, 16, 2)}
-    assert blocks == {tuple(t.attributes[i : i + 2].ravel()) for i in range(0, 16, 2)}
-    assert (moved != t.attributes).any()
+    for rows in permute_patients(cases, rounds=5):
+        np.testing.assert_array_equal(rows[16:], [16, 17, 18])  # nobody has as many rows
+        assert {tuple(rows[i : i + 2]) for i in range(0, 16, 2)} == {
+            (i, i + 1) for i in range(0, 16, 2)
+        }
+        assert (rows != np.arange(19)).any()
 
 
 def test_patients_without_partners_can_not_be_permuted():
@@ -274,233 +264,44 @@ def test_the_order_of_dimensions_changes_no_estimate():
     np.testing.assert_allclose(ours, expected, atol=1e-7)
 
 
-# Held out ----------------------------------------------------------------------------------------
+# A family of tests, means over patients ----------------------------------------------------------
 
 
-def test_held_out_is_a_regression_of_one_dimension_on_other_patients():
-    train, test = table(60, 5, noise=0.5), table(40, 5, noise=0.5, seed=1)
-    found = by_name(held_out(train, test, rounds=20))
-    for j in range(2):
-        line = LinearRegression().fit(train.codes[:, [j]], train.attributes[:, j])
-        predicted, true = line.predict(test.codes[:, [j]]), test.attributes[:, j]
-        for suffix in ("", "_fixed"):
-            row = found["R2" + suffix, f"a{j}"]
-            assert row.value == pytest.approx(r2_score(true, predicted))
-            assert row.low < row.value < row.high
-            assert row.dimension == j
-            assert found["MAE" + suffix, f"a{j}"].value == pytest.approx(
-                np.abs(predicted - true).mean()
-            )
-    mean = (found["R2", "a0"].value + found["R2", "a1"].value) / 2
-    assert found["R2", "mean"].value == pytest.approx(mean)
-    assert ("bias", "mean") not in found  # attributes have units of their own
+def test_holm_is_the_closed_test_of_bonferroni():
+    p = np.random.default_rng(0).uniform(0, 0.3, size=6)
+    p[2] = p[4]
+    families = [list(f) for m in range(1, 7) for f in combinations(range(6), m)]
+    rejected_at = [max(len(f) * p[f].min() for f in families if i in f) for i in range(6)]
+    np.testing.assert_allclose(holm(p), np.minimum(rejected_at, 1))
 
 
-def test_held_out_noise_is_worse_than_the_mean():
-    train, test = table(20, 32, seed=1), table(40, 32, seed=2)
-    found = by_name(held_out(train, test, rounds=20))
-    assert found["R2", "mean"].value < 0
-    assert by_name(scores(train))["Interpretability", "mean"].value > 0.05
-
-
-def test_a_shift_between_domains_is_the_bias():
-    source = table(40, 3, noise=0.0)
-    target = replace(source, attributes=source.attributes - np.array([5.0, -2.0]))
-    found = by_name(held_out(source, target, rounds=20))
-    for attribute, shift in (("a0", 5.0), ("a1", -2.0)):
-        for metric in ("bias", "lower_limit", "upper_limit"):
-            assert found[metric, attribute].value == pytest.approx(shift)
-        assert found["MAE", attribute].value == pytest.approx(abs(shift))
-        assert found["R2", attribute].value < 0
-
-
-def test_limits_of_agreement_are_1_96_deviations_about_the_bias():
-    error = np.random.default_rng(0).normal(3, 2, size=(50_000, 1))
-    measured = np.random.default_rng(1).normal(size=error.shape)
-    _, bias, _, lower, upper = agreement(measured + error, measured)[:, 0]
-    np.testing.assert_allclose([bias, lower, upper], [3, 3 - 3.92, 3 + 3.92], atol=0.05)
-    errors = np.array([[1.0], [2.0], [3.0]])
-    np.testing.assert_allclose(  # deviation 1 on paper
-        agreement(errors, errors * 0)[:, 0], [np.nan, 2, 2, 0.04, 3.96]
+def test_holm_on_paper():
+    np.testing.assert_allclose(
+        holm([0.04, 0.01, np.nan, 0.03, 0.9]), [0.09, 0.04, np.nan, 0.09, 0.9]
     )
+    assert np.isnan(holm([np.nan])).all()
+    assert holm([]).shape == (0,)
+    with pytest.raises(ValueError, match="p is 0.5 to 1.5; expected 0 to 1"):
+        holm([0.5, 1.5])
 
 
-def test_held_out_without_trained_dimensions_has_no_fixed_numbers():
-    t = table(20, 3, noise=0.5, dimensions=None)
-    found = by_name(held_out(t, t, rounds=5))
-    assert np.isnan(found["R2_fixed", "a0"].value)
-    assert np.isfinite(found["R2", "a0"].low)
-
-
-def test_tables_that_do_not_match_are_an_error_that_says_in_what():
-    t = table(20, 3)
-    for other, message in (
-        (replace(t, names=("x", "y")), r"names .*'a0', 'a1'.* and .*'x', 'y'"),
-        (replace(t, dimensions=(1, 0)), "dimensions"),
-        (table(20, 4), "latent dimensions differ: 3 and 4"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            held_out(t, other, rounds=1)
-
-
-# Leakage -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dimensions", ["fixed", None])
-def test_leakage_is_0_without_and_1_with_a_copy(dimensions):
-    t = table(60, 80, noise=0.0, dimensions=dimensions)  # D > N
-    found = by_name(leakage(t, rounds=50))
-    for attribute in ("a0", "a1", "mean"):
-        row = found["Leakage", attribute]
-        assert row.low <= 0.05
-        assert -0.2 < row.value < 0.1
-    few = table(60, 4, noise=0.0, dimensions=dimensions)
-    few.codes[:, 2] = 1 - 3 * few.attributes[:, 0]
-    found = by_name(leakage(few, rounds=50))
-    assert found["Leakage", "a0"].value == pytest.approx(1, abs=1e-3)
-    assert found["Leakage", "a1"].value < 0.2
-
-
-def test_leakage_of_a_constant_is_nan_and_of_one_dimension_an_error():
-    t = table(20, 3)
-    t.attributes[:, 1] = 4
-    found = by_name(leakage(t, rounds=5))
-    assert np.isnan(found["Leakage", "a1"].value)
-    assert np.isfinite(found["Leakage", "a0"].value)
-    with pytest.raises(ValueError, match="D = 1 .* expected D >= 2"):
-        leakage(table(20, 1, 1))
-
-
-def test_a_patient_is_in_one_fold_and_every_row_is_held_out_once():
-    cases = [f"p{i % 11}" for i in range(40)]
-    held = statistics._folds(cases, 4, seed=0)
-    assert (np.sum(held, axis=0) == 1).all()
-    for fold in held:
-        inside = {c for c, h in zip(cases, fold, strict=True) if h}
-        assert inside.isdisjoint(c for c, h in zip(cases, fold, strict=True) if not h)
-    for folds in (1, 12):
-        with pytest.raises(ValueError, match=f"folds is {folds}; expected 2 to 11"):
-            statistics._folds(cases, folds, seed=0)
-
-
-# Disentanglement, completeness, informativeness --------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("importance", "d", "c"),
-    [
-        (np.eye(3)[[2, 0, 1]], 1, [1, 1, 1]),  # a permutation
-        (np.vstack([np.eye(2), np.eye(2)]), 1, [0.5, 0.5]),  # two of four for each: ln 2 / ln 4
-        (np.ones((4, 2)), 0, [0, 0]),
-        (np.zeros((4, 2)), 0, [0, 0]),
-        (np.array([[1.0, 1], [0, 0], [0, 0]]), 0, [1, 1]),  # one for two
-        (np.array([[3.0, 0], [1, 1]]), 0.6, None),  # weights 3/5 and 2/5, of 1 and 0
-        (np.array([[1.0], [0]]), np.nan, [1]),
-        (np.array([[1.0, 1]]), 0, [np.nan, np.nan]),
-    ],
-)
-def test_dci_of_importances_with_a_known_score(importance, d, c):
-    assert disentanglement(importance) == pytest.approx(d, nan_ok=True)
-    if c is not None:
-        np.testing.assert_allclose(completeness(importance), c, atol=1e-12)
-
-
-def test_dci_of_a_perfect_permuted_code_is_1():
-    t = table(60, 8, 3, noise=0.0)
-    order = [5, 2, 7, 0, 1, 3, 4, 6]
-    found = by_name(dci(replace(t, codes=-4 * t.codes[:, order]), rounds=20))
-    assert found["Disentanglement", "mean"].value == pytest.approx(1, abs=1e-9)
-    for k in range(3):
-        row = found["Completeness", f"a{k}"]
-        assert row.value == pytest.approx(1, abs=1e-9)
-        assert row.low == pytest.approx(1, abs=1e-9)
-        assert row.dimension == order.index(k)
-        # the smallest penalty, 0.01, takes 0.01^2 off
-        assert found["Informativeness", f"a{k}"].value == pytest.approx(1, abs=1e-3)
-
-
-def test_dci_of_noise_informs_of_nothing_and_has_its_own_chance():
-    t = table(40, 10)
-    found = by_name(dci(t, rounds=20))
-    assert abs(found["Informativeness", "mean"].value) < 0.3
-    assert found["Completeness", "mean"].low <= found["Completeness", "mean"].high
-    quick = partial(dci, folds=3, rounds=1)
-    chance = permutation_null(t, rounds=3, measure=quick)
-    assert chance.shape == (3, len(quick(t)))
-    assert (chance[:, 0] >= 0).all()
-
-
-# Between models ----------------------------------------------------------------------------------
-
-
-def test_spread_over_seeds_is_apart_from_spread_over_patients():
-    t = table(60, 3, 1, noise=0.5)
-    same = by_name(spread([t, t, t], rounds=30))["Interpretability_fixed", "a0"]
-    assert same.seeds == pytest.approx(0, abs=1e-12)
-    assert same.patients > 0.01
-    worse = replace(t, codes=t.codes + 2 * np.random.default_rng(5).normal(size=t.codes.shape))
-    rows = by_name(spread([t, worse], rounds=30))
-    row = rows["Interpretability_fixed", "a0"]
-    values = [by_name(scores(x))["Interpretability_fixed", "a0"].value for x in (t, worse)]
-    assert row.seeds == pytest.approx(np.std(values, ddof=1))
-    assert row.value == pytest.approx(np.mean(values))
-    assert row.low < row.value < row.high
-    with pytest.raises(ValueError, match="tables are 1; expected at least 2"):
-        spread([t])
-
-
-def test_a_better_model_is_told_from_a_worse_one_and_a_model_from_itself_is_not():
-    t = table(60, 4, noise=0.3)
-    worse = replace(t, codes=t.codes + 1.5 * np.random.default_rng(5).normal(size=t.codes.shape))
-    row = by_name(compare(t, worse, rounds=60))["Interpretability_fixed", "mean"]
-    assert row.low > 0
-    assert row.p < 0.05
-    back = by_name(compare(worse, t, rounds=60))["Interpretability_fixed", "mean"]
-    assert (back.difference, back.p) == (pytest.approx(-row.difference), pytest.approx(row.p))
-    for row in compare(t, t, rounds=10):
-        assert row.difference == row.low == row.high == 0
-        assert row.p == 1
-
-
-def test_paired_draws_are_narrower_than_the_two_intervals():
-    t = table(50, 1, 1, noise=0.5)
-    near = replace(t, codes=t.codes + 0.1 * np.random.default_rng(5).normal(size=t.codes.shape))
-    j = [row.metric for row in scores(t)].index("Interpretability_fixed")
-    a, b = (bootstrap(x, 50)[:, j] for x in (t, near))
-    assert (a - b).std() < 0.5 * a.std()
-
-
-def test_models_can_be_compared_on_the_same_rows_only():
-    t = table(20, 3)
-    for other in (replace(t, attributes=t.attributes + 1), replace(t, cases=t.cases[::-1])):
-        with pytest.raises(ValueError, match="same rows"):
-            compare(t, other, rounds=1)
-
-
-def test_the_paired_permutation_test_is_that_of_all_sign_flips():
-    difference = np.array([0.3, -0.1, 0.5, 0.2, 0.4, -0.2, 0.6, 0.1])
-    flips = 1 - 2 * ((np.arange(256)[:, None] >> np.arange(8)) & 1)
-    exact = np.mean(np.abs(flips @ difference) >= difference.sum() - 1e-12)
-    row = compare_paired(difference, 0 * difference, list("abcdefgh"), "MAE", rounds=20_000)
-    assert row.p == pytest.approx(exact, abs=0.01)
-    assert row.difference == pytest.approx(difference.mean())
-    assert (row.metric, row.patients) == ("MAE", 8)
-
-
-def test_a_patient_counts_once_however_many_rows_it_has():
-    cases = list("aaaaaaaaaabcdefgh")
-    first = np.array([1.0] * 10 + [0] * 7)
-    assert compare_paired(first, first * 0, cases).difference == pytest.approx(1 / 8)
-    for second in (first[1:], first * np.nan):
-        with pytest.raises(ValueError, match="second is .* one finite number per row"):
-            compare_paired(first, second, cases)
+def test_a_mean_over_patients_counts_each_once_and_has_the_interval_of_students_t():
+    cases = ["p000"] * 9 + [f"p{i:03d}" for i in range(200)]
+    values = np.random.default_rng(0).normal(3, 2, size=(209, 2))
+    values[:10] = values[0]
+    found = patients_mean(values, cases)
+    once = values[9:]
+    np.testing.assert_allclose(found.value, once.mean(axis=0))
+    half = 1.97 * once.std(axis=0, ddof=1) / np.sqrt(200)
+    np.testing.assert_allclose(found.low, once.mean(axis=0) - half, atol=0.04)
+    np.testing.assert_allclose(found.high, once.mean(axis=0) + half, atol=0.04)
 
 
 # Degenerate input --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "function", [estimate, bootstrap, permutation_null, leakage, dci], ids=lambda f: f.__name__
+    "function", [estimate, bootstrap, permutation_null], ids=lambda f: f.__name__
 )
 def test_few_patients_are_an_error_however_many_rows_there_are(function):
     t = table(28, 3, cases=[f"p{i % 7}" for i in range(28)])
@@ -508,24 +309,22 @@ def test_few_patients_are_an_error_however_many_rows_there_are(function):
         function(t)
 
 
-@pytest.mark.parametrize("function", [estimate, leakage, dci, lambda t: held_out(table(20, 3), t)])
+@pytest.mark.parametrize("function", [estimate, bootstrap, permutation_null])
 def test_a_number_that_is_missing_is_an_error_that_names_it(function):
     t = table(20, 3)
     t.attributes[4, 1] = np.nan
-    with pytest.raises(ValueError, match="attribute column .* is NaN or infinite in 1 of 20 rows"):
+    with pytest.raises(ValueError, match="attribute column a1 is NaN or infinite in 1 of 20 rows"):
         function(t)
 
 
-@pytest.mark.parametrize("function", [estimate, leakage, lambda t: held_out(t, t)])
-def test_a_trained_dimension_that_is_not_there_is_an_error(function):
+def test_a_trained_dimension_that_is_not_there_is_an_error():
     with pytest.raises(ValueError, match=r"dimensions are \[0, 3\]; expected .* 0 to 2"):
-        function(replace(table(20, 3), dimensions=(0, 3)))
+        estimate(replace(table(20, 3), dimensions=(0, 3)))
 
 
 def test_eight_patients_are_enough():
     t = table(8, 3, noise=0.5)
-    for rows in (estimate(t, rounds=5), leakage(t, rounds=5), dci(t, folds=8, rounds=5)):
-        assert np.isfinite(numbers(rows)).all()
+    assert np.isfinite(numbers(estimate(t, rounds=5))).all()
 
 
 @pytest.mark.parametrize("function", [bootstrap, permutation_null], ids=lambda f: f.__name__)
@@ -539,6 +338,12 @@ def test_ties_and_collapsed_dimensions_are_scored():
     t = replace(t, codes=t.codes.round(), attributes=t.attributes.round())
     t.codes[:, 4:] = 0.1
     assert np.isfinite(numbers(estimate(t, rounds=5))).all()
+
+
+def test_draws_at_hand_are_not_drawn_again():
+    t = table(20, 3, noise=0.5)
+    given = estimate(t, rounds=5, drawn=bootstrap(t, rounds=5))
+    assert given == estimate(t, rounds=5)
 
 
 def test_every_number_is_reproduced_by_its_seed():
