@@ -1,25 +1,13 @@
-"""Facts about the pictures: nothing lost, nothing drawn where it should not be, nothing clipped."""
+"""Facts about slices in rows: each in its place, with its numbers, nothing clipped."""
 
 import numpy as np
-import pandas as pd
 import pytest
+from conftest import heart
 from PIL import Image
-from scipy.ndimage import binary_dilation, binary_erosion
 
 from cardiac_attrivae import figures
-from cardiac_attrivae.schema import HEART, Structure
-
-
-def heart(n=1, size=128):
-    """Slices of a ring with a crescent on its left; slice k is as bright as k + 1 of n."""
-    y, x = np.mgrid[:size, :size] - size / 2
-    label = np.zeros((size, size), np.uint8)
-    label[(x + size / 5) ** 2 + y**2 < (size / 5) ** 2] = Structure.RV
-    label[x**2 + y**2 < (size / 6) ** 2] = Structure.MYO
-    label[x**2 + y**2 < (size / 9) ** 2] = Structure.LV
-    labels = np.repeat(label[None], n, axis=0)
-    brightness = (np.arange(n) + 1) / n
-    return (labels > 0) * brightness[:, None, None], labels
+from cardiac_attrivae.schema import HEART
+from cardiac_attrivae.style import COLOURS, DPI
 
 
 def pixels(path):
@@ -35,213 +23,310 @@ def blank(path):
     return (edge > 250).all()
 
 
-def random_labels(seed):
-    return np.random.default_rng(seed).integers(0, 4, (24, 24)).astype(np.uint8)
+def words(figure):
+    """Every text in a figure that is not empty, wherever it hangs."""
+    from matplotlib.text import Text
+
+    return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
 
 
-@pytest.mark.parametrize("label", [heart()[1][0], *map(random_labels, range(3))])
-def test_outline_stays_within_one_pixel_of_the_edge_it_marks(label):
-    outline = figures._outline(label)
-    for structure in HEART:
-        mask = label == structure
-        edge = mask & ~binary_erosion(mask, border_value=0)
-        assert not ((outline == structure) & ~binary_dilation(edge)).any()
-    assert np.array_equal(outline[outline > 0], label[outline > 0])
+def keep_figures(monkeypatch, room):
+    """The figures that a room would save, as it draws them."""
+    kept = []
+    monkeypatch.setattr(room, "save", lambda figure, path: kept.append(figure))
+    return kept
 
 
-def test_outline_separates_all_that_touch():
-    """Without the pixels of the line no structure touches another or the background."""
-    label = heart()[1][0]
-    rest = np.where(figures._outline(label) > 0, 255, label)
-    for a, b in ((rest[1:], rest[:-1]), (rest[:, 1:], rest[:, :-1])):
-        assert ((a == b) | (a == 255) | (b == 255)).all()
+@pytest.fixture
+def drawn(monkeypatch):
+    return keep_figures(monkeypatch, figures)
 
 
-def test_outline_reaches_a_structure_cut_by_the_border():
-    label = np.full((5, 5), Structure.RV, np.uint8)
-    expected = label.copy()
-    expected[1:-1, 1:-1] = 0
-    assert np.array_equal(figures._outline(label), expected)
+def plain(*greys, size=32):
+    """A slice of one grey for each."""
+    return np.broadcast_to(np.array(greys)[..., None, None], (*np.shape(greys), size, size)) / 255
 
 
-def test_tile_keeps_the_image_beside_the_outline():
-    (image,), (label,) = heart()
-    tile = figures._tile(image * 0.5, label, small=False)
-    off = figures._outline(label) == 0
-    assert (tile[off] == np.where(label[off] > 0, 128, 0)[:, None]).all()
-    for structure, colour in figures.COLOURS.items():
-        assert (tile == colour).all(-1).any(), structure
+def shown(figure):
+    """Images by their panel, in reading order, without the colour bar."""
+    return [image for axis in figure.axes for image in axis.get_images()]
 
 
-@pytest.mark.parametrize(("n", "columns"), [(1, None), (7, 3), (10, 50), (150, None), (301, None)])
-def test_contact_sheet_shows_every_slice(tmp_path, n, columns):
-    images, labels = heart(n)
-    path = tmp_path / "new" / "sheet.png"
-    figures.contact_sheet(images, labels, [f"case {k}" for k in range(n)], path, columns)
-    sheet = pixels(path)
-    side = 64 if n > 300 else 128
-    # Tiles are found from the picture alone: runs of a side of black where the tiles begin.
-    black = (sheet == 0).all(-1)
-    corners = black & np.roll(~black, 1, 0) & np.roll(~black, 1, 1)
-    found = [
-        (y, x)
-        for y, x in zip(*np.nonzero(corners), strict=True)
-        if black[y, x : x + side].sum() == side == black[y : y + side, x].sum()
-    ]
-    assert len(found) == n
-    # In order, left to right and top to bottom: the blood pool's brightness tells them apart.
-    centre = [sheet[y + side // 2, x + side // 2] for y, x in found]
-    expected = np.round(255 * (np.arange(n) + 1) / n)
-    assert np.abs(np.array(centre) - expected[:, None]).max() <= 1
-    if columns:
-        assert sum(y == found[0][0] for y, _ in found) == min(n, columns)
-
-
-def test_contact_sheet_has_a_line_of_ink_under_each_tile(tmp_path):
-    images, labels = heart(4)
-    figures.contact_sheet(images, labels, ["one", "", "three", "four"], tmp_path / "s.png", 4)
-    figures.contact_sheet(images, labels, [""] * 4, tmp_path / "without.png", 4)
-    difference = (pixels(tmp_path / "s.png") != pixels(tmp_path / "without.png")).any(-1)
-    pitch = 128 + figures.GAP
-    inked = [difference[:, figures.GAP + k * pitch :][:, :128].any() for k in range(4)]
-    assert inked == [True, False, True, True]
-    assert not difference[: 28 + 128].any()  # no caption covers a slice
-
-
-def test_a_caption_too_long_is_shortened():
-    font = figures._font(11)
-    long = "patient001 " + "dilated cardiomyopathy " * 5
-    lines = figures._wrap(long, font, 128)
-    assert len(lines) == 2
-    assert lines[0] == "patient001 dilated"
-    assert lines[1].endswith("…")
-    assert all(font.getlength(line) <= 128 for line in lines)
-    assert figures._wrap("patient001 slice 3", font, 128) == ["patient001 slice 3"]
-    assert figures._wrap("", font, 128) == []
-    assert figures._wrap("x" * 99, font, 64)[0].endswith("x…")
-
-
-def test_contact_sheet_names_what_does_not_fit(tmp_path):
-    images, labels = heart(2)
-    with pytest.raises(ValueError, match="1 captions do not fit"):
-        figures.contact_sheet(images, labels, ["one"], tmp_path / "s.png")
-    with pytest.raises(ValueError, match="nothing to show"):
-        figures.contact_sheet(images[:0], labels[:0], [], tmp_path / "s.png")
-    assert not list(tmp_path.iterdir())
+# ------------------------------------------------------------------------ methods side by side
 
 
 @pytest.mark.parametrize("n", [1, 8])
-def test_reconstructions(tmp_path, n):
-    images, _ = heart(n, 32)
-    path = tmp_path / "figures" / "r.png"
-    figures.reconstructions(images, images * 0.5, ["patient001 slice 1"] * n, path)
+@pytest.mark.parametrize("methods", [("reconstruction",), ("a rather long name of a method", "b")])
+def test_methods_fill_two_rows_each(tmp_path, n, methods):
+    slices = np.random.default_rng(0).random((n, 16, 16))
+    path = tmp_path / "new" / "m.png"
+    captions = ["patient001 dilated cardiomyopathy"] * n
+    scores = {method: [0.5] * n for method in methods}
+    rebuilt = dict.fromkeys(methods, slices * 0.5)
+    figures.methods_side_by_side(slices, rebuilt, captions, path, scores)
     assert blank(path)
     height, width, _ = pixels(path).shape
-    assert height == 4.5 * figures.DPI
-    assert width == int((1.3 * n + 1.6) * figures.DPI)
+    rows = 1 + 2 * len(methods)
+    assert rows * figures.SIDE * DPI < height < (rows * (figures.SIDE + 0.2) + 0.6) * DPI
+    assert n * figures.SIDE * DPI < width < (n * (figures.SIDE + 0.05) + 1.3) * DPI
 
 
-def test_a_perfect_reconstruction_has_a_black_error_map(tmp_path):
-    images, _ = heart(1, 32)
-    figures.reconstructions(images, images, [""], tmp_path / "same.png")
-    figures.reconstructions(images, 1 - images, [""], tmp_path / "other.png")
-    # Magma is coloured except at its black end: without error, only the colour bar has colour.
-    coloured = [
-        (np.ptp(pixels(tmp_path / name), axis=-1) > 60).sum() for name in ("same.png", "other.png")
-    ]
-    assert coloured[0] < 20_000 < coloured[1]
+def test_rows_name_methods_as_the_paper_does(drawn):
+    slices = plain(100)
+    figures.methods_side_by_side(slices, {"attri_vae_fast": slices, "mine": slices}, [""], "m.png")
+    rows = [axis.get_ylabel().split() for axis in drawn[0].axes[:5]]
+    error = ["absolute", "error"]
+    assert rows == [["original"], ["Attri-VAE", "fast"], error, ["mine"], error]
 
 
-def test_reconstructions_refuse_nine_columns(tmp_path):
-    images, _ = heart(9, 16)
-    with pytest.raises(ValueError, match="9 slices; expected 1 to 8"):
-        figures.reconstructions(images, images, [""] * 9, tmp_path / "r.png")
+def test_all_error_maps_share_one_scale_and_hold_the_errors(drawn):
+    original = plain(100, 200)
+    rebuilt = {"good": original + 0.02, "bad": original - 0.33}
+    figures.methods_side_by_side(original, rebuilt, ["", ""], "m.png")
+    images = shown(drawn[0])
+    assert np.allclose([image.get_array()[0, 0] for image in images[2:4]], original[:, 0, 0] + 0.02)
+    for k, error in ((4, 0.02), (5, 0.02), (8, 0.33), (9, 0.33)):
+        assert np.allclose(images[k].get_array(), error)
+        assert images[k].get_clim() == (0, 0.4)  # the next tenth above the largest error
 
 
-@pytest.mark.parametrize("shown", [False, True])
-def test_traversals_show_every_step_in_its_place(tmp_path, shown):
-    greys = np.arange(1, 15).reshape(2, 7) * 10  # a plain tile per step, each of its own grey
-    images = np.broadcast_to(greys[..., None, None] / 255, (2, 7, 32, 32))
-    original = np.full((32, 32), 200 / 255) if shown else None
-    path = tmp_path / "t.png"
-    figures.traversals(images, ("LVEDA", "MEDA"), np.linspace(-3, 3, 7), path, original)
-    assert blank(path)
-    picture = pixels(path)
-    places = {}
-    for grey in [*greys.ravel(), 200]:
-        y, x = np.nonzero((abs(picture - grey) <= 1).all(-1))  # resampling rounds
-        if len(x) > 1000:
-            places[int(grey)] = np.median(y), np.median(x)
-    assert len(places) == 14 + shown
-    for row in greys:
-        assert np.ptp([places[grey][0] for grey in row]) <= 1  # pixel
-        assert np.all(np.diff([places[grey][1] for grey in row]) > 100)
-    assert places[10][0] < places[80][0]
-    if shown:
-        assert abs(places[200][0] - places[10][0]) <= 1
-        assert places[200][1] < places[10][1]
+def test_one_bright_spot_does_not_turn_the_error_maps_black(drawn):
+    original = plain(100)
+    spotted = original + 0.05
+    spotted[0, :2, :2] += 0.8  # 0.4 % of the pixels
+    figures.methods_side_by_side(original, {"a": spotted}, [""], "m.png")
+    assert shown(drawn[0])[2].get_clim() == (0, 0.1)
 
 
-def test_traversals_name_what_does_not_fit(tmp_path):
-    with pytest.raises(ValueError, match="do not fit 1 names and 3 steps"):
-        figures.traversals(np.zeros((2, 3, 4, 4)), ("LVEDA",), (-1, 0, 1), tmp_path / "t.png")
-
-
-def history(epochs):
-    t = np.arange(1, epochs + 1)
-    columns = {"epoch": t, "seconds": 0.1, "loss": 1000 / t**2, "kl": t * 1.0, "note": "x"}
-    for k, score in enumerate((*figures.SCORES, "PSNR")):
-        columns[f"val_{score}"] = np.where(t % 5 == 1, k / 8, np.nan)
-    return pd.DataFrame(columns)
-
-
-@pytest.mark.parametrize("epochs", [1, 40])
-def test_training_curves(tmp_path, epochs):
-    path = tmp_path / "c.png"
-    figures.training_curves(history(epochs), path)
-    assert blank(path)
-    three_panels = int((2.8 * 3 + 0.3) * figures.DPI)
-    assert pixels(path).shape[:2] == (three_panels, 8 * figures.DPI)
-
-
-def test_training_curves_need_a_curve(tmp_path):
-    with pytest.raises(ValueError, match="no curve among the columns epoch, seconds"):
-        figures.training_curves(history(3)[["epoch", "seconds"]], tmp_path / "c.png")
+def test_scores_stand_below_their_reconstructions(drawn):
+    original = plain(100, 200)
+    rebuilt = {"a": original, "b": original}
+    scores = {"a": (0.912, 0.5), "b": (0.25, np.nan)}
+    figures.methods_side_by_side(original, rebuilt, ["x", "y"], "m.png", scores)
+    labels = [axis.get_xlabel() for axis in drawn[0].axes[:10]]
+    assert labels[2:4] == ["SSIM 0.91", "SSIM 0.50"]
+    assert labels[6:8] == ["SSIM 0.25", "SSIM nan"]
+    assert not any(labels[:2] + labels[4:6] + labels[8:])
+    assert [axis.get_title() for axis in drawn[0].axes[:2]] == ["x", "y"]
 
 
 @pytest.mark.parametrize(
-    ("column", "metric"),
+    ("change", "message"),
     [
-        ("val_SSIM", "SSIM"),
-        ("val/SSIM_in_mask", "SSIM_in_mask"),
-        ("val SCC LVEDA", "SCC"),
-        ("PSNR", "PSNR"),
-        ("attribute", ""),
-        ("val_MSE", ""),
+        ({"originals": plain(*range(9))}, r"9 slices; expected 1 to 8"),
+        ({"rebuilt": {"a": plain(1)}}, r"rebuilt \{'a': \(1, 32, 32\)\} and 2 captions do not fit"),
+        ({"rebuilt": {}}, "at least one method"),
+        ({"captions": [""]}, "1 captions do not fit"),
+        ({"scores": {"b": (1, 2)}}, r"scores of \{'b': 2\}; expected 2 of each of a"),
+        ({"scores": {"a": (1,)}}, r"scores of \{'a': 1\}; expected 2 of each of a"),
     ],
 )
-def test_a_column_knows_its_metric(column, metric):
-    assert figures._metric(column) == metric
+def test_methods_name_what_does_not_fit(tmp_path, change, message):
+    arguments = {"originals": plain(1, 2), "rebuilt": {"a": plain(1, 2)}, "captions": ["", ""]}
+    arguments |= change
+    if len(arguments["originals"]) == 9:
+        arguments |= {"rebuilt": {"a": arguments["originals"]}, "captions": [""] * 9}
+    with pytest.raises(ValueError, match=message):
+        figures.methods_side_by_side(**arguments, path=tmp_path / "m.png")
+    assert not list(tmp_path.iterdir())
 
 
-def test_no_two_of_sixteen_lines_look_the_same():
-    dashes = iter(figures._dashes())
-    looks = [(colour, next(dashes)) for _ in range(2) for colour in figures.LINES]
-    assert len(set(looks)) == 16
+# ------------------------------------------------------------------------ traversals
 
 
-@pytest.mark.parametrize("k", [1, 3, 4])
-def test_scatter(tmp_path, k):
-    codes = np.random.default_rng(0).normal(size=(20, k))
-    codes[:, 0] = 0  # a collapsed dimension has no line, and is no error
-    path = tmp_path / "s.png"
-    figures.scatter(codes, 100 + codes, ["LVEDV"] * k, ["mL"] * k, path, scores=[0.5] * k)
+@pytest.mark.parametrize(
+    ("count", "shown", "measured"), [(7, False, False), (7, True, False), (9, True, True)]
+)
+def test_traversals_show_every_step_in_its_place(tmp_path, count, shown, measured):
+    greys = np.arange(1, 2 * count + 1).reshape(2, count) * 10  # a plain tile per step
+    images, original = plain(*greys), plain(215)[0] if shown else None
+    more = {}
+    if measured:
+        more["labels"] = np.zeros(images.shape, np.uint8)
+        more["areas"], more["requested"] = np.full((2, count, 3), 34.5), np.full((2, count), 123.4)
+        more["units"] = ("cm2", "mL")
+    path = tmp_path / "t.png"
+    steps = np.linspace(-3, 3, count)
+    figures.traversals(images, ("LVEDA", "MEDV"), steps, path, original, **more)
     assert blank(path)
+    picture = pixels(path)
+    places = {}
+    for grey in [*greys.ravel(), 215]:
+        y, x = np.nonzero((abs(picture - grey) <= 1).all(-1))  # resampling rounds
+        if len(x) > 10_000:  # letters and frames have fewer pixels
+            places[int(grey)] = np.median(y), np.median(x)
+    assert len(places) == 2 * count + shown
+    for row in greys:
+        assert np.ptp([places[grey][0] for grey in row]) <= 1  # pixel
+        assert np.all(np.diff([places[grey][1] for grey in row]) > 100)
+    assert places[10][0] < places[10 * count + 10][0]
+    if shown:
+        assert abs(places[215][0] - places[10][0]) <= 1
+        assert places[215][1] < places[10][1]
 
 
-def test_pictures_leave_the_global_state_of_matplotlib_alone(tmp_path):
-    import matplotlib
+def test_traversals_print_what_was_asked_for_and_measured(drawn):
+    areas = np.arange(12.0).reshape(2, 2, 3)
+    requested = [[-1.25, 20], [30, 40]]
+    figures.traversals(
+        plain((1, 2), (3, 4)), ("MEDV", "RVEDA"), (-1.5, 0), "t.png", dimensions=(3, 12),
+        areas=areas, requested=requested, units=("mL", "cm2"),
+    )  # fmt: skip
+    axes = drawn[0].axes
+    assert [axis.get_title() for axis in axes] == [
+        "−1.5 sd\n−1.2 mL", "0 sd\n20.0 mL", "30.0 cm²", "40.0 cm²",
+    ]  # fmt: skip
+    own = [axis.xaxis.label for axis in axes]
+    assert [label.get_text() for label in own] == [
+        "MYO 1.0 cm²", "MYO 4.0 cm²", "RV 8.0 cm²", "RV 11.0 cm²",
+    ]  # fmt: skip
+    assert {label.get_fontweight() for label in own} == {"bold"}
+    others = [axis.texts[0].get_text() for axis in axes]
+    assert others[0] == "LV 0.0  RV 2.0"
+    assert others[3] == "LV 9.0  MYO 10.0"
+    assert [axes[k].get_ylabel() for k in (0, 2)] == ["MEDV\ndimension 3", "RVEDA\ndimension 12"]
 
-    before = dict(matplotlib.rcParams)
-    figures.scatter(np.eye(2), np.eye(2), ("a", "b"), ("", ""), tmp_path / "s.png")
-    assert dict(matplotlib.rcParams) == before
+
+def test_a_row_without_an_attribute_has_no_structure_of_its_own(drawn):
+    figures.traversals(plain((1,)), ("z7",), (0,), "t.png", areas=[[[1, 2, 3]]])
+    (axis,) = drawn[0].axes
+    assert axis.get_xlabel() == "LV 1.0 cm²"
+    assert axis.xaxis.label.get_fontweight() == "normal"
+
+
+def test_traversals_draw_the_outlines_of_the_contact_sheet(tmp_path):
+    label = heart(32, 6, 3, 8)
+    for name, labels in (("with.png", label[None, None]), ("without.png", None)):
+        figures.traversals(plain((90,)), ("LVEDA",), (0,), tmp_path / name, labels=labels)
+    for structure in HEART:
+        count = [
+            (np.abs(pixels(tmp_path / name) - COLOURS[structure]).max(-1) < 25).sum()
+            for name in ("with.png", "without.png")
+        ]
+        assert count[0] > 100, structure
+        assert count[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"names": ("LVEDA",)}, "do not fit 1 names and 3 steps"),
+        ({"steps": (0, 1)}, "do not fit 2 names and 2 steps"),
+        ({"dimensions": (0,)}, "1 dimensions for 2 names"),
+        ({"units": ("mL",)}, "1 units for 2 names"),
+        ({"original": np.zeros((1, 4, 4))}, r"original \(1, 4, 4\); expected \(4, 4\)"),
+        ({"labels": np.zeros((2, 3, 4, 5))}, r"labels \(2, 3, 4, 5\); expected \(2, 3, 4, 4\)"),
+        ({"areas": np.zeros((2, 3, 4))}, r"areas \(2, 3, 4\); expected \(2, 3, 3\)"),
+        ({"requested": np.zeros((3, 2))}, r"requested \(3, 2\); expected \(2, 3\)"),
+    ],
+)
+def test_traversals_name_what_does_not_fit(tmp_path, change, message):
+    arguments = {"names": ("LVEDA", "MEDA"), "steps": (-1, 0, 1)} | change
+    with pytest.raises(ValueError, match=message):
+        figures.traversals(np.zeros((2, 3, 4, 4)), path=tmp_path / "t.png", **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------------ what was requested
+
+
+def request(path="r.png", **change):
+    label = heart(32, 6, 3, 8)
+    arguments = {
+        "original": plain(90)[0], "images": plain(100, 151), "labels": (label, label),
+        "areas": ((1, 2, 3), (4, 5, 6)), "request": {"MEDA": 5.0},
+    } | change  # fmt: skip
+    figures.requested_slice(**arguments, path=path)
+
+
+def test_a_requested_slice_stands_beside_what_it_was(drawn):
+    request(title="patient001")
+    axes = drawn[0].axes[:4]
+    heads = ["patient001", "as drawn", "MEDA 5.0 cm²", "absolute difference"]
+    assert [axis.get_title() for axis in axes] == heads
+    assert [axis.get_xlabel() for axis in axes] == ["", "MYO 2.0 cm²", "MYO 5.0 cm²", ""]
+    assert np.allclose(shown(drawn[0])[3].get_array(), 0.2)
+
+
+def test_several_requests_favour_no_structure(tmp_path, drawn):
+    request(request={"RVEDA": 6, "LVEDV": 120})
+    axis = drawn[0].axes[2]
+    assert axis.get_title() == "RVEDA 6.0 cm²\nLVEDV 120.0 mL"
+    assert axis.get_xlabel() == "LV 4.0 cm²"
+    assert axis.xaxis.label.get_fontweight() == "normal"
+
+
+def test_a_requested_slice_is_not_clipped(tmp_path):
+    request(tmp_path / "r.png", title="the mean code of all training patients and more")
+    assert blank(tmp_path / "r.png")
+
+
+@pytest.mark.parametrize("change", [{"original": plain(1, 2)}, {"images": plain(1)},
+                                    {"areas": ((1, 2, 3), (4, 5))}])  # fmt: skip
+def test_a_requested_slice_names_what_does_not_fit(change):
+    with pytest.raises(ValueError, match="do not fit"):
+        request(**change)
+
+
+# ------------------------------------------------------------------------ animation
+
+
+def frames(path):
+    with Image.open(path) as image:
+        assert image.format == "GIF"
+        assert image.info["loop"] == 0  # without end
+        found = []
+        for k in range(image.n_frames):
+            image.seek(k)
+            found.append((np.asarray(image.convert("L")).astype(int), image.info["duration"]))
+    return found
+
+
+def test_a_gif_goes_forth_and_back(tmp_path):
+    path = tmp_path / "new" / "t.gif"
+    figures.traversal_gif(plain(0, 60, 120, 180), ["LVEDA"], path, milliseconds=120)
+    found = frames(path)
+    assert [duration for _, duration in found] == [120] * 6
+    middle = [picture[picture.shape[0] // 2, picture.shape[1] // 2] for picture, _ in found]
+    assert middle == [0, 60, 120, 180, 120, 60]  # neither end is shown twice
+
+
+def test_a_gif_shows_traversals_side_by_side_twice_as_large(tmp_path):
+    images = plain((10, 20), (110, 120))
+    figures.traversal_gif(images, ["LVEDA", "MEDA"], tmp_path / "t.gif")
+    found = frames(tmp_path / "t.gif")
+    assert len(found) == 2
+    for k, (picture, _) in enumerate(found):
+        for grey in images[:, k, 0, 0] * 255:
+            assert (picture == round(grey)).sum() >= 64 * 64
+    # LVEDA left of MEDA.
+    columns = [np.nonzero(found[0][0] == grey)[1].mean() for grey in (10, 110)]
+    assert columns[0] < columns[1]
+
+
+def test_a_gif_has_its_values_below(tmp_path):
+    pictures = []
+    for name, captions in (("a", ["1 mL", "2 mL"]), ("b", ["1 mL", "9 mL"]), ("c", None)):
+        figures.traversal_gif(plain(10, 20), ["LVEDV"], tmp_path / name, captions)
+        pictures.append([picture for picture, _ in frames(tmp_path / name)])
+    assert np.array_equal(pictures[0][0], pictures[1][0])
+    rows = np.nonzero((pictures[0][1] != pictures[1][1]).any(1))[0]
+    assert len(rows)
+    assert rows.min() > 64  # below the slice
+    assert pictures[2][0].shape[0] < pictures[0][0].shape[0]  # no room for what is not there
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": np.zeros((32, 32))}, r"images \(32, 32\) and captions \(\) do not fit"),
+        ({"names": ["a", "b"]}, "2 names for 1 traversals"),
+        ({"captions": ["1"]}, r"captions \(1,\) do not fit"),
+        ({"milliseconds": 5}, "milliseconds is 5; expected 10, 20, 30"),
+    ],
+)
+def test_a_gif_names_what_does_not_fit(tmp_path, change, message):
+    arguments = {"images": plain(1, 2), "names": ["a"]} | change
+    with pytest.raises(ValueError, match=message):
+        figures.traversal_gif(**arguments, path=tmp_path / "t.gif")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,154 @@
+"""Training drawn: the losses and scores of a run by epoch, and those of several runs compared."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from .published import method_label
+from .style import LINES, Look, legend, looks, plain, save
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+SCORES = ("Interpretability", "SCC", "Modularity", "SAP", "MIG", "SSIM", "SSIM_in_mask")
+"""Scores in [0, 1] that share an axis; PSNR (dB) gets its own, everything else is a loss."""
+
+NOT_A_CURVE = re.compile(r"epoch|iteration|step|second|time|memory|seed|\blr\b|learning", re.I)
+
+
+def training_curves(history: pd.DataFrame, path: str | Path) -> None:
+    """Draws loss terms and validation scores by epoch.
+
+    A panel of losses, logarithmic where the values span more than two decades and are positive;
+    panels of scores from 0 to 1; PSNR in decibels on its own. Empty cells, where a score was not
+    taken in that epoch, are bridged.
+
+    Args:
+        history: A row per epoch, a column per loss term and score; ``epoch`` is the axis if there.
+        path: PNG to write; its folders are created.
+
+    Raises:
+        ValueError: If no column is a curve.
+    """
+    epochs = _epochs(history)
+    numeric = history.select_dtypes("number")
+    curves = {
+        str(name): numeric[name].to_numpy(float)
+        for name in numeric
+        if not NOT_A_CURVE.search(str(name)) and np.isfinite(numeric[name].to_numpy(float)).any()
+    }
+    if not curves:
+        raise ValueError(f"no curve among the columns {', '.join(map(str, history.columns))}")
+
+    groups: dict[str, list[str]] = {}
+    for name in curves:
+        groups.setdefault(_metric(name), []).append(name)
+    losses, decibels = groups.pop("", []), groups.pop("PSNR", [])
+    panels = [("loss terms", losses)]
+    if sum(map(len, groups.values())) > len(LINES):  # a value per attribute: a panel per metric
+        panels += groups.items()
+    else:
+        panels.append(("scores", [name for names in groups.values() for name in names]))
+    panels = [(title, names) for title, names in [*panels, ("PSNR (dB)", decibels)] if names]
+
+    figure, axes = _stack(len(panels))
+    for axis, (title, names) in zip(axes, panels, strict=True):
+        for name, look in looks(names).items():
+            _curve(axis, epochs, curves[name], look, name)
+        axis.set_ylabel(title)
+        axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
+        if title == "loss terms":
+            _scale(axis, np.concatenate([curves[name] for name in names]))
+        elif title != "PSNR (dB)":
+            low = min(float(np.nanmin(curves[name])) for name in names)
+            axis.set_ylim(min(0.0, 1.1 * low), 1.02)
+    _end_stack(axes, epochs)
+    save(figure, path)
+
+
+def compare_curves(
+    histories: dict[str, pd.DataFrame], columns: Sequence[str], path: str | Path
+) -> None:
+    """Draws the same curves of several runs on top of each other, a panel per column.
+
+    Args:
+        histories: Run -> a row per epoch, as for `training_curves`. What stands before `` · `` in
+            the name of a run is its method; runs of one method look the same.
+        columns: What to draw; columns that no run has are left out.
+        path: PNG to write; its folders are created.
+
+    Raises:
+        ValueError: If no run has any of the columns.
+    """
+    drawn = {
+        column: {
+            run: history[column].to_numpy(float)
+            for run, history in histories.items()
+            if column in history and np.isfinite(history[column].to_numpy(float)).any()
+        }
+        for column in columns
+    }
+    drawn = {column: curves for column, curves in drawn.items() if curves}
+    if not drawn:
+        raise ValueError(f"none of the {len(histories)} runs has a curve {', '.join(columns)}")
+    methods = {run: run.split(" · ")[0] for run in histories}
+    look = looks(sorted(set(methods.values())))
+    epochs = {run: _epochs(history) for run, history in histories.items()}
+
+    figure, axes = _stack(len(drawn))
+    for axis, (column, curves) in zip(axes, drawn.items(), strict=True):
+        for run, curve in curves.items():
+            _curve(axis, epochs[run], curve, look[methods[run]], run)
+        axis.set_ylabel(column)
+        if not _metric(column):
+            _scale(axis, np.concatenate(list(curves.values())))
+    _end_stack(axes, np.concatenate(list(epochs.values())))
+    legend(figure, look, method_label, lines=True)
+    save(figure, path)
+
+
+def _epochs(history: pd.DataFrame) -> np.ndarray:
+    return np.asarray(history.get("epoch", history.index), dtype=float)
+
+
+def _stack(panels: int) -> tuple[Figure, np.ndarray]:
+    figure = Figure((8, 2.8 * panels + 0.3), layout="constrained")
+    return figure, figure.subplots(panels, 1, squeeze=False, sharex=True)[:, 0]
+
+
+def _end_stack(axes: np.ndarray, epochs: np.ndarray) -> None:
+    for axis in axes:
+        axis.set_xlim(epochs.min() - 0.5, epochs.max() + 0.5)
+        plain(axis)
+    axes[-1].set_xlabel("epoch")
+    axes[-1].xaxis.get_major_locator().set_params(integer=True)
+
+
+def _curve(axis: Axes, epochs: np.ndarray, curve: np.ndarray, look: Look, label: str) -> None:
+    taken = np.isfinite(curve)
+    axis.plot(
+        epochs[taken], curve[taken], look.dash, color=look.colour, lw=1.4, label=label,
+        marker=look.marker, ms=4, markevery=max(1, taken.sum() // 12),
+    )  # fmt: skip
+
+
+def _scale(axis: Axes, values: np.ndarray) -> None:
+    """Logarithmic where the values are positive and span more than two decades."""
+    values = values[np.isfinite(values)]
+    if values.min() > 0 and values.max() > 100 * values.min():
+        axis.set_yscale("log")
+
+
+def _metric(column: str) -> str:
+    """Which score a column holds (``val/SSIM``, ``val_SCC_LVEDA``, ...); empty for a loss."""
+    for score in sorted((*SCORES, "PSNR"), key=len, reverse=True):
+        if re.search(rf"(^|[^A-Za-z]){score}([^A-Za-z]|$)", column):
+            return score
+    return ""
