@@ -1,0 +1,142 @@
+"""Measures what cross-validated models draw: turned dimensions, reconstructions, hearts on request.
+
+    python benchmarks/control.py --data STORE --output FILE.csv CV_FOLDER...
+
+A CV_FOLDER is what `cross_validation.py` wrote. In every fold the lines from dimensions to
+attributes are fitted, and the U-Net that measures is taught, on the patients that the models of
+this fold were trained on; turned, reconstructed and measured are those left out. Prints, per
+method, the mean over seeds and its standard deviation: measured control over all patients, Dice of
+reconstructions, and the median absolute error of 30 random requests per fold, of one attribute and
+of all at once, uniform between the smallest and the largest heart of the training patients. What
+one U-Net aimed at is measured by another one; each was taught by half of the training patients.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: one process, one core
+
+from pathlib import Path
+
+import click
+import numpy as np
+import pandas as pd
+from cross_validation import folds_of
+from joblib import Parallel, delayed
+
+from cardiac_attrivae.calibration import Calibration
+from cardiac_attrivae.control import AREAS, control_scores, decode, measure_control
+from cardiac_attrivae.evaluation import AREA_NAMES, evaluate
+from cardiac_attrivae.generation import aimed
+from cardiac_attrivae.inference import Run, find_device, load_run, reconstruct
+from cardiac_attrivae.segmenter import Segmenter, areas, dice, train_segmenter
+from cardiac_attrivae.slices import SliceDataset
+
+FOLDS, REQUESTS = 5, 30
+
+
+def measure_fold(data: Path, folders: tuple[Path, ...], fold: int) -> dict[str, pd.DataFrame]:
+    """Control, Dice and requests of all models of a fold, with the method and seed of each."""
+    dataset, cpu = SliceDataset.open(data), find_device("cpu")
+    left_out = dataset.cases["case"].isin(folds_of(dataset, FOLDS)[fold])
+    train, unseen = (dataset.take(np.flatnonzero(rows)) for rows in (~left_out, left_out))
+    names = train.cases["case"].unique()
+    segmenter, aim, judge = (
+        train_segmenter(train.take(np.flatnonzero(train.cases["case"].isin(part))), unseen)
+        for part in (names, names[::2], names[1::2])
+    )
+    known, target = train.basal(), unseen.basal()
+    own = dice(segmenter(target.images), target.labels).mean(axis=0)
+    tables = {"control": [], "dice": [], "requests": []}
+    tables["segmenter"] = [pd.DataFrame([own], columns=list(AREAS))]
+    for folder in folders:
+        for file in sorted(folder.glob(f"run_seed*_fold{fold}/model.safetensors")):
+            run = load_run(file.parent)
+            names = run.pipeline.attributes
+            about = {"method": run.pipeline.method, "seed": run.about["seed"], "fold": fold}
+            calibration = Calibration.fit(evaluate(run, known, names, cpu).table)
+            table = evaluate(run, target, names, cpu).table
+            pixel = target.pixel_cm2
+            found = {
+                "control": measure_control(
+                    run.network, segmenter, calibration, table.codes, table.cases, pixel
+                ),
+                "dice": pd.DataFrame(
+                    dice(segmenter(reconstruct(run.network, target.images)), target.labels),
+                    columns=list(AREAS),
+                ),
+                "requests": requests(run, calibration, aim, judge, table.codes, pixel, fold),
+            }
+            for name, part in found.items():
+                tables[name].append(part.assign(**about))
+    return {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
+
+
+def requests(
+    run: Run,
+    calibration: Calibration,
+    aim: Segmenter,
+    judge: Segmenter,
+    codes: np.ndarray,
+    pixel_cm2: float,
+    seed: int,
+) -> pd.DataFrame:
+    """Errors (cm^2) of random requests, from the codes of random patients."""
+    rng = np.random.default_rng(seed)
+    values = rng.uniform(calibration.low, calibration.high, (REQUESTS, len(calibration.names)))
+    wanted = dict(zip(calibration.names, values.T, strict=True))
+    start = codes[rng.integers(len(codes), size=REQUESTS)]
+    asked = [(name,) for name in calibration.names]
+    if len(set(calibration.dimensions)) == len(asked):  # else they cannot all be asked at once
+        asked.append(calibration.names)
+    rows = []
+    for names in asked:
+        request = {name: wanted[name] for name in names}
+        ways = {
+            "by the line": calibration.set(start, request),
+            "aimed": aimed(run.network, aim, calibration, start, request, pixel_cm2),
+        }
+        for way, drawn in ways.items():
+            measured = areas(judge(decode(run.network, drawn)), pixel_cm2)
+            how = f"{'alone' if len(names) == 1 else 'together'}, {way}"
+            for name in names:
+                error = measured[:, AREA_NAMES.index(name)] - wanted[name]
+                rows.append(pd.DataFrame({"attribute": name, "how": how, "error": error}))
+    return pd.concat(rows, ignore_index=True)
+
+
+@click.command()
+@click.option("--data", type=Path, required=True)
+@click.option("--output", type=Path, required=True)
+@click.option("--jobs", default=1, show_default=True)
+@click.argument("folders", type=Path, nargs=-1, required=True)
+def main(data: Path, output: Path, jobs: int, folders: tuple[Path, ...]) -> None:
+    parts = Parallel(n_jobs=jobs)(
+        delayed(measure_fold)(data, folders, fold) for fold in range(FOLDS)
+    )
+    tables = {name: pd.concat([part[name] for part in parts]) for name in parts[0]}
+    deviations = SliceDataset.open(data).basal().attributes(AREA_NAMES).std(axis=0)
+    rows = []
+    for (method, seed), group in tables["control"].groupby(["method", "seed"]):
+        scores = control_scores(group, deviations, rounds=1)
+        rows += [(method, seed, score.metric, score.attribute, score.value) for score in scores]
+    for (method, seed), group in tables["dice"].groupby(["method", "seed"]):
+        rows += [(method, seed, "Dice", name, group[name].mean()) for name in AREAS]
+    grouped = tables["requests"].groupby(["method", "seed", "how", "attribute"])
+    for (method, seed, how, attribute), group in grouped:
+        error = group["error"].abs().median()
+        rows.append((method, seed, f"request {how}: median error, cm2", attribute, error))
+    table = pd.DataFrame(rows, columns=["method", "seed", "metric", "attribute", "value"])
+    table.to_csv(output, index=False)
+    seeds = table.groupby(["metric", "attribute", "method"], sort=False)["value"]
+    shown = seeds.mean().map("{:.3f}".format) + seeds.std(ddof=1).map(
+        lambda spread: "" if np.isnan(spread) else f" +- {spread:.3f}"
+    )
+    click.echo("Segmenter on slices of patients left out, Dice:")
+    click.echo(tables["segmenter"].describe().loc[["mean", "min", "max"]].to_string())
+    click.echo(shown.unstack("method").to_string())
+
+
+if __name__ == "__main__":
+    main()
