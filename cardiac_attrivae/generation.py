@@ -1,0 +1,330 @@
+"""Hearts on request: the slice with the attributes asked for, and what was measured on it.
+
+What a dimension stands for is a line fitted on the training patients of the store (`Calibration`).
+A decoder draws hearts nearer to the middle than that line says, so dimensions are then corrected
+until one segmenter finds what was asked for. What is reported is measured by another segmenter,
+taught by other patients: it did not take part in the aiming.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from .attributes import ATTRIBUTES, check_names
+from .calibration import Calibration
+from .control import AREAS, decode, segmented, traversed
+from .evaluation import check_fit, evaluate
+from .figures import requested_slice, traversal_gif, traversals
+from .inference import Run, encode, find_device, load_run
+from .schema import HEART, DataError
+from .segmenter import Segmenter, areas, cache_of, segmenter_for
+from .slices import SliceDataset
+from .style import SYMBOLS
+
+FRAMES = 21
+"""Of the animation, one way."""
+REACH = 4.0
+"""Standard deviations of the training codes that a dimension may be set to."""
+
+
+@dataclass(frozen=True)
+class Studio:
+    """A model with all that is needed to draw with it.
+
+    Attributes:
+        run: The model.
+        store: Slices of the data set that it was trained on.
+        calibration: What its dimensions stand for.
+        aim: Corrects dimensions until what is drawn is what was asked for.
+        judge: Measures what is drawn in the end; taught by other patients than ``aim``.
+    """
+
+    run: Run
+    store: SliceDataset
+    calibration: Calibration
+    aim: Segmenter
+    judge: Segmenter
+
+    @classmethod
+    def open(
+        cls,
+        run: str | Path,
+        store: str | Path | None = None,
+        device: str = "auto",
+        tell: Callable[[str], None] = lambda message: None,
+    ) -> Studio:
+        """Reads run and store, fits the calibration, and trains segmenters or finds them trained.
+
+        Args:
+            run: Folder that ``train`` wrote.
+            store: Folder that ``preprocess`` wrote; None is the one that the run was trained on.
+            device: See `find_device`.
+            tell: Called with a message before something takes minutes.
+
+        Raises:
+            DataError: If the store is gone, of another data set, or does not fit the model.
+        """
+        model = load_run(run, device)
+        store = store or model.summary.get("store")
+        if store is None or not Path(store).is_dir():
+            raise DataError(f"the store that {run} was trained on is gone; give it with --data")
+        opened = SliceDataset.open(store)
+        if opened.name != model.about["train_dataset"]:
+            raise DataError(
+                f"{run} was trained on {model.about['train_dataset']} and {store} holds "
+                f"{opened.name}; give the store that it was trained on"
+            )
+        check_fit(model, opened)
+        where = find_device(device)
+        known = opened.split("train").basal()
+        names = model.pipeline.attributes
+        calibration = Calibration.fit(evaluate(model, known, names, where).table)
+        cache = cache_of(opened, model.folder)
+        aim, judge = (
+            segmenter_for(opened, cache, device=where, half=half, tell=tell) for half in (0, 1)
+        )
+        return cls(model, opened, calibration, aim, judge)
+
+    def start(self, case: str | None) -> tuple[np.ndarray, Tensor]:
+        """Code (1, D) to start from and its slice (1, 1, H, W): a patient's, or the mean one.
+
+        Raises:
+            DataError: If the store has no such patient.
+        """
+        if case is None:
+            code = np.asarray(self.run.about["code_mean"])[None]
+            return code, decode(self.run.network, code)
+        patients = self.store.basal()
+        rows = np.flatnonzero(patients.cases["case"] == case)
+        if not len(rows):
+            known = patients.cases["case"].tolist()
+            some = ", ".join(known[:3])
+            raise DataError(
+                f"{self.store.folder} has no case {case!r}; expected one of {some}, ..."
+            )
+        slices = patients.take(rows).images
+        device = next(self.run.network.parameters()).device
+        return encode(self.run.network, slices.to(device))[0], slices
+
+    def generate(self, codes: np.ndarray, request: Mapping[str, float]) -> Generated:
+        """Slices of codes (N, D) with the requested attributes, and what is measured on them."""
+        codes = aimed(
+            self.run.network, self.aim, self.calibration, codes, request, self.store.pixel_cm2
+        )
+        slices = decode(self.run.network, codes)
+        labels = self.judge(slices)
+        return Generated(slices, labels, areas(labels, self.store.pixel_cm2))
+
+    def measured(self, found: np.ndarray, request: Mapping[str, float]) -> pd.DataFrame:
+        """Requested beside measured: a row per attribute that a slice can show, or was requested.
+
+        Args:
+            found: Measured areas of LV, MYO and RV, (3,).
+            request: Attribute -> value.
+        """
+        rows = []
+        for name in dict.fromkeys([*request, *self.calibration.names]):
+            attribute = ATTRIBUTES[name]
+            area = float(found[HEART.index(attribute.structure)])
+            rows.append(
+                {
+                    "attribute": name,
+                    "requested": request.get(name, np.nan),
+                    "unit": attribute.unit,
+                    "structure": attribute.structure.name,
+                    "measured_cm2": area,
+                    "error_cm2": area - request[name]
+                    if name in request and attribute.unit == "cm2"
+                    else np.nan,
+                }
+            )
+        return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Decoded slices and labels, (N, 1, H, W), and areas of LV, MYO and RV in cm^2, (N, 3)."""
+
+    slices: Tensor
+    labels: Tensor
+    areas: np.ndarray
+
+
+def aimed(
+    network: nn.Module,
+    segmenter: Segmenter,
+    calibration: Calibration,
+    codes: np.ndarray,
+    request: Mapping[str, float | np.ndarray],
+    pixel_cm2: float,
+    rounds: int = 12,
+) -> np.ndarray:
+    """Codes (N, D) with the dimensions of the requested attributes set so that they are drawn.
+
+    Starts from the lines of the calibration, then moves each dimension by what is still missing
+    over its slope, up to four standard deviations of the training codes from their mean; of all
+    rounds the nearest one is kept. Volumes, which a slice does not hold, stay on their line.
+
+    Args:
+        network: Decodes.
+        segmenter: Measures what is drawn in each round.
+        calibration: Lines of the network.
+        codes: What to start from.
+        request: Attribute -> one value, or one for each code, (N,).
+        pixel_cm2: Area of a pixel.
+        rounds: How often the dimensions are moved.
+
+    Raises:
+        ValueError: As `Calibration.set`.
+    """
+    codes = calibration.set(codes, request)
+    shown = [k for k, name in enumerate(calibration.names)
+             if name in request and ATTRIBUTES[name].unit == "cm2"]  # fmt: skip
+    if not shown:
+        return codes
+    columns = [calibration.dimensions[k] for k in shown]
+    own = [HEART.index(ATTRIBUTES[calibration.names[k]].structure) for k in shown]
+    values = [request[calibration.names[k]] for k in shown]
+    wanted = np.stack([np.broadcast_to(value, len(codes)) for value in values], axis=1)
+    reach = REACH * calibration.code_deviation[shown]
+    low, high = calibration.code_mean[shown] - reach, calibration.code_mean[shown] + reach
+    codes[:, columns] = codes[:, columns].clip(low, high)
+    best, least = codes.copy(), np.full(len(codes), np.inf)
+    for _ in range(rounds):
+        missing = wanted - areas(segmenter(decode(network, codes)), pixel_cm2)[:, own]
+        error = np.abs(missing).max(axis=1)
+        best[error < least] = codes[error < least]
+        least = np.minimum(error, least)
+        codes[:, columns] = (codes[:, columns] + missing / calibration.slope[shown]).clip(low, high)
+    return best
+
+
+def generate(
+    run: str | Path,
+    request: Mapping[str, float],
+    output: str | Path,
+    *,
+    store: str | Path | None = None,
+    case: str | None = None,
+    device: str = "auto",
+    tell: Callable[[str], None] = lambda message: None,
+) -> tuple[pd.DataFrame, list[str]]:
+    """Draws one heart as asked for.
+
+    Writes slice.nii.gz, labels.nii.gz, slice.png (before, after, difference) and measured.csv.
+
+    Args:
+        run: Folder that ``train`` wrote.
+        request: Attribute -> value in its unit.
+        output: Folder to write into.
+        store: See `Studio.open`.
+        case: Patient to start from; None is the mean code of the training patients.
+        device, tell: See `Studio.open`.
+
+    Returns:
+        See `Studio.measured`; and a warning for each value that no training patient had.
+    """
+    check_names(request)  # before minutes are spent on a segmenter
+    studio, output = Studio.open(run, store, device, tell), Path(output)
+    code, original = studio.start(case)
+    before, after = studio.generate(code, {}), studio.generate(code, request)
+    table = studio.measured(after.areas[0], request)
+    output.mkdir(parents=True, exist_ok=True)
+    table.to_csv(output / "measured.csv", index=False)
+    _save_nifti(after.slices[0, 0, None], output / "slice.nii.gz", studio.store)
+    _save_nifti(after.labels[0, 0, None], output / "labels.nii.gz", studio.store)
+    requested_slice(
+        original[0, 0].numpy(),
+        [part.slices[0, 0].numpy() for part in (before, after)],
+        [part.labels[0, 0].numpy() for part in (before, after)],
+        [part.areas[0] for part in (before, after)],
+        request,
+        output / "slice.png",
+        title=case or "mean of the training patients",
+    )
+    return table, studio.calibration.outside(request)
+
+
+def traverse(
+    run: str | Path,
+    output: str | Path,
+    *,
+    store: str | Path | None = None,
+    case: str | None = None,
+    reach: float = 3.0,
+    steps: int = 7,
+    device: str = "auto",
+    tell: Callable[[str], None] = lambda message: None,
+) -> pd.DataFrame:
+    """Turns every attribute of one heart.
+
+    Writes traversal.png (measured areas below each picture), traversal.gif, a stack NAME.nii.gz per
+    attribute with the steps as slices, and traversal.csv.
+
+    Args:
+        run, output, store, case, device, tell: As in `generate`.
+        reach: Standard deviations of the training codes to either side.
+        steps: Pictures per attribute.
+
+    Returns:
+        traversal.csv: attribute, dimension, step, requested, unit, and measured LV, MYO, RV (cm^2).
+    """
+    if steps < 2 or not 0 < reach < np.inf:
+        raise ValueError(f"steps is {steps} and range {reach}; expected 2 or more, and above 0")
+    studio, output = Studio.open(run, store, device, tell), Path(output)
+    code, original = studio.start(case)
+    calibration, network = studio.calibration, studio.run.network
+    places = np.linspace(-reach, reach, steps)
+    slices, requested = traversed(network, code[0], calibration, places)
+    labels, measured = segmented(studio.judge, slices, studio.store.pixel_cm2)
+    units = [ATTRIBUTES[name].unit for name in calibration.names]
+    output.mkdir(parents=True, exist_ok=True)
+    traversals(
+        slices.numpy(),
+        calibration.names,
+        places,
+        output / "traversal.png",
+        original=original[0, 0].numpy(),
+        dimensions=calibration.dimensions,
+        labels=labels,
+        areas=measured,
+        requested=requested,
+        units=units,
+    )
+    smooth, asked = traversed(network, code[0], calibration, np.linspace(-reach, reach, FRAMES))
+    captions = [
+        [f"{value:.0f} {SYMBOLS.get(unit, unit)}" for value in values]
+        for values, unit in zip(asked, units, strict=True)
+    ]
+    traversal_gif(smooth.numpy(), calibration.names, output / "traversal.gif", captions)
+    rows = []
+    for k, name in enumerate(calibration.names):
+        _save_nifti(slices[k], output / f"{name}.nii.gz", studio.store)
+        rows += [
+            {"attribute": name, "dimension": calibration.dimensions[k], "step": float(place),
+             "requested": requested[k, s], "unit": units[k],
+             **dict(zip(AREAS, measured[k, s], strict=True))}
+            for s, place in enumerate(places)
+        ]  # fmt: skip
+    table = pd.DataFrame(rows)
+    table.to_csv(output / "traversal.csv", index=False)
+    return table
+
+
+def _save_nifti(slices: Tensor, path: Path, store: SliceDataset) -> None:
+    """Slices (S, H, W) as a stack of voxels in mm; viewers show it upright, RV on the left."""
+    spacing = store.info["recipe"]["spacing"]
+    # columns run to the patient's left and rows to the back, both negative in RAS coordinates
+    affine = np.diag([-spacing, -spacing, 1.0, 1.0])
+    voxels = torch.permute(slices, (2, 1, 0)).numpy()
+    image = nib.Nifti1Image(voxels, affine)
+    image.header.set_xyzt_units("mm")
+    nib.save(image, path)
