@@ -1,83 +1,315 @@
-"""Tables for people, made of the tidy metrics.csv; computes nothing but means over seeds."""
+"""The report: one page and its tables, of whole evaluations; computes nothing but means over seeds.
+
+What is said is in templates/index.html, how it looks in templates/style.css.
+"""
 
 from __future__ import annotations
 
+import base64
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
 import pandas as pd
+import yaml
+from PIL import Image
 
-from .metrics import LEAST
+from .published import SCORES as PAPER
+from .published import SOURCE
+from .schema import DataError
+from .tables import (
+    HEADS,
+    PLACE,
+    WHOLE,
+    Grid,
+    Place,
+    Score,
+    Scores,
+    attribute_names,
+    grid,
+    latex,
+    markdown,
+    means,
+    per_attribute,
+    places,
+    rank,
+    render,
+    summarise,
+    table_1,
+    tidy,
+    variants,
+)
 
-PAPER = ("Interpretability", "SCC", "Modularity", "SAP")
-"""The columns of Table 1 in arXiv 2307.12618."""
+CONTROL = ("Control", "Control_slope", "Control_monotone", "Control_error", "Control_leak")
+AGREEMENT = ("R2", "bias", "MAE", "lower_limit", "upper_limit")
+PICTURES = ("SSIM", "SSIM_in_mask", "Sharpness", "PSNR", "MSE")
+STRUCTURES = ("LV", "MYO", "RV")
+FURTHER = ("MIG", "Leakage", "Disentanglement", "Completeness", "Informativeness")
+COMPARED = ("Interpretability", "Interpretability_fixed", "SCC", "SAP", "R2", "R2_fixed")
+COMPARED += ("Control", "SSIM", "SSIM_in_mask", "Sharpness", "Dice")
+"""Metrics whose differences and spread are shown; the rest is in comparisons.csv and spread.csv."""
+QUESTIONS = ("Interpretability", "Control", "SSIM_in_mask")
+"""Metrics that answer what the summary asks: attributes in the code, drawn heart, pictures."""
 
-NOTES = """\
-Codes are posterior means of one slice per patient, the most basal one. Interpretability, SCC, SAP
-and MIG take the best latent dimension for each attribute; those on fixed dimensions take the one
-that the model was trained to use. Modularity of pure noise is .77 to .80. SSIM counts the empty
-background; SSIM_in_mask does not. Sharpness 1 is as sharp as the slice, below is blur. With several
-seeds: mean +- standard deviation over seeds.
-"""
+
+class Finding(NamedTuple):
+    """The best method at one place, and the next: what a sentence of the summary is made of.
+
+    ``floor`` holds what a black image scores there, by metric; ``rest`` all other scores of the
+    best method there, by metric and attribute.
+    """
+
+    question: int  # of `QUESTIONS`
+    place: Place
+    method: str
+    score: Score
+    next: str  # empty if there is no other
+    second: Score | None  # of the next
+    p_holm: float | None  # of the difference of the two
+    floor: dict[str, Score]
+    rest: dict[tuple[str, str], Score]
+
+    @property
+    def errors(self) -> list[Score]:
+        """MAE of each attribute, read from the trained dimensions if there are any."""
+        found = [score for score in self.rest.values() if score.unit]
+        trained = [score for score in found if score.metric == "MAE_fixed"]
+        return trained or [score for score in found if score.metric == "MAE"]
 
 
-def markdown(metrics: pd.DataFrame) -> str:
-    """table.md: the paper's Table 1, then scores per attribute, then image fidelity.
+class Picture(NamedTuple):
+    """A PNG as a data URI, and what it is of; names are empty where it is of all."""
+
+    source: str
+    method: str
+    train_dataset: str
+    test_dataset: str
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """What one or more folders of ``cross-domain-eval`` hold, put together.
+
+    Attributes:
+        metrics, comparisons, spread: The files of that name; no rows if missing.
+        models: Name and facts of each model, as in evaluation.json.
+        datasets: Facts of each data set by its name, as in evaluation.json.
+        facts: evaluation.json of each folder.
+        pictures: By kind, in the order of evaluation.json.
+    """
+
+    metrics: pd.DataFrame
+    comparisons: pd.DataFrame
+    spread: pd.DataFrame
+    models: list[dict[str, Any]]
+    datasets: dict[str, dict[str, Any]]
+    facts: list[dict[str, Any]]
+    pictures: dict[str, list[Picture]]
+
+
+def write_report(
+    evaluations: Sequence[Path], output: Path, *, title: str = "Attributes of the heart in a code"
+) -> Path:
+    """Writes index.html, table.md, table.tex and scores.csv.
+
+    The page is one file that needs nothing else: pictures are inside, no script, no network.
 
     Args:
-        metrics: Columns of metrics.csv.
+        evaluations: Folders that ``cross-domain-eval`` wrote; what two of them share counts once.
+        output: Folder to write into.
+        title: Of the page.
+
+    Returns:
+        index.html.
+
+    Raises:
+        DataError: If a folder holds no metrics.csv, or there is no folder.
     """
-    datasets = list(dict.fromkeys(metrics["test_dataset"]))
-    means = metrics[metrics["attribute"] == "mean"]
-    models = means[means["train_dataset"] != ""]
-    attributes = metrics[metrics["attribute"] != "mean"]
-    counts = metrics.drop_duplicates("test_dataset").set_index("test_dataset")
-    tested = ", ".join(
-        f"{name} ({counts.loc[name, 'n']} {counts.loc[name, 'split']} patients)"
-        for name in datasets
+    found = _read(evaluations)
+    scores = summarise(found.metrics, found.spread)
+    page = render(
+        "index.html",
+        title=title,
+        found=found,
+        facts=[about for about in found.facts if about],
+        notes=list(dict.fromkeys(note for about in found.facts for note in about.get("notes", ()))),
+        segmenters={
+            name: about["segmenter"]
+            for name, about in found.datasets.items()
+            if about.get("segmenter")
+        },
+        methods=list(dict.fromkeys(method for method, place, *_ in scores if place.trained)),
+        places=places(scores),
+        spreads=any(score.models > 1 for score in scores.values()),
+        findings=_findings(scores, found.comparisons),
+        training=_training(found.models),
+        paired=table_1(scores),
+        grids=_grids(scores),
+        comparisons=_by_place(found.comparisons, "first", "second"),
+        spread=_by_place(found.spread, "method"),
+        source=SOURCE,
+        heads=HEADS,
+        paper=PAPER,
     )
-    more = [m for m in models["metric"].unique() if m not in PAPER]
-    scores = [m for m in more if m in set(attributes["metric"]) or m == "MIG"]
-    images = [m for m in more if m not in scores]
-    parts = [
-        "# Scores across domains",
-        f"Tested on: {tested}. A cell holds {' / '.join(datasets)}.",
-        "## Table 1: mean over the attributes",
-        _grid(models, "metric", PAPER, datasets),
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "index.html").write_text(page, encoding="utf-8")
+    (output / "table.md").write_text(markdown(found.metrics), encoding="utf-8")
+    (output / "table.tex").write_text(latex(found.metrics), encoding="utf-8")
+    tidy(scores).to_csv(output / "scores.csv", index=False)
+    return output / "index.html"
+
+
+def _read(folders: Sequence[Path]) -> Evaluations:
+    folders = [Path(folder) for folder in folders]
+    if not folders:
+        raise DataError("no evaluation to report on; give a folder that cross-domain-eval wrote")
+    facts, models, datasets, pictures = [], [], {}, {}
+    for folder in folders:
+        if not (folder / "metrics.csv").is_file():
+            raise DataError(f"{folder} holds no metrics.csv; cross-domain-eval writes one")
+        file = folder / "evaluation.json"
+        about = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        facts.append(about)
+        new = [{"name": name, **model} for name, model in about.get("models", {}).items()]
+        models += [model for model in new if model not in models]
+        datasets = about.get("datasets", {}) | datasets
+        for kind, picture in _pictures(folder, about):
+            shown = pictures.setdefault(kind, [])
+            if picture not in shown:
+                shown.append(picture)
+    read = [_together(folders, f"{name}.csv") for name in ("metrics", "comparisons", "spread")]
+    return Evaluations(*read, models, datasets, facts, pictures)
+
+
+def _together(folders: Sequence[Path], name: str) -> pd.DataFrame:
+    """A table of all folders, rows that are the same once; names stay text, whatever they are."""
+    names = dict.fromkeys(("model", "method", "first", "second", *PLACE, "attribute", "case"), str)
+    files = [folder / name for folder in folders if (folder / name).is_file()]
+    tables = [
+        pd.read_csv(file, dtype=names, keep_default_na=False, na_values=[""]) for file in files
     ]
-    for metric in ("Interpretability_fixed", "Interpretability", "SCC_fixed", "SCC", "SAP"):
-        part = attributes[attributes["metric"] == metric]
-        if len(part) and part["value"].notna().any():
-            names = tuple(dict.fromkeys(part["attribute"]))
-            parts += [f"## {metric} per attribute", _grid(part, "attribute", names, datasets)]
-    parts += ["## Reconstruction", _grid(means, "metric", images, datasets)]
-    few = [f"{d} ({counts.loc[d, 'n']})" for d in datasets if counts.loc[d, "n"] < LEAST]
-    if few:
-        parts.append(f"Too few patients for scores, which need {LEAST}: {', '.join(few)}.")
-    return "\n\n".join([*parts, NOTES])
+    tables = [table for table in tables if len(table)]
+    return pd.concat(tables, ignore_index=True).drop_duplicates() if tables else pd.DataFrame()
 
 
-def _grid(part: pd.DataFrame, column: str, heads: tuple[str, ...], datasets: list[str]) -> str:
-    """A row per method and training set, a column per head, ``a / b`` for two test sets."""
-    rows = []
-    for (method, trained), group in part.groupby(["method", "train_dataset"], sort=False):
-        cells = [
-            " / ".join(_cell(group, column, head, dataset) for dataset in datasets)
-            for head in heads
-        ]
-        rows.append([method, trained or "-", *cells])
-    return table(["model", "trained on", *heads], rows)
+def _pictures(folder: Path, about: dict[str, Any]) -> Iterable[tuple[str, Picture]]:
+    """Kind and picture; where evaluation.json lists none, every file under its own name."""
+    listed = about.get("figures") or [
+        {"file": f"figures/{file.name}", "kind": file.stem}
+        for file in sorted((folder / "figures").glob("*.png"))
+    ]
+    for row in listed:
+        file = folder / row["file"]
+        if file.is_file():
+            source = "data:image/webp;base64," + base64.b64encode(_webp(file)).decode()
+            model = about.get("models", {}).get(row.get("model"), {})
+            places = (row.get("train_dataset", ""), row.get("test_dataset", ""))
+            yield row["kind"], Picture(source, model.get("method", ""), *places)
 
 
-def _cell(group: pd.DataFrame, column: str, head: str, dataset: str) -> str:
-    values = group[(group[column] == head) & (group["test_dataset"] == dataset)]["value"]
-    if values.isna().all():
-        return "-"
-    spread = f" +- {values.std(ddof=1):.2f}" if len(values) > 1 else ""
-    digits = 1 if head == "PSNR" else 4 if head == "MSE" else 2
-    return f"{values.mean():.{digits}f}{spread}"
+def _webp(file: Path) -> bytes:
+    """A picture as WebP, a fifth of its PNG: a page of forty stays small enough to send."""
+    with Image.open(file) as picture, io.BytesIO() as packed:
+        picture.convert("RGB").save(packed, "WEBP", quality=88, method=4)
+        return packed.getvalue()
 
 
-def table(heads: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table, padded so that it also reads well as plain text."""
-    widths = [max(len(line[k]) for line in [heads, *rows]) for k in range(len(heads))]
-    lines = [heads, ["-" * width for width in widths], *rows]
-    padded = ([cell.ljust(w) for cell, w in zip(line, widths, strict=True)] for line in lines)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in padded)
+def _grids(scores: Scores) -> dict[str, Grid | None]:
+    """The tables of the page, by name; None where nothing was measured."""
+    held = dict.fromkeys(attribute_names(scores, "R2_fixed") + attribute_names(scores, "R2"))
+    rows = {
+        "scores": means(PAPER),
+        "best": per_attribute(scores, "Interpretability"),
+        "trained": per_attribute(scores, "Interpretability_fixed"),
+        "agreement": {name: [(f"{m}_fixed|{m}", name) for m in AGREEMENT] for name in held},
+        "control": {
+            name: [(m, name) for m in CONTROL] for name in attribute_names(scores, "Control")
+        },
+        "dice": {"": [("Dice", name) for name in (*STRUCTURES, WHOLE)]},
+        "pictures": means(PICTURES),
+        "further": means(FURTHER),
+    }
+    return {name: grid(scores, wanted) if wanted else None for name, wanted in rows.items()}
+
+
+def _findings(scores: Scores, comparisons: pd.DataFrame) -> list[Finding]:
+    """The best method at each place, question by question; across domains codes alone are asked."""
+    found = []
+    for question, metric in enumerate(QUESTIONS):
+        for place in places(scores):
+            there = {
+                method: score
+                for (method, at, *about), score in scores.items()
+                if at == place and about == [metric, WHOLE]
+            }
+            if not there or (question > 0 and not place.at_home):
+                continue
+            first, *others = sorted(there, key=lambda method: rank(there[method]))
+            second = others[0] if others else ""
+            floors = Place("", place.tested, place.split)
+            found.append(
+                Finding(
+                    question,
+                    place,
+                    first,
+                    there[first],
+                    second,
+                    there.get(second),
+                    _test(comparisons, place, metric, {first, second}),
+                    {key[2]: score for key, score in scores.items() if key[1] == floors},
+                    {key[2:]: score for key, score in scores.items() if key[:2] == (first, place)},
+                )
+            )
+    return found
+
+
+def _test(comparisons: pd.DataFrame, place: Place, metric: str, pair: set[str]) -> float | None:
+    """Holm-adjusted p of the difference of two methods; None if they were not compared."""
+    rows = _by_place(comparisons, "first", "second").get(place, [])
+    same = (
+        row for row in rows if row["metric"] == metric and {row["first"], row["second"]} == pair
+    )
+    return next((row["p_holm"] for row in same), None)
+
+
+def _by_place(frame: pd.DataFrame, *methods: str) -> dict[Place, list[dict[str, Any]]]:
+    """Rows of the means over attributes of `COMPARED`; ``methods`` are columns that name one."""
+    if frame.empty:
+        return {}
+    chosen = frame[frame["metric"].isin(COMPARED) & (frame["attribute"] == WHOLE)]
+    chosen = chosen.dropna(subset="low")  # where one of the two has no trained dimension
+    chosen = variants(chosen, *methods)
+    order = chosen["metric"].map(COMPARED.index).argsort(kind="stable")
+    places: dict[Place, list[dict[str, Any]]] = {}
+    for row in chosen.iloc[order].to_dict("records"):
+        places.setdefault(Place(*(row[name] for name in PLACE)), []).append(row)
+    return dict(sorted(places.items(), key=lambda item: not item[0].at_home))
+
+
+class Training(NamedTuple):
+    """Models that differ in their seed alone: facts of each, and the configuration of the first."""
+
+    method: str
+    train_dataset: str
+    seeds: list[Any]
+    summaries: list[dict[str, Any]]
+    configuration: str
+
+
+def _training(models: list[dict[str, Any]]) -> list[Training]:
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for model in models:
+        groups.setdefault((model["method"], model["train_dataset"]), []).append(model)
+    return [
+        Training(
+            *about,
+            [model["seed"] for model in group],
+            [model.get("summary") or {} for model in group],
+            yaml.safe_dump(group[0].get("pipeline", {}), sort_keys=False, allow_unicode=True),
+        )
+        for about, group in groups.items()
+    ]
