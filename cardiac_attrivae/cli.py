@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import sys
 import warnings
@@ -44,7 +45,7 @@ def _explained(command: Callable) -> Callable:
 def main() -> None:
     """Generative models of the heart whose latent dimensions mean something.
 
-    The usual order: check, preprocess, train, cross-domain-eval. Try demo first.
+    The usual order: check, preprocess, train, cross-domain-eval, report. Try demo first.
     """
 
 
@@ -60,6 +61,7 @@ _source = click.option(
 _output = click.option(
     "--output", required=True, type=click.Path(path_type=Path), help="Folder to write."
 )
+_workers = click.option("--workers", default=1, show_default=True, help="Processes.")
 _device = click.option(
     "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help="Where to run."
 )
@@ -78,7 +80,7 @@ _device = click.option(
 )
 @click.option("--spacing", default=1.3, show_default=True, help="Pixel size in mm.")
 @click.option("--size", default=128, show_default=True, help="Pixels along a side.")
-@click.option("--workers", default=1, show_default=True, help="Processes.")
+@_workers
 @click.option("--drop-duplicates", is_flag=True, help="Keep one of each known duplicate scan.")
 @click.option("--overwrite", is_flag=True, help="Replace a store that is there already.")
 @_explained
@@ -173,22 +175,106 @@ def train(
 @click.option(
     "--attributes", metavar="NAME,NAME,...", help="Score these; default: each model's own."
 )
+@click.option(
+    "--rounds", default=1000, show_default=True, help="Draws behind every interval and floor."
+)
+@_workers
 @_device
 @_explained
 def cross_domain_eval(
     models: tuple[Path, ...],
     stores: tuple[Path, ...],
     output: Path,
-    split: str,
     attributes: str | None,
-    device: str,
+    **options: Any,
 ) -> None:
-    """Score models on their own and on other data."""
-    from .evaluation import cross_domain_eval as run
+    """Score models on their own and on other data.
+
+    With intervals, floors of chance, and hearts that are drawn and measured. What an earlier call
+    has written into the same folder is not computed again.
+    """
+    from .cross_domain import cross_domain_eval as run
 
     names = attributes.split(",") if attributes else None
-    run(models, stores, output, split=split, attributes=names, device=device)
+    bar = _progress("cross-domain-eval")
+    run(models, stores, output, attributes=names, progress=bar, tell=_tell, **options)
     _show_table(output)
+
+
+_run = click.option(
+    "--model",
+    "run",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Run that train wrote.",
+)
+_store = click.option(
+    "--data",
+    "store",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Store the run was trained on; needed if it was moved.",
+)
+_case = click.option("--case", help="Patient to start from; default: the mean of all.")
+
+
+@main.command()
+@_run
+@click.option(
+    "--set", "request", multiple=True, required=True, metavar="ATTRIBUTE=VALUE",
+    help="Wanted value, as in LVEDA=28 (cm2); may be given several times.",
+)  # fmt: skip
+@_case
+@_output
+@_store
+@_device
+@_explained
+def generate(request: tuple[str, ...], output: Path, **options: Any) -> None:
+    """Draw a heart as asked for, and measure it."""
+    from .generation import generate as run
+
+    wanted = dict(_assignment(text) for text in request)
+    table, warned = run(request=wanted, output=output, tell=_tell, **options)
+    for warning in warned:
+        click.echo(f"Warning: {warning}", err=True)
+    for row in table.itertuples():
+        asked = "" if math.isnan(row.requested) else f"requested {row.requested:g} {row.unit}, "
+        click.echo(f"{row.attribute}: {asked}measured {row.structure} {row.measured_cm2:.1f} cm2")
+    click.echo(f"Slice, labels and picture are in {output}")
+
+
+@main.command()
+@_run
+@_case
+@_output
+@click.option("--steps", default=7, show_default=True, help="Pictures per attribute.")
+@click.option(
+    "--range", "reach", default=3.0, show_default=True, help="Standard deviations to either side."
+)
+@_store
+@_device
+@_explained
+def traverse(output: Path, **options: Any) -> None:
+    """Turn each attribute of one heart: grid, animation, NIfTI."""
+    from .generation import traverse as run
+
+    table = run(output=output, tell=_tell, **options)
+    click.echo(table.to_string(index=False, float_format="{:.1f}".format))
+    click.echo(f"Grid, animation and stacks are in {output}")
+
+
+@main.command()
+@click.option(
+    "--evaluation", "evaluations", multiple=True, required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder that cross-domain-eval wrote; may be given several times.",
+)  # fmt: skip
+@_output
+@_explained
+def report(evaluations: tuple[Path, ...], output: Path) -> None:
+    """Gather evaluations in one page, and in tables."""
+    from .report import write_report
+
+    click.echo(f"Report: {write_report(evaluations, output)}")
 
 
 @main.command()
@@ -243,9 +329,57 @@ def demo(output: Path, cases: int, device: str) -> None:
 
     if output.exists() and any(output.iterdir()):
         raise ValueError(f"{output} is not empty; choose another folder with --output")
-    run_demo(output, cases, device, _progress, _train)
+    page = run_demo(output, cases, device, _progress, _train, _tell)
     _show_table(output / "evaluation")
-    click.echo(f"Pictures: {output / 'evaluation' / 'figures'}")
+    click.echo(f"Report: {page}")
+
+
+@main.command()
+@click.option(
+    "--acdc", type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder that holds ACDC.",
+)  # fmt: skip
+@click.option(
+    "--mnms", type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder that holds M&Ms.",
+)  # fmt: skip
+@_output
+@click.option(
+    "--seeds", default=5, show_default=True, type=click.IntRange(1),
+    help="Models of each method on each data set; may grow later.",
+)  # fmt: skip
+@click.option(
+    "--pipelines", default="fast", show_default=True, type=click.Choice(["fast", "paper"]),
+    help="Our recipes, or the published ones, which take days.",
+)  # fmt: skip
+@_device
+@click.option(
+    "--workers", type=click.IntRange(1),
+    help="Commands at once; default: one on a GPU, else the number of cores.",
+)  # fmt: skip
+@click.option(
+    "--rounds", default=1000, show_default=True, type=click.IntRange(1),
+    help="Draws behind each interval.",
+)  # fmt: skip
+@click.option(
+    "--set", "changes", multiple=True, metavar="KEY=VALUE",
+    help="Change one value of all pipelines, to try things out: schedule.epochs=1.",
+)  # fmt: skip
+@_explained
+def reproduce(acdc: Path | None, mnms: Path | None, output: Path, **options: Any) -> None:
+    """The paper's table in one command.
+
+    Stores, four methods x data sets x seeds, scores both ways, report. The same command goes on
+    where it was broken off, and tries again what failed.
+    """
+    from .reproduce import reproduce as run
+
+    given = {"acdc": acdc, "mnms": mnms}
+    datasets = {name: source for name, source in given.items() if source}
+    if not datasets:
+        raise click.UsageError("expected --acdc DIR, --mnms DIR, or both")
+    if not run(datasets, output, say=click.echo, **options):
+        sys.exit(1)
 
 
 def _train(configuration: Any, store: Any, output: Path, *, device: str, **options: Any) -> None:
@@ -283,6 +417,15 @@ def _train(configuration: Any, store: Any, output: Path, *, device: str, **optio
             click.echo(f"Trained. Model, history and pictures are in {output}")
 
 
+def _assignment(text: str) -> tuple[str, float]:
+    """Name and number of NAME=NUMBER."""
+    name, _, number = text.partition("=")
+    try:
+        return name, float(number)
+    except ValueError:
+        raise ValueError(f"--set {text!r}; expected ATTRIBUTE=NUMBER, such as LVEDA=28") from None
+
+
 def _progress(label: str) -> Callable[[Iterable, int], Iterable]:
     """Wraps an iterable: a bar on a terminal, a line for every tenth of it otherwise."""
 
@@ -298,6 +441,10 @@ def _progress(label: str) -> Callable[[Iterable, int], Iterable]:
                 click.echo(f"{label} {count}/{total}", err=True)
 
     return bar if _interactive() else lines
+
+
+def _tell(message: str) -> None:
+    click.echo(message, err=True)
 
 
 def _interactive() -> bool:

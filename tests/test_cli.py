@@ -16,7 +16,10 @@ def call(*words):
     return CliRunner().invoke(main, [str(word) for word in words])
 
 
-COMMANDS = ("preprocess", "train", "cross-domain-eval", "phantom", "check", "demo")
+COMMANDS = (
+    "preprocess", "train", "cross-domain-eval", "report", "generate", "traverse", "phantom",
+    "check", "demo", "reproduce",
+)  # fmt: skip
 
 
 def test_every_command_stands_in_the_help_and_has_one():
@@ -38,6 +41,7 @@ def test_help_loads_nothing_heavy():
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
+@pytest.mark.usefixtures("hasty_segmenters")
 def test_the_three_commands_lead_from_files_to_a_table(acdc_tree, tmp_path):
     store, run, evaluation = (tmp_path / name for name in ("store", "run", "evaluation"))
     made = call(

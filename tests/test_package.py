@@ -20,15 +20,20 @@ ROOMS = {file.stem: file for file in sorted(PACKAGE.glob("*.py"))}
 LAYERS = (
     ("__main__",),
     ("cli",),
-    ("demo",),
-    ("workflow", "evaluation", "preprocess", "check", "phantom"),
-    ("inference",),
-    ("engines", "handlers", "report", "figures", "statistics"),
+    ("demo", "reproduce"),
+    ("workflow", "cross_domain", "generation", "preprocess", "check", "phantom"),
+    ("gallery",),
+    ("evaluation",),
+    ("control",),
+    ("inference", "segmenter"),
+    ("engines", "handlers", "report", "tables", "figures", "charts", "curves", "sheet",
+     "statistics", "prediction", "comparison", "calibration"),
     (
         "config", "networks", "losses", "perceptual", "augmentation", "transforms", "slices",
         "metrics", "fidelity", "attributes", "cases", "nifti",
+        "published",
     ),
-    ("manifest", "hearts", "parallel"),
+    ("manifest", "hearts", "parallel", "style", "steps"),
     ("schema",),
     ("__init__",),
 )  # fmt: skip
@@ -43,7 +48,12 @@ FORBIDDEN = {
     "losses": {"networks", "perceptual", "engines"},
     "engines": {"manifest", "slices", "transforms", "preprocess", "phantom", "nifti"},
     "figures": {"torch", "monai"},
+    "charts": {"torch", "monai"},
+    "curves": {"torch", "monai"},
+    "sheet": {"torch", "monai"},
     "report": {"torch", "monai"},
+    "tables": {"torch", "monai"},
+    "steps": {"torch", "monai", "numpy", "pandas"},
     "schema": {"torch", "monai", "numpy", "pandas"},
     "__init__": {"torch", "monai", "numpy", "pandas"},
 }
@@ -201,6 +211,12 @@ def test_wheel_holds_every_room_and_every_yaml(elsewhere):
     for folder in ("pipelines", "data_manifests"):
         expected |= {f"cardiac_attrivae/{folder}/{f.name}" for f in CHECKOUT.glob(f"{folder}/*")
                      if f.suffix == ".yaml"}  # fmt: skip
+    templates = {
+        f"cardiac_attrivae/templates/{f.name}"
+        for f in (CHECKOUT / "cardiac_attrivae/templates").iterdir()
+    }
+    assert "cardiac_attrivae/templates/index.html" in templates
+    expected |= templates
     assert "cardiac_attrivae/data_manifests/acdc.yaml" in expected
     assert {name for name in names if ".dist-info/" not in name} == expected
     assert any(name.endswith("licenses/LICENSE") for name in names)

@@ -1,0 +1,335 @@
+"""The paper's table in one command: stores, runs, evaluation and report, each made only once.
+
+Every step is a command that a user could type, run as a process of its own. What is done already is
+not done again, so that a broken-off reproduction goes on with the same call.
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import product
+from pathlib import Path
+from textwrap import indent
+from typing import Any
+
+from joblib import cpu_count
+
+from .config import load_pipeline
+from .inference import find_device
+from .metrics import LEAST
+from .schema import DataError
+from .steps import FAILED, LEFT_OUT, Outcome, Runner, Step, carry_out, run_command
+
+METHODS = {
+    "fast": ("beta_vae_fast", "attri_vae_fast", "soft_intro_vae_fast", "attri_sivae_fast"),
+    "paper": ("beta_vae", "attri_vae", "soft_intro_vae_{dataset}", "attri_sivae_{dataset}"),
+}
+"""Pipelines of the four methods of Table 1 in arXiv 2307.12618; some differ between data sets."""
+
+SPLITS = ("test", "val")
+"""What may be scored, in order of preference."""
+
+
+def plan(
+    datasets: Mapping[str, Path],
+    seeds: int,
+    pipelines: str,
+    output: Path,
+    *,
+    device: str = "auto",
+    workers: int = 1,
+    changes: Sequence[str] = (),
+) -> list[Step]:
+    """The steps up to the last trained model. The first seed of everything comes first.
+
+    Args:
+        datasets: Name -> folder that holds it, of ``acdc`` and ``mnms``.
+        seeds: How many; 0 is the first.
+        pipelines: A key of `METHODS`.
+        output: Folder of the reproduction.
+        device: See `find_device`.
+        workers: Processes at once, shared by the data sets while they are preprocessed.
+        changes: ``key=value``, laid over every pipeline.
+    """
+    stores = {name: output / "stores" / name for name in datasets}
+    share = max(1, workers // len(datasets))
+    steps = [
+        Step(
+            f"preprocess_{name}",
+            ("preprocess", "--dataset", name, "--source", str(source), "--output",
+             str(stores[name]), "--slice", "all", "--workers", str(share)),
+            (),
+            stores[name] / "dataset.json",
+        )
+        for name, source in datasets.items()
+    ]  # fmt: skip
+    for seed, (dataset, store), method in product(range(seeds), stores.items(), METHODS[pipelines]):
+        name = f"{method.removesuffix('_{dataset}')}_{dataset}_seed{seed}"
+        run = output / "runs" / name
+        sets = (word for change in changes for word in ("--set", change))
+        steps.append(
+            Step(
+                f"train_{name}",
+                ("train", "--pipeline", method.format(dataset=dataset), "--data", str(store),
+                 "--output", str(run), "--seed", str(seed), "--device", device, "--resume", *sets),
+                (f"preprocess_{dataset}",),
+                run / "summary.json",  # written after the model: both are there
+                unless=partial(_cannot_teach, dataset, store),
+            )
+        )  # fmt: skip
+    return steps
+
+
+def scoring(
+    runs: Sequence[Path],
+    stores: Sequence[Path],
+    split: str,
+    output: Path,
+    *,
+    device: str = "auto",
+    workers: int = 1,
+    rounds: int = 1000,
+) -> list[Step]:
+    """The steps after training: evaluation and report. They are done again if an input changes.
+
+    Args:
+        runs: Folders of finished runs.
+        stores: Folders of finished stores that have patients in the split.
+        split: Which patients are scored.
+        output: Folder of the reproduction.
+        device: See `find_device`.
+        workers: Processes.
+        rounds: Draws behind each interval and floor.
+    """
+    inputs = [run / "summary.json" for run in runs] + [store / "dataset.json" for store in stores]
+    stats = {str(file.relative_to(output)): file.stat() for file in inputs}
+    files = {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
+    made_from = json.dumps({"split": split, "rounds": rounds, "files": files}, indent=2)
+    evaluation, report = output / "evaluation", output / "report"
+    folders = [("--model", str(run)) for run in runs] + [("--data", str(s)) for s in stores]
+    options = {"output": evaluation, "split": split, "device": device}
+    options |= {"rounds": rounds, "workers": workers}
+    words = [*folders, *((f"--{name}", str(value)) for name, value in options.items())]
+    evaluate = ("cross-domain-eval", *(word for pair in words for word in pair))
+    describe = ("report", "--evaluation", str(evaluation), "--output", str(report))
+    return [
+        Step("evaluate", evaluate, (), evaluation / "made_from.json", made_from),
+        Step("report", describe, ("evaluate",), report / "made_from.json", made_from),
+    ]
+
+
+def choose_split(counts: Mapping[str, Mapping[str, int]]) -> str:
+    """The split in which most data sets can be scored: ``test`` if nothing speaks for ``val``.
+
+    Args:
+        counts: Data set -> split -> number of patients.
+    """
+
+    def scored(split: str) -> tuple[int, int]:
+        patients = [count[split] for count in counts.values()]
+        return sum(n >= LEAST for n in patients), sum(n > 0 for n in patients)
+
+    return max(SPLITS, key=scored)
+
+
+@contextmanager
+def claimed(output: Path, wanted: Mapping[str, Any]) -> Iterator[int]:
+    """Makes a folder that of one reproduction, described in plan.json, and keeps others out.
+
+    Args:
+        output: Folder; absent, empty, or of the same reproduction. It may have had fewer ``seeds``
+            and fewer ``datasets``.
+        wanted: What describes the reproduction, as JSON holds it.
+
+    Yields:
+        File descriptor of the lock. Processes that inherit it keep the folder locked if their
+        parent is killed: two must not write one run.
+
+    Raises:
+        DataError: If the folder holds something else, or is being worked on.
+    """
+    if output.exists() and not output.is_dir():
+        raise DataError(f"{output} is a file; choose another --output")
+    file = output / "plan.json"
+    there = {path.name for path in output.iterdir()} if output.exists() else set()
+    if not file.exists() and there - {"lock", "plan.tmp"}:  # what a broken-off start may leave
+        raise DataError(f"{output} is neither a reproduction nor empty; choose another --output")
+    output.mkdir(parents=True, exist_ok=True)
+    with open(output / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(
+                f"{output} is being worked on by another reproduce or a process it left; "
+                "wait for it, or end it"
+            ) from None
+        if file.exists():
+            _check_same(file, wanted)
+        beside = file.with_suffix(".tmp")
+        beside.write_text(json.dumps(wanted, indent=2) + "\n")
+        beside.replace(file)
+        yield lock.fileno()
+
+
+def reproduce(
+    datasets: Mapping[str, Path],
+    output: Path,
+    *,
+    seeds: int = 5,
+    pipelines: str = "fast",
+    device: str = "auto",
+    workers: int | None = None,
+    rounds: int = 1000,
+    changes: Sequence[str] = (),
+    say: Callable[[str], None] = print,
+) -> bool:
+    """Everything from files to the report; what is done already is not done again.
+
+    Writes stores/, runs/, evaluation/, report/ and logs/ into ``output``, and failures.csv if a
+    step failed.
+
+    Args:
+        datasets: Name -> folder that holds it, of ``acdc`` and ``mnms``.
+        output: Folder to write, see `claimed`.
+        seeds: Runs of each method on each data set.
+        pipelines: A key of `METHODS`.
+        device: See `find_device`.
+        workers: Commands at once; None is one on a GPU, else the number of cores.
+        rounds: Draws behind each interval and floor.
+        changes: ``key=value``, laid over every pipeline.
+        say: Called with a line of text.
+
+    Returns:
+        Whether no step failed.
+
+    Raises:
+        DataError: If the folder cannot be claimed.
+        ValueError: If a pipeline or the device is not accepted.
+        KeyboardInterrupt: On Ctrl-C and SIGTERM.
+    """
+    start = time.perf_counter()
+    for method, dataset in product(METHODS[pipelines], datasets):
+        load_pipeline(method.format(dataset=dataset), changes)  # told here, not in forty logs
+    workers = workers or (cpu_count() if find_device(device).type == "cpu" else 1)
+    # absolute, so that no path reads as an option and plan.json means the same from anywhere
+    output = Path(output).resolve()
+    datasets = {name: Path(source).resolve() for name, source in datasets.items()}
+    wanted = {
+        "datasets": {name: str(source) for name, source in datasets.items()},
+        "pipelines": pipelines,
+        "seeds": seeds,
+        "changes": list(changes),
+    }
+    with claimed(output, wanted) as lock:
+        logs = output / "logs"
+        logs.mkdir(exist_ok=True)
+        options = {"device": device, "workers": workers}
+        steps = plan(datasets, seeds, pipelines, output, changes=changes, **options)
+        threads = max(1, cpu_count() // workers)
+        runner = partial(run_command, logs=logs, threads=threads, lock=lock)
+        try:
+            outcomes = _carry_on(steps, workers, runner, "stores and models", say)
+            last = _scoring_of(steps, output, rounds, options, say)
+            if last:
+                outcomes += _carry_on(last, workers, runner, "evaluation and report", say)
+        except KeyboardInterrupt:
+            say("Stopped. What is done is kept; the same command goes on from here.")
+            raise
+    failed = _tell_failures(outcomes, output / "failures.csv", say)
+    if last and last[-1].is_done:
+        say(f"Report: {output / 'report'}")
+    say(f"{(time.perf_counter() - start) / 60:.1f} min, logs in {logs}")
+    return not failed
+
+
+def _carry_on(
+    steps: Sequence[Step], workers: int, runner: Runner, what: str, say: Callable[[str], None]
+) -> list[Outcome]:
+    """`carry_out` if there is anything to do, which is said."""
+    to_do = sum(not step.is_done for step in steps)
+    if not to_do:
+        say(f"{what}: nothing has changed since they were made")
+        return []
+    say(f"{what}: {len(steps)} steps, {len(steps) - to_do} done already, {to_do} to do")
+    return carry_out(steps, workers, runner)
+
+
+def _scoring_of(
+    steps: Sequence[Step],
+    output: Path,
+    rounds: int,
+    options: Mapping[str, Any],
+    say: Callable[[str], None],
+) -> list[Step]:
+    """The steps after training for what is finished; none if that is too little."""
+    finished = [step.done.parent for step in steps if step.is_done]
+    runs = [folder for folder in finished if folder.parent.name == "runs"]
+    counts = {folder: _splits(folder) for folder in finished if folder not in runs}
+    split = choose_split(counts)
+    stores = [store for store, count in counts.items() if count[split]]
+    if not runs or not stores:
+        say(f"Nothing to evaluate: {len(runs)} models, {len(stores)} data sets with patients")
+        return []
+    if split != SPLITS[0]:
+        say(f"Scored on {split} patients, on which training may have chosen its best epoch")
+    for store, count in counts.items():
+        if count[split] < LEAST:
+            few = "too few to score codes" if count[split] else "not evaluated on"
+            say(f"{store.name} has {count[split]} {split} patients: {few}")
+    return scoring(runs, stores, split, output, rounds=rounds, **options)
+
+
+def _tell_failures(outcomes: Sequence[Outcome], file: Path, say: Callable[[str], None]) -> bool:
+    """Whether there are any; says and writes what failed, and says what was left out."""
+    left_out = Counter(outcome.why for outcome in outcomes if outcome.state == LEFT_OUT)
+    for why, count in left_out.items():
+        say(f"Left out {count} x: {why}")
+    file.unlink(missing_ok=True)
+    failed = [outcome for outcome in outcomes if outcome.state == FAILED]
+    if not failed:
+        return False
+    with open(file, "w", newline="", errors="backslashreplace") as stream:
+        table = csv.writer(stream)
+        table.writerow(("step", "why", "log"))
+        table.writerows((outcome.step, outcome.why, outcome.log) for outcome in failed)
+    for outcome in failed:
+        say("\n".join((str(outcome), indent(outcome.log, "    "))))
+    say(
+        f"{len(failed)} of {len(outcomes)} steps failed, see {file}; "
+        "the same command tries them again"
+    )
+    return True
+
+
+def _cannot_teach(dataset: str, store: Path) -> str:
+    patients = _splits(store)["train"]
+    few = f"{dataset} has {patients} training patients; training needs {LEAST}"
+    return few if patients < LEAST else ""
+
+
+def _splits(store: Path) -> dict[str, int]:
+    return json.loads((store / "dataset.json").read_text())["splits"]
+
+
+def _check_same(file: Path, wanted: Mapping[str, Any]) -> None:
+    """Raises a DataError if plan.json describes a reproduction that cannot grow into this one."""
+    try:
+        held = json.loads(file.read_text())
+        fits = {key: held[key] == value for key, value in wanted.items()}
+        fits["seeds"] = held["seeds"] <= wanted["seeds"]
+        fits["datasets"] = held["datasets"].items() <= wanted["datasets"].items()
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise DataError(f"{file} is no plan of a reproduction; choose another --output") from None
+    for key in wanted:
+        if not fits[key]:
+            raise DataError(
+                f"{file.parent} holds a reproduction with {key} {held[key]!r}, asked for is "
+                f"{wanted[key]!r}; seeds and data sets may only be added. Choose another --output"
+            )
