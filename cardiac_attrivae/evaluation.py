@@ -1,123 +1,157 @@
-"""Models x data sets -> scores, at home and across domains."""
+"""One model on one data set: every score with its uncertainty, held out, and measured control."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from ignite.engine import State
 from torch import device
 
-from .attributes import check_names
-from .fidelity import FIDELITY
-from .figures import scatter
-from .inference import (
-    Run,
-    draw_reconstructions,
-    draw_traversals,
-    find_device,
-    load_run,
-    make_evaluator,
-)
-from .metrics import LEAST, determination
-from .report import markdown
-from .schema import SPLITS, DataError
+from .attributes import ATTRIBUTES
+from .calibration import Calibration
+from .control import control_scores, measure_control
+from .inference import Run, make_evaluator, reconstruct
+from .metrics import LEAST, score
+from .prediction import Interval, dci, held_out, leakage
+from .schema import HEART, DataError, LatentTable
+from .segmenter import Segmenter, dice
 from .slices import SliceDataset
+from .statistics import FEWEST, bootstrap, draw_patients, estimate, interval
 
-FLOOR = "black image"
-"""The row that says what an image of zeros scores: slices are zero outside the heart, so much."""
-
-COLUMNS = ("model", "method", "seed", "train_dataset", "test_dataset", "split", "metric")
-COLUMNS += ("attribute", "value", "n")
+AREA_NAMES = ("LVEDA", "MEDA", "RVEDA")
+IN_UNITS = ("bias", "MAE", "lower_limit", "upper_limit", "Control_error")
+"""Metrics in the unit of their attribute."""
 
 
-def cross_domain_eval(
-    runs: Sequence[str | Path],
-    stores: Sequence[str | Path],
-    output: str | Path,
-    *,
-    split: str = "test",
-    attributes: Sequence[str] | None = None,
-    device: str = "auto",
-) -> pd.DataFrame:
-    """Scores every model on every data set, one slice per patient: the most basal one.
+class Scored(NamedTuple):
+    """What one model shows on one data set.
 
-    Writes metrics.csv, codes_MODEL_DATASET.csv, table.md and figures/ into ``output``.
+    Attributes:
+        metrics: A row per score and attribute: metric, attribute, value, n, unit, and where they
+            exist the interval and the floor of chance, named as in `Estimate` and `Interval`.
+        patients: A row per patient: fidelity of its slice, Dice of its reconstruction.
+        control: Of `measure_control`; empty without a segmenter.
+        table: Codes and attributes, a row per patient.
+        draws: Of `bootstrap`, (rounds, S); (0, 0) with fewer than 8 patients.
+    """
+
+    metrics: pd.DataFrame
+    patients: pd.DataFrame
+    control: pd.DataFrame
+    table: LatentTable
+    draws: np.ndarray
+
+
+def score_model(
+    run: Run,
+    source: SliceDataset | None,
+    target: SliceDataset,
+    names: Sequence[str],
+    segmenter: Segmenter | None,
+    where: device,
+    rounds: int = 1000,
+) -> Scored:
+    """Everything that is measured of a model on one data set.
+
+    With fewer than 8 patients there are no intervals, with fewer than 5 no scores of codes.
 
     Args:
-        runs: Folders that ``train`` wrote.
-        stores: Folders that ``preprocess`` wrote.
-        output: Folder to write into.
-        split: Which patients are scored.
-        attributes: What codes are scored against; None is what each model was trained with.
-        device: See `find_device`.
-
-    Returns:
-        metrics.csv: one row per model, data set, metric and attribute (or ``mean``).
+        run: The model.
+        source: Slices it was trained on, one per patient: what lines are fitted on. None leaves
+            held-out scores out, and calibrates on the target.
+        target: Slices to score, one per patient.
+        names: Attributes.
+        segmenter: Measures decoded slices; None leaves control and Dice out.
+        where: Device.
+        rounds: Draws of patients, and permutations.
 
     Raises:
-        DataError: If a run or store cannot be read, they do not fit, or a split is empty.
+        DataError: If the model was trained on slices that were cropped otherwise.
     """
-    output, where = Path(output), find_device(device)
-    models = {name: load_run(run, device) for name, run in _names(runs).items()}
-    datasets = {}
-    for name, store in _names(stores).items():
-        opened = SliceDataset.open(store)
-        datasets[name] = opened.split(split).basal()
-        if not len(datasets[name]):
-            there = ", ".join(f"{s} {n}" for s, n in opened.info["splits"].items() if n)
-            raise DataError(
-                f"{store} has no {split} patients (it has {there}); "
-                f"choose another split with --split {'|'.join(SPLITS)}"
+    check_fit(run, target)
+    state = evaluate(run, target, names, where)
+    table: LatentTable = state.table
+    known = evaluate(run, source, names, where).table if source is not None else None
+    rows, draws = [], np.empty((0, 0))
+    if len(target) >= FEWEST:
+        draws = bootstrap(table, rounds)
+        rows += estimate(table, rounds, drawn=draws)
+        rows += leakage(table, rounds=rounds) + dci(table, rounds=rounds)
+        rows += held_out(known, table, rounds) if known is not None else []
+    elif len(target) >= LEAST:
+        rows += score(table)
+
+    fidelity, control = dict(state.fidelity), pd.DataFrame()
+    if segmenter is not None:
+        decoded = reconstruct(run.network, target.images)
+        found = dice(segmenter(decoded), target.labels)
+        fidelity |= {f"Dice_{s.name}": found[:, k] for k, s in enumerate(HEART)}
+        fitted = table if known is None else known
+        if len(fitted.cases) >= LEAST:
+            control = measure_control(
+                run.network,
+                segmenter,
+                Calibration.fit(fitted),
+                table.codes,
+                table.cases,
+                target.pixel_cm2,
             )
-    output.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for name, run in models.items():
-        names = check_names(attributes or run.pipeline.attributes)
-        figures = output / "figures"
-        trained, turned = run.pipeline.attributes, figures / f"{name}_traversals.png"
-        draw_traversals(run.network, trained, run.about, turned, where)
-        for dataset in datasets.values():
-            check_fit(run, dataset)
-            stem = f"{name}_{dataset.name}"
-            state = evaluate(run, dataset, names, where)
-            about = (name, run.pipeline.method, run.about["seed"], run.about["train_dataset"])
-            about += (dataset.name, split)
-            for key, value in state.metrics.items():
-                metric, _, attribute = key.partition("/")
-                rows.append((*about, metric, attribute or "mean", value, len(dataset)))
-            _codes(state, dataset).to_csv(output / f"codes_{stem}.csv", index=False)
-            few = dataset.take(range(min(8, len(dataset))))
-            drawn = figures / f"{stem}_reconstructions.png"
-            draw_reconstructions(run.network, few, drawn, where)
-            if len(few) >= LEAST:
-                _scatter(state, dataset.units(names), figures / f"{stem}_scatter.png")
-    for dataset in datasets.values():
-        images = dataset.images.numpy()
-        about = (FLOOR, FLOOR, "", "", dataset.name, split)
-        for metric, measure in FIDELITY.items():
-            value = measure(images, np.zeros_like(images), dataset.labels.numpy() > 0).mean()
-            rows.append((*about, metric, "mean", float(value), len(dataset)))
-    metrics = pd.DataFrame(rows, columns=list(COLUMNS))
-    metrics.to_csv(output / "metrics.csv", index=False)
-    (output / "table.md").write_text(markdown(metrics))
-    return metrics
+            if len(target) >= FEWEST:
+                spread = (target if source is None else source).attributes(AREA_NAMES).std(axis=0)
+                rows += control_scores(control, spread, rounds)
+    rows += fidelity_scores(fidelity, table.cases, rounds)
+
+    metrics = pd.DataFrame([row._asdict() for row in rows])
+    metrics["unit"] = [
+        ATTRIBUTES[attribute].unit
+        if metric.removesuffix("_fixed") in IN_UNITS and attribute in ATTRIBUTES
+        else ""
+        for metric, attribute in zip(metrics["metric"], metrics["attribute"], strict=True)
+    ]
+    facts = target.cases[["domain", "pathology"]].to_dict("list")
+    patients = pd.DataFrame({"case": table.cases, **facts, **fidelity})
+    return Scored(metrics, patients, control, table, draws)
 
 
-def evaluate(run: Run, dataset: SliceDataset, names: Sequence[str], device: device) -> State:
-    """Scores a model on the slices given: ``metrics``, ``table`` and ``fidelity`` of the state."""
+def evaluate(run: Run, dataset: SliceDataset, names: Sequence[str], where: device) -> State:
+    """A pass of a model over slices: ``metrics``, ``table`` and ``fidelity`` of the state."""
     evaluator = make_evaluator(
         run.network,
         dataset,
         names,
         dimensions=run.pipeline.dimensions(names),
-        device=device,
+        device=where,
         codes=run.pipeline.codes,
     )
     evaluator.run()
     return evaluator.state
+
+
+def fidelity_scores(
+    fidelity: Mapping[str, np.ndarray], cases: Sequence[str], rounds: int
+) -> Iterator[Interval]:
+    """Means over patients, with intervals if there are 8; ``Dice_LV`` is Dice of attribute LV.
+
+    Args:
+        fidelity: Name -> one value per slice, (N,).
+        cases: Patient of each slice, length N.
+        rounds: Draws of patients.
+    """
+    values = dict(fidelity)
+    parts = [values[f"Dice_{s.name}"] for s in HEART if f"Dice_{s.name}" in values]
+    if parts:
+        values["Dice"] = np.nanmean(parts, axis=0)
+    n = len(cases)
+    counts = draw_patients(cases, rounds) if n >= FEWEST else None
+    for name, value in values.items():
+        mean, ends = float(value.mean()), (float("nan"),) * 2
+        if counts is not None:
+            ends = interval(mean, counts @ value / counts.sum(axis=1))
+        metric, _, attribute = name.partition("_") if name.startswith("Dice_") else (name, "", "")
+        yield Interval(metric, attribute or "mean", mean, *ends, n, len(set(cases)), None)
 
 
 def check_fit(run: Run, dataset: SliceDataset) -> None:
@@ -129,34 +163,3 @@ def check_fit(run: Run, dataset: SliceDataset) -> None:
                 f"{run.folder} was trained on slices with {key} {trained} and {dataset.folder} has "
                 f"{given}; preprocess it with the same {key}"
             )
-
-
-def _names(folders: Sequence[str | Path]) -> dict[str, Path]:
-    """Folder names, told apart by a number where two are the same."""
-    named: dict[str, Path] = {}
-    for folder in map(Path, folders):
-        stem = name = folder.resolve().name
-        count = 1
-        while name in named:
-            count += 1
-            name = f"{stem}-{count}"
-        named[name] = folder
-    return named
-
-
-def _codes(state: State, dataset: SliceDataset) -> pd.DataFrame:
-    table = state.table
-    codes = {f"z{d}": table.codes[:, d] for d in range(table.codes.shape[1])}
-    values = {name: table.attributes[:, k] for k, name in enumerate(table.names)}
-    facts = dataset.cases[["dataset", "split", "domain", "pathology"]].to_dict("list")
-    return pd.DataFrame({"case": table.cases, **facts, **values, **codes})
-
-
-def _scatter(state: State, units: Sequence[str], path: Path) -> None:
-    """Each attribute against the dimension it was trained on, or against the best one."""
-    table = state.table
-    best = determination(table.codes, table.attributes)
-    chosen = [int(best[:, k].argmax()) if d is None else d for k, d in enumerate(table.dimensions)]
-    scores = [best[dimension, k] for k, dimension in enumerate(chosen)]
-    codes = table.codes[:, chosen]
-    scatter(codes, table.attributes, table.names, units, path, scores=scores, dimensions=chosen)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .config import Pipeline, parse_pipeline
 from .engines import VAEEvaluator
-from .figures import reconstructions, traversals
+from .figures import methods_side_by_side, traversals
 from .handlers import ImageFidelity, LossTerms, RegularisationMetrics, VolumeAttributes
 from .networks import build_network
 from .schema import DataError
@@ -40,6 +40,11 @@ class Run:
     network: nn.Module
     pipeline: Pipeline
     about: dict[str, Any]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """How training went: summary.json."""
+        return json.loads((self.folder / "summary.json").read_text())
 
 
 def load_run(folder: str | Path, device: str = "cpu") -> Run:
@@ -120,6 +125,15 @@ def encode(network: nn.Module, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
     return mu, logvar
 
 
+def reconstruct(network: nn.Module, images: Tensor) -> Tensor:
+    """What a network makes of slices (N, C, H, W): decoded posterior means, float32 on the CPU."""
+    network.eval()
+    device = next(network.parameters()).device
+    with torch.no_grad():
+        parts = [network(chunk.to(device)).reconstruction for chunk in images.split(64)]
+    return torch.cat(parts).float().cpu()
+
+
 def traverse(
     network: nn.Module, dimensions: int, statistics: dict[str, np.ndarray], device: torch.device
 ) -> np.ndarray:
@@ -149,15 +163,11 @@ def draw_traversals(
     traversals(traverse(network, len(names), statistics, device), names, TRAVERSAL, path)
 
 
-def draw_reconstructions(
-    network: nn.Module, dataset: SliceDataset, path: Path, device: torch.device
-) -> None:
-    network.eval()
-    with torch.no_grad():
-        output = network(dataset.images.to(device))
+def draw_reconstructions(network: nn.Module, dataset: SliceDataset, path: Path) -> None:
     originals = dataset.images[:, 0].numpy()
-    decoded = output.reconstruction[:, 0].float().cpu().numpy()
-    reconstructions(originals, decoded, dataset.cases["case"].tolist(), path)
+    decoded = reconstruct(network, dataset.images)[:, 0].numpy()
+    captions = dataset.cases["case"].tolist()
+    methods_side_by_side(originals, {"reconstruction": decoded}, captions, path)
 
 
 def find_device(name: str) -> torch.device:

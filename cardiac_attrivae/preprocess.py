@@ -28,9 +28,9 @@ from monai.transforms import Compose
 from . import __version__
 from .attributes import ATTRIBUTES
 from .cases import Cases, Skipped, drop_duplicates, find_cases
-from .figures import contact_sheet
 from .manifest import Manifest
 from .schema import SPLITS, CaseRecord, DataError, Keys
+from .sheet import contact_sheet
 from .slices import FORMAT, SPACING, content_hash
 from .transforms import Recipe, preprocessing
 

@@ -26,8 +26,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from .augmentation import AttributeTargets, Augmentation, Augmenter
 from .config import Objective, Pipeline, SoftIntroObjective
+from .curves import training_curves
 from .engines import NetworkTrainer, SoftIntroTrainer, VAEEvaluator, VAETrainer
-from .figures import training_curves
 from .handlers import (
     Checkpoints,
     History,
@@ -196,6 +196,7 @@ class TrainingWorkflow(PythonicWorkflow):
         summary = {
             "method": self.pipeline.method,
             "train_dataset": self._train.name,
+            "store": str(self._train.folder.resolve()),
             "train_slices": len(self._train),
             "train_cases": int(self._train.cases["case"].nunique()),
             "val_cases": int(self._val.cases["case"].nunique()),
@@ -210,7 +211,9 @@ class TrainingWorkflow(PythonicWorkflow):
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "versions": versions(PACKAGES),
         }
-        (self.output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        beside = self.output / "summary.json.tmp"
+        beside.write_text(json.dumps(summary, indent=2) + "\n")
+        beside.replace(self.output / "summary.json")
         self.history.writer.close()
 
     # what MONAI asks a training workflow for
@@ -421,7 +424,7 @@ class TrainingWorkflow(PythonicWorkflow):
             training_curves(few, folder / "training_curves.png")
         shown = self._val if len(self._val) else self._train.basal()
         shown = shown.take(range(min(8, len(shown))))
-        draw_reconstructions(self.model, shown, folder / "reconstructions.png", self._device)
+        draw_reconstructions(self.model, shown, folder / "reconstructions.png")
         names = self.pipeline.attributes
         draw_traversals(self.model, names, statistics, folder / "traversals.png", self._device)
 
@@ -433,7 +436,8 @@ class TrainingWorkflow(PythonicWorkflow):
     def _describe_device(self) -> str:
         if self._device.type == "cuda":
             return torch.cuda.get_device_name(self._device)
-        return f"cpu, {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        return f"cpu, {threads} thread{'s' * (threads > 1)}"
 
 
 def _is_empty(folder: Path) -> bool:

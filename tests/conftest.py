@@ -53,6 +53,18 @@ def mnms_store_all(mnms_tree, tmp_path_factory):
     return store_of("mnms", mnms_tree, tmp_path_factory.mktemp("stores") / "mnms_all", "all")
 
 
+@pytest.fixture(scope="module")
+def hasty_segmenters():
+    """Segmenters of a few steps, where it is not asked what they see."""
+    from functools import partial
+
+    from cardiac_attrivae import segmenter
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segmenter, "Training", partial(segmenter.Training, steps=8, batch_size=8))
+        yield
+
+
 @pytest.fixture(scope="session")
 def real_data():
     """Folder that holds the real acdc/ and mnms/."""

@@ -1,4 +1,4 @@
-"""Models x data sets: what metrics.csv, codes and table.md hold, and what is refused."""
+"""Models x data sets: what the tables and pictures hold, what is done again, what is refused."""
 
 import json
 import shutil
@@ -6,27 +6,34 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import store_of
 
+from cardiac_attrivae import cross_domain
+from cardiac_attrivae.calibration import STEPS
 from cardiac_attrivae.config import load_pipeline
-from cardiac_attrivae.evaluation import COLUMNS, FLOOR, cross_domain_eval
+from cardiac_attrivae.control import CONTROL
+from cardiac_attrivae.cross_domain import COLUMNS, FLOOR, cross_domain_eval
 from cardiac_attrivae.fidelity import FIDELITY
 from cardiac_attrivae.inference import encode, load_run
 from cardiac_attrivae.metrics import METRICS, score
+from cardiac_attrivae.phantom import write_phantoms
+from cardiac_attrivae.prediction import AGREEMENT
 from cardiac_attrivae.schema import DataError, LatentTable
 from cardiac_attrivae.slices import SliceDataset
+from cardiac_attrivae.statistics import SCORES
 from cardiac_attrivae.workflow import TrainingWorkflow
 
+pytestmark = pytest.mark.usefixtures("hasty_segmenters")
 
-@pytest.fixture(scope="module")
-def run(acdc_store_all, tmp_path_factory):
-    """A run of the fast pipeline, three steps long."""
-    store = SliceDataset.open(acdc_store_all)
+
+def trained(store, folder, *changes, pipeline="attri_vae_fast", seed=0):
+    """A run, three steps long."""
+    data = SliceDataset.open(store)
     short = ("schedule.epochs=1", "schedule.steps_per_epoch=3", "data.batch_size=8")
-    pipeline = load_pipeline("attri_vae_fast", short)
-    folder = tmp_path_factory.mktemp("runs") / "mine"
     workflow = TrainingWorkflow(
-        pipeline, store.split("train"), store.split("val"), folder, device="cpu"
-    )
+        load_pipeline(pipeline, (*short, *changes)), data.split("train"), data.split("val"),
+        folder, device="cpu", seed=seed,
+    )  # fmt: skip
     workflow.initialize()
     workflow.run()
     workflow.finalize()
@@ -34,47 +41,161 @@ def run(acdc_store_all, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def evaluation(run, acdc_store_all, mnms_store_all, tmp_path_factory):
+def store(tmp_path_factory):
+    """27 ACDC phantoms, nine of them in the test split."""
+    tree, folder = (tmp_path_factory.mktemp(name) / "acdc" for name in ("trees", "stores"))
+    write_phantoms("acdc", tree, cases=27, cine=False)
+    return store_of("acdc", tree, folder, "basal")
+
+
+@pytest.fixture(scope="module")
+def run(store, tmp_path_factory):
+    return trained(store, tmp_path_factory.mktemp("runs") / "mine")
+
+
+@pytest.fixture(scope="module")
+def others(store, tmp_path_factory):
+    """The same with another seed, and without the attribute term."""
+    folder = tmp_path_factory.mktemp("runs")
+    other = ("objective.gamma=0", "method=beta_vae_fast")
+    return trained(store, folder / "again", seed=1), trained(store, folder / "beta", *other)
+
+
+@pytest.fixture(scope="module")
+def evaluation(run, others, store, mnms_store_all, tmp_path_factory):
     output = tmp_path_factory.mktemp("evaluation") / "out"
     metrics = cross_domain_eval(
-        [run], [acdc_store_all, mnms_store_all], output, split="train", device="cpu"
+        [run, *others], [store, mnms_store_all], output, device="cpu", rounds=20
     )
     return output, metrics
+
+
+def of(metrics, model="mine", test="acdc"):
+    """Rows of a model on a data set by metric and attribute."""
+    rows = metrics[(metrics["model"] == model) & (metrics["test_dataset"] == test)]
+    return rows.set_index(["metric", "attribute"])
 
 
 def test_metrics_csv_is_tidy_and_names_every_score_of_every_attribute(evaluation):
     output, metrics = evaluation
     assert tuple(metrics.columns) == COLUMNS
+    assert tuple(pd.read_csv(output / "metrics.csv")) == COLUMNS
     assert len(pd.read_csv(output / "metrics.csv")) == len(metrics)
-    home = metrics[(metrics["model"] == "mine") & (metrics["test_dataset"] == "acdc")]
-    assert set(home["metric"]) == set(METRICS) | set(FIDELITY)
-    assert not home.duplicated(["metric", "attribute"]).any()
-    for metric in METRICS.keys() - {"Modularity"}:
-        rows = home[home["metric"] == metric].set_index("attribute")["value"]
+    home = of(metrics)
+    expected = {*SCORES, *FIDELITY, *CONTROL, "Dice", "Leakage"}
+    expected |= {"Disentanglement", "Completeness", "Informativeness"}
+    expected |= {metric + suffix for metric in AGREEMENT for suffix in ("", "_fixed")}
+    assert set(home.index.get_level_values("metric")) == expected
+    assert home.index.is_unique
+    for metric in ("Interpretability", "SAP_fixed", "R2", "Control", "Leakage"):
+        rows = home.loc[metric, "value"]
         assert set(rows.index) == {"LVEDA", "MEDA", "RVEDA", "mean"}
         assert rows["mean"] == pytest.approx(rows.drop("mean").mean())
+    assert set(home.loc["Dice"].index) == {"LV", "MYO", "RV", "mean"}
     assert set(home["train_dataset"]) == {"acdc"}
     assert set(home["method"]) == {"attri_vae_fast"}
+    assert set(home.loc[["bias", "MAE_fixed"], "unit"]) == {"cm2"}
 
 
-def test_scores_are_those_of_codes_and_masks(evaluation, run, acdc_store_all):
+def test_every_value_lies_in_its_interval_and_every_score_has_a_floor(evaluation):
+    home = of(evaluation[1])
+    bounded = home[home["value"].notna()]
+    assert (bounded["low"] <= bounded["value"]).all()
+    assert (bounded["value"] <= bounded["high"]).all()
+    scored = home.loc[[name for name in SCORES if name != "Modularity"]]
+    assert scored[["null", "null_95", "p", "corrected"]].notna().all(axis=None)
+    assert (scored["patients"] == 9).all()
+
+
+def test_too_few_patients_have_no_intervals_and_it_is_said(evaluation):
+    output, metrics = evaluation
+    across = of(metrics, test="mnms")
+    n = across["n"].iloc[0]
+    assert n < 8
+    assert across["low"].isna().all()
+    assert across["value"].notna().any()
+    about = json.loads((output / "evaluation.json").read_text())
+    assert any(f"mnms has {n} test patients" in note for note in about["notes"])
+
+
+def test_patients_and_control_hold_what_the_scores_are_means_of(evaluation):
+    output, metrics = evaluation
+    patients = pd.read_csv(output / "patients.csv")
+    mine = patients[(patients["model"] == "mine") & (patients["test_dataset"] == "acdc")]
+    home = of(metrics)["value"]
+    assert len(mine) == 9
+    assert mine["SSIM"].mean() == pytest.approx(home["SSIM", "mean"])
+    assert mine["Dice_RV"].mean() == pytest.approx(home["Dice", "RV"])
+    control = pd.read_csv(output / "control.csv")
+    turned = control[(control["model"] == "mine") & (control["test_dataset"] == "acdc")]
+    assert len(turned) == 9 * 3 * len(STEPS)
+    own = turned[turned["attribute"] == "RVEDA"]
+    error = (own["RV"] - own["requested"]).abs().mean()
+    assert error == pytest.approx(home["Control_error", "RVEDA"])
+
+
+def test_seeds_are_spread_and_methods_compared_on_the_same_patients(evaluation):
+    output, metrics = evaluation
+    spread = pd.read_csv(output / "spread.csv").set_index(["method", "metric", "attribute"])
+    both = [of(metrics, name)["value"]["SAP", "mean"] for name in ("mine", "again")]
+    row = spread.loc["attri_vae_fast", "SAP", "mean"]
+    assert row["value"] == pytest.approx(np.mean(both))
+    assert row["seeds"] == pytest.approx(np.std(both, ddof=1))
+    assert "beta_vae_fast" not in spread.index  # it has one seed
+    comparisons = pd.read_csv(output / "comparisons.csv")
+    means = comparisons.set_index(["metric", "attribute"])
+    row = means.loc["SAP", "mean"]
+    assert (row["first"], row["second"]) == ("attri_vae_fast", "beta_vae_fast")
+    assert row["first_value"] == pytest.approx(np.mean(both))
+    other = of(metrics, "beta")["value"]["SAP", "mean"]
+    assert row["difference"] == pytest.approx(np.mean(both) - other)
+    assert (comparisons["p_holm"].dropna() >= comparisons["p"][comparisons["p"].notna()]).all()
+
+
+def test_nothing_is_computed_twice_and_a_changed_model_is(
+    evaluation, run, others, store, mnms_store_all, monkeypatch, tmp_path
+):
+    output, metrics = evaluation
+    computed = []
+    real = cross_domain.score_model
+
+    def counted(model, *rest):
+        computed.append(model.folder.name)
+        return real(model, *rest)
+
+    monkeypatch.setattr(cross_domain, "score_model", counted)
+    monkeypatch.setattr(cross_domain, "draw_gallery", lambda *rest: [])  # pictures take long
+    output = shutil.copytree(output, tmp_path / "out")
+    call = ([run, *others], [store, mnms_store_all], output)
+    again = cross_domain_eval(*call, device="cpu", rounds=20)
+    assert computed == []
+    pd.testing.assert_frame_equal(again, metrics)
+    shutil.rmtree(output / "parts" / "beta_acdc")  # as if it had been broken off before this one
+    cross_domain_eval(*call, device="cpu", rounds=20)
+    assert computed == ["beta"]
+    (output / "parts" / "mine_mnms" / "key").write_text("of another model")
+    cross_domain_eval(*call, device="cpu", rounds=20)
+    assert computed == ["beta", "mine"]
+    assert not list((output / "parts").glob("*.part"))
+
+
+def test_scores_are_those_of_codes_and_masks(evaluation, run, store):
     _, metrics = evaluation
-    patients = SliceDataset.open(acdc_store_all).split("train").basal()
+    patients = SliceDataset.open(store).split("test").basal()
     names = ("LVEDA", "MEDA", "RVEDA")
     codes = encode(load_run(run).network, patients.images)[0]
     table = LatentTable(
         tuple(patients.cases["case"]), codes, patients.measured(names), names, (0, 1, 2)
     )
-    mine = metrics[(metrics["model"] == "mine") & (metrics["test_dataset"] == "acdc")]
-    found = mine.set_index(["metric", "attribute"])["value"]
+    mine = of(metrics)
     for row in score(table):
-        assert found[row.metric, row.attribute] == pytest.approx(row.value, abs=1e-5)
-    assert set(mine["n"]) == {len(patients)}
+        assert mine["value"][row.metric, row.attribute] == pytest.approx(row.value, abs=1e-5)
+    assert set(mine.loc[list(METRICS), "n"]) == {len(patients)}
 
 
-def test_codes_hold_a_row_per_patient_with_names(evaluation, acdc_store_all):
+def test_codes_hold_a_row_per_patient_with_names(evaluation, store):
     codes = pd.read_csv(evaluation[0] / "codes_mine_acdc.csv", dtype={"case": str})
-    patients = SliceDataset.open(acdc_store_all).split("train").basal()
+    patients = SliceDataset.open(store).split("test").basal()
     assert codes["case"].tolist() == patients.cases["case"].tolist()
     assert {"LVEDA", "MEDA", "RVEDA", "z0", "z31", "domain"} <= set(codes)
     assert codes["LVEDA"].to_numpy() == pytest.approx(patients.attributes(["LVEDA"])[:, 0])
@@ -88,27 +209,31 @@ def test_a_black_image_stands_beside_the_models(evaluation):
         assert floor[dataset, "SSIM_in_mask"] < 0.1
 
 
-def test_table_and_pictures_are_written(evaluation):
-    output, metrics = evaluation
-    text = (output / "table.md").read_text()
-    assert "| attri_vae_fast | acdc " in text
-    value = metrics.query("model == 'mine' and test_dataset == 'acdc' and metric == 'SAP'")
-    mean = value.set_index("attribute")["value"]["mean"]
-    row = next(line for line in text.splitlines() if line.startswith("| attri_vae_fast"))
-    assert row.split("|")[6].split("/")[0].strip() == f"{mean:.2f}"
-    pictures = {file.name for file in (output / "figures").iterdir()}
-    assert pictures == {
-        "mine_traversals.png",
-        "mine_acdc_reconstructions.png",
-        "mine_acdc_scatter.png",
-        "mine_mnms_reconstructions.png",  # and no scatter: it has too few patients
-    }
+def test_every_picture_is_written_and_listed(evaluation):
+    output, _ = evaluation
+    about = json.loads((output / "evaluation.json").read_text())
+    listed = {figure["file"] for figure in about["figures"]}
+    assert listed == {f"figures/{file.name}" for file in (output / "figures").iterdir()}
+    kinds = {figure["kind"] for figure in about["figures"]}
+    assert {"reconstructions", "traversals", "scatter", "correlations", "control"} <= kinds
+    assert {"figures/traversals_mine_acdc.png", "figures/traversals_beta_mnms.png"} <= listed
+    assert not any("again" in file for file in listed)  # of two seeds the first is shown
+
+
+def test_what_was_evaluated_is_told(evaluation, store):
+    about = json.loads((evaluation[0] / "evaluation.json").read_text())
+    assert set(about["models"]) == {"mine", "again", "beta"}
+    assert about["models"]["again"]["seed"] == 1
+    assert "store" not in about["models"]["mine"]["summary"]  # no path of this machine
+    assert about["datasets"]["acdc"]["patients"] == 9
+    assert set(about["datasets"]["acdc"]["segmenter"]["Dice"]) == {"LV", "MYO", "RV"}
+    assert str(store.parent) not in json.dumps(about)
 
 
 def test_the_order_of_attributes_changes_no_score(run, acdc_store_all, tmp_path):
     def scores(names, folder):
         metrics = cross_domain_eval(
-            [run], [acdc_store_all], folder, split="train", attributes=names, device="cpu"
+            [run], [acdc_store_all], folder, split="train", attributes=names, device="cpu", rounds=5
         )
         return metrics.set_index(["model", "metric", "attribute"])["value"].sort_index()
 
@@ -119,7 +244,13 @@ def test_the_order_of_attributes_changes_no_score(run, acdc_store_all, tmp_path)
 
 def test_attributes_that_were_not_trained_have_no_fixed_score(run, acdc_store_all, tmp_path):
     metrics = cross_domain_eval(
-        [run], [acdc_store_all], tmp_path, split="train", attributes=["LVEDV"], device="cpu"
+        [run],
+        [acdc_store_all],
+        tmp_path,
+        split="train",
+        attributes=["LVEDV"],
+        device="cpu",
+        rounds=5,
     )
     values = metrics.set_index(["metric", "attribute"])["value"]
     assert np.isnan(values["Interpretability_fixed", "LVEDV"])
@@ -130,7 +261,7 @@ def test_two_runs_of_one_name_are_told_apart(run, acdc_store_all, tmp_path):
     twin = tmp_path / "elsewhere" / "mine"
     shutil.copytree(run, twin)
     metrics = cross_domain_eval(
-        [run, twin], [acdc_store_all], tmp_path / "out", split="train", device="cpu"
+        [run, twin], [acdc_store_all], tmp_path / "out", split="train", device="cpu", rounds=5
     )
     assert set(metrics["model"]) == {"mine", "mine-2", FLOOR}
 
@@ -162,6 +293,11 @@ def test_slices_cropped_otherwise_are_refused(run, acdc_tree, tmp_path):
     preprocess(load_manifest("acdc"), acdc_tree, tmp_path / "coarse", Recipe(spacing=1.5))
     with pytest.raises(DataError, match=r"spacing 1\.3 and .* has 1\.5"):
         cross_domain_eval([run], [tmp_path / "coarse"], tmp_path / "o", split="train", device="cpu")
+
+
+def test_one_data_set_given_twice_is_refused(run, store, acdc_store_all, tmp_path):
+    with pytest.raises(DataError, match="both hold acdc"):
+        cross_domain_eval([run], [store, acdc_store_all], tmp_path / "o", device="cpu")
 
 
 def test_a_folder_without_a_model_is_refused(acdc_store_all, tmp_path):
