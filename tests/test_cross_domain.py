@@ -152,6 +152,7 @@ def test_seeds_are_spread_and_methods_compared_on_the_same_patients(evaluation):
     assert (comparisons["p_holm"].dropna() >= comparisons["p"][comparisons["p"].notna()]).all()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_nothing_is_computed_twice_and_a_changed_model_is(
     evaluation, run, others, store, mnms_store_all, monkeypatch, tmp_path
 ):
@@ -164,7 +165,6 @@ def test_nothing_is_computed_twice_and_a_changed_model_is(
         return real(model, *rest)
 
     monkeypatch.setattr(cross_domain, "score_model", counted)
-    monkeypatch.setattr(cross_domain, "draw_gallery", lambda *rest: [])  # pictures take long
     output = shutil.copytree(output, tmp_path / "out")
     call = ([run, *others], [store, mnms_store_all], output)
     again = cross_domain_eval(*call, device="cpu", rounds=20)
@@ -230,6 +230,13 @@ def test_what_was_evaluated_is_told(evaluation, store):
     assert str(store.parent) not in json.dumps(about)
 
 
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Pictures take long, and are looked at elsewhere."""
+    monkeypatch.setattr(cross_domain, "draw_gallery", lambda *rest: [])
+
+
+@pytest.mark.usefixtures("no_pictures")
 def test_the_order_of_attributes_changes_no_score(run, acdc_store_all, tmp_path):
     def scores(names, folder):
         metrics = cross_domain_eval(
@@ -242,6 +249,7 @@ def test_the_order_of_attributes_changes_no_score(run, acdc_store_all, tmp_path)
     pd.testing.assert_series_equal(one, other)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_attributes_that_were_not_trained_have_no_fixed_score(run, acdc_store_all, tmp_path):
     metrics = cross_domain_eval(
         [run],
@@ -257,6 +265,7 @@ def test_attributes_that_were_not_trained_have_no_fixed_score(run, acdc_store_al
     assert np.isfinite(values["Interpretability", "LVEDV"])
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_two_runs_of_one_name_are_told_apart(run, acdc_store_all, tmp_path):
     twin = tmp_path / "elsewhere" / "mine"
     shutil.copytree(run, twin)
