@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from reprlib import repr as short
 from typing import NamedTuple
 
 from .manifest import PHASES, Manifest, nearest
-from .schema import SPLITS, CaseRecord, DataError, ManifestError
+from .schema import SPLITS, CaseRecord, DataError, ManifestError, without_folder
 
 NO_MASK = "no mask"
 """How the reason begins for which an unlabelled case is skipped."""
@@ -56,20 +56,37 @@ def find_cases(manifest: Manifest, source: str | Path, phase: str = "ED") -> Cas
     records: dict[str, CaseRecord] = {}
     skipped: list[Skipped] = []
     for folder in manifest.folders:
+        _stay_inside(root, root / folder)
         for case in list_cases(manifest, root / folder, phase):
             try:
+                if not case.isprintable():
+                    raise DataError("its name holds characters that cannot be printed")
                 if case in records:
                     raise DataError(f"the id occurs again in {folder}; a case has one split")
-                facts = _facts(manifest, root / folder, case, rows)
+                facts = _facts(manifest, root, folder, case, rows)
                 records[case] = _record(manifest, root, folder, case, phase, facts)
             except (DataError, OSError) as error:
-                skipped.append(Skipped(case, str(error)))
+                name = case if case.isprintable() else ascii(case).strip("'")
+                skipped.append(Skipped(name, without_folder(error)))
     if not records and not skipped:
         raise DataError(
             f"no case of {manifest.name!r} in {root}: looked for {manifest.image} in "
             f"{_listed(manifest.folders)}. {_usage(manifest)}"
         )
     return Cases([records[case] for case in sorted(records)], sorted(skipped))
+
+
+def _stay_inside(root: Path, file: Path) -> None:
+    """Refuses a link by which a data set would have files read that lie elsewhere.
+
+    Raises:
+        DataError: If ``file``, links followed, is not below ``root``.
+    """
+    if not file.resolve().is_relative_to(root.resolve()):
+        raise DataError(
+            f"{file.name} is a link, or below one, that leads out of the source folder; put the "
+            "files themselves there, or pass the folder that holds them as --source"
+        )
 
 
 def drop_duplicates(records: Iterable[CaseRecord], manifest: Manifest) -> Cases:
@@ -102,6 +119,7 @@ def find_root(manifest: Manifest, source: str | Path) -> Path:
         raise DataError(f"{source} is not a folder. {_usage(manifest)}")
     for root in manifest.roots:
         if any((source / root / folder).is_dir() for folder in manifest.folders):
+            _stay_inside(source, source / root)
             return source / root
     found = _listed(sorted(path.name for path in source.iterdir()))
     raise DataError(
@@ -133,7 +151,7 @@ def list_cases(manifest: Manifest, folder: Path, phase: str = "ED") -> list[str]
 def _regex(part: str, phase: str) -> re.Pattern[str]:
     text = re.escape(part.replace("{phase}", phase))
     text = text.replace(r"\{case\}", "(?P<case>.+)", 1).replace(r"\{case\}", "(?P=case)")
-    return re.compile(re.sub(r"\\\{frame.*?\\\}", r"\\d+", text))
+    return re.compile(re.sub(r"\\\{frame.*?\\\}", r"\\d+", text), re.DOTALL)
 
 
 def read_table(manifest: Manifest, root: Path) -> dict[str, list[dict[str, str]]]:
@@ -156,16 +174,13 @@ def read_table(manifest: Manifest, root: Path) -> dict[str, list[dict[str, str]]
             f"{len(files)} tables in {root}: {_listed(f.name for f in files)}. Keep one of them, "
             "or name it in 'table' of a manifest of your own"
         )
-    with files[0].open(encoding="utf-8-sig", errors="replace", newline="") as stream:
-        header = stream.readline()
-        stream.seek(0)
-        # Spreadsheets write ';' where a comma separates decimals.
-        reader = csv.DictReader(stream, delimiter=max(",;\t", key=header.count), restval="")
-        reader.fieldnames = columns = [column.strip() for column in reader.fieldnames or ()]
-        table = [{k: row[k].strip() for k in columns} for row in reader]
+    _stay_inside(root, files[0])
+    columns, table = _rows(files[0])
     # Older copies of a data set say less about a case; nothing is lost but the description.
     optional = {"vendor", "centre", "pathology"} - {manifest.domain}
     for fact, column in manifest.columns.items():
+        if columns.count(column) > 1:
+            raise ManifestError(f"{files[0].name} has several columns {column!r}; expected one")
         if column not in columns and fact not in optional:
             raise ManifestError(
                 f"no column {column!r} (for {fact}) in {files[0].name}{nearest(column, columns)}; "
@@ -175,6 +190,30 @@ def read_table(manifest: Manifest, root: Path) -> dict[str, list[dict[str, str]]
     for row in table:
         rows.setdefault(row[manifest.columns["case"]], []).append(row)
     return rows
+
+
+def _rows(file: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Columns and rows of a CSV. A row of another length has its values under wrong names."""
+    with file.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
+        header = stream.readline()
+        stream.seek(0)
+        # Spreadsheets write ';' where a comma separates decimals.
+        reader = csv.reader(stream, delimiter=max(",;\t", key=header.count), strict=True)
+        table = []
+        try:
+            columns = [column.strip() for column in next(reader, [])]
+            for fields in filter(any, reader):
+                row = [text.strip() for text in fields]
+                if len(row) < len(columns) or any(row[len(columns) :]):
+                    raise DataError(
+                        f"line {reader.line_num} of {file.name} has {len(row)} values; expected "
+                        f"{len(columns)}, one for each column, in quotes where one holds a "
+                        f"{reader.dialect.delimiter!r}"
+                    )
+                table.append(dict(zip(columns, row, strict=False)))
+        except csv.Error as error:
+            raise DataError(f"line {reader.line_num} of {file.name} is no CSV: {error}") from None
+    return columns, table
 
 
 def _usage(manifest: Manifest) -> str:
@@ -187,7 +226,9 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if names[8:] else "") or "nothing"
 
 
-def _facts(manifest: Manifest, folder: Path, case: str, rows: Mapping[str, list]) -> dict[str, str]:
+def _facts(
+    manifest: Manifest, root: Path, folder: str, case: str, rows: Mapping[str, list]
+) -> dict[str, str]:
     """What the data set says about a case, by the package's names; blanks left out."""
     said: Mapping[str, str] = {}
     if manifest.table:
@@ -198,16 +239,28 @@ def _facts(manifest: Manifest, folder: Path, case: str, rows: Mapping[str, list]
             raise DataError(f"the table has {len(found)} rows for it, and they differ")
         said = found[0]
     elif manifest.info:
-        file = folder / manifest.info.format(case=case)
+        file = root / folder / manifest.info.format(case=case)
         if not file.is_file():
             raise DataError(f"{file.name} is missing")
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-        said = {key.strip(): text.strip() for key, _, text in (li.partition(":") for li in lines)}
+        _stay_inside(root, file)
+        said = _info(file, set(manifest.columns.values()))
     facts = {fact: str(value) for fact, value in manifest.constants.items()}
     for fact, column in manifest.columns.items():
         if said.get(column, "").lower() not in ("", "nan"):
             facts[fact] = said[column]
     return facts
+
+
+def _info(file: Path, keys: Container[str]) -> dict[str, str]:
+    """What lines of ``key: value`` say of some keys."""
+    said: dict[str, str] = {}
+    for line in file.read_text(encoding="utf-8-sig", errors="replace").splitlines():
+        key, text = (part.strip() for part in line.partition(":")[::2])
+        if key in keys and said.setdefault(key, text) != text:
+            raise DataError(
+                f"{file.name} gives {short(key)} as {short(said[key])} and as {short(text)}"
+            )
+    return said
 
 
 def _frame(manifest: Manifest, facts: Mapping[str, str], phase: str) -> int:
@@ -235,6 +288,8 @@ def _record(
         raise DataError(f"{image.name} is missing")
     if not mask.is_file():
         raise DataError(f"{NO_MASK}: {mask.name} is missing")
+    for file in (image, mask):
+        _stay_inside(root, file)
     split = manifest.folders[folder]
     if split == "column":
         value = facts.get("split", "")

@@ -16,10 +16,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .attributes import is_one_heart
 from .cases import NO_MASK, Cases, find_cases, find_root, list_cases, read_table
 from .manifest import Manifest
-from .nifti import Volume, read_to_the_end, read_volume
-from .schema import HEART, SPLITS, CaseRecord, DataError
+from .nifti import Volume, are_finite, read_mask, read_to_the_end, read_volume
+from .schema import HEART, SPLITS, CaseRecord, DataError, Structure
 
 _SIZES = {
     "pixel spacing (mm)": (0.5, 2.5),
@@ -204,11 +205,11 @@ def _examine(
 ) -> _Scan | None:
     """Looks at one case at one phase; None where a file cannot be read."""
     at, faults, volumes = f"at {record.phase}", [], []
-    for file in (record.image, record.mask):
+    for read, file in ((read_volume, record.image), (read_mask, record.mask)):
         try:
             if whole and file.suffix == ".gz":
                 read_to_the_end(file)
-            volumes.append(read_volume(file, record.frame))
+            volumes.append(read(file, record.frame))
         except DataError as error:
             problems.add("damaged or unusable file", record.case, str(error))
     if len(volumes) < 2:
@@ -217,7 +218,7 @@ def _examine(
     if image.voxels.shape != mask.voxels.shape:
         shapes = f"{image.voxels.shape} and {mask.voxels.shape} {at}"
         faults.append(("image and mask differ in shape", shapes))
-    if not np.isfinite(image.voxels).all():
+    if not are_finite(image.voxels):
         faults.append(("NaN or infinite values in the image", at))
     elif np.ptp(image.voxels) == 0:
         faults.append(("image with one value throughout", at))
@@ -227,6 +228,9 @@ def _examine(
         accepted = ", ".join(map(str, sorted(record.label_numbers)))
         what = f"label numbers beside those of the manifest ({accepted})"
         faults.append((what, f"{', '.join(f'{n:g}' for n in unknown[:5])} {at}"))
+    heart = {number: s for number, s in record.label_numbers.items() if s in HEART}
+    if not is_one_heart(np.isin(mask.voxels, [n for n, s in heart.items() if s is Structure.LV])):
+        faults.append(("the LV in two places of the mask", at))
     for what, detail in faults:
         problems.add(what, record.case, detail)
 
@@ -235,12 +239,17 @@ def _examine(
     labelled = bool(unknown) or len(missing) < len(HEART)
     if labelled and missing:
         notes.add("structure absent from the mask", record.case, f"{', '.join(missing)} {at}")
+    inside = np.isin(mask.voxels, list(heart))
+    if inside[[0, -1]].any() or inside[:, [0, -1]].any():
+        notes.add("heart cut off by the border of the image", record.case, at)
     if record.phase == "ED":
         _tell_of_header(record.case, image, mask, notes)
     across, down, through = image.spacing_mm
+    with np.errstate(over="ignore"):  # told of above
+        values = np.ascontiguousarray(image.voxels, dtype=np.float32)
     return _Scan(
         record,
-        hashlib.sha256(np.ascontiguousarray(image.voxels, dtype=np.float32)).hexdigest(),
+        hashlib.sha256(values).hexdigest(),
         (max(across, down), through, *map(float, image.voxels.shape)),
         labelled,
         sound=not faults,
@@ -249,6 +258,8 @@ def _examine(
 
 def _tell_of_header(case: str, image: Volume, mask: Volume, notes: _Findings) -> None:
     across, down, _ = image.spacing_mm
+    if not np.allclose(image.affine, mask.affine, atol=across / 10):
+        notes.add("image and mask lie apart by their affines; voxels are matched as stored", case)
     if not np.allclose(image.spacing_mm, mask.spacing_mm, rtol=1e-3):
         detail = f"{_mm(image.spacing_mm)} and {_mm(mask.spacing_mm)}; the image's is used"
         notes.add("image and mask differ in spacing", case, detail)

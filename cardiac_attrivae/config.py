@@ -6,16 +6,16 @@ Names are those of the paper's hyper-parameters: ``beta``, ``gamma`` (weight of 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any, get_args, get_origin, get_type_hints
-
-import yaml
 
 from .attributes import check_names
 from .augmentation import Augmentation
-from .manifest import nearest, shipped
+from .manifest import nearest, read_yaml, shipped
 
 
 @dataclass(frozen=True)
@@ -214,6 +214,9 @@ LIMITS = {
     "schedule.evaluate_every": (1, 10**7),
 }
 
+DEEPEST = 16
+"""Pipelines that may lie over one another by their ``base``."""
+
 
 def shipped_pipelines() -> dict[str, Any]:
     """Name -> YAML file of the pipelines that the package knows."""
@@ -238,8 +241,8 @@ def load_pipeline(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Pi
         if not (key and equals):
             raise ValueError(f"--set {override!r}; expected KEY=VALUE, such as optimiser.lr=1e-4")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            value = read_yaml(text)
+        except ValueError as error:
             raise ValueError(f"--set {override!r} is no YAML: {error}") from None
         for part in reversed(key.split(".")):
             value = {part: value}
@@ -255,20 +258,22 @@ def parse_pipeline(values: Any) -> Pipeline:
 def _read(name_or_path: str | Path, seen: tuple[str, ...], folder: Path = Path()) -> dict[str, Any]:
     """Keys and values, with those of the base below them; files are looked for in ``folder``."""
     known = shipped_pipelines()
+    if not isinstance(name_or_path, (str, Path)):
+        raise ValueError(f"base is {short(name_or_path)}; expected the name of a pipeline or file")
     name = str(name_or_path if name_or_path in known else folder / name_or_path)
     file = known.get(name, Path(name))
     if not file.is_file():
         accepted = f"expected one of {', '.join(known)}, or a YAML file"
         hint = nearest(name_or_path, known)
         raise ValueError(f"no pipeline {str(name_or_path)!r}{hint}; {accepted}")
-    if name in seen:
+    if name in seen or len(seen) > DEEPEST:  # a path may name one file in endless ways
         raise ValueError(f"pipeline {name!r} is its own base: {' -> '.join((*seen, name))}")
     try:
-        values = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
+        values = read_yaml(file.read_bytes())
+    except ValueError as error:
         raise ValueError(f"pipeline {name!r} is no YAML: {error}") from None
     if not isinstance(values, dict):
-        raise ValueError(f"pipeline {name!r} holds {values!r}; expected keys and values")
+        raise ValueError(f"pipeline {name!r} holds {short(values)}; expected keys and values")
     base = values.pop("base", None)
     if base is None:
         return values
@@ -292,7 +297,7 @@ def _build(kind: type, values: Any, where: str) -> Any:
     """An instance of a dataclass from plain values; ``where`` is its dotted path."""
     if not isinstance(values, Mapping):
         place = where.rstrip(".") or "the pipeline"
-        raise ValueError(f"{place} is {values!r}; expected keys and values")
+        raise ValueError(f"{place} is {short(values)}; expected keys and values")
     hints, known = get_type_hints(kind), {f.name: f for f in fields(kind)}
     for key in values:
         if key not in known:
@@ -315,11 +320,11 @@ def _value(hint: Any, value: Any, key: str) -> Any:
         fits = isinstance(value, (list, tuple)) and (kinds[1] is ... or len(value) == len(kinds))
         if not fits:
             length = "" if kinds[1] is ... else f" of {len(kinds)} values"
-            raise ValueError(f"{key} is {value!r}; expected a list{length}")
+            raise ValueError(f"{key} is {short(value)}; expected a list{length}")
         return tuple(_value(kinds[0], item, key) for item in value)
     if get_origin(hint) is dict:
         if not isinstance(value, dict):
-            raise ValueError(f"{key} is {value!r}; expected keys and values")
+            raise ValueError(f"{key} is {short(value)}; expected keys and values")
         return value
     if hint is float and isinstance(value, str):  # YAML 1.1 reads 1e-4 as text
         value = _number(value)
@@ -327,11 +332,11 @@ def _value(hint: Any, value: Any, key: str) -> Any:
     if not fits or isinstance(value, bool) != (hint is bool):
         kinds = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}
         expected = kinds[hint]
-        raise ValueError(f"{key} is {value!r}; expected {expected}")
+        raise ValueError(f"{key} is {short(value)}; expected {expected}")
     if hint in (int, float):
         low, high = LIMITS.get(key, (0, float("inf")))
-        if not low <= value <= high or value == float("inf"):
-            raise ValueError(f"{key} is {value}; expected {low} to {high}")
+        if not low <= value <= min(high, sys.float_info.max):
+            raise ValueError(f"{key} is {short(value)}; expected {low} to {high}")
         return hint(value)
     if key in CHOICES and value not in CHOICES[key]:
         raise ValueError(f"{key} is {value!r}; expected one of {', '.join(CHOICES[key])}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from .attributes import check_names
 from .comparison import compare_paired, differences, spread
 from .evaluation import Scored, check_fit, score_model
 from .fidelity import FIDELITY
+from .files import locked, whole, whole_folder, write
 from .gallery import draw_gallery
 from .inference import Run, find_device, load_run
 from .metrics import LEAST
@@ -142,71 +142,76 @@ def cross_domain_eval(
     for run in models.values():
         for dataset in datasets.values():
             check_fit(run, dataset)
-    output.mkdir(parents=True, exist_ok=True)
-    segmenters = {
-        name: segmenter_for(
-            dataset, cache_of(dataset, output), device=where, training=teaching, tell=tell
-        )
-        for name, dataset in datasets.items()
-        if _teaches(dataset)
-    }
-    parts = []
-    for name, run in models.items():
-        train = run.about["train_dataset"]
-        names = check_names(attributes or run.pipeline.attributes)
-        about = {"model": name, "method": run.pipeline.method, "seed": run.about["seed"]}
-        for test, dataset in datasets.items():
-            part = Part(
-                folder=output / "parts" / f"{name}_{test}",
-                about={**about, "train_dataset": train, "test_dataset": test, "split": split},
-                run=run.folder,
-                source=datasets[train].folder if train in segmenters else None,
-                target=dataset.folder,
-                names=names,
-                rounds=rounds,
-                device=device,
-                segmenter=segmenters.get(train) or segmenters.get(test),
+    with locked(output):
+        segmenters = {
+            name: segmenter_for(
+                dataset, cache_of(dataset, output), device=where, training=teaching, tell=tell
             )
-            parts.append(part)
-    pool = Parallel(n_jobs=workers, return_as="generator")
-    for _ in progress(pool(delayed(_complete)(part) for part in parts), len(parts)):
-        pass
-
-    metrics = _gather(parts, "metrics.csv")
-    floors = pd.DataFrame([row for dataset in datasets.values() for row in _floor(dataset, split)])
-    metrics = pd.concat([metrics, floors], ignore_index=True).reindex(columns=list(COLUMNS))
-    patients, control = (_gather(parts, name) for name in ("patients.csv", "control.csv"))
-    tables = {
-        "metrics": metrics,
-        "patients": patients,
-        "control": control,
-        "spread": _spread(parts),
-        "comparisons": _comparisons(parts, patients, rounds),
-    }
-    for name, table in tables.items():
-        table.to_csv(output / f"{name}.csv", index=False)
-    for old in output.glob("codes_*.csv"):
-        old.unlink()
-    shutil.rmtree(output / "figures", ignore_errors=True)
-    for part in parts:
-        stem = f"{part.about['model']}_{part.about['test_dataset']}"
-        shutil.copyfile(part.folder / "codes.csv", output / f"codes_{stem}.csv")
-    figures = draw_gallery(models, datasets, segmenters, tables, output / "figures", device, split)
-    (output / "table.md").write_text(markdown(metrics))
-    (output / "table.tex").write_text(latex(metrics))
-    about = {
-        "models": {name: _about_model(run) for name, run in models.items()},
-        "datasets": {
-            name: _about_dataset(dataset, split, segmenters.get(name))
             for name, dataset in datasets.items()
-        },
-        "rounds": rounds,
-        "versions": versions(PACKAGES),
-        "seconds": round(time.perf_counter() - start, 1),
-        "notes": _notes(models, datasets, split),
-        "figures": figures,
-    }
-    (output / "evaluation.json").write_text(json.dumps(about, indent=2) + "\n")
+            if _teaches(dataset)
+        }
+        parts = []
+        for name, run in models.items():
+            train = run.about["train_dataset"]
+            names = check_names(attributes or run.pipeline.attributes)
+            about = {"model": name, "method": run.pipeline.method, "seed": run.about["seed"]}
+            for test, dataset in datasets.items():
+                part = Part(
+                    folder=output / "parts" / f"{name}_{test}",
+                    about={**about, "train_dataset": train, "test_dataset": test, "split": split},
+                    run=run.folder,
+                    source=datasets[train].folder if train in segmenters else None,
+                    target=dataset.folder,
+                    names=names,
+                    rounds=rounds,
+                    device=device,
+                    segmenter=segmenters.get(train) or segmenters.get(test),
+                )
+                parts.append(part)
+        pool = Parallel(n_jobs=workers, return_as="generator")
+        for _ in progress(pool(delayed(_complete)(part) for part in parts), len(parts)):
+            pass
+
+        metrics = _gather(parts, "metrics.csv")
+        floors = pd.DataFrame(
+            [row for dataset in datasets.values() for row in _floor(dataset, split)]
+        )
+        metrics = pd.concat([metrics, floors], ignore_index=True).reindex(columns=list(COLUMNS))
+        patients, control = (_gather(parts, name) for name in ("patients.csv", "control.csv"))
+        tables = {
+            "metrics": metrics,
+            "patients": patients,
+            "control": control,
+            "spread": _spread(parts),
+            "comparisons": _comparisons(parts, patients, rounds),
+        }
+        with whole_folder(output / "figures") as folder:
+            figures = draw_gallery(models, datasets, segmenters, tables, folder, device, split)
+        for name, table in tables.items():
+            write(output / f"{name}.csv", table.to_csv(index=False))
+        codes = {
+            output / f"codes_{part.folder.name}.csv": part.folder / "codes.csv" for part in parts
+        }
+        for old in output.glob("codes_*.csv"):
+            if old not in codes:
+                old.unlink()
+        for file, computed in codes.items():
+            write(file, computed.read_bytes())
+        write(output / "table.md", markdown(metrics))
+        write(output / "table.tex", latex(metrics))
+        about = {
+            "models": {name: _about_model(run) for name, run in models.items()},
+            "datasets": {
+                name: _about_dataset(dataset, split, segmenters.get(name))
+                for name, dataset in datasets.items()
+            },
+            "rounds": rounds,
+            "versions": versions(PACKAGES),
+            "seconds": round(time.perf_counter() - start, 1),
+            "notes": _notes(models, datasets, split),
+            "figures": figures,
+        }
+        write(output / "evaluation.json", json.dumps(about, indent=2) + "\n")
     return metrics
 
 
@@ -241,29 +246,25 @@ def _complete(part: Part) -> None:
         where,
         part.rounds,
     )
-    beside = part.folder.with_name(f"{part.folder.name}.part")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    _write(scored, target, beside)
-    (beside / "key").write_text(key)
-    shutil.rmtree(part.folder, ignore_errors=True)
-    beside.rename(part.folder)
+    with whole_folder(part.folder) as folder:
+        _write(scored, target, folder)
+        write(folder / "key", key)
 
 
 def _write(scored: Scored, target: SliceDataset, folder: Path) -> None:
-    scored.metrics.to_csv(folder / "metrics.csv", index=False)
-    scored.patients.to_csv(folder / "patients.csv", index=False)
+    write(folder / "metrics.csv", scored.metrics.to_csv(index=False))
+    write(folder / "patients.csv", scored.patients.to_csv(index=False))
     if len(scored.control):
-        scored.control.to_csv(folder / "control.csv", index=False)
-    np.save(folder / "draws.npy", scored.draws)
+        write(folder / "control.csv", scored.control.to_csv(index=False))
+    with whole(folder / "draws.npy") as beside:
+        np.save(beside, scored.draws)
     table = scored.table
     codes = {f"z{d}": table.codes[:, d] for d in range(table.codes.shape[1])}
     values = {name: table.attributes[:, k] for k, name in enumerate(table.names)}
     facts = target.cases.drop_duplicates("case").set_index("case").loc[list(table.cases)]
     facts = facts[["dataset", "split", "domain", "pathology"]].to_dict("list")
-    pd.DataFrame({"case": table.cases, **facts, **values, **codes}).to_csv(
-        folder / "codes.csv", index=False
-    )
+    rows = pd.DataFrame({"case": table.cases, **facts, **values, **codes})
+    write(folder / "codes.csv", rows.to_csv(index=False))
 
 
 @lru_cache(maxsize=4)

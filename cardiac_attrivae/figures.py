@@ -16,9 +16,10 @@ from matplotlib.lines import Line2D
 from PIL import Image, ImageDraw
 
 from .attributes import ATTRIBUTES
+from .files import whole
 from .published import method_label
 from .schema import HEART, Structure
-from .style import COLOURS, INK, PAPER, SYMBOLS, fitted, font, grey, outlined, ready, save, shorten
+from .style import COLOURS, INK, PAPER, SYMBOLS, fitted, font, grey, outlined, save, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -269,10 +270,11 @@ def traversal_gif(
                 (x, line + height + 2), shorten(str(texts[k, s]), letters, width), INK[0], letters
             )
         frames.append(frame)
-    frames[0].save(
-        ready(path), format="GIF", save_all=True, append_images=frames[1:], duration=milliseconds,
-        loop=0,
-    )  # fmt: skip
+    with whole(path) as beside:
+        frames[0].save(
+            beside, format="GIF", save_all=True, append_images=frames[1:], duration=milliseconds,
+            loop=0,
+        )  # fmt: skip
 
 
 def _grid(

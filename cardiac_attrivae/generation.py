@@ -23,6 +23,7 @@ from .calibration import Calibration
 from .control import AREAS, decode, segmented, traversed
 from .evaluation import check_fit, evaluate
 from .figures import requested_slice, traversal_gif, traversals
+from .files import locked, whole, write
 from .inference import Run, encode, find_device, load_run
 from .schema import HEART, DataError
 from .segmenter import Segmenter, areas, cache_of, segmenter_for
@@ -233,23 +234,24 @@ def generate(
         See `Studio.measured`; and a warning for each value that no training patient had.
     """
     check_names(request)  # before minutes are spent on a segmenter
-    studio, output = Studio.open(run, store, device, tell), Path(output)
-    code, original = studio.start(case)
-    before, after = studio.generate(code, {}), studio.generate(code, request)
-    table = studio.measured(after.areas[0], request)
-    output.mkdir(parents=True, exist_ok=True)
-    table.to_csv(output / "measured.csv", index=False)
-    _save_nifti(after.slices[0, 0, None], output / "slice.nii.gz", studio.store)
-    _save_nifti(after.labels[0, 0, None], output / "labels.nii.gz", studio.store)
-    requested_slice(
-        original[0, 0].numpy(),
-        [part.slices[0, 0].numpy() for part in (before, after)],
-        [part.labels[0, 0].numpy() for part in (before, after)],
-        [part.areas[0] for part in (before, after)],
-        request,
-        output / "slice.png",
-        title=case or "mean of the training patients",
-    )
+    output = Path(output)
+    with locked(output):
+        studio = Studio.open(run, store, device, tell)
+        code, original = studio.start(case)
+        before, after = studio.generate(code, {}), studio.generate(code, request)
+        table = studio.measured(after.areas[0], request)
+        write(output / "measured.csv", table.to_csv(index=False))
+        _save_nifti(after.slices[0, 0, None], output / "slice.nii.gz", studio.store)
+        _save_nifti(after.labels[0, 0, None], output / "labels.nii.gz", studio.store)
+        requested_slice(
+            original[0, 0].numpy(),
+            [part.slices[0, 0].numpy() for part in (before, after)],
+            [part.labels[0, 0].numpy() for part in (before, after)],
+            [part.areas[0] for part in (before, after)],
+            request,
+            output / "slice.png",
+            title=case or "mean of the training patients",
+        )
     return table, studio.calibration.outside(request)
 
 
@@ -279,43 +281,44 @@ def traverse(
     """
     if steps < 2 or not 0 < reach < np.inf:
         raise ValueError(f"steps is {steps} and range {reach}; expected 2 or more, and above 0")
-    studio, output = Studio.open(run, store, device, tell), Path(output)
-    code, original = studio.start(case)
-    calibration, network = studio.calibration, studio.run.network
-    places = np.linspace(-reach, reach, steps)
-    slices, requested = traversed(network, code[0], calibration, places)
-    labels, measured = segmented(studio.judge, slices, studio.store.pixel_cm2)
-    units = [ATTRIBUTES[name].unit for name in calibration.names]
-    output.mkdir(parents=True, exist_ok=True)
-    traversals(
-        slices.numpy(),
-        calibration.names,
-        places,
-        output / "traversal.png",
-        original=original[0, 0].numpy(),
-        dimensions=calibration.dimensions,
-        labels=labels,
-        areas=measured,
-        requested=requested,
-        units=units,
-    )
-    smooth, asked = traversed(network, code[0], calibration, np.linspace(-reach, reach, FRAMES))
-    captions = [
-        [f"{value:.0f} {SYMBOLS.get(unit, unit)}" for value in values]
-        for values, unit in zip(asked, units, strict=True)
-    ]
-    traversal_gif(smooth.numpy(), calibration.names, output / "traversal.gif", captions)
-    rows = []
-    for k, name in enumerate(calibration.names):
-        _save_nifti(slices[k], output / f"{name}.nii.gz", studio.store)
-        rows += [
-            {"attribute": name, "dimension": calibration.dimensions[k], "step": float(place),
-             "requested": requested[k, s], "unit": units[k],
-             **dict(zip(AREAS, measured[k, s], strict=True))}
-            for s, place in enumerate(places)
-        ]  # fmt: skip
-    table = pd.DataFrame(rows)
-    table.to_csv(output / "traversal.csv", index=False)
+    output = Path(output)
+    with locked(output):
+        studio = Studio.open(run, store, device, tell)
+        code, original = studio.start(case)
+        calibration, network = studio.calibration, studio.run.network
+        places = np.linspace(-reach, reach, steps)
+        slices, requested = traversed(network, code[0], calibration, places)
+        labels, measured = segmented(studio.judge, slices, studio.store.pixel_cm2)
+        units = [ATTRIBUTES[name].unit for name in calibration.names]
+        traversals(
+            slices.numpy(),
+            calibration.names,
+            places,
+            output / "traversal.png",
+            original=original[0, 0].numpy(),
+            dimensions=calibration.dimensions,
+            labels=labels,
+            areas=measured,
+            requested=requested,
+            units=units,
+        )
+        smooth, asked = traversed(network, code[0], calibration, np.linspace(-reach, reach, FRAMES))
+        captions = [
+            [f"{value:.0f} {SYMBOLS.get(unit, unit)}" for value in values]
+            for values, unit in zip(asked, units, strict=True)
+        ]
+        traversal_gif(smooth.numpy(), calibration.names, output / "traversal.gif", captions)
+        rows = []
+        for k, name in enumerate(calibration.names):
+            _save_nifti(slices[k], output / f"{name}.nii.gz", studio.store)
+            rows += [
+                {"attribute": name, "dimension": calibration.dimensions[k], "step": float(place),
+                 "requested": requested[k, s], "unit": units[k],
+                 **dict(zip(AREAS, measured[k, s], strict=True))}
+                for s, place in enumerate(places)
+            ]  # fmt: skip
+        table = pd.DataFrame(rows)
+        write(output / "traversal.csv", table.to_csv(index=False))
     return table
 
 
@@ -327,4 +330,5 @@ def _save_nifti(slices: Tensor, path: Path, store: SliceDataset) -> None:
     voxels = torch.permute(slices, (2, 1, 0)).numpy()
     image = nib.Nifti1Image(voxels, affine)
     image.header.set_xyzt_units("mm")
-    nib.save(image, path)
+    with whole(path) as beside:
+        nib.save(image, beside)

@@ -6,7 +6,7 @@ Each handler is a constructor, ``attach`` and one or two callbacks. Scores go to
 
 from __future__ import annotations
 
-import os
+import io
 import warnings
 from collections.abc import Callable, Sequence
 from csv import DictReader
@@ -20,6 +20,7 @@ from ignite.engine import Engine, Events
 from torch import Generator, nn
 
 from .fidelity import FIDELITY
+from .files import write
 from .metrics import LEAST, score
 from .schema import Keys, LatentTable
 from .slices import SliceDataset
@@ -257,15 +258,13 @@ class History:
             self.tell(row)
 
     def write(self, engine: Engine) -> None:
-        beside = self.file.with_suffix(".tmp")
-        pd.DataFrame(self.rows).to_csv(beside, index=False)
-        os.replace(beside, self.file)
+        write(self.file, pd.DataFrame(self.rows).to_csv(index=False))
 
 
 class Checkpoints:
     """Writes last.pt, from which a run resumes bit for bit, and best.pt.
 
-    Both are written beside their place and renamed, so that a kill leaves the one before.
+    Both are written as a whole, so that a kill leaves the one before.
 
     Args:
         folder: Of the run.
@@ -360,9 +359,6 @@ def is_due(epoch: int, every: int, last: int) -> bool:
 
 def save(state: Any, file: Path) -> None:
     """torch.save, whole or not at all."""
-    beside = file.with_suffix(".tmp")
-    with open(beside, "wb") as stream:
-        torch.save(state, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(beside, file)
+    stream = io.BytesIO()  # torch tells of a full disk in words that nobody understands
+    torch.save(state, stream)
+    write(file, stream.getbuffer())

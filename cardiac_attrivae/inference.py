@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from .config import Pipeline, parse_pipeline
 from .engines import VAEEvaluator
 from .figures import methods_side_by_side, traversals
 from .handlers import ImageFidelity, LossTerms, RegularisationMetrics, VolumeAttributes
-from .networks import build_network
+from .networks import NETWORKS, build_network
 from .schema import DataError
-from .slices import DeviceLoader, SliceDataset
+from .slices import DeviceLoader, SliceDataset, read_json
 
 TRAVERSAL = np.linspace(-3, 3, 7)
 """Steps of a traversal in standard deviations of the training codes, as in the paper's Fig. 3."""
+
+
+TRUSTED = "CARDIAC_ATTRIVAE_NETWORKS"
+"""Environment variable: dotted paths, with commas between, whose classes runs may name."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +49,22 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """How training went: summary.json."""
-        return json.loads((self.folder / "summary.json").read_text())
+        """How training went: summary.json.
+
+        Raises:
+            DataError: If it is missing or damaged.
+        """
+        return read_json(self.folder / "summary.json")
 
 
 def load_run(folder: str | Path, device: str = "cpu") -> Run:
-    """Reads a finished run.
+    """Reads a finished run. Its file holds weights and plain values, and no code is run from it.
+
+    A network that the run names by a dotted path is code of another package. It is imported only
+    if the environment variable `TRUSTED` names that class, or a module above it.
 
     Raises:
-        DataError: If the folder holds none.
+        DataError: If the folder holds none, or one that is damaged, or that asks for such code.
     """
     folder = Path(folder)
     file = folder / "model.safetensors"
@@ -59,16 +72,48 @@ def load_run(folder: str | Path, device: str = "cpu") -> Run:
         unfinished = (folder / "last.pt").is_file()
         hint = "it is unfinished: train again with --resume" if unfinished else "train one first"
         raise DataError(f"no trained model in {folder}: model.safetensors is missing; {hint}")
-    with safe_open(file, "pt", device=str(find_device(device))) as stored:
-        about = json.loads((stored.metadata() or {}).get("cardiac_attrivae", "null"))
-        if about is None:
-            raise DataError(f"{file} was not written by cardiac-attrivae: it has no configuration")
-        weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-    pipeline = parse_pipeline(about.pop("pipeline"))
-    network = build_network(pipeline.network.name, **pipeline.network.arguments)
-    network.load_state_dict(weights)
+    weights, about = _stored(file, find_device(device))
+    try:
+        pipeline = parse_pipeline(about.pop("pipeline", None))
+        _refuse_foreign_code(pipeline.network.name)
+        network = build_network(pipeline.network.name, **pipeline.network.arguments)
+        network.load_state_dict(weights)
+    except (ValueError, RuntimeError, MemoryError) as error:  # RuntimeError: of other shapes, say
+        told = str(error).partition("size mismatch for")[0].strip()
+        raise DataError(f"{file} cannot be used: {told}") from error
     network.to(find_device(device), memory_format=memory_format(pipeline))  # as it was trained
     return Run(folder, network.eval(), pipeline, about)
+
+
+def _stored(file: Path, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights by their name, and what the metadata say of them."""
+    try:
+        with safe_open(file, "pt", device=str(device)) as stored:
+            about = json.loads((stored.metadata() or {}).get("cardiac_attrivae", "null"))
+            weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{file} cannot be read: {error}") from None
+    if not isinstance(about, dict):
+        raise DataError(f"{file} was not written by cardiac-attrivae: it has no configuration")
+    kinds = {"seed": int, "train_dataset": str, "recipe": dict}
+    kinds |= {"code_mean": list, "code_deviation": list}
+    for name, kind in kinds.items():
+        if not isinstance(about.get(name), kind):
+            raise DataError(f"{file}: {name} is {short(about.get(name))}; expected {kind.__name__}")
+    for name, values in weights.items():
+        if not values.isfinite().all():
+            raise DataError(f"{file}: {name} holds NaN or infinite values; expected numbers")
+    return weights, about
+
+
+def _refuse_foreign_code(name: str) -> None:
+    trusted = [path.strip() for path in os.environ.get(TRUSTED, "").split(",")]
+    if name not in NETWORKS and not any(f"{name}.".startswith(f"{path}.") for path in trusted):
+        module = name.rpartition(".")[0] or name
+        raise ValueError(
+            f"its network {name!r} is none of {', '.join(NETWORKS)} but code of another package, "
+            f"which a run may not load by itself. If you trust it: export {TRUSTED}={module}"
+        )
 
 
 def memory_format(pipeline: Pipeline) -> torch.memory_format:

@@ -19,10 +19,13 @@ from string import Formatter
 from typing import Any
 
 import yaml
+from yaml.composer import ComposerError
 
 from .schema import HEART, SPLITS, ManifestError, Structure
 
 PHASES = ("ED", "ES")
+NAME = r"[\w-]+"
+"""What a data set may be called: files are named after it."""
 DOMAINS = ("dataset", "vendor", "centre", "pathology")
 
 
@@ -109,6 +112,43 @@ def shipped_manifests() -> dict[str, Any]:
     return shipped("data_manifests")
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """YAML as one writes it by hand. What a few lines could explode with, or hide, is refused."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            told = "aliases (*name) are not accepted; write the value out"
+            raise ComposerError(None, None, told, event.start_mark)
+        if getattr(event, "tag", None) not in (None, "!"):
+            told = f"tags ({event.tag}) are not accepted; write plain values"
+            raise ComposerError(None, None, told, event.start_mark)
+        return super().compose_node(parent, index)
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node, seen = super().compose_mapping_node(anchor), set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                told = f"key {key.value!r} stands here a second time; expected each key once"
+                raise ComposerError(None, None, told, key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+        return node
+
+
+def read_yaml(text: str | bytes) -> Any:
+    """What plain YAML says: no tags, aliases or keys given twice; of bytes, UTF-8 or UTF-16.
+
+    Raises:
+        ValueError: If it is none; says where.
+    """
+    try:
+        return yaml.load(text, _PlainLoader)
+    except RecursionError:
+        raise ValueError("lists or keys lie too deep in one another") from None
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+
+
 def load_manifest(name_or_path: str | Path) -> Manifest:
     """Reads a manifest.
 
@@ -127,9 +167,10 @@ def load_manifest(name_or_path: str | Path) -> Manifest:
             "or the path of a YAML file (docs/data-sets.md says how to write one)"
         )
     try:
-        return parse_manifest(yaml.safe_load(file.read_text(encoding="utf-8")), name)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        data = read_yaml(file.read_bytes())
+    except ValueError as error:
         raise ManifestError(f"manifest {name!r} is not valid YAML: {error}") from None
+    return parse_manifest(data, name)
 
 
 def parse_manifest(data: Any, name: str) -> Manifest:
@@ -191,7 +232,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and bool(re.fullmatch(r"[\w-]+", value))
+    return isinstance(value, str) and bool(re.fullmatch(NAME, value))
 
 
 def _is_inside(value: Any) -> bool:

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import gzip
+import io
 import logging
 import math
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .schema import DataError
+from .schema import DataError, without_folder
 
 if TYPE_CHECKING:
     import nibabel
+
+LEAST_MM, MOST_MM = 0.05, 100.0
+"""Spacing that a header may state: beyond it, it counts in other units, metres or micrometres."""
+MOST_VOXELS = 2**28
+"""Of a frame; a heart has some millions. A header of a few bytes may claim any number."""
+MOST_SIGNAL = 1e30
+"""Of a voxel: the difference of two such values is still a float32."""
+NEAR = 1e-3
+"""How far from a whole number a label may lie that was stored as a fraction."""
 
 HEADER_BYTES, NIFTI_1 = 348, b"n+1\0"  # of a NIfTI-1 file, and how its header ends
 
@@ -54,7 +64,7 @@ def read_volume(file: Path, frame: int) -> Volume:
 
     Raises:
         DataError: If the file cannot be read to the end of the frame, has no such frame, is not
-            3-D or 4-D, or states a spacing that is none.
+            3-D or 4-D, or states a spacing that is none or that no scanner has.
     """
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError, ImageDataError
@@ -75,6 +85,7 @@ def read_volume(file: Path, frame: int) -> Volume:
                 )
             if dtype.kind not in "iuf":
                 raise DataError(f"{file.name} holds {dtype}; expected numbers")
+            _refuse_huge(file, shape)
             voxels = np.asarray(stored.voxels[..., frame] if len(shape) == 4 else stored.voxels)
             spacing = tuple(float(zoom) for zoom in stored.header.get_zooms()[:3])
             affine = np.asarray(stored.affine)
@@ -84,10 +95,21 @@ def read_volume(file: Path, frame: int) -> Volume:
         raise DataError(f"{file.name} is missing") from None
     # Damage shows as any of these, wherever in gzip, header or voxels it sits.
     except (OSError, EOFError, ValueError, OverflowError, MemoryError, *damage) as error:
-        raise DataError(f"{file.name} cannot be read: {error}") from None
-    if not all(np.isfinite(spacing)) or min(spacing) <= 0:
-        raise DataError(f"{file.name} states a spacing of {spacing} mm; expected positive numbers")
+        told = without_folder(error).replace(str(file), file.name).partition(" 0x")[0]
+        raise DataError(f"{file.name} cannot be read: {told}") from None
+    _refuse_spacing(file, spacing)
     return Volume(voxels, spacing, affine)
+
+
+def read_mask(file: Path, frame: int) -> Volume:
+    """Reads one frame of labels: `read_volume`, and 2.9999 of a mask stored as fractions is 3."""
+    volume = read_volume(file, frame)
+    if volume.voxels.dtype.kind != "f":
+        return volume
+    whole = np.rint(volume.voxels)
+    with np.errstate(invalid="ignore"):  # infinity less itself
+        near = np.abs(volume.voxels - whole) <= NEAR
+    return volume._replace(voxels=np.where(near, whole, volume.voxels))
 
 
 class _Stored(NamedTuple):
@@ -108,35 +130,48 @@ def _open(file: Path) -> _Stored:
             start = zlib.decompressobj(wbits=31).decompress(packed, HEADER_BYTES)
             if len(start) == HEADER_BYTES and start.endswith(NIFTI_1):
                 header = nibabel.Nifti1Header(start, check=False)
-                _refuse_zero(file, header)
+                _refuse_spacing(file, header["pixdim"][1:4].tolist())
                 header.check_fix()
                 if len(header.get_data_shape()) == 3:
+                    _refuse_huge(file, header.get_data_shape())
                     voxels = _voxels(_unpacked(packed + stream.read(), header), header)
                     return _Stored(header, header.get_best_affine(), voxels)
     image = nibabel.load(file)
-    if isinstance(image, nibabel.Nifti1Pair):
+    if isinstance(image, nibabel.AnalyzeImage):  # and NIfTI, which comes after it
         holder = image.file_map.get("header", image.file_map["image"])
         with holder.get_prepare_fileobj("rb") as stream:
-            _refuse_zero(file, image.header_class.from_fileobj(stream, check=False))
+            header = image.header_class.from_fileobj(stream, check=False)
+            _refuse_spacing(file, header["pixdim"][1:4].tolist())
     return _Stored(image.header, image.affine, image.dataobj)
 
 
-def _refuse_zero(file: Path, header: nibabel.Nifti1Header) -> None:
-    """A spacing of 0 is none; nibabel's check of a header would make it 1 mm without a word."""
-    spacing = tuple(header["pixdim"][1:4].tolist())
-    if 0 in spacing:
-        raise DataError(f"{file.name} states a spacing of {spacing} mm; expected positive numbers")
+def _refuse_spacing(file: Path, spacing: Sequence[float]) -> None:
+    """Asked of the raw header too: nibabel's check of it makes 0 into 1 mm and -2 into 2 mm."""
+    if not all(LEAST_MM <= step <= MOST_MM for step in spacing):
+        raise DataError(
+            f"{file.name} states a spacing of {tuple(spacing)} mm; expected positive numbers, "
+            f"{LEAST_MM:g} to {MOST_MM:g}"
+        )
+
+
+def _refuse_huge(file: Path, shape: tuple[int, ...]) -> None:
+    if math.prod(shape[:3]) > MOST_VOXELS:
+        raise DataError(f"{file.name} has shape {shape}; expected at most {MOST_VOXELS} voxels")
 
 
 def _unpacked(packed: bytes, header: nibabel.Nifti1Header) -> bytes:
-    """What is in a gzip file, its checksum compared, in one buffer of the size to be expected."""
+    """What a gzip file holds up to the last voxel, its checksum compared; no more is kept."""
     voxels = math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
     size = header.get_data_offset() + voxels
-    if not 0 < size < 1032 * len(packed):  # deflate packs no denser: the header is wrong
-        return gzip.decompress(packed)
-    unpacked = zlib.decompress(packed, wbits=31, bufsize=size)
-    # a gzip file may have several parts, of which zlib unpacks the first
-    return unpacked if len(unpacked) == size else gzip.decompress(packed)
+    stream = zlib.decompressobj(wbits=31)
+    unpacked = stream.decompress(packed, max(size, 0) + 1)  # room to come to the checksum
+    if stream.eof and len(unpacked) == size and not stream.unused_data:
+        return unpacked
+    # several parts, of which zlib unpacks the first; or more than the header says, or less
+    with gzip.open(io.BytesIO(packed)) as parts:
+        unpacked = parts.read(max(size, 0))
+        _to_the_end(parts)
+    return unpacked
 
 
 def _voxels(unpacked: bytes, header: nibabel.Nifti1Header) -> np.ndarray:
@@ -148,11 +183,21 @@ def _voxels(unpacked: bytes, header: nibabel.Nifti1Header) -> np.ndarray:
     return apply_read_scaling(voxels.reshape(shape, order="F"), *header.get_slope_inter())
 
 
+def are_finite(voxels: np.ndarray) -> bool:
+    """Whether there is neither NaN nor infinity, nor what float32 would make into infinity."""
+    return voxels.dtype.kind != "f" or bool((np.abs(voxels) < MOST_SIGNAL).all())
+
+
 def read_to_the_end(file: Path) -> None:
     """Lets gzip compare its checksum, which it does at the end alone: one frame gets no so far."""
     try:
         with gzip.open(file) as stream:
-            while stream.read(1 << 22):
-                pass
+            _to_the_end(stream)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{file.name} cannot be read: {error}") from None
+        told = without_folder(error).partition(" 0x")[0]  # without the two checksums
+        raise DataError(f"{file.name} cannot be read: {told}") from None
+
+
+def _to_the_end(stream: gzip.GzipFile) -> None:
+    while stream.read(1 << 22):
+        pass

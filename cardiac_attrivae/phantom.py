@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import nibabel as nib
 import numpy as np
 from scipy.linalg import polar
 
+from .files import whole, write
 from .hearts import ACDC_SCANNER, POPULATIONS, SCANNERS, Scan, draw_scan, pictures, redrawn
 from .schema import Structure
 
@@ -86,8 +88,8 @@ def write_phantoms(
         return _write_mnms(Path(output), cases, seed, quirks, cine)
     truths = [_write_acdc_patient(Path(output), i, seed, quirks, cine) for i in range(cases)]
     if quirks:  # a file lies between the patient folders
-        note = Path(output) / "training" / "MANDATORY_CITATION.md"
-        note.write_text("These are phantoms: there is nothing to cite.\n")
+        note = "These are phantoms: there is nothing to cite.\n"
+        write(Path(output) / "training" / "MANDATORY_CITATION.md", note)
     return truths
 
 
@@ -95,6 +97,11 @@ def _truth(scan: Scan, folder: Path, vendor: str = "", labelled: bool = True) ->
     areas = tuple(tuple(scan.heart.areas(z).tolist()) for z in scan.z_mm)
     lv, myo, rv = scan.heart.volumes_mL
     return Truth(scan.case, scan.pathology, folder, vendor, labelled, lv, myo, rv, areas)
+
+
+def _save(image: nib.Nifti1Image, path: Path) -> None:
+    with whole(path) as beside:
+        nib.save(image, beside)
 
 
 def _raw(dataset: str, mask: np.ndarray) -> np.ndarray:
@@ -127,19 +134,19 @@ def _write_acdc_patient(output: Path, index: int, seed: int, quirks: bool, cine:
         scan = replace(_acdc_scan(1, seed)[1], case=scan.case)
         drawn = redrawn(scan)
     folder = output / half / scan.case
-    folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng([scan.key, 2])
-    (folder / "Info.cfg").write_text(
+    write(
+        folder / "Info.cfg",
         f"ED: {scan.ed + 1}\nES: {scan.es + 1}\nGroup: {scan.pathology}\n"
         f"Height: {rng.normal(170, 9):.1f}\nNbFrame: {scan.frames}\n"
-        f"Weight: {rng.normal(76, 13):.1f}\n"
+        f"Weight: {rng.normal(76, 13):.1f}\n",
     )
     spaced = np.diag([-1, -1, 1, 1]) * np.array([*scan.spacing_mm, 1.0])
 
     def save(name: str, data: np.ndarray) -> None:
         image = nib.Nifti1Image(data, np.diag([-1.0, -1, 1, 1]) if quirks else spaced)
         image.header.set_qform(spaced, code=0)  # writes pixdim, the one place with the true spacing
-        nib.save(image, folder / f"{scan.case}_{name}.nii.gz")
+        _save(image, folder / f"{scan.case}_{name}.nii.gz")
 
     wanted = list(range(scan.frames)) if cine else [scan.ed, scan.es]
     cines = pictures(scan, wanted)
@@ -197,7 +204,6 @@ def _write_mnms(output: Path, cases: int, seed: int, quirks: bool, cine: bool) -
             drawn = redrawn(scan)
         unlabelled = slot[0] == "U"
         folder = output / MNMS_FOLDERS[slot[0]] / scan.case
-        folder.mkdir(parents=True, exist_ok=True)
         affine = _mnms_affine(scan)
         if quirks and index == 1:
             affine[:3, 0] += 0.02 * affine[:3, 1]  # skewed: ITK refuses it, nibabel reads it
@@ -213,9 +219,9 @@ def _write_mnms(output: Path, cases: int, seed: int, quirks: bool, cine: bool) -
         else:
             masks[..., ed] = _raw("mnms", drawn.mask(scan.ed))
             masks[..., es] = _raw("mnms", drawn.mask(scan.es))
-        nib.save(nib.Nifti1Image(images, affine), folder / f"{scan.case}_sa.nii.gz")
+        _save(nib.Nifti1Image(images, affine), folder / f"{scan.case}_sa.nii.gz")
         if not unlabelled or index % 20 < 10:  # else the file is missing altogether
-            nib.save(nib.Nifti1Image(masks, affine), folder / f"{scan.case}_sa_gt.nii.gz")
+            _save(nib.Nifti1Image(masks, affine), folder / f"{scan.case}_sa_gt.nii.gz")
 
         scanner, rng = SCANNERS[slot[1]], np.random.default_rng([scan.key, 2])
         person = [f"{rng.normal(50, 16):.0f}", "FM"[rng.integers(2)]]
@@ -229,10 +235,11 @@ def _write_mnms(output: Path, cases: int, seed: int, quirks: bool, cine: bool) -
     if quirks:  # the Canadian centre: in the table, not in the open data set
         rows += [[f"Z{n}Z0Z0", "NOR", "Siemens", "A", 6, 0, 9, "", "", "", ""] for n in range(2)]
     header = ",External code,Pathology,VendorName,Vendor,Centre,ED,ES,Age,Sex,Height,Weight"
-    with (output / MNMS_CSV).open("w", newline="", encoding="utf-8") as table:
+    with io.StringIO(newline="") as table:
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(header.split(","))
         writer.writerows([n, *row] for n, row in enumerate(rows))
+        write(output / MNMS_CSV, table.getvalue())
     return truths
 
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import platform
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
@@ -28,6 +28,7 @@ from monai.transforms import Compose
 from . import __version__
 from .attributes import ATTRIBUTES
 from .cases import Cases, Skipped, drop_duplicates, find_cases
+from .files import empty, enough_space, locked, put_in_place, whole, write
 from .manifest import Manifest
 from .schema import SPLITS, CaseRecord, DataError, Keys
 from .sheet import contact_sheet
@@ -38,6 +39,8 @@ PACKAGES = ("monai", "nibabel", "numpy", "pandas", "torch")
 FACTS = ("case", "dataset", "split", "domain", "vendor", "centre", "pathology", "phase", "frame")
 ARRAYS = ("images", "labels", "mask", "rows")
 """What a case file holds, one after another: a zip around them costs more than they do."""
+SLICES, MASK = 12, 12 * 256 * 256
+"""Of a case, about: slices of its stack, and bytes of its native mask."""
 
 Progress = Callable[[Iterable, int], Iterable]
 """Wraps an iterable of known length; the command line shows a bar."""
@@ -78,42 +81,44 @@ def preprocess(
         progress: Called with the cases and their number.
 
     Raises:
-        DataError: If the output exists, or no case is usable.
+        DataError: If the output exists, another run writes it, there is too little room, or no case
+            is usable.
     """
     recipe, output = recipe or Recipe(), Path(output)
-    if output.exists() and not overwrite:
-        raise DataError(f"{output} exists already; choose another folder or add --overwrite")
-    found = find_cases(manifest, source)
-    if without_duplicates:
-        kept = drop_duplicates(found.records, manifest)
-        found = Cases(kept.records, [*found.skipped, *kept.skipped])
-
     partial = output.parent / f".{output.name}.partial"
-    key = _fingerprint(recipe, manifest, found.records)
-    if partial.exists() and _read(partial / "key") != key:
-        shutil.rmtree(partial)  # left by a run with another recipe, source or version
-    partial.mkdir(parents=True, exist_ok=True)
-    (partial / "key").write_text(key)
+    with locked(partial, output):
+        if output.exists() and not overwrite:
+            raise DataError(f"{output} exists already; choose another folder or add --overwrite")
+        found = find_cases(manifest, source)
+        if without_duplicates:
+            kept = drop_duplicates(found.records, manifest)
+            found = Cases(kept.records, [*found.skipped, *kept.skipped])
 
-    transform = preprocessing(recipe)
-    todo = [record for record in found.records if not _case_file(partial, record).is_file()]
-    jobs = (delayed(_process)(record, transform, partial) for record in todo)
-    results = Parallel(n_jobs=workers, return_as="generator_unordered")(jobs)
-    skipped = found.skipped + [s for s in progress(results, len(todo)) if s is not None]
-    skipped.sort()
+        # what a run with another recipe, source or version left has another name
+        cases = partial / _fingerprint(recipe, manifest, found.records)[:16]
+        empty(partial, cases.name)
+        transform = preprocessing(recipe)
+        todo = [record for record in found.records if not _case_file(cases, record).is_file()]
+        enough_space(partial, _room(recipe, len(todo), len(found.records)))
+        jobs = (delayed(_process)(record, transform, cases) for record in todo)
+        results = Parallel(n_jobs=workers, return_as="generator_unordered")(jobs)
+        skipped = found.skipped + [s for s in progress(results, len(todo)) if s is not None]
+        skipped.sort()
 
-    lost = {case for case, _ in skipped}
-    records = [record for record in found.records if record.case not in lost]
-    if not records:
-        shutil.rmtree(partial)
-        reasons = Counter(reason for _, reason in skipped).most_common(3)
-        told = "; ".join(f"{count} x {reason}" for reason, count in reasons)
-        raise DataError(f"none of {len(skipped)} cases in {source} is usable: {told}")
-    _assemble(partial, records, skipped, manifest, recipe)
-    if output.exists():
-        shutil.rmtree(output)
-    os.replace(partial, output)
-    info = json.loads((output / "dataset.json").read_text())
+        lost = {case for case, _ in skipped}
+        records = [record for record in found.records if record.case not in lost]
+        if not records:
+            empty(partial)
+            reasons = Counter(reason for _, reason in skipped).most_common(3)
+            told = "; ".join(f"{count} x {reason}" for reason, count in reasons)
+            raise DataError(f"none of {len(skipped)} cases in {source} is usable: {told}")
+        store = partial / "store"
+        store.mkdir()
+        info = _assemble(cases, store, records, skipped, manifest, recipe)
+        put_in_place(store, output)
+        empty(partial)
+    with suppress(OSError):  # it was there before, or another run has begun
+        partial.rmdir()
     return Summary(output, len(records), info["slices"], skipped, info["splits"])
 
 
@@ -139,7 +144,7 @@ def process_case(record: CaseRecord, transform: Compose) -> dict[str, np.ndarray
     }
 
 
-def _process(record: CaseRecord, transform: Compose, partial: Path) -> Skipped | None:
+def _process(record: CaseRecord, transform: Compose, cases: Path) -> Skipped | None:
     """Writes one case, or says why not. Whatever a case does, the others go on."""
     try:
         arrays = process_case(record, transform)
@@ -149,43 +154,46 @@ def _process(record: CaseRecord, transform: Compose, partial: Path) -> Skipped |
             cause = cause.__cause__
         known = isinstance(cause, DataError)
         return Skipped(record.case, str(cause) if known else f"{type(cause).__name__}: {cause}")
-    file = _case_file(partial, record)
-    beside = file.with_suffix(".tmp")
     stream = io.BytesIO()
     for name in ARRAYS:
         np.save(stream, arrays[name])
-    beside.write_bytes(stream.getbuffer())
-    os.replace(beside, file)
+    write(_case_file(cases, record), stream.getbuffer())
     return None
 
 
 def _assemble(
-    partial: Path,
+    cases: Path,
+    store: Path,
     records: list[CaseRecord],
     skipped: list[Skipped],
     manifest: Manifest,
     recipe: Recipe,
-) -> None:
-    """Joins the finished cases into the files of a store, in the folder they lie in."""
+) -> dict[str, Any]:
+    """Joins the finished cases into the files of a store; returns what its dataset.json holds."""
     parts = {}
     for record in records:
-        stream = io.BytesIO(_case_file(partial, record).read_bytes())
+        stream = io.BytesIO(_case_file(cases, record).read_bytes())
         parts[record.case] = {name: np.load(stream) for name in ARRAYS}
     rows = pd.DataFrame([json.loads(row) for part in parts.values() for row in part["rows"]])
     images, labels = (
         np.concatenate([part[name] for part in parts.values()]) for name in ("images", "labels")
     )
-    rows.to_csv(partial / "cases.csv", index=False)
-    np.save(partial / "images.npy", images)
-    np.save(partial / "labels.npy", labels)
+    write(store / "cases.csv", rows.to_csv(index=False))
+    for name, array in (("images", images), ("labels", labels)):
+        with whole(store / f"{name}.npy") as beside:
+            np.save(beside, array)
     # as np.savez_compressed does it, for any case id and in a third of the time
-    with ZipFile(partial / "masks.npz", "w", ZIP_DEFLATED, compresslevel=1) as archive:
+    with (
+        whole(store / "masks.npz") as beside,
+        ZipFile(beside, "w", ZIP_DEFLATED, compresslevel=1) as archive,
+    ):
         for case, part in parts.items():
             with archive.open(f"{case}.npy", "w") as stream:
                 np.lib.format.write_array(stream, part["mask"])
-    pd.DataFrame(skipped, columns=["case", "reason"]).to_csv(partial / "skipped.csv", index=False)
+    reasons = pd.DataFrame(skipped, columns=["case", "reason"])
+    write(store / "skipped.csv", reasons.to_csv(index=False))
     captions = [f"{row.case}  z {row.slice_index}" for row in rows.itertuples()]
-    contact_sheet(images[:, 0], labels[:, 0], captions, partial / "contact_sheet.png")
+    contact_sheet(images[:, 0], labels[:, 0], captions, store / "contact_sheet.png")
     splits = rows.drop_duplicates("case")["split"].value_counts()
     info = {
         "format": FORMAT,
@@ -199,11 +207,10 @@ def _assemble(
         "splits": {split: int(splits.get(split, 0)) for split in SPLITS},
         "attributes": {name: attribute.unit for name, attribute in ATTRIBUTES.items()},
         "versions": versions(PACKAGES),
-        "content_hash": content_hash(partial),
+        "content_hash": content_hash(store),
     }
-    (partial / "dataset.json").write_text(json.dumps(info, indent=2) + "\n")
-    for file in [*partial.glob("case-*.npy"), partial / "key"]:
-        file.unlink()
+    write(store / "dataset.json", json.dumps(info, indent=2) + "\n")
+    return info
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
@@ -212,9 +219,9 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
     return own | {name: version(name) for name in packages}
 
 
-def _case_file(partial: Path, record: CaseRecord) -> Path:
+def _case_file(cases: Path, record: CaseRecord) -> Path:
     # a case id may hold anything a folder name may, so the file is called by its digest
-    return partial / f"case-{hashlib.sha256(record.case.encode()).hexdigest()[:16]}.npy"
+    return cases / f"case-{hashlib.sha256(record.case.encode()).hexdigest()[:16]}.npy"
 
 
 def _fingerprint(recipe: Recipe, manifest: Manifest, records: list[CaseRecord]) -> str:
@@ -224,5 +231,7 @@ def _fingerprint(recipe: Recipe, manifest: Manifest, records: list[CaseRecord]) 
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _read(file: Path) -> str:
-    return file.read_text() if file.is_file() else ""
+def _room(recipe: Recipe, to_do: int, cases: int) -> int:
+    """Bytes that finished cases and the store made of them take, about: both are there at once."""
+    slices = (SLICES if recipe.slice == "all" else 1) * recipe.size**2 * (4 + 1)
+    return to_do * (slices + MASK) + cases * slices

@@ -17,6 +17,7 @@ import pandas as pd
 import yaml
 from PIL import Image
 
+from .files import locked, write
 from .published import SCORES as PAPER
 from .published import SOURCE
 from .schema import DataError
@@ -155,11 +156,11 @@ def write_report(
         paper=PAPER,
     )
     output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "index.html").write_text(page, encoding="utf-8")
-    (output / "table.md").write_text(markdown(found.metrics), encoding="utf-8")
-    (output / "table.tex").write_text(latex(found.metrics), encoding="utf-8")
-    tidy(scores).to_csv(output / "scores.csv", index=False)
+    with locked(output):
+        write(output / "table.md", markdown(found.metrics))
+        write(output / "table.tex", latex(found.metrics))
+        write(output / "scores.csv", tidy(scores).to_csv(index=False))
+        write(output / "index.html", page)
     return output / "index.html"
 
 

@@ -7,7 +7,7 @@ not done again, so that a broken-off reproduction goes on with the same call.
 from __future__ import annotations
 
 import csv
-import fcntl
+import io
 import json
 import time
 from collections import Counter
@@ -22,6 +22,7 @@ from typing import Any
 from joblib import cpu_count
 
 from .config import load_pipeline
+from .files import is_empty, locked, write
 from .inference import find_device
 from .metrics import LEAST
 from .schema import DataError
@@ -149,33 +150,21 @@ def claimed(output: Path, wanted: Mapping[str, Any]) -> Iterator[int]:
         wanted: What describes the reproduction, as JSON holds it.
 
     Yields:
-        File descriptor of the lock. Processes that inherit it keep the folder locked if their
-        parent is killed: two must not write one run.
+        File descriptor of the lock, see `locked`.
 
     Raises:
         DataError: If the folder holds something else, or is being worked on.
     """
-    if output.exists() and not output.is_dir():
-        raise DataError(f"{output} is a file; choose another --output")
     file = output / "plan.json"
-    there = {path.name for path in output.iterdir()} if output.exists() else set()
-    if not file.exists() and there - {"lock", "plan.tmp"}:  # what a broken-off start may leave
-        raise DataError(f"{output} is neither a reproduction nor empty; choose another --output")
-    output.mkdir(parents=True, exist_ok=True)
-    with open(output / "lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(
-                f"{output} is being worked on by another reproduce or a process it left; "
-                "wait for it, or end it"
-            ) from None
+    with locked(output) as lock:
         if file.exists():
             _check_same(file, wanted)
-        beside = file.with_suffix(".tmp")
-        beside.write_text(json.dumps(wanted, indent=2) + "\n")
-        beside.replace(file)
-        yield lock.fileno()
+        elif not is_empty(output):
+            raise DataError(
+                f"{output} is neither a reproduction nor empty; choose another --output"
+            )
+        write(file, json.dumps(wanted, indent=2) + "\n")
+        yield lock
 
 
 def reproduce(
@@ -242,7 +231,7 @@ def reproduce(
         except KeyboardInterrupt:
             say("Stopped. What is done is kept; the same command goes on from here.")
             raise
-    failed = _tell_failures(outcomes, output / "failures.csv", say)
+        failed = _tell_failures(outcomes, output / "failures.csv", say)
     if last and last[-1].is_done:
         say(f"Report: {output / 'report'}")
     say(f"{(time.perf_counter() - start) / 60:.1f} min, logs in {logs}")
@@ -291,14 +280,15 @@ def _tell_failures(outcomes: Sequence[Outcome], file: Path, say: Callable[[str],
     left_out = Counter(outcome.why for outcome in outcomes if outcome.state == LEFT_OUT)
     for why, count in left_out.items():
         say(f"Left out {count} x: {why}")
-    file.unlink(missing_ok=True)
     failed = [outcome for outcome in outcomes if outcome.state == FAILED]
     if not failed:
+        file.unlink(missing_ok=True)
         return False
-    with open(file, "w", newline="", errors="backslashreplace") as stream:
+    with io.StringIO(newline="") as stream:
         table = csv.writer(stream)
         table.writerow(("step", "why", "log"))
         table.writerows((outcome.step, outcome.why, outcome.log) for outcome in failed)
+        write(file, stream.getvalue().encode(errors="backslashreplace"))
     for outcome in failed:
         say("\n".join((str(outcome), indent(outcome.log, "    "))))
     say(

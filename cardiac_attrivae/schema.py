@@ -54,6 +54,13 @@ class ManifestError(DataError):
     """Data that contradict their manifest, or a manifest that contradicts itself."""
 
 
+def without_folder(error: Exception) -> str:
+    """What an error says, of an ``OSError`` with the name of the file alone: paths are private."""
+    if isinstance(error, OSError) and error.strerror:
+        return ": ".join((*filter(None, [Path(error.filename or "").name]), error.strerror))
+    return str(error)
+
+
 SPLITS = ("train", "val", "test")
 
 

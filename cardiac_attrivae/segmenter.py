@@ -23,10 +23,11 @@ from monai.losses import DiceCELoss
 from monai.metrics import compute_dice
 from monai.networks.nets import UNet
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Generator, Tensor, nn
 
 from .augmentation import AttributeTargets, Augmentation, Augmenter, structure_masks
+from .files import clear, write
 from .schema import HEART, DataError, Keys
 from .slices import DeviceLoader, SliceDataset
 
@@ -259,12 +260,11 @@ def _build(seed: int) -> nn.Module:
 
 
 def _write(segmenter: Segmenter, file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
     about = {"dice": segmenter.dice, "patients": segmenter.patients}
     weights = {k: v.contiguous().cpu() for k, v in segmenter.network.state_dict().items()}
-    beside = file.with_suffix(f".{os.getpid()}.tmp")  # others may train the same one
-    save_file(weights, beside, metadata={"cardiac_attrivae": json.dumps(about)})
-    beside.replace(file)
+    # others may train the same one: the last one stays, and is the same
+    write(file, save(weights, {"cardiac_attrivae": json.dumps(about)}))
+    clear(file.parent)
 
 
 def _read(file: Path, device: torch.device | str) -> Segmenter:

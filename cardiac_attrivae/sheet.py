@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from .files import whole
 from .schema import HEART
-from .style import COLOURS, INK, PAPER, font, outlined, ready, wrap
+from .style import COLOURS, INK, PAPER, font, outlined, wrap
 
 GAP = 4  # pixels between tiles
 
@@ -72,7 +73,8 @@ def contact_sheet(
         x, y = GAP + column * (width + GAP), top + row * (height + line + GAP) + height
         for i, words in enumerate(text):
             draw.text((x, y + i * pitch), words, INK, letters)
-    sheet.save(ready(path), format="PNG", compress_level=1)
+    with whole(path) as beside:
+        sheet.save(beside, format="PNG", compress_level=1)
 
 
 def _halved(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

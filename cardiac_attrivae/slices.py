@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import pandas as pd
@@ -15,13 +18,17 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
 from .attributes import ATTRIBUTES, check_names, measure, pixel_counts
-from .schema import SPLITS, DataError, Keys
+from .manifest import NAME
+from .nifti import MOST_VOXELS
+from .schema import SPLITS, DataError, Keys, Structure
 
 FORMAT = 1
 FILES = ("cases.csv", "images.npy", "labels.npy", "masks.npz")
 """What the content hash in dataset.json covers."""
 
 SPACING = ["spacing_x_mm", "spacing_y_mm", "spacing_z_mm"]
+TEXT = ["case", "dataset", "split", "domain", "vendor", "centre", "pathology", "phase"]
+NUMBERS = [*SPACING, *ATTRIBUTES]
 
 
 def content_hash(folder: Path) -> str:
@@ -31,6 +38,101 @@ def content_hash(folder: Path) -> str:
         with open(folder / name, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """What a JSON file of a store or a run says.
+
+    Raises:
+        DataError: If it is missing, or holds no names with values: it was cut off, say.
+    """
+    if not file.is_file():
+        raise DataError(f"{file} is missing")
+    try:
+        said = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file} is no JSON: {error}") from None
+    if not isinstance(said, dict):
+        raise DataError(f"{file} holds {short(said)}; expected names with values")
+    return said
+
+
+def _cases(file: Path) -> pd.DataFrame:
+    """The table of a store, its columns and values checked."""
+    types = {**dict.fromkeys(TEXT, str), **dict.fromkeys(NUMBERS, float), "slice_index": int}
+    try:
+        cases = pd.read_csv(file, dtype=types, keep_default_na=False)
+    except (ValueError, OverflowError) as error:
+        raise DataError(f"{file} cannot be read: {error}") from None
+    missing = [name for name in types if name not in cases]
+    if missing:
+        raise DataError(f"{file} lacks the columns {', '.join(missing)}")
+    if not np.isfinite(cases[NUMBERS].to_numpy()).all():
+        raise DataError(f"{file} holds NaN or infinite values; expected numbers")
+    unknown = set(cases["split"]) - set(SPLITS)
+    if unknown:
+        raise DataError(f"{file} has the splits {unknown}; expected {', '.join(SPLITS)}")
+    if (cases.groupby("case")["split"].nunique() > 1).any():
+        raise DataError(f"{file} has a case in several splits; expected each in one")
+    return cases
+
+
+def _array(file: Path, dtype: type) -> np.ndarray:
+    """Slices (N, 1, H, W). Mapped first: so a header cannot claim more than the file holds."""
+    try:
+        mapped = np.lib.format.open_memmap(file, mode="r")
+    except Exception as error:  # a header is parsed by what numpy calls, which raises what it will
+        raise DataError(f"{file} cannot be read: {error}") from None
+    if mapped.dtype != dtype or mapped.ndim != 4 or mapped.shape[1] != 1:
+        raise DataError(
+            f"{file} holds {mapped.dtype} of shape {mapped.shape}; expected {np.dtype(dtype)} "
+            "(N, 1, H, W)"
+        )
+    return np.array(mapped)
+
+
+def _check_facts(file: Path, info: dict[str, Any], cases: pd.DataFrame) -> None:
+    """Whether dataset.json says what is needed, and what the table says as well."""
+    name, recipe = info.get("dataset"), info.get("recipe")
+    if not (isinstance(name, str) and re.fullmatch(NAME, name)):  # files are named after it
+        raise DataError(f"{file}: dataset is {short(name)}; expected letters, digits, '_' and '-'")
+    spacing = recipe.get("spacing") if isinstance(recipe, dict) else None
+    if not (isinstance(spacing, (int, float)) and 0.1 <= spacing <= 10):
+        raise DataError(f"{file}: recipe.spacing is {short(spacing)}; expected 0.1 to 10 mm")
+    counts = cases.drop_duplicates("case")["split"].value_counts()
+    splits = {split: int(counts.get(split, 0)) for split in SPLITS}
+    if info.get("splits") != splits:
+        raise DataError(f"{file}: splits is {short(info.get('splits'))}; cases.csv has {splits}")
+    for key in ("title", "citation"):
+        if not isinstance(info.get(key), str):
+            raise DataError(f"{file}: {key} is {short(info.get(key))}; expected text")
+
+
+def _masks(file: Path, cases: Iterable[str]) -> Iterator[np.ndarray]:
+    """The native mask of each case, (I, J, S)."""
+    try:
+        archive = ZipFile(file)
+    except Exception as error:  # of many kinds, see `_array`
+        raise DataError(f"{file} cannot be read: {error}") from None
+    with archive:
+        for case in cases:
+            yield _mask(archive, case, file)
+
+
+def _mask(archive: ZipFile, case: str, file: Path) -> np.ndarray:
+    try:
+        if archive.getinfo(f"{case}.npy").file_size > MOST_VOXELS:
+            raise ValueError(f"it has more than {MOST_VOXELS} voxels")
+        with archive.open(f"{case}.npy") as stream:
+            mask = np.lib.format.read_array(stream, allow_pickle=False)
+    except Exception as error:
+        raise DataError(f"{file}: no mask of {case} can be read: {error}") from None
+    if mask.dtype != np.uint8 or mask.ndim != 3 or mask.max(initial=0) >= len(Structure):
+        raise DataError(
+            f"{file}: the mask of {case} holds {mask.dtype} of shape {mask.shape}; expected uint8 "
+            f"(I, J, S), 0 to {len(Structure) - 1}"
+        )
+    return mask
 
 
 class SliceDataset(Dataset):
@@ -67,24 +169,30 @@ class SliceDataset(Dataset):
                 f"no slice store in {folder}: dataset.json is missing. Write one with "
                 f"cardiac-attrivae preprocess --dataset acdc --source DIR --output {folder}"
             )
-        info = json.loads((folder / "dataset.json").read_text())
+        info = read_json(folder / "dataset.json")
         if info.get("format") != FORMAT:
-            raise DataError(f"{folder} has format {info.get('format')}; expected {FORMAT}")
+            raise DataError(
+                f"{folder} has format {info.get('format')}; expected {FORMAT}. Run preprocess "
+                f"again, or use the version that wrote it: {info.get('versions')}"
+            )
         for name in FILES:
             if not (folder / name).is_file():
                 raise DataError(f"{name} is missing from {folder}; run preprocess again")
-        if content_hash(folder) != info["content_hash"]:
+        if content_hash(folder) != info.get("content_hash"):
             raise DataError(
                 f"{folder} was changed after preprocess wrote it: the content hash differs. "
                 "Run preprocess again with --overwrite"
             )
-        text = {"case": str, "vendor": str, "centre": str, "pathology": str}
-        cases = pd.read_csv(folder / "cases.csv", dtype=text, keep_default_na=False)
-        images = torch.from_numpy(np.load(folder / "images.npy"))
-        labels = torch.from_numpy(np.load(folder / "labels.npy"))
-        if not len(images) == len(labels) == len(cases):
-            raise DataError(f"{folder} has {len(images)} images and {len(cases)} rows in cases.csv")
-        return cls(images, labels, cases, info, folder)
+        cases = _cases(folder / "cases.csv")
+        images = _array(folder / "images.npy", np.float32)
+        labels = _array(folder / "labels.npy", np.uint8)
+        if not (len(images) == len(cases) and images.shape == labels.shape):
+            raise DataError(
+                f"{folder} has images {images.shape}, labels {labels.shape} and {len(cases)} rows "
+                "in cases.csv; expected one of each for each slice"
+            )
+        _check_facts(folder / "dataset.json", info, cases)
+        return cls(torch.from_numpy(images), torch.from_numpy(labels), cases, info, folder)
 
     @property
     def name(self) -> str:
@@ -135,11 +243,10 @@ class SliceDataset(Dataset):
         """Values measured anew from the native masks, (N, K)."""
         names = check_names(names)
         out = np.empty((len(self), len(names)))
-        with np.load(self.folder / "masks.npz") as masks:
-            for row, case in self.cases.iterrows():
-                counts = pixel_counts(masks[case["case"]])
-                values = measure(counts, tuple(case[SPACING]), case["slice_index"])
-                out[row] = [values[name] for name in names]
+        masks = _masks(self.folder / "masks.npz", self.cases["case"])
+        for (row, case), mask in zip(self.cases.iterrows(), masks, strict=True):
+            values = measure(pixel_counts(mask), tuple(case[SPACING]), case["slice_index"])
+            out[row] = [values[name] for name in names]
         return out
 
     def units(self, names: Sequence[str]) -> list[str]:

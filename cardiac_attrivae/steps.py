@@ -19,6 +19,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from .files import write
+
 DONE, FAILED, LEFT_OUT = "done", "failed", "left out"
 
 
@@ -136,8 +138,7 @@ async def _run(step: Step, runner: Runner) -> Outcome:
     try:
         why, log = await runner(step)
         if not why and step.made_from:
-            step.done.parent.mkdir(parents=True, exist_ok=True)
-            step.done.write_text(step.made_from)
+            write(step.done, step.made_from)
     except OSError as error:  # a full disk, or no more processes
         why, log = str(error), ""
     if not why and not step.is_done:

@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 from PIL import ImageFont
 
+from .files import whole
 from .schema import HEART, Structure
 
 if TYPE_CHECKING:
@@ -149,12 +150,7 @@ def fitted(text: str, inches: float, points: int, lines: int = 2) -> str:
     return "\n".join(wrap(text, font(fine * points), fine * 72 * inches, lines))
 
 
-def ready(path: str | Path) -> Path:
-    """The path, its folders created."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
-
-
 def save(figure: Figure, path: str | Path) -> None:
-    figure.savefig(ready(path), dpi=DPI, format="png")
+    """Writes a PNG; its folders are created."""
+    with whole(path) as beside:
+        figure.savefig(beside, dpi=DPI, format="png")

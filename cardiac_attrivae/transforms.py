@@ -16,8 +16,8 @@ from monai.config import KeysCollection
 from monai.transforms import Compose, MapTransform, MaskIntensityd, Transform
 from torch.nn.functional import grid_sample
 
-from .attributes import measure, pixel_counts
-from .nifti import read_volume
+from .attributes import is_one_heart, measure, pixel_counts
+from .nifti import are_finite, read_mask, read_volume
 from .schema import HEART, CaseRecord, DataError, Keys, Structure
 
 SLICES = ("basal", "mid", "max-area", "all")
@@ -86,13 +86,13 @@ class ReadPhased(MapTransform):
     def __call__(self, data: Case) -> dict[Hashable, Any]:
         record: CaseRecord = data["record"]
         image = read_volume(record.image, record.frame)
-        mask = read_volume(record.mask, record.frame)
+        mask = read_mask(record.mask, record.frame)
         if image.voxels.shape != mask.voxels.shape:
             raise DataError(
                 f"image has shape {image.voxels.shape} and mask {mask.voxels.shape}; expected equal"
             )
-        if image.voxels.dtype.kind == "f" and not np.isfinite(image.voxels).all():
-            raise DataError(f"{record.image.name} holds NaN or infinite values")
+        if not are_finite(image.voxels):
+            raise DataError(f"{record.image.name} holds NaN or infinite values, or beyond float32")
         values = (image.voxels, mask.voxels)
         return {**data, **dict(zip(self.keys, values, strict=True)), "spacing": image.spacing_mm}
 
@@ -125,10 +125,16 @@ class ToCanonicalLabelsd(MapTransform):
 
 
 class MeasureHeart(Transform):
-    """Adds ``mask``, the native mask cut to the box around the heart, and its pixel ``counts``."""
+    """Adds ``mask``, the native mask cut to the box around the heart, and its pixel ``counts``.
+
+    Raises:
+        DataError: If there is a second LV: volumes would be those of two hearts.
+    """
 
     def __call__(self, data: Case) -> dict[Hashable, Any]:
         mask = data[Keys.LABEL]
+        if not is_one_heart(mask == Structure.LV):
+            raise DataError(f"{data['record'].mask.name} shows the LV in two places; expected one")
         plane = mask.any(axis=2)
         i, j = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
         box = mask[i[0] : i[-1] + 1, j[0] : j[-1] + 1]

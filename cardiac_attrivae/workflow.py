@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 import resource
-import shutil
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from ignite.engine import Engine, Events
 from ignite.handlers import EarlyStopping
 from monai.bundle import PythonicWorkflow
 from monai.handlers import ValidationHandler
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
@@ -28,6 +28,7 @@ from .augmentation import AttributeTargets, Augmentation, Augmenter
 from .config import Objective, Pipeline, SoftIntroObjective
 from .curves import training_curves
 from .engines import NetworkTrainer, SoftIntroTrainer, VAEEvaluator, VAETrainer
+from .files import empty, enough_space, is_empty, locked, write
 from .handlers import (
     Checkpoints,
     History,
@@ -53,6 +54,10 @@ from .slices import DeviceLoader, SliceDataset
 
 PACKAGES = ("monai", "numpy", "pytorch-ignite", "scikit-learn", "torch")
 
+COPIES = 10
+"""How often a run keeps the weights at most: in last.pt with their average and two moments, twice
+while that is replaced, in best.pt and in the model."""
+
 
 class TrainingWorkflow(PythonicWorkflow):
     """Trains one pipeline on one store.
@@ -72,7 +77,8 @@ class TrainingWorkflow(PythonicWorkflow):
         handlers: Attached to the trainer besides its own, a progress bar for example.
 
     Raises:
-        DataError: If there is nothing to train on, or the folder holds another run.
+        DataError: If there is nothing to train on, the folder holds another run or is locked by it,
+            or there is too little room.
         ValueError: If the pipeline does not fit network or device.
     """
 
@@ -102,8 +108,16 @@ class TrainingWorkflow(PythonicWorkflow):
             raise DataError(f"{len(train)} slices in the train split; expected at least 2")
 
     def initialize(self) -> None:
-        """Builds network, engines and handlers, and restores them if the run is resumed."""
+        """Builds network, engines and handlers, and restores them if the run is resumed.
+
+        From here on the folder is locked, until training fails or the files of the run are written.
+        """
         super().initialize()
+        with ExitStack() as self._claim:
+            self._build()
+            self._claim = self._claim.pop_all()
+
+    def _build(self) -> None:
         torch.manual_seed(self.seed)
         pipeline, device = self.pipeline, self._device
         self.network = build_network(pipeline.network.name, **pipeline.network.arguments)
@@ -150,6 +164,11 @@ class TrainingWorkflow(PythonicWorkflow):
 
     def run(self) -> None:
         """Trains until the last epoch, or until validation has not improved for long."""
+        with self._claim:
+            self._run()
+            self._claim = self._claim.pop_all()
+
+    def _run(self) -> None:
         start = time.perf_counter()
         stopped = self._stopping is not None and self._stopping.counter >= self._stopping.patience
         if self.start_epoch < self.pipeline.schedule.epochs and not stopped:
@@ -158,11 +177,12 @@ class TrainingWorkflow(PythonicWorkflow):
 
     def finalize(self) -> None:
         """Writes model.safetensors and summary.json: with them the run is complete."""
-        self._load_kept()
-        self._recalibrate()  # every process: batch norm counts over all of them
-        if is_first():
-            self._write()
-        barrier()
+        with self._claim:
+            self._load_kept()
+            self._recalibrate()  # every process: batch norm counts over all of them
+            if is_first():
+                self._write()
+            barrier()
 
     def _load_kept(self) -> None:
         """Weights of the best epoch, if the pipeline keeps those."""
@@ -188,10 +208,9 @@ class TrainingWorkflow(PythonicWorkflow):
         }
         if self.perceptual is not None:
             about["perceptual"] = {"name": self.perceptual.name, "sha256": self.perceptual.digest}
-        beside = self.output / "model.safetensors.tmp"
         weights = {k: v.contiguous().cpu() for k, v in self.model.state_dict().items()}
-        save_file(weights, beside, metadata={"cardiac_attrivae": json.dumps(about)})
-        beside.replace(self.output / "model.safetensors")
+        metadata = {"cardiac_attrivae": json.dumps(about)}
+        write(self.output / "model.safetensors", save(weights, metadata))
         done = (epochs - self.start_epoch) * self._trainer.state.epoch_length
         summary = {
             "method": self.pipeline.method,
@@ -211,9 +230,7 @@ class TrainingWorkflow(PythonicWorkflow):
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "versions": versions(PACKAGES),
         }
-        beside = self.output / "summary.json.tmp"
-        beside.write_text(json.dumps(summary, indent=2) + "\n")
-        beside.replace(self.output / "summary.json")
+        write(self.output / "summary.json", json.dumps(summary, indent=2) + "\n")
         self.history.writer.close()
 
     # what MONAI asks a training workflow for
@@ -246,7 +263,8 @@ class TrainingWorkflow(PythonicWorkflow):
         return self._trainer.inferer
 
     def _claim_folder(self) -> None:
-        """Leaves a folder whose config.yaml is this run's."""
+        """Locks the folder, and leaves one whose config.yaml is this run's."""
+        self._claim.enter_context(locked(self.output))
         config = self.output / "config.yaml"
         wanted = {
             "pipeline": self.pipeline.to_dict(),
@@ -265,14 +283,13 @@ class TrainingWorkflow(PythonicWorkflow):
                     f"{self.output} holds a run; add --resume, or choose another folder"
                 )
             if not self.resume:
-                shutil.rmtree(self.output)
-        elif self.output.exists() and not (self.output.is_dir() and _is_empty(self.output)):
+                empty(self.output)
+        elif not is_empty(self.output):
             raise DataError(f"{self.output} is neither a run nor an empty folder; choose another")
-        self.output.mkdir(parents=True, exist_ok=True)
         if not config.is_file():
-            beside = config.with_suffix(".tmp")
-            beside.write_text(yaml.safe_dump(wanted, sort_keys=False))
-            beside.replace(config)
+            weights = sum(part.nbytes for part in self.model.state_dict().values())
+            enough_space(self.output, COPIES * weights)
+            write(config, yaml.safe_dump(wanted, sort_keys=False))
 
     def _loader(self) -> DeviceLoader:
         data, steps = self.pipeline.data, self.pipeline.schedule.steps_per_epoch
@@ -438,11 +455,6 @@ class TrainingWorkflow(PythonicWorkflow):
             return torch.cuda.get_device_name(self._device)
         threads = torch.get_num_threads()
         return f"cpu, {threads} thread{'s' * (threads > 1)}"
-
-
-def _is_empty(folder: Path) -> bool:
-    """Also if the start of a run was cut off there."""
-    return all(file.name == "config.tmp" for file in folder.iterdir())
 
 
 def make_loss(objective: Objective) -> nn.Module:

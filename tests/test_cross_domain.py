@@ -176,7 +176,7 @@ def test_nothing_is_computed_twice_and_a_changed_model_is(
     (output / "parts" / "mine_mnms" / "key").write_text("of another model")
     cross_domain_eval(*call, device="cpu", rounds=20)
     assert computed == ["beta", "mine"]
-    assert not list((output / "parts").glob("*.part"))
+    assert not list((output / "parts").glob(".*"))
 
 
 def test_scores_are_those_of_codes_and_masks(evaluation, run, store):

@@ -1,5 +1,6 @@
 """What handlers measure, record and save, each on an engine that does next to nothing."""
 
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,6 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from cardiac_attrivae import handlers
 from cardiac_attrivae.fidelity import FIDELITY
 from cardiac_attrivae.handlers import (
     Checkpoints,
@@ -290,7 +290,7 @@ def test_history_is_replaced_as_a_whole(tmp_path, monkeypatch):
     history, _ = history_of(tmp_path / "history.csv")
     history.rows = [{"epoch": 1}]
     history.write(None)
-    monkeypatch.setattr(handlers.os, "replace", interrupt)
+    monkeypatch.setattr(os, "replace", interrupt)
     history.rows = [{"epoch": 1}, {"epoch": 2}]
     with pytest.raises(KeyboardInterrupt):
         history.write(None)

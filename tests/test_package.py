@@ -33,7 +33,7 @@ LAYERS = (
         "metrics", "fidelity", "attributes", "cases", "nifti",
         "published",
     ),
-    ("manifest", "hearts", "parallel", "style", "steps"),
+    ("manifest", "hearts", "parallel", "style", "steps", "files"),
     ("schema",),
     ("__init__",),
 )  # fmt: skip

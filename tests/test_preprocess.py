@@ -252,7 +252,7 @@ def test_a_run_broken_off_leaves_no_store_and_the_next_goes_on(own, tmp_path, mo
         with pytest.raises(KeyboardInterrupt):
             preprocess(OWN, own, output)
     assert not output.exists()
-    assert len(list((tmp_path / ".s.partial").glob("case-*"))) == len(done) > 0
+    assert len(list((tmp_path / ".s.partial").glob("*/case-*"))) == len(done) > 0
     with pytest.raises(DataError, match="no slice store"):
         SliceDataset.open(output)
 
@@ -263,6 +263,15 @@ def test_a_run_broken_off_leaves_no_store_and_the_next_goes_on(own, tmp_path, mo
     assert content_hash(output) == content_hash(whole)
     assert not (tmp_path / ".s.partial").exists()
     assert {p.name for p in output.iterdir()} == {p.name for p in whole.iterdir()}
+
+
+def test_too_little_room_for_a_store_is_told_before_a_case_is_read(own, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    monkeypatch.setattr(room, "process_case", lambda *_: 1 / 0)
+    with pytest.raises(DataError, match="needs .* MiB and has 0 MiB free"):
+        preprocess(OWN, own, tmp_path / "s")
+    assert {path.name for path in tmp_path.iterdir()} == {own.name}
 
 
 def test_what_another_recipe_left_behind_is_not_taken_over(own, tmp_path, monkeypatch):
@@ -327,8 +336,8 @@ FAULTS = {
         "mask.nii.gz holds label 7; expected 0 BACKGROUND, 1 LV, 2 MYO, 3 RV",
     ),
     "a label and a bit": (
-        lambda i, m: edit(m, lambda v: put(v.astype(np.float32), 2.9999)),
-        "mask.nii.gz holds label 2.9999",
+        lambda i, m: edit(m, lambda v: put(v.astype(np.float32), 2.99)),
+        "mask.nii.gz holds label 2.99",
     ),
     "shapes differ": (lambda i, m: edit(m, lambda v: v[:-1]), "image has shape (72, 64, 6) and"),
     "NaN": (

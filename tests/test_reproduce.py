@@ -336,7 +336,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(world, sources, tmp_pa
 
 def test_a_start_that_was_broken_off_leaves_an_empty_folder(world, sources, tmp_path):
     (tmp_path / "o").mkdir()
-    for name in ("lock", "plan.tmp"):
+    for name in (".lock", ".part-1234-plan.json"):
         (tmp_path / "o" / name).write_text("{")
     assert call(tmp_path / "o", sources, "--seeds", 1).exit_code == 0
 

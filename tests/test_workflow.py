@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -204,6 +205,25 @@ def test_resuming_where_nothing_was_saved_starts_from_the_beginning(train, tmp_p
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
 
 
+def test_two_runs_do_not_train_in_one_folder(train, halves, tmp_path):
+    first = TrainingWorkflow(parse_pipeline(PLAIN), *halves, tmp_path / "run", device="cpu")
+    first.initialize()
+    with pytest.raises(DataError, match="run is being worked on by another process"):
+        train(resume=True)
+    first.run()
+    first.finalize()
+    assert train(resume=True).start_epoch == 4
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+def test_too_little_room_for_checkpoints_is_told_before_training(train, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    with pytest.raises(DataError, match="run needs .* MiB and has 0 MiB free"):
+        train()
+    assert not (tmp_path / "run").exists()
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -218,7 +238,7 @@ workflow.TrainingWorkflow._draw = lambda self, statistics: None
 def save(state, stream):
     real(state, stream)
     if state.get("epoch") == 3:
-        os.kill(os.getpid(), signal.SIGKILL)  # last.tmp is written, last.pt is of epoch 2
+        os.kill(os.getpid(), signal.SIGKILL)  # last.pt is still of epoch 2
 
 handlers.torch.save = save
 run = workflow.TrainingWorkflow(
@@ -376,7 +396,7 @@ def test_a_run_leaves_the_files_and_numbers_that_it_promises(train, halves):
     terms = history[["train_reconstruction", "train_kl", "train_attribute"]].sum(axis=1)
     np.testing.assert_allclose(history["train_loss"], terms, rtol=1e-5)
     assert {"val_loss", "val_SSIM", "val_SCC", "val_Interpretability/LVEDV"} <= {*history}
-    assert not list(folder.glob("*.tmp"))
+    assert not list(folder.glob(".*"))
 
 
 def test_validation_scores_are_those_of_the_saved_network(train, halves):

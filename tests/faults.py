@@ -1,0 +1,518 @@
+"""The table of faults that test_faults.py iterates over: what is damaged, what becomes of it.
+
+An outcome is how the message, or the reason of a skipped case, begins or what it holds; `ACCEPTED`
+is a file that is read, with the values of the sound one. More of the same kind is beside the rooms
+concerned, in `test_nifti.DAMAGE` and `test_preprocess.FAULTS`.
+"""
+
+import gzip
+import io
+import json
+import os
+import pickle
+import zipfile
+
+import nibabel
+import numpy as np
+import yaml
+
+ACCEPTED = "accepted"
+SHAPE, SPACING_MM = (72, 64, 6), (1.5, 1.5, 10.0)
+
+
+# Files of a case ----------------------------------------------------------------------------------
+
+
+def save(file, voxels, spacing_mm=SPACING_MM, origin_mm=0.0):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    affine = np.diag([*spacing_mm, 1.0])
+    affine[:3, 3] = origin_mm
+    nibabel.save(nibabel.Nifti1Image(voxels, affine), file)
+
+
+def heart():
+    """Labels of discs in the inner slices of a stack, base first, (72, 64, 6)."""
+    i, j = np.indices(SHAPE[:2])
+    mask = np.zeros(SHAPE, np.uint8)
+    for s in range(1, 5):
+        size = 1 - s / 8
+        mask[np.hypot(i - 22, j - 30) < 9 * size, s] = 3
+        mask[np.hypot(i - 40, j - 31) < 14 * size, s] = 2
+        mask[np.hypot(i - 40, j - 31) < 9 * size, s] = 1
+    return mask
+
+
+def picture():
+    return np.random.default_rng(0).integers(20, 900, SHAPE).astype(np.int16)
+
+
+def edit(file, change, **header):
+    save(file, change(np.asarray(nibabel.load(file).dataobj).copy()), **header)
+
+
+def stored(change):
+    """Changes the bytes inside a gzip file."""
+    return lambda file: file.write_bytes(gzip.compress(change(gzip.decompress(file.read_bytes()))))
+
+
+def at(place, value):
+    """Changes bytes of the header: 40 dim, 70 datatype, 80 pixdim[1], 108 offset, 112 slope."""
+    return stored(lambda data: data[:place] + bytes(value) + data[place + len(bytes(value)) :])
+
+
+def f32(*values):
+    return np.array(values, np.float32).tobytes()
+
+
+def i16(*values):
+    return np.array(values, np.int16).tobytes()
+
+
+def big_endian(file):
+    voxels = np.asarray(nibabel.load(file).dataobj)
+    image = nibabel.Nifti1Image(voxels, None, nibabel.Nifti1Header(endianness=">"))
+    image.header.set_zooms(SPACING_MM)
+    nibabel.save(image, file)
+
+
+def scaled(file, slope, inter):
+    """The same values, stored otherwise."""
+    values = np.asarray(nibabel.load(file).dataobj)
+    save(file, ((values - inter) / slope).astype(np.int16))
+    at(112, f32(slope, inter))(file)
+
+
+def second_heart(mask):
+    mask[50:70, 48:62, 2] = 2
+    mask[53:67, 51:59, 2] = 1
+    return mask
+
+
+def link_out(file):
+    elsewhere = file.parents[3] / "elsewhere"
+    elsewhere.mkdir(exist_ok=True)
+    os.replace(file, elsewhere / f"{file.parent.name}_{file.name}")
+    file.symlink_to(elsewhere / f"{file.parent.name}_{file.name}")
+
+
+def folder_instead(file):
+    file.unlink()
+    file.mkdir()
+
+
+IMAGE = {
+    "a quarter of the gzip": (
+        lambda f: f.write_bytes(f.read_bytes()[: f.stat().st_size // 4]),
+        "image.nii.gz cannot be read",
+    ),
+    "wrong length in the gzip": (
+        lambda f: f.write_bytes(f.read_bytes()[:-4] + b"abcd"),
+        "image.nii.gz cannot be read",
+    ),
+    "not gzip though .gz": (
+        lambda f: f.write_bytes(gzip.decompress(f.read_bytes())),
+        "image.nii.gz cannot be read",
+    ),
+    "more in the header than in the file": (
+        at(40, i16(3, 72, 64, 60)),
+        "image.nii.gz cannot be read",
+    ),
+    "terabytes in the header": (
+        at(40, i16(3, 32767, 32767, 32767)),
+        "image.nii.gz has shape (32767, 32767, 32767); expected at most",
+    ),
+    "no voxel in the header": (at(40, i16(3, 72, 0, 6)), "image.nii.gz has shape (72, 0, 6)"),
+    "voxels begin beyond the file": (at(108, f32(1e9)), "image.nii.gz cannot be read"),
+    "voxels begin before the file": (at(108, f32(-1e9)), "image.nii.gz cannot be read"),
+    "a gigabyte of zeros after the voxels": (
+        stored(lambda data: data + bytes(1 << 24)),  # 16 MB here: none of it is kept
+        ACCEPTED,
+    ),
+    "-infinite voxels": (
+        lambda f: edit(f, lambda v: np.where(v > 890, -np.inf, v)),
+        "image.nii.gz holds NaN or infinite values",
+    ),
+    "voxels that overflow float32": (
+        lambda f: edit(f, lambda v: v * 1e300),
+        "image.nii.gz holds NaN or infinite values, or beyond float32",
+    ),
+    "negative spacing": (at(80, f32(-1.5)), "image.nii.gz states a spacing of (-1.5, 1.5, 10.0)"),
+    "spacing in micrometres": (
+        at(80, f32(1500, 1500, 10000)),
+        "image.nii.gz states a spacing of (1500.0, 1500.0, 10000.0) mm; expected positive numbers",
+    ),
+    "spacing in metres": (at(80, f32(0.0015)), "image.nii.gz states a spacing of"),
+    "NaN spacing between slices": (at(88, f32(np.nan)), "image.nii.gz states a spacing of"),
+    "5-D": (lambda f: save(f, picture()[..., None, None]), "image.nii.gz has shape (72, 64, 6, 1,"),
+    "complex": (
+        lambda f: save(f, picture().astype(np.complex64)),
+        "image.nii.gz holds complex64; expected numbers",
+    ),
+    "RGB": (
+        lambda f: save(f, np.zeros(SHAPE, [("R", "u1"), ("G", "u1"), ("B", "u1")])),
+        "image.nii.gz holds [('R'",
+    ),
+    "a data type that does not exist": (at(70, i16(7777)), "image.nii.gz cannot be read"),
+    "0 bytes": (lambda f: f.write_bytes(b""), "image.nii.gz cannot be read"),
+    "a folder of its name": (folder_instead, "image.nii.gz is missing"),
+    "a link out of the source": (link_out, "image.nii.gz is a link, or below one, that leads out"),
+    "one value throughout": (
+        lambda f: edit(f, lambda v: 0 * v + 7),
+        "the image is 7 throughout the mask",
+    ),
+    "big-endian": (big_endian, ACCEPTED),
+    "float64": (lambda f: edit(f, lambda v: v.astype(np.float64)), ACCEPTED),
+    "scl_slope": (lambda f: scaled(f, 0.25, -3), ACCEPTED),
+    "NaN in scl_slope, which means none": (at(112, f32(np.nan, 0)), ACCEPTED),
+}
+"""Of an image: name -> (damage of the file, outcome)."""
+
+MASK = {
+    "NaN in the mask": (
+        lambda f: edit(f, lambda v: np.where(v == 3, np.nan, v)),
+        "mask.nii.gz holds label nan; expected 0 BACKGROUND, 1 LV, 2 MYO, 3 RV",
+    ),
+    "infinity in the mask": (
+        lambda f: edit(f, lambda v: np.where(v == 3, np.inf, v)),
+        "mask.nii.gz holds label inf",
+    ),
+    "labels of 1.5": (
+        lambda f: edit(f, lambda v: v * 0.5),
+        "mask.nii.gz holds label 0.5, 1.5; expected",
+    ),
+    "an interpolated mask": (
+        lambda f: edit(f, lambda v: (v + np.roll(v, 1, 0)) / 2),
+        "mask.nii.gz holds label 1.5, 2.5",
+    ),
+    "labels of 2.9999": (lambda f: edit(f, lambda v: v * np.float32(2.9999 / 3)), ACCEPTED),
+    "scl_slope on the mask": (lambda f: scaled(f, 0.5, 0), ACCEPTED),
+    "a slope that makes other labels": (at(112, f32(2, 0)), "mask.nii.gz holds label 4, 6"),
+    "negative labels": (lambda f: edit(f, lambda v: -v.astype(np.int8)), "mask.nii.gz holds label"),
+    "a slice less": (lambda f: edit(f, lambda v: v[..., 1:]), "image has shape"),
+    "axes swapped": (lambda f: edit(f, lambda v: v.transpose(1, 0, 2)), "image has shape"),
+    "empty": (lambda f: edit(f, lambda v: 0 * v), "mask.nii.gz is empty at ED"),
+    "no myocardium": (lambda f: edit(f, lambda v: np.where(v == 2, 0, v)), "no slice shows more"),
+    "two hearts": (
+        lambda f: edit(f, second_heart),
+        "mask.nii.gz shows the LV in two places; expected one",
+    ),
+    "a link out of the source": (link_out, "mask.nii.gz is a link, or below one, that leads out"),
+    "0 bytes": (lambda f: f.write_bytes(b""), "mask.nii.gz cannot be read"),
+    "big-endian": (big_endian, ACCEPTED),
+}
+
+NOTED = {
+    "cut off by the border": (
+        lambda f: edit(f, lambda v: np.pad(v[18:], ((0, 18), (0, 0), (0, 0)))),
+        "heart cut off by the border of the image",
+    ),
+    "moved by a voxel, as the affine tells": (
+        lambda f: edit(f, lambda v: v, origin_mm=(1.5, 0, 0)),
+        "image and mask lie apart by their affines; voxels are matched as stored",
+    ),
+    # Nothing in the files tells: a voxel more or less is within what contours differ by.
+    "moved by a voxel, and nothing tells": (lambda f: edit(f, lambda v: np.roll(v, 1, 0)), None),
+}
+"""Of a mask that is used nevertheless: name -> (damage, what `check` notes)."""
+
+
+# Facts of cases -----------------------------------------------------------------------------------
+
+INFO = {
+    "sound": (b"ED: 1\nES: 9\nGroup: NOR\nNbFrame: 30\n", ACCEPTED),
+    "CRLF": (b"ED: 1\r\nES: 9\r\nGroup: NOR\r\nNbFrame: 30\r\n", ACCEPTED),
+    "BOM": (b"\xef\xbb\xbfED: 1\nES: 9\nGroup: NOR\nNbFrame: 30\n", ACCEPTED),
+    "latin-1": (b"Note: M\xfcller\nED: 1\nES: 9\nGroup: NOR\nNbFrame: 30\n", ACCEPTED),
+    "empty": (b"", "ED is not given: ED is empty or missing"),
+    "no ED": (b"ES: 9\nNbFrame: 30\n", "ED is not given"),
+    "ED beyond the frames": (b"ED: 31\nNbFrame: 30\n", "ED is frame 31; expected 1 to 30"),
+    "frames in words": (b"ED: 1\nNbFrame: thirty\n", "frames is 'thirty'; expected a whole"),
+    "ED of 1.5": (b"ED: 1.5\nNbFrame: 30\n", "ED is '1.5'; expected a whole number"),
+    "ED of 10^400": (b"ED: 1" + b"0" * 400, "ED is '1000"),
+    "ED said twice": (b"ED: 1\nED: 4\nNbFrame: 30\n", "Info.cfg gives 'ED' as '1' and as '4'"),
+    "bytes that are no text": (bytes(range(256)), "ED is not given"),
+    "UTF-16": ("ED: 1\nNbFrame: 30\n".encode("utf-16"), "ED is not given"),
+}
+
+HEADER = "External code,Pathology,VendorName,Centre,ED,ES\n"
+TABLE = {
+    "sound": (HEADER + "A1,HCM,GE,1,0,9\n", ACCEPTED),
+    "BOM": ("\ufeff" + HEADER + "A1,HCM,GE,1,0,9\n", ACCEPTED),
+    "semicolons": ((HEADER + "A1,HCM,GE,1,0,9\n").replace(",", ";"), ACCEPTED),
+    "tabs": ((HEADER + "A1,HCM,GE,1,0,9\n").replace(",", "\t"), ACCEPTED),
+    "quoted": (HEADER + '"A1","HCM","GE","1","0","9"\n', ACCEPTED),
+    "empty cells at the end": (HEADER + "A1,HCM,GE,1,0,9,,,\n\n,,,,,\n", ACCEPTED),
+    "the same row twice": (HEADER + 2 * "A1,HCM,GE,1,0,9\n", ACCEPTED),
+    "two rows that differ": (
+        HEADER + "A1,HCM,GE,1,0,9\nA1,HCM,GE,1,3,9\n",
+        "the table has 2 rows for it, and they differ",
+    ),
+    "a renamed column": (
+        HEADER.replace("VendorName", "Vendor_Name") + "A1,HCM,GE,1,0,9\n",
+        "no column 'VendorName' (for vendor) in info.csv, did you mean 'Vendor_Name'?",
+    ),
+    "a column twice": (
+        HEADER.replace("Centre", "ED") + "A1,HCM,GE,1,0,9\n",
+        "info.csv has several columns 'ED'; expected one",
+    ),
+    "a comma without quotes": (
+        HEADER + "A1,HCM, mild,GE,1,0,9\n",
+        "line 2 of info.csv has 7 values; expected 6",
+    ),
+    "cut off in a row": (HEADER + "A1,HCM,GE,1,2", "line 2 of info.csv has 5 values; expected 6"),
+    "a quote that never ends": (HEADER + 'A1,"HCM,GE,1,0,9\n', "line 2 of info.csv is no CSV"),
+    "a field of 200 kB": (HEADER + "A1," + "x" * 200_000 + ",GE,1,0,9\n", "of info.csv is no CSV"),
+    "negative frame": (HEADER + "A1,HCM,GE,1,-1,9\n", "ED is frame -1; expected 0 to"),
+    "frame in words": (HEADER + "A1,HCM,GE,1,x,9\n", "ED is 'x'; expected a whole number"),
+    "empty": ("", "no column 'External code'"),
+    "no row for the case": (HEADER + "../../A1,HCM,GE,1,0,9\n", "the table has no row for it"),
+}
+
+
+# YAML ---------------------------------------------------------------------------------------------
+
+LAUGHS = b"a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + b"".join(
+    f"{name}: &{name} [{', '.join(9 * ['*' + below])}]\n".encode()
+    for below, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+YAML = {
+    "aliases that explode": (LAUGHS, "aliases (*name) are not accepted"),
+    "a tag that runs code": (
+        b"name: !!python/object/apply:os.system ['touch pwned']",
+        "tags (tag:yaml.org,2002:python/object/apply:os.system) are not accepted",
+    ),
+    "a tag of its own": (b"name: !mine x", "tags (!mine) are not accepted"),
+    "a harmless tag on nothing": (b"name: !!int ''", "tags (tag:yaml.org,2002:int)"),
+    "a key twice": (b"name: one\ntitle: x\nname: two", "key 'name' stands here a second time"),
+    "empty": (b"", "expected"),
+    "list at the top": (b"- name\n- title", "expected"),
+    "deep nesting": (b"[" * 5000, "lie too deep in one another"),
+    "not UTF-8": (b"name: M\xfcller", "invalid start byte"),
+    "two documents": (b"name: x\n---\nname: y", "expected a single document"),
+    "a date that does not exist": (b"name: 2001-99-99", "month must be in 1..12"),
+    "a number of 5000 digits": (b"name: " + b"9" * 5000, "Exceeds the limit"),
+    "unknown key": (b"nmae: x", "unknown key"),
+}
+"""Of a manifest and of a pipeline alike."""
+
+OWN = {
+    "name": "own",
+    "title": "Own data",
+    "licence": "Internal",
+    "citation": "Unpublished",
+    "folders": {"a": "train"},
+    "image": "{case}/image.nii.gz",
+    "mask": "{case}/mask.nii.gz",
+    "labels": {"LV": 1, "MYO": 2, "RV": 3},
+    "constants": {"ED": 0},
+    "frame_base": 0,
+}
+MANIFEST = {
+    "a number that is none": ({"hold_out": {"salt": "s", "val": float("nan")}}, "val is nan"),
+    "a wrong type": ({"labels": [1, 2, 3]}, "got [1, 2, 3]; expected names"),
+    "a folder above": ({"folders": {"..": "train"}}, "expected folders inside the source folder"),
+    "an absolute folder": ({"folders": {"/etc": "train"}}, "expected folders inside"),
+    "a root above": ({"roots": ["../.."]}, "inside the source folder"),
+    "info above": ({"info": "../{case}.cfg"}, "inside the source folder"),
+}
+PIPELINE = {
+    "NaN": ({"objective": {"gamma": float("nan")}}, "objective.gamma is nan; expected 0 to inf"),
+    "a number beyond floats": ({"objective": {"gamma": 10**400}}, "objective.gamma is 1000"),
+    "a wrong type": ({"schedule": {"epochs": "many"}}, "schedule.epochs is 'many'; expected"),
+    "a list for keys": ({"network": [1]}, "network is [1]; expected keys and values"),
+    "a base that is a list": ({"base": [1]}, "base is [1]; expected the name of a pipeline"),
+    "its own base, by ever longer paths": ({"base": "x/../p.yaml"}, "is its own base"),
+}
+
+
+# Slice stores -------------------------------------------------------------------------------------
+
+
+def say(store, **facts):
+    """Changes dataset.json."""
+    said = json.loads((store / "dataset.json").read_text())
+    (store / "dataset.json").write_text(json.dumps(said | facts))
+
+
+def put_array(name, change):
+    def damage(store):
+        np.save(store / name, change(np.load(store / name)), allow_pickle=True)
+
+    return damage
+
+
+def claim(shape):
+    """An npy of a few bytes that says it holds ``shape``."""
+    stream = io.BytesIO()
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, header)
+    return stream.getvalue() + bytes(64)
+
+
+def replace(name, old, new):
+    def damage(store):
+        file = store / name
+        text = file.read_text()
+        assert old in text
+        file.write_text(text.replace(old, new, 1))
+
+    return damage
+
+
+UNSEALED = {
+    "images.npy cut off": (
+        lambda s: (s / "images.npy").write_bytes((s / "images.npy").read_bytes()[:-9]),
+        "the content hash differs",
+    ),
+    "an older format": (lambda s: say(s, format=0), "has format 0; expected 1. Run preprocess"),
+    "a newer format": (lambda s: say(s, format=2), "has format 2; expected 1"),
+    "dataset.json cut off": (
+        lambda s: (s / "dataset.json").write_bytes((s / "dataset.json").read_bytes()[:99]),
+        "dataset.json is no JSON",
+    ),
+    "dataset.json a list": (
+        lambda s: (s / "dataset.json").write_text("[1]"),
+        "dataset.json holds [1]; expected names with values",
+    ),
+    "dataset.json deep": (lambda s: (s / "dataset.json").write_text("[" * 10**5), "is no JSON"),
+    "no content hash": (lambda s: say(s, content_hash=None), "the content hash differs"),
+    "a folder for a file": (lambda s: folder_instead(s / "labels.npy"), "labels.npy is missing"),
+    "a name that leads out": (lambda s: say(s, dataset="../../x"), "dataset is '../../x'; expect"),
+    "no spacing": (lambda s: say(s, recipe={}), "recipe.spacing is None; expected 0.1 to 10 mm"),
+    "other counts": (lambda s: say(s, splits={"train": 99}), "splits is {'train': 99}; cases.csv"),
+}
+"""Changed after preprocess wrote it."""
+
+SEALED = {
+    "other type": (put_array("images.npy", np.float64), "images.npy holds float64"),
+    "big-endian": (put_array("images.npy", lambda v: v.astype(">f4")), "images.npy holds >f4"),
+    "other shape": (put_array("labels.npy", lambda v: v[:, 0]), "expected uint8 (N, 1, H, W)"),
+    "fewer rows": (put_array("images.npy", lambda v: v[1:]), "expected one of each for each slice"),
+    "labels of other size": (put_array("labels.npy", lambda v: v[..., 1:]), "one of each"),
+    "pickled objects": (put_array("images.npy", lambda v: v.astype(object)), "images.npy cannot"),
+    "a pickle": (
+        lambda s: (s / "images.npy").write_bytes(pickle.dumps([1])),
+        "images.npy cannot be read",
+    ),
+    "terabytes in the header": (
+        lambda s: (s / "images.npy").write_bytes(claim((10**9, 1, 128, 128))),
+        "images.npy cannot be read",
+    ),
+    "a column less": (replace("cases.csv", "LVEDV", "lvedv"), "lacks the columns LVEDV"),
+    "words for numbers": (replace("cases.csv", ",10.0,", ",ten,"), "cases.csv cannot be read"),
+    "an unknown split": (replace("cases.csv", ",train,", ",dev,"), "has the splits {'dev'}"),
+    "an empty table": (lambda s: (s / "cases.csv").write_bytes(b""), "cases.csv cannot be read"),
+}
+"""Changed, and the content hash with it: by another program, or by someone who means harm."""
+
+
+def masks(change):
+    def damage(store):
+        with np.load(store / "masks.npz") as archive:
+            kept = dict(archive)
+        change(store / "masks.npz", kept)
+
+    return damage
+
+
+def _bomb(file, kept):
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for case in kept:
+            archive.writestr(f"{case}.npy", claim((10**13,)))
+
+
+MASKS = {
+    "a mask less": (
+        masks(lambda f, kept: np.savez(f, **dict(list(kept.items())[1:]))),
+        "no mask of patient001 can be read",
+    ),
+    "masks of objects": (
+        masks(lambda f, kept: np.savez(f, **{k: v.astype(object) for k, v in kept.items()})),
+        "no mask of patient001 can be read",
+    ),
+    "masks of floats": (
+        masks(lambda f, kept: np.savez(f, **{k: v * 1.0 for k, v in kept.items()})),
+        "holds float64 of shape",
+    ),
+    "an unknown label": (
+        masks(lambda f, kept: np.savez(f, **{k: v + 1 for k, v in kept.items()})),
+        "expected uint8 (I, J, S), 0 to 3",
+    ),
+    "terabytes in a header": (masks(_bomb), "no mask of patient001 can be read"),
+    "no zip": (
+        lambda s: (s / "masks.npz").write_bytes(b"PK\x03\x04" + bytes(99)),
+        "cannot be read",
+    ),
+    "one array": (lambda s: (s / "masks.npz").write_bytes(claim((1,))), "masks.npz cannot be read"),
+}
+"""Of masks.npz, which is read when something is measured anew."""
+
+
+# Runs ---------------------------------------------------------------------------------------------
+
+
+def model(change):
+    """Rewrites model.safetensors after a change of (weights, what the metadata say)."""
+
+    def damage(run):
+        from safetensors import safe_open
+        from safetensors.torch import save_file
+
+        with safe_open(run / "model.safetensors", "pt") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            about = json.loads(file.metadata()["cardiac_attrivae"])
+        about = change(weights, about) or about
+        text = about if isinstance(about, str) else json.dumps(about)
+        save_file(weights, run / "model.safetensors", {"cardiac_attrivae": text})
+
+    return damage
+
+
+def foreign(name):
+    return model(lambda w, a: a["pipeline"]["network"].update(name=name, arguments={}))
+
+
+def pickled(run):
+    class Harm:
+        def __reduce__(self):
+            return os.system, (f"touch {run / 'pwned'}",)
+
+    (run / "model.safetensors").write_bytes(pickle.dumps(Harm()))
+
+
+RUN = {
+    "cut off": (
+        lambda r: (r / "model.safetensors").write_bytes(
+            (r / "model.safetensors").read_bytes()[:-99]
+        ),
+        "model.safetensors cannot be read",
+    ),
+    "0 bytes": (lambda r: (r / "model.safetensors").write_bytes(b""), "cannot be read"),
+    "a pickle that runs code": (pickled, "model.safetensors cannot be read"),
+    "no JSON": (model(lambda w, a: "{"), "model.safetensors cannot be read"),
+    "a list for metadata": (model(lambda w, a: "[1]"), "it has no configuration"),
+    "no pipeline": (model(lambda w, a: a.pop("pipeline") and None), "cannot be used"),
+    "no seed": (model(lambda w, a: a.pop("seed") and None), "seed is None; expected int"),
+    "a key of a newer version": (
+        model(lambda w, a: a["pipeline"].update(quantum=True)),
+        "unknown key quantum",
+    ),
+    "a weight less": (model(lambda w, a: w.pop(next(iter(w))) is None or None), "Missing key"),
+    "weights of another shape": (
+        model(lambda w, a: a["pipeline"]["network"]["arguments"].update(latent_size=9)),
+        "cannot be used",
+    ),
+    "NaN in the weights": (
+        model(lambda w, a: w[next(iter(w))].fill_(float("nan")) is None or None),
+        "holds NaN or infinite values",
+    ),
+    "a network of another package": (
+        foreign("antigravity.Net"),
+        "export CARDIAC_ATTRIVAE_NETWORKS=antigravity",
+    ),
+    "a network of torch": (foreign("torch.nn.Linear"), "code of another package"),
+}
+
+
+def as_yaml(values):
+    return yaml.safe_dump(values).encode()
