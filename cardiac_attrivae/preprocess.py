@@ -29,7 +29,7 @@ from . import __version__
 from .attributes import ATTRIBUTES
 from .cases import Cases, Skipped, drop_duplicates, find_cases
 from .manifest import Manifest
-from .schema import SPLITS, CaseRecord, DataError, Keys
+from .schema import SPLITS, SYNTHETIC, CaseRecord, DataError, Keys
 from .sheet import contact_sheet
 from .slices import FORMAT, SPACING, content_hash
 from .transforms import Recipe, preprocessing
@@ -109,7 +109,8 @@ def preprocess(
         reasons = Counter(reason for _, reason in skipped).most_common(3)
         told = "; ".join(f"{count} x {reason}" for reason, count in reasons)
         raise DataError(f"none of {len(skipped)} cases in {source} is usable: {told}")
-    _assemble(partial, records, skipped, manifest, recipe)
+    synthetic = (Path(source) / SYNTHETIC).is_file()
+    _assemble(partial, records, skipped, manifest, recipe, synthetic)
     if output.exists():
         shutil.rmtree(output)
     os.replace(partial, output)
@@ -165,6 +166,7 @@ def _assemble(
     skipped: list[Skipped],
     manifest: Manifest,
     recipe: Recipe,
+    synthetic: bool,
 ) -> None:
     """Joins the finished cases into the files of a store, in the folder they lie in."""
     parts = {}
@@ -192,6 +194,7 @@ def _assemble(
         "dataset": manifest.name,
         "title": manifest.title,
         "citation": manifest.citation,
+        "synthetic": synthetic,
         "recipe": asdict(recipe),
         "cases": len(parts),
         "slices": len(rows),

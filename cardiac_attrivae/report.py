@@ -130,12 +130,13 @@ def write_report(
     """
     found = _read(evaluations)
     scores = summarise(found.metrics, found.spread)
+    notes = list(dict.fromkeys(note for about in found.facts for note in about.get("notes", ())))
     page = render(
         "index.html",
         title=title,
         found=found,
         facts=[about for about in found.facts if about],
-        notes=list(dict.fromkeys(note for about in found.facts for note in about.get("notes", ()))),
+        notes=notes,
         segmenters={
             name: about["segmenter"]
             for name, about in found.datasets.items()
@@ -157,7 +158,7 @@ def write_report(
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     (output / "index.html").write_text(page, encoding="utf-8")
-    (output / "table.md").write_text(markdown(found.metrics), encoding="utf-8")
+    (output / "table.md").write_text(markdown(found.metrics, notes), encoding="utf-8")
     (output / "table.tex").write_text(latex(found.metrics), encoding="utf-8")
     tidy(scores).to_csv(output / "scores.csv", index=False)
     return output / "index.html"

@@ -56,6 +56,9 @@ class ManifestError(DataError):
 
 SPLITS = ("train", "val", "test")
 
+SYNTHETIC = "SYNTHETIC.txt"
+"""File at the top of a data set of phantoms: its scores must not pass for those of patients."""
+
 
 @dataclass(frozen=True)
 class CaseRecord:
