@@ -197,7 +197,8 @@ def cross_domain_eval(
                 old.unlink()
         for file, computed in codes.items():
             write(file, computed.read_bytes())
-        write(output / "table.md", markdown(metrics))
+        notes = _notes(models, datasets, split)
+        write(output / "table.md", markdown(metrics, notes))
         write(output / "table.tex", latex(metrics))
         about = {
             "models": {name: _about_model(run) for name, run in models.items()},
@@ -208,7 +209,7 @@ def cross_domain_eval(
             "rounds": rounds,
             "versions": versions(PACKAGES),
             "seconds": round(time.perf_counter() - start, 1),
-            "notes": _notes(models, datasets, split),
+            "notes": notes,
             "figures": figures,
         }
         write(output / "evaluation.json", json.dumps(about, indent=2) + "\n")
@@ -412,6 +413,7 @@ def _about_dataset(
     info = dataset.info
     about = {key: info[key] for key in ("title", "citation", "content_hash", "splits", "skipped")}
     about |= {"split": split, "patients": dataset.split(split).cases["case"].nunique()}
+    about["synthetic"] = info.get("synthetic", False)
     if segmenter is not None:
         about["segmenter"] = {"Dice": segmenter.dice, "patients": segmenter.patients}
     return about
@@ -421,6 +423,11 @@ def _notes(models: dict[str, Run], datasets: dict[str, SliceDataset], split: str
     """What could not be done, and why."""
     notes = []
     for name, dataset in datasets.items():
+        if dataset.info.get("synthetic"):
+            notes.append(
+                f"{name} holds synthetic hearts: its scores say nothing of patients, and published "
+                "numbers are no comparison"
+            )
         n = dataset.split(split).cases["case"].nunique()
         if n < LEAST:
             notes.append(f"{name} has {n} {split} patients: scores of codes need {LEAST}")

@@ -13,7 +13,7 @@ from scipy.linalg import polar
 
 from .files import whole, write
 from .hearts import ACDC_SCANNER, POPULATIONS, SCANNERS, Scan, draw_scan, pictures, redrawn
-from .schema import Structure
+from .schema import SYNTHETIC, Structure
 
 # Written here independently of data_manifests/, so that reading a phantom checks the manifest.
 RAW_LABELS = {
@@ -84,6 +84,9 @@ def write_phantoms(
         raise ValueError(f"dataset must be one of {', '.join(MAX_CASES)}, got {dataset!r}")
     if not 1 <= cases <= MAX_CASES[dataset]:
         raise ValueError(f"cases must lie in 1..{MAX_CASES[dataset]} for {dataset}, got {cases}")
+    Path(output).mkdir(parents=True, exist_ok=True)
+    told = f"Synthetic hearts in the layout of {dataset}, written by cardiac-attrivae phantom.\n"
+    write(Path(output) / SYNTHETIC, told)
     if dataset == "mnms":
         return _write_mnms(Path(output), cases, seed, quirks, cine)
     truths = [_write_acdc_patient(Path(output), i, seed, quirks, cine) for i in range(cases)]

@@ -30,7 +30,7 @@ from .attributes import ATTRIBUTES
 from .cases import Cases, Skipped, drop_duplicates, find_cases
 from .files import empty, enough_space, locked, put_in_place, whole, write
 from .manifest import Manifest
-from .schema import SPLITS, CaseRecord, DataError, Keys
+from .schema import SPLITS, SYNTHETIC, CaseRecord, DataError, Keys
 from .sheet import contact_sheet
 from .slices import FORMAT, SPACING, content_hash
 from .transforms import Recipe, preprocessing
@@ -114,7 +114,8 @@ def preprocess(
             raise DataError(f"none of {len(skipped)} cases in {source} is usable: {told}")
         store = partial / "store"
         store.mkdir()
-        info = _assemble(cases, store, records, skipped, manifest, recipe)
+        synthetic = (Path(source) / SYNTHETIC).is_file()
+        info = _assemble(cases, store, records, skipped, manifest, recipe, synthetic)
         put_in_place(store, output)
         empty(partial)
     with suppress(OSError):  # it was there before, or another run has begun
@@ -168,6 +169,7 @@ def _assemble(
     skipped: list[Skipped],
     manifest: Manifest,
     recipe: Recipe,
+    synthetic: bool,
 ) -> dict[str, Any]:
     """Joins the finished cases into the files of a store; returns what its dataset.json holds."""
     parts = {}
@@ -200,6 +202,7 @@ def _assemble(
         "dataset": manifest.name,
         "title": manifest.title,
         "citation": manifest.citation,
+        "synthetic": synthetic,
         "recipe": asdict(recipe),
         "cases": len(parts),
         "slices": len(rows),

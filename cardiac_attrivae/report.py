@@ -131,12 +131,13 @@ def write_report(
     """
     found = _read(evaluations)
     scores = summarise(found.metrics, found.spread)
+    notes = list(dict.fromkeys(note for about in found.facts for note in about.get("notes", ())))
     page = render(
         "index.html",
         title=title,
         found=found,
         facts=[about for about in found.facts if about],
-        notes=list(dict.fromkeys(note for about in found.facts for note in about.get("notes", ()))),
+        notes=notes,
         segmenters={
             name: about["segmenter"]
             for name, about in found.datasets.items()
@@ -157,7 +158,7 @@ def write_report(
     )
     output = Path(output)
     with locked(output):
-        write(output / "table.md", markdown(found.metrics))
+        write(output / "table.md", markdown(found.metrics, notes))
         write(output / "table.tex", latex(found.metrics))
         write(output / "scores.csv", tidy(scores).to_csv(index=False))
         write(output / "index.html", page)

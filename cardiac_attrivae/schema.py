@@ -63,6 +63,9 @@ def without_folder(error: Exception) -> str:
 
 SPLITS = ("train", "val", "test")
 
+SYNTHETIC = "SYNTHETIC.txt"
+"""File at the top of a data set of phantoms: its scores must not pass for those of patients."""
+
 
 @dataclass(frozen=True)
 class CaseRecord:

@@ -339,11 +339,12 @@ def table_1(scores: Scores) -> Paired:
     return Paired(homes, lines)
 
 
-def markdown(metrics: pd.DataFrame) -> str:
+def markdown(metrics: pd.DataFrame, notes: Sequence[str] = ()) -> str:
     """table.md: Table 1, then what was read from and drawn by the trained dimensions, and pictures.
 
     Args:
         metrics: Columns of metrics.csv.
+        notes: What a reader must know before the numbers.
     """
     scores = summarise(metrics)
     counts = metrics.drop_duplicates("test_dataset").set_index("test_dataset")["n"]
@@ -352,6 +353,7 @@ def markdown(metrics: pd.DataFrame) -> str:
         for row in metrics.drop_duplicates(["test_dataset", "split"]).itertuples()
     )
     parts = ["# Scores at home and across domains", f"Tested on: {tested}."]
+    parts += ["\n".join(f"- {note}" for note in notes)] if notes else []
     read = per_attribute(scores, "Interpretability_fixed|Interpretability")
     follows = per_attribute(scores, "Control")
     for title, rows in (

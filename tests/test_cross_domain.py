@@ -228,6 +228,9 @@ def test_what_was_evaluated_is_told(evaluation, store):
     assert about["datasets"]["acdc"]["patients"] == 9
     assert set(about["datasets"]["acdc"]["segmenter"]["Dice"]) == {"LV", "MYO", "RV"}
     assert str(store.parent) not in json.dumps(about)
+    assert about["datasets"]["acdc"]["synthetic"]
+    table = (evaluation[0] / "table.md").read_text()
+    assert "acdc holds synthetic hearts" in table.partition("## Table 1")[0]
 
 
 @pytest.fixture

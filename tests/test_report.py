@@ -277,6 +277,16 @@ def test_hostile_names_stay_text(tmp_path):
     assert r"b\_\&\_c" in tex
 
 
+def test_synthetic_hearts_are_called_so_before_any_number(tmp_path):
+    folder = write_evaluation(tmp_path / "x", ("attri_vae",), ("acdc",))
+    assert "synthetic" not in page_of([folder], tmp_path / "real").text
+    about = json.loads((folder / "evaluation.json").read_text())
+    about["datasets"]["acdc"]["synthetic"] = True
+    (folder / "evaluation.json").write_text(json.dumps(about))
+    text = page_of([folder], tmp_path / "phantoms").text
+    assert text.index("ACDC here are synthetic hearts.") < text.index("Findings")
+
+
 # What is missing ---------------------------------------------------------------------------------
 
 
