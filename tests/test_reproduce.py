@@ -16,6 +16,7 @@ from test_steps import wait_for
 from cardiac_attrivae import reproduce as room
 from cardiac_attrivae.cli import main
 from cardiac_attrivae.config import load_pipeline
+from cardiac_attrivae.phantom import write_phantoms
 from cardiac_attrivae.reproduce import METHODS, choose_split, claimed, plan
 from cardiac_attrivae.schema import DataError
 
@@ -386,10 +387,10 @@ def test_two_do_not_work_in_one_folder_nor_beside_what_a_killed_one_left(tmp_pat
 
 
 @pytest.mark.slow
-def test_two_data_sets_from_files_to_the_report_with_a_kill_in_between(
-    acdc_tree, mnms_tree, tmp_path
-):
-    output = tmp_path / "o"
+def test_two_data_sets_from_files_to_the_report_with_a_kill_in_between(tmp_path):
+    acdc_tree, mnms_tree, output = (tmp_path / name for name in ("acdc", "mnms", "o"))
+    write_phantoms("acdc", acdc_tree, cases=18, cine=False)
+    write_phantoms("mnms", mnms_tree, cases=20, cine=False)
     short = ("schedule.epochs=1", "schedule.steps_per_epoch=2", "data.batch_size=4")
     command = [
         sys.executable, "-m", "cardiac_attrivae", "reproduce", "--acdc", acdc_tree, "--mnms",
