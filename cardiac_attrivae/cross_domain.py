@@ -172,34 +172,13 @@ def cross_domain_eval(
         for _ in progress(pool(delayed(_complete)(part) for part in parts), len(parts)):
             pass
 
-        metrics = _gather(parts, "metrics.csv")
-        floors = pd.DataFrame(
-            [row for dataset in datasets.values() for row in _floor(dataset, split)]
-        )
-        metrics = pd.concat([metrics, floors], ignore_index=True).reindex(columns=list(COLUMNS))
-        patients, control = (_gather(parts, name) for name in ("patients.csv", "control.csv"))
-        tables = {
-            "metrics": metrics,
-            "patients": patients,
-            "control": control,
-            "spread": _spread(parts),
-            "comparisons": _comparisons(parts, patients, rounds),
-        }
+        tables = _tables(parts, datasets, split, rounds)
         with whole_folder(output / "figures") as folder:
             figures = draw_gallery(models, datasets, segmenters, tables, folder, device, split)
-        for name, table in tables.items():
-            write(output / f"{name}.csv", table.to_csv(index=False))
-        codes = {
-            output / f"codes_{part.folder.name}.csv": part.folder / "codes.csv" for part in parts
-        }
-        for old in output.glob("codes_*.csv"):
-            if old not in codes:
-                old.unlink()
-        for file, computed in codes.items():
-            write(file, computed.read_bytes())
+        _write_tables(tables, parts, output)
         notes = _notes(models, datasets, split)
-        write(output / "table.md", markdown(metrics, notes))
-        write(output / "table.tex", latex(metrics))
+        write(output / "table.md", markdown(tables["metrics"], notes))
+        write(output / "table.tex", latex(tables["metrics"]))
         about = {
             "models": {name: _about_model(run) for name, run in models.items()},
             "datasets": {
@@ -213,7 +192,7 @@ def cross_domain_eval(
             "figures": figures,
         }
         write(output / "evaluation.json", json.dumps(about, indent=2) + "\n")
-    return metrics
+    return tables["metrics"]
 
 
 # Parts -------------------------------------------------------------------------------------------
@@ -311,6 +290,33 @@ def _names(folders: Sequence[str | Path]) -> dict[str, Path]:
 
 
 # What all parts say together ---------------------------------------------------------------------
+
+
+def _tables(
+    parts: Sequence[Part], datasets: dict[str, SliceDataset], split: str, rounds: int
+) -> dict[str, pd.DataFrame]:
+    """The CSV files of an evaluation, by name."""
+    floors = pd.DataFrame([row for dataset in datasets.values() for row in _floor(dataset, split)])
+    metrics = pd.concat([_gather(parts, "metrics.csv"), floors], ignore_index=True)
+    patients = _gather(parts, "patients.csv")
+    return {
+        "metrics": metrics.reindex(columns=list(COLUMNS)),
+        "patients": patients,
+        "control": _gather(parts, "control.csv"),
+        "spread": _spread(parts),
+        "comparisons": _comparisons(parts, patients, rounds),
+    }
+
+
+def _write_tables(tables: dict[str, pd.DataFrame], parts: Sequence[Part], output: Path) -> None:
+    """Those of `_tables`, and the codes of each part; codes of other models are removed."""
+    for name, table in tables.items():
+        write(output / f"{name}.csv", table.to_csv(index=False))
+    codes = {output / f"codes_{part.folder.name}.csv": part.folder / "codes.csv" for part in parts}
+    for file, computed in codes.items():
+        write(file, computed.read_bytes())
+    for old in set(output.glob("codes_*.csv")) - codes.keys():
+        old.unlink()
 
 
 def _gather(parts: Sequence[Part], name: str) -> pd.DataFrame:
