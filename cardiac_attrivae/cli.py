@@ -254,7 +254,7 @@ def generate(request: tuple[str, ...], output: Path, **options: Any) -> None:
 @_device
 @_explained
 def traverse(output: Path, **options: Any) -> None:
-    """Turn each attribute of one heart: grid, animation, NIfTI."""
+    """Turn each attribute of a heart, and measure it."""
     from .generation import traverse as run
 
     table = run(output=output, tell=_tell, **options)

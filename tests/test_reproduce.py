@@ -387,15 +387,14 @@ def test_two_do_not_work_in_one_folder_nor_beside_what_a_killed_one_left(tmp_pat
 
 
 @pytest.mark.slow
-def test_two_data_sets_from_files_to_the_report_with_a_kill_in_between(tmp_path):
-    acdc_tree, mnms_tree, output = (tmp_path / name for name in ("acdc", "mnms", "o"))
-    write_phantoms("acdc", acdc_tree, cases=18, cine=False)
-    write_phantoms("mnms", mnms_tree, cases=20, cine=False)
+def test_from_files_to_the_report_with_a_kill_in_between(tmp_path):
+    tree, output = tmp_path / "acdc", tmp_path / "o"
+    write_phantoms("acdc", tree, cases=18, cine=False)
     short = ("schedule.epochs=1", "schedule.steps_per_epoch=2", "data.batch_size=4")
     command = [
-        sys.executable, "-m", "cardiac_attrivae", "reproduce", "--acdc", acdc_tree, "--mnms",
-        mnms_tree, "--output", output, "--seeds", "1", "--device", "cpu", "--workers", "2",
-        "--rounds", "10", *(word for change in short for word in ("--set", change)),
+        sys.executable, "-m", "cardiac_attrivae", "reproduce", "--acdc", tree, "--output", output,
+        "--seeds", "1", "--device", "cpu", "--workers", "2", "--rounds", "10",
+        *(word for change in short for word in ("--set", change)),
     ]  # fmt: skip
     first = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
@@ -408,10 +407,10 @@ def test_two_data_sets_from_files_to_the_report_with_a_kill_in_between(tmp_path)
     early = {file: file.stat().st_mtime_ns for file in output.glob("runs/*/summary.json")}
     second = subprocess.run(command, capture_output=True, text=True, timeout=1800)
     assert second.returncode == 0, second.stdout + second.stderr
-    assert len(list(output.glob("runs/*/model.safetensors"))) == 8
+    assert len(list(output.glob("runs/*/model.safetensors"))) == 4
     assert {file: file.stat().st_mtime_ns for file in early} == early
     models = json.loads((output / "evaluation" / "evaluation.json").read_text())["models"]
-    assert len(models) == 8
+    assert len(models) == 4
     assert any(file.stat().st_size > 10_000 for file in (output / "report").glob("*.html"))
     third = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert third.returncode == 0
