@@ -25,11 +25,13 @@ import pandas as pd
 from cross_validation import folds_of
 from joblib import Parallel, delayed
 
+from cardiac_attrivae.attributes import AREAS
 from cardiac_attrivae.calibration import Calibration
-from cardiac_attrivae.control import AREAS, control_scores, decode, measure_control
-from cardiac_attrivae.evaluation import AREA_NAMES, evaluate
+from cardiac_attrivae.control import control_scores, measure_control
+from cardiac_attrivae.evaluation import evaluate
 from cardiac_attrivae.generation import aimed
-from cardiac_attrivae.inference import Run, find_device, load_run, reconstruct
+from cardiac_attrivae.inference import Run, decode, find_device, load_run, reconstruct
+from cardiac_attrivae.schema import STRUCTURES
 from cardiac_attrivae.segmenter import Segmenter, areas, dice, train_segmenter
 from cardiac_attrivae.slices import SliceDataset
 
@@ -49,7 +51,7 @@ def measure_fold(data: Path, folders: tuple[Path, ...], fold: int) -> dict[str, 
     known, target = train.basal(), unseen.basal()
     own = dice(segmenter(target.images), target.labels).mean(axis=0)
     tables = {"control": [], "dice": [], "requests": []}
-    tables["segmenter"] = [pd.DataFrame([own], columns=list(AREAS))]
+    tables["segmenter"] = [pd.DataFrame([own], columns=list(STRUCTURES))]
     for folder in folders:
         for file in sorted(folder.glob(f"run_seed*_fold{fold}/model.safetensors")):
             run = load_run(file.parent)
@@ -64,7 +66,7 @@ def measure_fold(data: Path, folders: tuple[Path, ...], fold: int) -> dict[str, 
                 ),
                 "dice": pd.DataFrame(
                     dice(segmenter(reconstruct(run.network, target.images)), target.labels),
-                    columns=list(AREAS),
+                    columns=list(STRUCTURES),
                 ),
                 "requests": requests(run, calibration, aim, judge, table.codes, pixel, fold),
             }
@@ -101,7 +103,7 @@ def requests(
             measured = areas(judge(decode(run.network, drawn)), pixel_cm2)
             how = f"{'alone' if len(names) == 1 else 'together'}, {way}"
             for name in names:
-                error = measured[:, AREA_NAMES.index(name)] - wanted[name]
+                error = measured[:, AREAS.index(name)] - wanted[name]
                 rows.append(pd.DataFrame({"attribute": name, "how": how, "error": error}))
     return pd.concat(rows, ignore_index=True)
 
@@ -116,13 +118,13 @@ def main(data: Path, output: Path, jobs: int, folders: tuple[Path, ...]) -> None
         delayed(measure_fold)(data, folders, fold) for fold in range(FOLDS)
     )
     tables = {name: pd.concat([part[name] for part in parts]) for name in parts[0]}
-    deviations = SliceDataset.open(data).basal().attributes(AREA_NAMES).std(axis=0)
+    deviations = SliceDataset.open(data).basal().attributes(AREAS).std(axis=0)
     rows = []
     for (method, seed), group in tables["control"].groupby(["method", "seed"]):
         scores = control_scores(group, deviations, rounds=1)
         rows += [(method, seed, score.metric, score.attribute, score.value) for score in scores]
     for (method, seed), group in tables["dice"].groupby(["method", "seed"]):
-        rows += [(method, seed, "Dice", name, group[name].mean()) for name in AREAS]
+        rows += [(method, seed, "Dice", name, group[name].mean()) for name in STRUCTURES]
     grouped = tables["requests"].groupby(["method", "seed", "how", "attribute"])
     for (method, seed, how, attribute), group in grouped:
         error = group["error"].abs().median()

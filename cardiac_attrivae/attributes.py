@@ -78,6 +78,9 @@ ATTRIBUTES: dict[str, Attribute] = {
     for attribute in (make(_PREFIX[structure], structure) for structure in HEART)
 }
 
+AREAS = tuple(_area(_PREFIX[structure], structure).name for structure in HEART)
+"""The areas of all structures in a slice, in the order of `HEART`."""
+
 
 def measure(counts: np.ndarray, spacing: Spacing, index: int) -> dict[str, float]:
     """Every attribute of one slice.

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from .attributes import AREAS
 from .schema import HEART, Keys
 from .slices import SliceDataset
 
@@ -86,7 +87,7 @@ class AttributeTargets:
     """
 
     def __init__(self, dataset: SliceDataset, names: Sequence[str], residual: float = 1.0) -> None:
-        areas = dataset.attributes(("LVEDA", "MEDA", "RVEDA"))
+        areas = dataset.attributes(AREAS)
         values, basal = dataset.attributes(names), dataset.is_basal
         design = np.column_stack([areas, np.ones(len(areas))])
         self.plane = np.linalg.lstsq(design[basal], values[basal], rcond=None)[0]
@@ -132,7 +133,7 @@ class Augmenter:
             return torch.tensor(values, dtype=torch.float32, device=device)
 
         # the crop cuts off parts of a large RV: per row, native area over area in the crop
-        native = tensor(dataset.attributes(("LVEDA", "MEDA", "RVEDA")))
+        native = tensor(dataset.attributes(AREAS))
         self.pixels_to_cm2 = native / masks.sum((2, 3))
         self.plane, self.rest = tensor(targets.plane), tensor(targets.rest)
         self.mean, self.deviation = tensor(targets.mean), tensor(targets.deviation)

@@ -12,6 +12,8 @@ from .schema import LatentTable
 
 STEPS = np.linspace(-2, 2, 9)
 """Where a dimension is set when control is measured, in standard deviations of training codes."""
+CONTROL = ("Control", "Control_slope", "Control_monotone", "Control_error", "Control_leak")
+"""What is measured of it, see `control_scores`."""
 
 
 @dataclass(frozen=True)

@@ -17,23 +17,12 @@ from scipy.stats import rankdata
 from torch import nn
 
 from .attributes import ATTRIBUTES
-from .calibration import STEPS, Calibration
-from .prediction import Interval
-from .schema import HEART
+from .calibration import CONTROL, STEPS, Calibration
+from .inference import decode
+from .prediction import Interval, with_mean
+from .schema import HEART, STRUCTURES
 from .segmenter import Segmenter, areas
-from .statistics import draw_patients, interval
-
-AREAS = tuple(structure.name for structure in HEART)
-"""Columns of measured areas."""
-
-
-def decode(network: nn.Module, codes: np.ndarray) -> torch.Tensor:
-    """Slices (N, C, H, W) of codes (N, D), float32 on the CPU."""
-    network.eval()
-    device = next(network.parameters()).device
-    z = torch.as_tensor(np.ascontiguousarray(codes), dtype=torch.float32, device=device)
-    with torch.no_grad():
-        return torch.cat([network.decode(chunk).float().cpu() for chunk in z.split(64)])
+from .statistics import draw_patients
 
 
 def turn(codes: np.ndarray, dimension: int, positions: np.ndarray) -> np.ndarray:
@@ -64,7 +53,7 @@ def segmented(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Labels (K, S, H, W) and areas (K, S, 3) in cm^2 of slices (K, S, H, W)."""
     labels = segmenter(slices.flatten(0, 1)[:, None])
-    measured = areas(labels, pixel_cm2).reshape(*slices.shape[:2], len(AREAS))
+    measured = areas(labels, pixel_cm2).reshape(*slices.shape[:2], len(STRUCTURES))
     return labels.reshape(slices.shape).numpy(), measured
 
 
@@ -108,11 +97,8 @@ def measure_control(
                 "requested": np.tile(requested[k], n),
             }
         )
-        parts.append(part.join(pd.DataFrame(measured, columns=list(AREAS))))
+        parts.append(part.join(pd.DataFrame(measured, columns=list(STRUCTURES))))
     return pd.concat(parts, ignore_index=True)
-
-
-CONTROL = ("Control", "Control_slope", "Control_monotone", "Control_error", "Control_leak")
 
 
 def control_scores(
@@ -145,15 +131,13 @@ def control_scores(
     values = np.array([score(everyone) for score in functions])  # (K, 5)
     drawn = np.array([[score(count) for score in functions] for count in counts])
     dimensions = [int(part["dimension"].iloc[0]) for part in parts]
-    rows = []
-    for m, metric in enumerate(CONTROL):
-        columns = zip(names, values[:, m], drawn[:, :, m].T, dimensions, strict=True)
-        mean = ("mean", values[:, m].mean(), drawn[:, :, m].mean(axis=1), None)
-        rows += [
-            Interval(metric, name, float(v), *interval(v, d), len(parts[0]), len(cases), dimension)
-            for name, v, d, dimension in (*columns, mean)
-        ]
-    return rows
+    return [
+        row
+        for m, metric in enumerate(CONTROL)
+        for row in with_mean(
+            metric, names, tuple(parts[0]["case"]), values[:, m], drawn[:, :, m], dimensions
+        )
+    ]
 
 
 def _control(
@@ -163,7 +147,9 @@ def _control(
     attribute = ATTRIBUTES[name]
     own = HEART.index(attribute.structure)
     requested = part["requested"].to_numpy()[: len(STEPS)]
-    measured = part[list(AREAS)].to_numpy().reshape(-1, len(STEPS), len(AREAS))  # (P, S, 3)
+    measured = (
+        part[list(STRUCTURES)].to_numpy().reshape(-1, len(STEPS), len(STRUCTURES))
+    )  # (P, S, 3)
     centred = requested - requested.mean()
     slopes = np.einsum("s,psk->pk", centred, measured) / max((centred**2).sum(), 1e-12)
     grew = (np.diff(measured[:, :, own], axis=1) > 0).mean(axis=1)

@@ -30,7 +30,7 @@ from .inference import Run, find_device, load_run
 from .metrics import LEAST
 from .preprocess import versions
 from .report import latex, markdown
-from .schema import SPLITS, DataError
+from .schema import SPLITS, STRUCTURES, DataError
 from .segmenter import Segmenter, Training, cache_of, segmenter_for
 from .slices import SliceDataset
 from .statistics import FEWEST, SCORES, holm
@@ -298,13 +298,13 @@ def _tables(
     """The CSV files of an evaluation, by name."""
     floors = pd.DataFrame([row for dataset in datasets.values() for row in _floor(dataset, split)])
     metrics = pd.concat([_gather(parts, "metrics.csv"), floors], ignore_index=True)
-    patients = _gather(parts, "patients.csv")
+    patients, groups = _gather(parts, "patients.csv"), _groups(parts)
     return {
         "metrics": metrics.reindex(columns=list(COLUMNS)),
         "patients": patients,
         "control": _gather(parts, "control.csv"),
-        "spread": _spread(parts),
-        "comparisons": _comparisons(parts, patients, rounds),
+        "spread": _spread(groups),
+        "comparisons": _comparisons(groups, patients, rounds),
     }
 
 
@@ -341,17 +341,24 @@ def _floor(dataset: SliceDataset, split: str) -> Iterator[dict[str, Any]]:
         }
 
 
-def _groups(parts: Sequence[Part]) -> dict[tuple[str, ...], dict[str, list[Part]]]:
-    """(train_dataset, test_dataset, split) -> method -> its parts, of those with intervals."""
+Scores = tuple[list[tuple[str, str]], np.ndarray, np.ndarray]
+"""Names, values and draws, see `_scores`."""
+
+
+def _groups(parts: Sequence[Part]) -> dict[tuple[str, ...], dict[str, Scores]]:
+    """(train_dataset, test_dataset, split) -> method -> scores of its parts with intervals."""
     groups: dict[tuple[str, ...], dict[str, list[Part]]] = {}
     for part in parts:
         if part.draws.size:
             place = tuple(part.about[key] for key in ABOUT[3:])
             groups.setdefault(place, {}).setdefault(part.about["method"], []).append(part)
-    return groups
+    return {
+        place: {method: _scores(group) for method, group in methods.items()}
+        for place, methods in groups.items()
+    }
 
 
-def _scores(parts: Sequence[Part]) -> tuple[list[tuple[str, str]], np.ndarray, np.ndarray]:
+def _scores(parts: Sequence[Part]) -> Scores:
     """Names (metric, attribute) of scores, values (M, S), draws (M, rounds, S) of parts."""
     tables = [part.read("metrics.csv") for part in parts]
     tables = [table[table["metric"].isin(SCORES)] for table in tables]
@@ -360,36 +367,36 @@ def _scores(parts: Sequence[Part]) -> tuple[list[tuple[str, str]], np.ndarray, n
     return names, values, np.array([part.draws for part in parts])
 
 
-def _spread(parts: Sequence[Part]) -> pd.DataFrame:
+def _spread(groups: dict[tuple[str, ...], dict[str, Scores]]) -> pd.DataFrame:
     """Over the seeds of a method apart from over patients: spread.csv."""
     rows = []
-    for place, methods in _groups(parts).items():
-        for method, group in methods.items():
-            if len(group) > 1:
+    for place, methods in groups.items():
+        for method, (names, values, draws) in methods.items():
+            if len(values) > 1:
                 about = {"method": method} | dict(zip(ABOUT[3:], place, strict=True))
-                rows += [
-                    about | row._asdict() | {"models": len(group)}
-                    for row in spread(*_scores(group))
-                ]
+                found = spread(names, values, draws)
+                rows += [about | row._asdict() | {"models": len(values)} for row in found]
     return pd.DataFrame(rows, columns=list(SPREAD))
 
 
-def _comparisons(parts: Sequence[Part], patients: pd.DataFrame, rounds: int) -> pd.DataFrame:
+def _comparisons(
+    groups: dict[tuple[str, ...], dict[str, Scores]], patients: pd.DataFrame, rounds: int
+) -> pd.DataFrame:
     """Every two methods on the same patients, each the mean of its seeds: comparisons.csv.
 
     p_holm is over all pairs of methods, for one score on the same patients.
     """
     rows = []
-    images = [column for column in (*FIDELITY, "Dice_LV", "Dice_MYO", "Dice_RV")]
+    images = (*FIDELITY, *(f"Dice_{name}" for name in STRUCTURES))
     images = [column for column in images if column in patients]
-    for place, methods in _groups(parts).items():
+    for place, methods in groups.items():
         here = patients[(patients[list(ABOUT[3:])] == list(place)).all(axis=1)]
         means = here.groupby(["method", "case"])[images].mean()
         for one, other in combinations(methods, 2):
-            first, second = methods[one], methods[other]
-            if first[0].names != second[0].names:
+            (names, *first), (same, *second) = methods[one], methods[other]
+            if names != same:  # of other attributes
                 continue
-            found = differences(*_scores(first), *_scores(second)[1:], len(here["case"].unique()))
+            found = differences(names, *first, *second, here["case"].nunique())
             cases = means.loc[one].index.tolist()
             for metric in images:
                 pair = (means.loc[name, metric].loc[cases] for name in (one, other))

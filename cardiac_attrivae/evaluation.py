@@ -10,7 +10,7 @@ import pandas as pd
 from ignite.engine import State
 from torch import device
 
-from .attributes import ATTRIBUTES
+from .attributes import AREAS, ATTRIBUTES
 from .calibration import Calibration
 from .control import control_scores, measure_control
 from .inference import Run, make_evaluator, reconstruct
@@ -19,9 +19,8 @@ from .prediction import Interval, dci, held_out, leakage
 from .schema import HEART, DataError, LatentTable
 from .segmenter import Segmenter, dice
 from .slices import SliceDataset
-from .statistics import FEWEST, bootstrap, draw_patients, estimate, interval
+from .statistics import FEWEST, bootstrap, estimate, patients_mean
 
-AREA_NAMES = ("LVEDA", "MEDA", "RVEDA")
 IN_UNITS = ("bias", "MAE", "lower_limit", "upper_limit", "Control_error")
 """Metrics in the unit of their attribute."""
 
@@ -100,7 +99,7 @@ def score_model(
                 target.pixel_cm2,
             )
             if len(target) >= FEWEST:
-                spread = (target if source is None else source).attributes(AREA_NAMES).std(axis=0)
+                spread = (target if source is None else source).attributes(AREAS).std(axis=0)
                 rows += control_scores(control, spread, rounds)
     rows += fidelity_scores(fidelity, table.cases, rounds)
 
@@ -144,14 +143,16 @@ def fidelity_scores(
     parts = [values[f"Dice_{s.name}"] for s in HEART if f"Dice_{s.name}" in values]
     if parts:
         values["Dice"] = np.nanmean(parts, axis=0)
-    n = len(cases)
-    counts = draw_patients(cases, rounds) if n >= FEWEST else None
-    for name, value in values.items():
-        mean, ends = float(value.mean()), (float("nan"),) * 2
-        if counts is not None:
-            ends = interval(mean, counts @ value / counts.sum(axis=1))
+    table, patients = np.column_stack([*values.values()]), len(set(cases))
+    if patients >= FEWEST:
+        mean, low, high, _ = patients_mean(table, cases, rounds)
+    else:
+        mean = table.mean(axis=0)
+        low = high = np.full(len(mean), np.nan)
+    for name, *numbers in zip(values, mean, low, high, strict=True):
         metric, _, attribute = name.partition("_") if name.startswith("Dice_") else (name, "", "")
-        yield Interval(metric, attribute or "mean", mean, *ends, n, len(set(cases)), None)
+        numbers = map(float, numbers)
+        yield Interval(metric, attribute or "mean", *numbers, len(cases), patients, None)
 
 
 def check_fit(run: Run, dataset: SliceDataset) -> None:

@@ -15,13 +15,13 @@ import pandas as pd
 from . import charts, curves, figures
 from .attributes import ATTRIBUTES
 from .calibration import Calibration
-from .control import AREAS, segmented, traversed
+from .control import segmented, traversed
 from .evaluation import evaluate
 from .fidelity import ssim
 from .inference import TRAVERSAL, Run, find_device, reconstruct
 from .metrics import LEAST, determination, rank_correlation
 from .published import dataset_label
-from .schema import LatentTable
+from .schema import STRUCTURES, LatentTable
 from .segmenter import Segmenter
 from .slices import SliceDataset
 
@@ -144,7 +144,9 @@ def draw_forest(scores: pd.DataFrame, path: Path) -> None:
 
 def draw_control(turned: pd.DataFrame, path: Path) -> None:
     """Requested against measured areas, all seeds of a method together."""
-    table = turned.melt(["method", "attribute", "requested"], list(AREAS), "structure", "measured")
+    table = turned.melt(
+        ["method", "attribute", "requested"], list(STRUCTURES), "structure", "measured"
+    )
     units = {name: ATTRIBUTES[name].unit for name in table["attribute"].unique()}
     charts.control(table, path, units)
 

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from .attributes import ATTRIBUTES, check_names
 from .calibration import Calibration
-from .control import AREAS, decode, segmented, traversed
+from .control import segmented, traversed
 from .evaluation import check_fit, evaluate
 from .figures import requested_slice, traversal_gif, traversals
 from .files import locked, whole, write
-from .inference import Run, encode, find_device, load_run
-from .schema import HEART, DataError
+from .inference import Run, decode, encode, find_device, load_run
+from .schema import HEART, STRUCTURES, DataError
 from .segmenter import Segmenter, areas, cache_of, segmenter_for
 from .slices import SliceDataset
 from .style import SYMBOLS
@@ -106,8 +106,7 @@ class Studio:
         patients = self.store.basal()
         rows = np.flatnonzero(patients.cases["case"] == case)
         if not len(rows):
-            known = patients.cases["case"].tolist()
-            some = ", ".join(known[:3])
+            some = ", ".join(patients.cases["case"][:3])
             raise DataError(
                 f"{self.store.folder} has no case {case!r}; expected one of {some}, ..."
             )
@@ -314,7 +313,7 @@ def traverse(
             rows += [
                 {"attribute": name, "dimension": calibration.dimensions[k], "step": float(place),
                  "requested": requested[k, s], "unit": units[k],
-                 **dict(zip(AREAS, measured[k, s], strict=True))}
+                 **dict(zip(STRUCTURES, measured[k, s], strict=True))}
                 for s, place in enumerate(places)
             ]  # fmt: skip
         table = pd.DataFrame(rows)

@@ -179,9 +179,16 @@ def reconstruct(network: nn.Module, images: Tensor) -> Tensor:
     return torch.cat(parts).float().cpu()
 
 
-def traverse(
-    network: nn.Module, dimensions: int, statistics: dict[str, np.ndarray], device: torch.device
-) -> np.ndarray:
+def decode(network: nn.Module, codes: np.ndarray) -> Tensor:
+    """Slices (N, C, H, W) of codes (N, D), float32 on the CPU."""
+    network.eval()
+    device = next(network.parameters()).device
+    z = torch.as_tensor(np.ascontiguousarray(codes), dtype=torch.float32, device=device)
+    with torch.no_grad():
+        return torch.cat([network.decode(chunk).float().cpu() for chunk in z.split(64)])
+
+
+def traverse(network: nn.Module, dimensions: int, statistics: dict[str, np.ndarray]) -> np.ndarray:
     """Slices decoded along the first dimensions, (K, S, H, W).
 
     Starts from the mean code of the training patients and turns one dimension at a time, by
@@ -191,10 +198,7 @@ def traverse(
     codes = np.tile(mean, (dimensions, len(TRAVERSAL), 1))
     for k in range(dimensions):
         codes[k, :, k] += TRAVERSAL * deviation[k]
-    z = torch.as_tensor(codes.reshape(-1, len(mean)), dtype=torch.float32, device=device)
-    network.eval()
-    with torch.no_grad():
-        images = network.decode(z)[:, 0].float().cpu().numpy()
+    images = decode(network, codes.reshape(-1, len(mean)))[:, 0].numpy()
     return images.reshape(dimensions, len(TRAVERSAL), *images.shape[1:])
 
 
@@ -203,9 +207,8 @@ def draw_traversals(
     names: tuple[str, ...],
     statistics: dict[str, np.ndarray],
     path: Path,
-    device: torch.device,
 ) -> None:
-    traversals(traverse(network, len(names), statistics, device), names, TRAVERSAL, path)
+    traversals(traverse(network, len(names), statistics), names, TRAVERSAL, path)
 
 
 def draw_reconstructions(network: nn.Module, dataset: SliceDataset, path: Path) -> None:

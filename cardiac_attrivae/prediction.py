@@ -124,7 +124,9 @@ def held_out(
             ]
         )
         for i, metric in enumerate(AGREEMENT):
-            found = _with_mean(metric + suffix, target, values[i], drawn[:, i], dimensions)
+            found = with_mean(
+                metric + suffix, target.names, target.cases, values[i], drawn[:, i], dimensions
+            )
             rows += found if metric == "R2" else found[:-1]  # a mean of units means nothing
     return rows
 
@@ -357,20 +359,24 @@ def _explained(
     total = np.where(np.ptp(table.attributes, axis=0) > 0, total, np.nan)
     values = 1 - squared.sum(axis=0) / total.sum(axis=0)
     drawn = 1 - (counts @ squared) / (counts @ total)
-    return _with_mean(metric, table, values, drawn, dimensions)
+    return with_mean(metric, table.names, table.cases, values, drawn, dimensions)
 
 
-def _with_mean(
+def with_mean(
     metric: str,
-    table: LatentTable,
+    names: Sequence[str],
+    cases: Sequence[str],
     values: np.ndarray,
     drawn: np.ndarray,
     dimensions: Sequence[int | None],
 ) -> list[Interval]:
-    """A row per attribute, of values (K,) and draws (rounds, K), and one for their mean."""
-    columns = [*zip(table.names, values, drawn.T, dimensions, strict=True)]
+    """A row per attribute, of values (K,) and draws (rounds, K), and one for their mean.
+
+    ``cases`` holds the patient of each row that was scored.
+    """
+    columns = [*zip(names, values, drawn.T, dimensions, strict=True)]
     columns.append(("mean", values.mean(), drawn.mean(axis=1), None))
-    n, patients = len(table.cases), len(set(table.cases))
+    n, patients = len(cases), len(set(cases))
     return [
         Interval(metric, name, float(value), *interval(value, spread), n, patients, dim)
         for name, value, spread, dim in columns

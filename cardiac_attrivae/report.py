@@ -17,10 +17,13 @@ import pandas as pd
 import yaml
 from PIL import Image
 
+from .calibration import CONTROL
+from .fidelity import FIDELITY
 from .files import locked, write
+from .prediction import AGREEMENT
 from .published import SCORES as PAPER
 from .published import SOURCE
-from .schema import DataError
+from .schema import STRUCTURES, DataError
 from .tables import (
     HEADS,
     PLACE,
@@ -44,10 +47,6 @@ from .tables import (
     variants,
 )
 
-CONTROL = ("Control", "Control_slope", "Control_monotone", "Control_error", "Control_leak")
-AGREEMENT = ("R2", "bias", "MAE", "lower_limit", "upper_limit")
-PICTURES = ("SSIM", "SSIM_in_mask", "Sharpness", "PSNR", "MSE")
-STRUCTURES = ("LV", "MYO", "RV")
 FURTHER = ("MIG", "Leakage", "Disentanglement", "Completeness", "Informativeness")
 COMPARED = ("Interpretability", "Interpretability_fixed", "SCC", "SAP", "R2", "R2_fixed")
 COMPARED += ("Control", "SSIM", "SSIM_in_mask", "Sharpness", "Dice")
@@ -232,7 +231,7 @@ def _grids(scores: Scores) -> dict[str, Grid | None]:
             name: [(m, name) for m in CONTROL] for name in attribute_names(scores, "Control")
         },
         "dice": {"": [("Dice", name) for name in (*STRUCTURES, WHOLE)]},
-        "pictures": means(PICTURES),
+        "pictures": means(FIDELITY),
         "further": means(FURTHER),
     }
     return {name: grid(scores, wanted) if wanted else None for name, wanted in rows.items()}

@@ -29,6 +29,9 @@ class Structure(IntEnum):
 HEART = (Structure.LV, Structure.MYO, Structure.RV)
 """The structures that a usable slice must show."""
 
+STRUCTURES = tuple(structure.name for structure in HEART)
+"""Their names, as columns of measured areas and of Dice."""
+
 
 class Keys(StrEnum):
     """Names in ``engine.state.output`` and in the dictionaries that MONAI transforms pass along."""

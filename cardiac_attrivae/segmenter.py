@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Generator, Tensor, nn
 
+from .attributes import AREAS
 from .augmentation import AttributeTargets, Augmentation, Augmenter, structure_masks
 from .files import clear, write
 from .schema import HEART, DataError, Keys
@@ -158,10 +159,9 @@ def train_segmenter(
     training = training or Training()
     network = _build(seed).to(device, memory_format=torch.channels_last)
     generator = Generator(device).manual_seed(seed)
-    names = ("LVEDA", "MEDA", "RVEDA")
-    augmenter = Augmenter(train, AttributeTargets(train, names), AUGMENTATION, device)
+    augmenter = Augmenter(train, AttributeTargets(train, AREAS), AUGMENTATION, device)
     loader = DeviceLoader(
-        train, train.attributes(names), training.batch_size, device, generator,
+        train, train.attributes(AREAS), training.batch_size, device, generator,
         weights=np.where(train.is_basal, training.basal_weight, 1), batches=training.steps,
     )  # fmt: skip
     loss_function = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False)

@@ -17,7 +17,7 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
-from .attributes import ATTRIBUTES, check_names, measure, pixel_counts
+from .attributes import AREAS, ATTRIBUTES, check_names, measure, pixel_counts
 from .manifest import NAME
 from .nifti import MOST_VOXELS
 from .schema import SPLITS, DataError, Keys, Structure
@@ -228,7 +228,7 @@ class SliceDataset(Dataset):
     @property
     def is_basal(self) -> np.ndarray:
         """Whether a row is the most basal of its patient, (N,): the end that shows more heart."""
-        heart = self.cases[["LVEDA", "MEDA", "RVEDA"]].sum(axis=1)
+        heart = self.cases[list(AREAS)].sum(axis=1)
         flags = np.zeros(len(self), dtype=bool)
         for rows in self.cases.groupby("case").indices.values():
             ends = self.cases["slice_index"].iloc[rows].to_numpy().argsort()[[0, -1]]

@@ -443,7 +443,7 @@ class TrainingWorkflow(PythonicWorkflow):
         shown = shown.take(range(min(8, len(shown))))
         draw_reconstructions(self.model, shown, folder / "reconstructions.png")
         names = self.pipeline.attributes
-        draw_traversals(self.model, names, statistics, folder / "traversals.png", self._device)
+        draw_traversals(self.model, names, statistics, folder / "traversals.png")
 
     def _peak_memory(self) -> float:
         if self._device.type == "cuda":

@@ -8,15 +8,14 @@ from torch import nn
 
 from cardiac_attrivae.calibration import STEPS, Calibration
 from cardiac_attrivae.control import (
-    AREAS,
     control_scores,
-    decode,
     measure_control,
     segmented,
     traversed,
     turn,
 )
-from cardiac_attrivae.schema import HEART, LatentTable, Structure
+from cardiac_attrivae.inference import decode
+from cardiac_attrivae.schema import HEART, STRUCTURES, LatentTable, Structure
 from cardiac_attrivae.segmenter import Segmenter
 
 NAMES = ("LVEDA", "MEDA", "RVEDA")
@@ -134,7 +133,7 @@ def test_intervals_are_over_patients(table):
     """Noise of each patient widens the interval; the same patients again narrow it."""
     control = measured(table)
     rng = np.random.default_rng(0)
-    for column in AREAS:
+    for column in STRUCTURES:
         shift = dict(zip(table.cases, rng.normal(0, 2, 12), strict=True))
         control[column] += control["case"].map(shift)
     one = scores(control, 400)["Control_error", "LVEDA"]

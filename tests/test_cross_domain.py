@@ -9,9 +9,8 @@ import pytest
 from conftest import store_of
 
 from cardiac_attrivae import cross_domain
-from cardiac_attrivae.calibration import STEPS
+from cardiac_attrivae.calibration import CONTROL, STEPS
 from cardiac_attrivae.config import load_pipeline
-from cardiac_attrivae.control import CONTROL
 from cardiac_attrivae.cross_domain import COLUMNS, FLOOR, cross_domain_eval
 from cardiac_attrivae.fidelity import FIDELITY
 from cardiac_attrivae.inference import encode, load_run

@@ -11,8 +11,8 @@ from test_control import PIXEL, Drawing, Reader, Reading
 from cardiac_attrivae.calibration import Calibration
 from cardiac_attrivae.cli import main
 from cardiac_attrivae.config import load_pipeline
-from cardiac_attrivae.control import decode
 from cardiac_attrivae.generation import REACH, Studio, aimed, generate, traverse
+from cardiac_attrivae.inference import decode
 from cardiac_attrivae.schema import DataError, LatentTable
 from cardiac_attrivae.segmenter import areas
 from cardiac_attrivae.slices import SliceDataset

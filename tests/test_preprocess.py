@@ -10,6 +10,7 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+from faults import SHAPE, heart, save
 
 from cardiac_attrivae import preprocess as room
 from cardiac_attrivae.attributes import ATTRIBUTES
@@ -21,7 +22,6 @@ from cardiac_attrivae.schema import DataError
 from cardiac_attrivae.slices import FILES, SliceDataset, content_hash
 from cardiac_attrivae.transforms import Recipe
 
-SHAPE, SPACING_MM = (72, 64, 6), (1.5, 1.5, 10.0)
 OWN = parse_manifest(
     {
         "name": "own",
@@ -37,23 +37,6 @@ OWN = parse_manifest(
     },
     "own",
 )
-
-
-def save(file, voxels, spacing_mm=SPACING_MM):
-    file.parent.mkdir(parents=True, exist_ok=True)
-    nibabel.save(nibabel.Nifti1Image(voxels, np.diag([*spacing_mm, 1.0])), file)
-
-
-def heart():
-    """Discs in the inner slices of a stack, base first."""
-    i, j = np.indices(SHAPE[:2])
-    mask = np.zeros(SHAPE, np.uint8)
-    for s in range(1, 5):
-        size = 1 - s / 8
-        mask[np.hypot(i - 22, j - 30) < 9 * size, s] = 3
-        mask[np.hypot(i - 40, j - 31) < 14 * size, s] = 2
-        mask[np.hypot(i - 40, j - 31) < 9 * size, s] = 1
-    return mask
 
 
 def noise(seed):

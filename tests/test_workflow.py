@@ -695,7 +695,7 @@ def test_a_traversal_turns_one_dimension_at_a_time_about_the_mean_code():
     network = BetaVAE(latent_size=3, image_size=32).eval()
     mean, deviation = np.array([0.1, -0.2, 0.3]), np.array([1.0, 0.5, 2.0])
     statistics = {"code_mean": mean, "code_deviation": deviation}
-    images = traverse(network, 2, statistics, torch.device("cpu"))
+    images = traverse(network, 2, statistics)
     assert images.shape == (2, len(TRAVERSAL), 32, 32)
     middle = len(TRAVERSAL) // 2
     np.testing.assert_allclose(images[0, middle], images[1, middle], atol=1e-6)
