@@ -20,6 +20,7 @@ from .schema import HEART, DataError, LatentTable
 from .segmenter import Segmenter, dice
 from .slices import SliceDataset
 from .statistics import FEWEST, bootstrap, estimate, patients_mean
+from .tables import wide
 
 IN_UNITS = ("bias", "MAE", "lower_limit", "upper_limit", "Control_error")
 """Metrics in the unit of their attribute."""
@@ -42,6 +43,9 @@ class Scored(NamedTuple):
     control: pd.DataFrame
     table: LatentTable
     draws: np.ndarray
+
+    def _repr_html_(self) -> str:
+        return wide(self.metrics).to_html()
 
 
 def score_model(

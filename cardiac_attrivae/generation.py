@@ -28,7 +28,7 @@ from .inference import Run, decode, encode, find_device, load_run
 from .schema import HEART, STRUCTURES, DataError
 from .segmenter import Segmenter, areas, cache_of, segmenter_for
 from .slices import SliceDataset
-from .style import SYMBOLS
+from .style import SYMBOLS, picture
 
 FRAMES = 21
 """Of the animation, one way."""
@@ -114,6 +114,35 @@ class Studio:
         device = next(self.run.network.parameters()).device
         return encode(self.run.network, slices.to(device))[0], slices
 
+    def heart(self, request: Mapping[str, float], case: str | None = None) -> Heart:
+        """One heart with the requested attributes, of a patient or of the mean code.
+
+        Args:
+            request: Attribute -> value in its unit.
+            case: Patient to start from; None is the mean code of the training patients.
+        """
+        code, original = self.start(case)
+        before, after = self.generate(code, {}), self.generate(code, request)
+        return Heart(
+            case or "mean of the training patients",
+            dict(request),
+            original[0, 0].numpy(),
+            before,
+            after,
+            self.measured(after.areas[0], request),
+            self.calibration.outside(request),
+        )
+
+    def turned(self, case: str | None = None, reach: float = 3.0, steps: int = 7) -> Turned:
+        """One heart, every attribute turned by ``reach`` deviations of the codes to either side."""
+        code, original = self.start(case)
+        places = np.linspace(-reach, reach, steps)
+        slices, requested = traversed(self.run.network, code[0], self.calibration, places)
+        labels, measured = segmented(self.judge, slices, self.store.pixel_cm2)
+        return Turned(
+            self.calibration, original[0, 0].numpy(), places, slices, labels, measured, requested
+        )
+
     def generate(self, codes: np.ndarray, request: Mapping[str, float]) -> Generated:
         """Slices of codes (N, D) with the requested attributes, and what is measured on them."""
         codes = aimed(
@@ -156,6 +185,105 @@ class Generated:
     slices: Tensor
     labels: Tensor
     areas: np.ndarray
+
+
+@dataclass(frozen=True)
+class Heart:
+    """One heart as asked for.
+
+    Attributes:
+        title: Of which patient it is made.
+        request: Attribute -> value asked for.
+        original: Slice that it starts from, (H, W).
+        before, after: As the model draws it unchanged, and with the request; one slice each.
+        table: See `Studio.measured`.
+        warnings: A sentence for each value that no training patient had.
+    """
+
+    title: str
+    request: Mapping[str, float]
+    original: np.ndarray
+    before: Generated
+    after: Generated
+    table: pd.DataFrame
+    warnings: list[str]
+
+    @property
+    def slice(self) -> np.ndarray:
+        """The slice as asked for, (H, W) in [0, 1]."""
+        return self.after.slices[0, 0].numpy()
+
+    def draw(self, path: Path) -> None:
+        """Before, after and their difference, as PNG."""
+        both = (self.before, self.after)
+        requested_slice(
+            self.original,
+            [part.slices[0, 0].numpy() for part in both],
+            [part.labels[0, 0].numpy() for part in both],
+            [part.areas[0] for part in both],
+            self.request,
+            path,
+            title=self.title,
+        )
+
+    def _repr_html_(self) -> str:
+        return picture(self.draw) + self.table.to_html(index=False, float_format="{:.1f}".format)
+
+
+@dataclass(frozen=True)
+class Turned:
+    """One heart, every attribute turned.
+
+    Attributes:
+        calibration: Its ``names`` are the K attributes.
+        original: Slice that it starts from, (H, W).
+        places: Deviations of the training codes, (S,).
+        slices, labels: What is drawn, and what the judge sees there, (K, S, H, W).
+        measured: Areas of LV, MYO and RV in cm^2, (K, S, 3).
+        requested: What the places stand for, in the unit of each attribute, (K, S).
+    """
+
+    calibration: Calibration
+    original: np.ndarray
+    places: np.ndarray
+    slices: Tensor
+    labels: np.ndarray
+    measured: np.ndarray
+    requested: np.ndarray
+
+    @property
+    def units(self) -> list[str]:
+        return [ATTRIBUTES[name].unit for name in self.calibration.names]
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row per attribute and place: requested in its unit, LV, MYO and RV in cm^2."""
+        about = zip(self.calibration.names, self.calibration.dimensions, self.units, strict=True)
+        return pd.DataFrame(
+            {"attribute": name, "dimension": dimension, "step": float(place),
+             "requested": self.requested[k, s], "unit": unit,
+             **dict(zip(STRUCTURES, self.measured[k, s], strict=True))}
+            for k, (name, dimension, unit) in enumerate(about)
+            for s, place in enumerate(self.places)
+        )  # fmt: skip
+
+    def draw(self, path: Path) -> None:
+        """A row of pictures per attribute, measured areas below each, as PNG."""
+        traversals(
+            self.slices.numpy(),
+            self.calibration.names,
+            self.places,
+            path,
+            original=self.original,
+            dimensions=self.calibration.dimensions,
+            labels=self.labels,
+            areas=self.measured,
+            requested=self.requested,
+            units=self.units,
+        )
+
+    def _repr_html_(self) -> str:
+        return picture(self.draw)
 
 
 def aimed(
@@ -236,22 +364,12 @@ def generate(
     output = Path(output)
     with locked(output):
         studio = Studio.open(run, store, device, tell)
-        code, original = studio.start(case)
-        before, after = studio.generate(code, {}), studio.generate(code, request)
-        table = studio.measured(after.areas[0], request)
-        write(output / "measured.csv", table.to_csv(index=False))
-        _save_nifti(after.slices[0, 0, None], output / "slice.nii.gz", studio.store)
-        _save_nifti(after.labels[0, 0, None], output / "labels.nii.gz", studio.store)
-        requested_slice(
-            original[0, 0].numpy(),
-            [part.slices[0, 0].numpy() for part in (before, after)],
-            [part.labels[0, 0].numpy() for part in (before, after)],
-            [part.areas[0] for part in (before, after)],
-            request,
-            output / "slice.png",
-            title=case or "mean of the training patients",
-        )
-    return table, studio.calibration.outside(request)
+        heart = studio.heart(request, case)
+        write(output / "measured.csv", heart.table.to_csv(index=False))
+        _save_nifti(heart.after.slices[0, 0, None], output / "slice.nii.gz", studio.store)
+        _save_nifti(heart.after.labels[0, 0, None], output / "labels.nii.gz", studio.store)
+        heart.draw(output / "slice.png")
+    return heart.table, heart.warnings
 
 
 def traverse(
@@ -283,42 +401,21 @@ def traverse(
     output = Path(output)
     with locked(output):
         studio = Studio.open(run, store, device, tell)
-        code, original = studio.start(case)
-        calibration, network = studio.calibration, studio.run.network
-        places = np.linspace(-reach, reach, steps)
-        slices, requested = traversed(network, code[0], calibration, places)
-        labels, measured = segmented(studio.judge, slices, studio.store.pixel_cm2)
-        units = [ATTRIBUTES[name].unit for name in calibration.names]
-        traversals(
-            slices.numpy(),
-            calibration.names,
-            places,
-            output / "traversal.png",
-            original=original[0, 0].numpy(),
-            dimensions=calibration.dimensions,
-            labels=labels,
-            areas=measured,
-            requested=requested,
-            units=units,
+        turned = studio.turned(case, reach, steps)
+        turned.draw(output / "traversal.png")
+        code, names = studio.start(case)[0], turned.calibration.names
+        smooth, asked = traversed(
+            studio.run.network, code[0], turned.calibration, np.linspace(-reach, reach, FRAMES)
         )
-        smooth, asked = traversed(network, code[0], calibration, np.linspace(-reach, reach, FRAMES))
         captions = [
             [f"{value:.0f} {SYMBOLS.get(unit, unit)}" for value in values]
-            for values, unit in zip(asked, units, strict=True)
+            for values, unit in zip(asked, turned.units, strict=True)
         ]
-        traversal_gif(smooth.numpy(), calibration.names, output / "traversal.gif", captions)
-        rows = []
-        for k, name in enumerate(calibration.names):
-            _save_nifti(slices[k], output / f"{name}.nii.gz", studio.store)
-            rows += [
-                {"attribute": name, "dimension": calibration.dimensions[k], "step": float(place),
-                 "requested": requested[k, s], "unit": units[k],
-                 **dict(zip(STRUCTURES, measured[k, s], strict=True))}
-                for s, place in enumerate(places)
-            ]  # fmt: skip
-        table = pd.DataFrame(rows)
-        write(output / "traversal.csv", table.to_csv(index=False))
-    return table
+        traversal_gif(smooth.numpy(), names, output / "traversal.gif", captions)
+        for name, slices in zip(names, turned.slices, strict=True):
+            _save_nifti(slices, output / f"{name}.nii.gz", studio.store)
+        write(output / "traversal.csv", turned.table.to_csv(index=False))
+    return turned.table
 
 
 def _save_nifti(slices: Tensor, path: Path, store: SliceDataset) -> None:

@@ -6,8 +6,10 @@ a dash and a marker of its own besides: the pictures survive a grey print and co
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import matplotlib
@@ -154,3 +156,12 @@ def save(figure: Figure, path: str | Path) -> None:
     """Writes a PNG; its folders are created."""
     with whole(path) as beside:
         figure.savefig(beside, dpi=DPI, format="png")
+
+
+def picture(draw: Callable[[Path], None]) -> str:
+    """What ``draw`` writes as PNG to the path that it is given, as an HTML image, for notebooks."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "picture.png"
+        draw(file)
+        data = base64.b64encode(file.read_bytes()).decode()
+    return f'<img src="data:image/png;base64,{data}">'

@@ -309,6 +309,24 @@ def attribute_names(scores: Scores, metric: str) -> list[str]:
     return [name for name in dict.fromkeys(names) if name != WHOLE]
 
 
+def wide(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Scores of one model on one data set as people read them: ``value [low, high]``.
+
+    Args:
+        metrics: A row per metric and attribute, as in metrics.csv.
+
+    Returns:
+        A row per metric, a column per attribute, ``mean`` last; empty where there is no score.
+    """
+    texts: dict[str, dict[str, str]] = {}
+    for row in metrics.itertuples():
+        known = {name: getattr(row, name) for name in ("value", "low", "high", "unit")}
+        score = Score(row.metric, row.attribute, **known)
+        texts.setdefault(row.metric, {})[row.attribute] = f"{score.text} {score.interval}".strip()
+    columns = sorted(metrics["attribute"].unique(), key=lambda name: name == WHOLE)
+    return pd.DataFrame.from_dict(texts, orient="index").reindex(columns=columns).fillna("")
+
+
 def per_attribute(scores: Scores, metric: str) -> dict[str, Columns]:
     """One row with a column per attribute, then their mean."""
     names = dict.fromkeys(name for m in metric.split("|") for name in attribute_names(scores, m))

@@ -20,7 +20,7 @@ ROOMS = {file.stem: file for file in sorted(PACKAGE.glob("*.py"))}
 LAYERS = (
     ("__main__",),
     ("cli",),
-    ("demo", "reproduce"),
+    ("demo", "reproduce", "model"),
     ("workflow", "cross_domain", "generation", "preprocess", "check", "phantom"),
     ("gallery",),
     ("evaluation",),

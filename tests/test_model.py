@@ -1,0 +1,101 @@
+"""The Python face: a trained model asked for codes, slices, hearts and scores, as in a notebook."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import cardiac_attrivae as ca
+from cardiac_attrivae.attributes import AREAS
+from cardiac_attrivae.schema import DataError
+
+CHANGES = ("schedule.epochs=2", "schedule.steps_per_epoch=8")
+
+
+@pytest.fixture(scope="module")
+def store(acdc_store_all):
+    return ca.open_store(acdc_store_all)
+
+
+@pytest.fixture(scope="module")
+def model(store, tmp_path_factory, hasty_segmenters):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    return ca.train("attri_vae_fast", store, folder, CHANGES, device="cpu")
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    program = "import sys, cardiac_attrivae as ca; dir(ca); print(*sys.modules)"
+    loaded = subprocess.check_output([sys.executable, "-c", program], text=True).split()
+    assert not {"torch", "numpy", "monai", "pandas"} & set(loaded)
+
+
+def test_every_public_name_is_there_and_others_are_not():
+    for name in ca.__all__:
+        assert getattr(ca, name)
+    with pytest.raises(AttributeError, match="'nothing'"):
+        _ = ca.nothing
+
+
+def test_a_slice_has_the_same_code_from_a_store_and_from_an_array(model, store):
+    patients = store.split("test").basal()
+    codes = model.encode(patients)
+    again = model.encode(patients.images[:, 0].numpy())
+    assert codes.shape == (len(patients), model.run.network.latent_size)
+    assert (codes == again).all()
+    with pytest.raises(ValueError, match=r"\(N, H, W\)"):
+        model.encode(patients.images)
+
+
+def test_decoded_slices_are_those_of_the_network(model, store):
+    patients = store.split("test").basal()
+    slices = model.decode(model.encode(patients))
+    assert slices.shape == (len(patients), 128, 128)
+    assert slices.min() >= 0
+    assert slices.max() <= 1
+
+
+def test_turning_starts_from_the_patient_and_is_measured(model, store):
+    case = store.cases["case"].iloc[0]
+    turned = model.traverse(case, steps=3)
+    code = model.encode(store.basal().take([0]))
+    still = model.decode(code)
+    k = turned.calibration.dimensions[0]
+    at = code.copy()
+    at[0, k] = turned.calibration.positions(turned.places)[0, 1]
+    assert turned.slices.shape[:2] == (len(AREAS), 3)
+    assert turned.slices[0, 1].numpy() == pytest.approx(model.decode(at)[0], abs=1e-5)
+    assert np.abs(turned.slices[0, 1].numpy() - still[0]).max() >= 0
+    assert list(turned.table.columns) == [
+        "attribute", "dimension", "step", "requested", "unit", "LV", "MYO", "RV",
+    ]  # fmt: skip
+    assert "<img" in turned._repr_html_()
+
+
+def test_a_heart_on_request_says_what_was_asked_and_measured(model):
+    heart = model.generate({"LVEDA": 20.0})
+    row = heart.table.set_index("attribute").loc["LVEDA"]
+    assert row["requested"] == 20
+    assert row["measured_cm2"] == pytest.approx(heart.after.areas[0, 0])
+    assert heart.slice.shape == (128, 128)
+    shown = heart._repr_html_()
+    assert "<img" in shown
+    assert "LVEDA" in shown
+
+
+def test_scores_show_as_a_table(model, store):
+    scores = model.evaluate(store, "train", rounds=20)
+    shown = scores._repr_html_()
+    assert "SSIM_in_mask" in shown
+    with pytest.raises(ValueError, match="split"):
+        model.evaluate(store, "all")
+
+
+def test_a_model_shows_itself(model):
+    assert "attri_vae_fast, trained on acdc, seed 0: LVEDA, MEDA, RVEDA" in repr(model)
+    assert "<img" in model._repr_html_()
+
+
+def test_a_folder_without_a_run_is_told(tmp_path):
+    with pytest.raises(DataError, match="no trained model"):
+        ca.load_model(tmp_path)
