@@ -204,7 +204,7 @@ def draw_study(study: Study, path: Path) -> None:
         numbers, scores = [trial.number for trial in done], study.user_attrs["study"]["scores"]
         axes[0].plot(numbers, values, "o", color=LINES[2], markersize=3)
         axes[0].step(numbers, np.maximum.accumulate(values), where="post", color=LINES[1])
-        axes[0].set(xlabel="trial", ylabel="mean of " * (len(scores) > 1) + ", ".join(scores))
+        axes[0].set(xlabel="trial", ylabel=",\n".join(scores))
         axes[0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
         for axis, key in zip(axes[1:], keys, strict=True):
             where = study.best_trial.distributions[key]
