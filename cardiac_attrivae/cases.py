@@ -9,7 +9,7 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import NamedTuple
 
-from .manifest import PHASES, Manifest, nearest
+from .manifest import ENDS, INSIDE, PHASES, Manifest, below, is_inside, nearest
 from .schema import SPLITS, CaseRecord, DataError, ManifestError, without_folder
 
 NO_MASK = "no mask"
@@ -56,11 +56,13 @@ def find_cases(manifest: Manifest, source: str | Path, phase: str = "ED") -> Cas
     records: dict[str, CaseRecord] = {}
     skipped: list[Skipped] = []
     for folder in manifest.folders:
-        _stay_inside(root, root / folder)
-        for case in list_cases(manifest, root / folder, phase):
+        _stay_inside(root, root / _place(manifest, folder))
+        for case in list_cases(manifest, root, folder, phase):
             try:
                 if not case.isprintable():
                     raise DataError("its name holds characters that cannot be printed")
+                if manifest.lists_files and (not is_inside(case) or "/" in case):
+                    raise DataError(f"its id is {short(case)}; expected one without / and \\")
                 if case in records:
                     raise DataError(f"the id occurs again in {folder}; a case has one split")
                 facts = _facts(manifest, root, folder, case, rows)
@@ -70,8 +72,9 @@ def find_cases(manifest: Manifest, source: str | Path, phase: str = "ED") -> Cas
                 skipped.append(Skipped(name, without_folder(error)))
     if not records and not skipped:
         raise DataError(
-            f"no case of {manifest.name!r} in {root}: looked for {manifest.image} in "
-            f"{_listed(manifest.folders)}. {_usage(manifest)}"
+            f"no case of {manifest.name!r} in {root}: looked for "
+            f"{manifest.image or 'rows of the table'} in {_listed(manifest.folders)}. "
+            f"{_usage(manifest)}"
         )
     return Cases([records[case] for case in sorted(records)], sorted(skipped))
 
@@ -117,29 +120,40 @@ def find_root(manifest: Manifest, source: str | Path) -> Path:
     source = Path(source)
     if not source.is_dir():
         raise DataError(f"{source} is not a folder. {_usage(manifest)}")
+    places = [_place(manifest, folder) for folder in manifest.folders]
     for root in manifest.roots:
-        if any((source / root / folder).is_dir() for folder in manifest.folders):
+        if any((source / root / place).is_dir() for place in places):
             _stay_inside(source, source / root)
             return source / root
     found = _listed(sorted(path.name for path in source.iterdir()))
     raise DataError(
-        f"no {manifest.name!r} data in {source}: looked for {_listed(manifest.folders)}, found "
+        f"no {manifest.name!r} data in {source}: looked for {_listed(places)}, found "
         f"{found}. {_usage(manifest)}"
     )
 
 
-def list_cases(manifest: Manifest, folder: Path, phase: str = "ED") -> list[str]:
+def _place(manifest: Manifest, folder: str) -> str:
+    """What must be there, below the root, for a folder of the manifest to be there."""
+    start, found, rest = manifest.image.partition("{folder}")
+    place = f"{start}{found}{rest.partition('/')[0]}" if found else "{folder}"
+    return place.format(folder=folder, phase="ED")
+
+
+def list_cases(manifest: Manifest, root: Path, folder: str, phase: str = "ED") -> list[str]:
     """Ids of the cases in one folder, sorted, whether they can be used or not.
 
     The first part of the image or mask path that has ``{case}`` in it names the cases: a folder
-    per case, or a file per case. Ids come from the disk alone, so none of them leads out of it.
+    per case, or a file per case. Ids come from the disk alone, so none of them leads out of it;
+    or from the table, where it lists the files.
     """
+    if manifest.lists_files:
+        return sorted(read_table(manifest, root))
     ids: dict[Path, str] = {}
-    for pattern in (manifest.image, manifest.mask):
+    for pattern in (below(folder, manifest.image), below(folder, manifest.mask)):
         before, _, after = pattern.partition("{case}")
         parent, _, start = before.rpartition("/")
         part, slash, _ = f"{start}{{case}}{after}".partition("/")
-        regex, within = _regex(part, phase), folder / parent.format(phase=phase)
+        regex, within = _regex(part, phase), root / parent.format(phase=phase)
         for path in within.iterdir() if within.is_dir() else ():
             match = regex.fullmatch(path.name)
             if match and path.is_dir() == bool(slash) and not path.name.startswith((".", "__")):
@@ -149,9 +163,25 @@ def list_cases(manifest: Manifest, folder: Path, phase: str = "ED") -> list[str]
 
 
 def _regex(part: str, phase: str) -> re.Pattern[str]:
+    """What one part of a path looks like on disk, with the groups ``case`` and ``frame``."""
     text = re.escape(part.replace("{phase}", phase))
     text = text.replace(r"\{case\}", "(?P<case>.+)", 1).replace(r"\{case\}", "(?P=case)")
+    text = re.sub(r"\\\{frame.*?\\\}", r"(?P<frame>\\d+)", text, count=1)
     return re.compile(re.sub(r"\\\{frame.*?\\\}", r"\\d+", text), re.DOTALL)
+
+
+def _end(manifest: Manifest, root: Path, folder: str, case: str, phase: str, end: str) -> int:
+    """Number of the first or last frame of a case, of those that are files of their own."""
+    parent, _, name = below(folder, manifest.image).rpartition("/")
+    regex, within = _regex(name, phase), root / parent.format(case=case, phase=phase)
+    found = [regex.fullmatch(path.name) for path in within.iterdir()] if within.is_dir() else []
+    numbers = {int(m["frame"]) for m in found if m and m.groupdict().get("case", case) == case}
+    if len(numbers) < 2:
+        raise DataError(
+            f"{phase} is the {end} of its frames, and there is but {len(numbers)}; expected two or "
+            "more, to tell ED from ES"
+        )
+    return min(numbers) if end == "first" else max(numbers)
 
 
 def read_table(manifest: Manifest, root: Path) -> dict[str, list[dict[str, str]]]:
@@ -217,8 +247,9 @@ def _rows(file: Path) -> tuple[list[str], list[dict[str, str]]]:
 
 
 def _usage(manifest: Manifest) -> str:
-    folders = [folder for folder in manifest.folders if folder != "."]
-    return f"Pass the folder that holds {' or '.join(folders) or manifest.image} as --source"
+    places = [place for folder in manifest.folders if (place := _place(manifest, folder)) != "."]
+    files = manifest.image or _listed(manifest.table)
+    return f"Pass the folder that holds {' or '.join(places) or files} as --source"
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -239,7 +270,7 @@ def _facts(
             raise DataError(f"the table has {len(found)} rows for it, and they differ")
         said = found[0]
     elif manifest.info:
-        file = root / folder / manifest.info.format(case=case)
+        file = root / below(folder, manifest.info).format(case=case)
         if not file.is_file():
             raise DataError(f"{file.name} is missing")
         _stay_inside(root, file)
@@ -279,12 +310,28 @@ def _frame(manifest: Manifest, facts: Mapping[str, str], phase: str) -> int:
     return numbers[0] - low
 
 
+def _path(kind: str, facts: Mapping[str, str]) -> str:
+    """Path of image or mask as the table gives it."""
+    if kind == "mask" and kind not in facts:
+        raise DataError(f"{NO_MASK}: the table gives none")
+    if not is_inside(facts.get(kind)):
+        raise DataError(f"its {kind} is {short(facts.get(kind, ''))}; expected a path {INSIDE}")
+    return facts[kind]
+
+
 def _record(
     manifest: Manifest, root: Path, folder: str, case: str, phase: str, facts: Mapping[str, str]
 ) -> CaseRecord:
+    end = facts.get(phase, "")
+    if end in ENDS and end == manifest.constants.get(phase):
+        facts = {**facts, phase: str(_end(manifest, root, folder, case, phase, end))}
     frame = _frame(manifest, facts, phase)
-    image, mask = (root / folder / path for path in manifest.paths(case, frame, phase))
-    if not image.is_file():
+    files = dict(zip(("image", "mask"), manifest.paths(case, frame, phase, folder), strict=True))
+    for kind in files.keys() & manifest.columns.keys():
+        files[kind] = below(folder, _path(kind, facts))
+    image, mask = (root / path for path in files.values())
+    of_dicom = image.is_dir() and (manifest.image.endswith("/") or not manifest.image)
+    if not of_dicom and not image.is_file():
         raise DataError(f"{image.name} is missing")
     if not mask.is_file():
         raise DataError(f"{NO_MASK}: {mask.name} is missing")
@@ -309,5 +356,6 @@ def _record(
         label_numbers=manifest.labels,
         domain=facts.get(manifest.domain, manifest.name),
         phase=phase,
+        match=manifest.match or ("affine" if of_dicom else "order"),
         **{fact: facts.get(fact, "") for fact in ("vendor", "centre", "pathology")},
     )

@@ -7,6 +7,7 @@ is a problem; what a reader should know, known quirks included, is a note.
 from __future__ import annotations
 
 import hashlib
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -19,8 +20,9 @@ import numpy as np
 from .attributes import is_one_heart
 from .cases import NO_MASK, Cases, find_cases, find_root, list_cases, read_table
 from .manifest import Manifest
-from .nifti import Volume, are_finite, read_mask, read_to_the_end, read_volume
+from .nifti import Volume, are_finite, read_mask, read_to_the_end
 from .schema import HEART, SPLITS, CaseRecord, DataError, Structure
+from .volumes import laid_on, read_image
 
 _SIZES = {
     "pixel spacing (mm)": (0.5, 2.5),
@@ -31,6 +33,9 @@ _SIZES = {
 }
 """What short-axis cine MRI is acquired with. A case beyond it, or more than a factor of two away
 from the median of its data set, is told of: its header may be wrong."""
+
+_MOMENT = re.compile(r"[_-]((frame|phase|time)[_-]?\d+|ED|ES)$", re.IGNORECASE)
+"""How ids end that name a frame of a patient and not the patient."""
 
 ORTHONORMAL = 1e-4
 """Deviation of the direction cosines from orthonormal above which a header is told of."""
@@ -175,9 +180,10 @@ def check_dataset(
         if scan:
             scans.append(scan)
     usable = [scan for scan in scans if scan.labelled and scan.sound]
-    found = {folder: len(list_cases(manifest, root / folder)) for folder in manifest.folders}
+    found = {folder: len(list_cases(manifest, root, folder)) for folder in manifest.folders}
     _tell_of_skipped(manifest, cases, later, scans, problems, notes)
     _tell_of_duplicates(manifest, scans, problems, notes)
+    _tell_of_patients(cases.records, problems)
     _tell_of_completeness(manifest, root, found, cases.records, notes)
     return Report(
         manifest=manifest,
@@ -205,9 +211,9 @@ def _examine(
 ) -> _Scan | None:
     """Looks at one case at one phase; None where a file cannot be read."""
     at, faults, volumes = f"at {record.phase}", [], []
-    for read, file in ((read_volume, record.image), (read_mask, record.mask)):
+    for read, file in ((read_image, record.image), (read_mask, record.mask)):
         try:
-            if whole and file.suffix == ".gz":
+            if whole and file.suffix == ".gz" and file.is_file():
                 read_to_the_end(file)
             volumes.append(read(file, record.frame))
         except DataError as error:
@@ -215,6 +221,11 @@ def _examine(
     if len(volumes) < 2:
         return None
     image, mask = volumes
+    try:
+        mask = laid_on(image, mask, record)
+    except DataError as error:
+        problems.add("mask that does not fit its image", record.case, f"{error} {at}")
+        return None
     if image.voxels.shape != mask.voxels.shape:
         shapes = f"{image.voxels.shape} and {mask.voxels.shape} {at}"
         faults.append(("image and mask differ in shape", shapes))
@@ -320,6 +331,17 @@ def _tell_of_duplicates(
             problems.add(what, ids, " and ".join(record.split for record in same))
 
 
+def _tell_of_patients(records: list[CaseRecord], problems: _Findings) -> None:
+    """nnU-Net and others call each frame a case; as patients they would get into two splits."""
+    patients: dict[str, list[str]] = {}
+    for record in records:
+        patients.setdefault(_MOMENT.sub("", record.case), []).append(record.case)
+    for patient, cases in patients.items():
+        if len(cases) > 1:
+            what = "one patient as several cases: put {frame} or {phase} where their ids differ"
+            problems.add(what, patient, ", ".join(cases))
+
+
 def _geometry(usable: list[_Scan], notes: _Findings) -> tuple[tuple[str, float, float, float], ...]:
     """(name, lowest, median, highest) of each size; notes the cases that are far from the rest."""
     rows = []
@@ -353,7 +375,7 @@ def _tell_of_completeness(
         if column and records and not any(getattr(record, fact) for record in records):
             notes.add(f"{fact} is blank for every case (column {column!r})")
     if manifest.table:
-        here = {case for folder in found for case in list_cases(manifest, root / folder)}
+        here = {case for folder in found for case in list_cases(manifest, root, folder)}
         here |= {case.lstrip("0") for case in here}
         for case in read_table(manifest, root):
             if case not in here:

@@ -21,9 +21,11 @@ from typing import Any
 import yaml
 from yaml.composer import ComposerError
 
-from .schema import HEART, SPLITS, ManifestError, Structure
+from .schema import HEART, MATCHES, SPLITS, ManifestError, Structure
 
 PHASES = ("ED", "ES")
+ENDS = ("first", "last")
+"""What a phase may be instead of a number: an end of the frames that are on disk as files."""
 NAME = r"[\w-]+"
 """What a data set may be called: files are named after it."""
 DOMAINS = ("dataset", "vendor", "centre", "pathology")
@@ -52,7 +54,11 @@ class Manifest:
         labels: Raw label number -> structure, every accepted number included.
         roots: Where below ``--source`` the folders may be, tried in order.
         folders: Folder -> ``train``, ``val``, ``test``, or ``column`` (the table says).
-        image, mask, info: Paths below a folder, with ``{case}``, ``{frame}`` and ``{phase}``.
+        image, mask, info: Paths below a folder, or below the root where they hold ``{folder}``,
+            with ``{case}``, ``{frame}`` and ``{phase}``. An image that ends with ``/`` is a folder
+            of DICOM files. Empty where a column gives the path.
+        match: ``affine`` or ``order``, by which voxels of image and mask belong together; empty:
+            ``affine`` for DICOM, ``order`` for NIfTI.
         table: Names (globs) of the CSV with one row per case, tried in order.
         columns: Fact -> its column in ``table``, or its key in ``info``.
         constants: Fact -> value, where no column says.
@@ -69,11 +75,12 @@ class Manifest:
     title: str
     licence: str
     citation: str
-    image: str
-    mask: str
     frame_base: int
     labels: Mapping[int, Structure] = field(hash=False)
     folders: Mapping[str, str] = field(hash=False)
+    image: str = ""
+    mask: str = ""
+    match: str = ""
     roots: tuple[str, ...] = (".",)
     url: str = ""
     info: str = ""
@@ -91,10 +98,23 @@ class Manifest:
     def gives(self, fact: str) -> bool:
         return fact in self.columns or fact in self.constants
 
-    def paths(self, case: str, frame: int, phase: str = "ED") -> tuple[str, str]:
-        """Image and mask of a case below its folder; ``frame`` is 0-based, as everywhere."""
+    @property
+    def lists_files(self) -> bool:
+        """Whether the table says where the files of a case are, and so which cases there are."""
+        return not {"image", "mask"}.isdisjoint(self.columns)
+
+    def paths(self, case: str, frame: int, phase: str = "ED", folder: str = ".") -> tuple[str, str]:
+        """Image and mask of a case below the root; ``frame`` is 0-based, as everywhere."""
         values = {"case": case, "frame": frame + self.frame_base, "phase": phase}
-        return self.image.format(**values), self.mask.format(**values)
+        image, mask = (below(folder, path).format(**values) for path in (self.image, self.mask))
+        return image, mask
+
+
+def below(folder: str, path: str) -> str:
+    """A path of a manifest from the root: the folder where ``{folder}`` stands, or in front."""
+    if "{folder}" in path:
+        return path.replace("{folder}", folder)
+    return path if folder == "." else f"{folder}/{path}"
 
 
 def shipped(folder: str) -> dict[str, Any]:
@@ -195,17 +215,33 @@ def parse_manifest(data: Any, name: str) -> Manifest:
     manifest = Manifest(
         **{**values, "labels": labels, "hold_out": HoldOut(**hold_out) if hold_out else None}
     )
+    for kind in ("image", "mask"):
+        if not (kind in data or kind in manifest.columns):
+            raise ManifestError(
+                f"{where}: {kind} is missing; expected {_PATTERN}, or its column in 'columns'"
+            )
     ids = [case for group in manifest.duplicates for case in group]
     held = manifest.hold_out.val + manifest.hold_out.test if manifest.hold_out else 0
     for key, wrong, accepted in (
         ("labels", not set(HEART) <= set(labels.values()), "a number for each of LV, MYO, RV"),
         ("folders", not manifest.folders, "a folder and its split, for example {'.': train}"),
-        ("folders", not all(map(_is_inside, manifest.folders)), f"folders {_INSIDE}"),
-        ("mask", manifest.image == manifest.mask, "another path than that of the image"),
+        ("folders", not all(map(is_inside, manifest.folders)), f"folders {INSIDE}"),
+        ("folders", re.search("[{}]", "".join(manifest.folders)), "names without { and }"),
+        ("folders", manifest.lists_files and len(manifest.folders) > 1,
+         "one, because the table lists the files"),
+        ("mask", "mask" in data and manifest.image == manifest.mask,
+         "another path than that of the image"),
+        ("mask", manifest.mask.endswith("/"), "a file"),
         ("info", manifest.info and manifest.table, "either 'info' or 'table', not both"),
         ("info", re.search("{frame|{phase", manifest.info), "one file per case, with {case} alone"),
         ("columns", manifest.table and "case" not in manifest.columns, "the column 'case' too"),
         ("columns", manifest.columns and not (manifest.table or manifest.info), "a 'table'"),
+        ("columns", manifest.lists_files and not manifest.table, "a 'table' that lists the files"),
+        ("columns", not {"image", "mask"}.isdisjoint(set(data) & set(manifest.columns)),
+         "'image' and 'mask' as paths or as columns, not both"),
+        ("constants", not set(ENDS).isdisjoint(manifest.constants.values())
+         and "{frame" not in manifest.image.rpartition("/")[2],
+         "a number, because the image's file name has no {frame}"),
         ("columns", not manifest.gives("ED"), "ED, the frame of end-diastole (or in constants)"),
         ("columns", "column" in manifest.folders.values() and "split" not in manifest.columns,
          "the column 'split', because a folder is mapped to 'column'"),
@@ -235,7 +271,8 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str) and bool(re.fullmatch(NAME, value))
 
 
-def _is_inside(value: Any) -> bool:
+def is_inside(value: Any) -> bool:
+    """Whether a text is a path that, by itself, cannot lead out of the folder it starts from."""
     if not _is_text(value) or "\\" in value or "**" in value or not value.isprintable():
         return False
     path = PureWindowsPath(value)  # knows '/' and drive letters, on every system
@@ -243,7 +280,7 @@ def _is_inside(value: Any) -> bool:
 
 
 def _is_pattern(value: Any) -> bool:
-    if not _is_inside(value) or "{{" in value or "}}" in value:
+    if not is_inside(value) or "{{" in value or "}}" in value:
         return False
     try:
         parts = [part[1:] for part in Formatter().parse(value) if part[1] is not None]
@@ -253,8 +290,10 @@ def _is_pattern(value: Any) -> bool:
     return (
         "{case}" in value
         and "{frame" not in folders_before
+        and value.count("{folder}") == folders_before.count("{folder}")
         and all(
-            re.fullmatch(r"case:|phase:|frame:(0?\dd)?", f"{name}:{spec}") and not conversion
+            re.fullmatch(r"(case|phase|folder):|frame:(0?\dd)?", f"{name}:{spec}")
+            and not conversion
             for name, spec, conversion in parts
         )
     )
@@ -278,14 +317,19 @@ def _is_one_of(choices: Iterable[str]) -> Any:
 
 
 _REQUIRED = True
-_INSIDE = "inside the source folder: relative, with '/', without '..'"
-_PATTERN = f"a path {_INSIDE}, with {{case}} and, if need be, {{frame}}, {{frame:02d}}, {{phase}}"
+INSIDE = "inside the source folder: relative, with '/', without '..'"
+_PATTERN = (
+    f"a path {INSIDE}, with {{case}} and, if need be, {{frame}}, {{frame:02d}}, {{phase}}, and "
+    "{folder} in a folder before {case}"
+)
 _TEXT = ("text", _is_text)
 _SPLIT = (f"one of {', '.join(SPLITS)}", _is_one_of(SPLITS))
 _FOLDER_SPLIT = (f"{_SPLIT[0]}, column", _is_one_of((*SPLITS, "column")))
 _COUNT = ("a whole number, 0 or more", _is_number(0, 10**9, int))
+_FRAME = (f"{_COUNT[0]}, or {' or '.join(ENDS)}", lambda v: v in ENDS or _COUNT[1](v))
 _SHARE = ("a number from 0 to 1", _is_number(0, 1, int, float))
 _FACTS = ("ED", "ES", "vendor", "centre", "pathology")
+_COLUMNS = ("case", *_FACTS, "frames", "split", "image", "mask")
 
 # Key -> (what is accepted, how to tell, required?). A mapping in second place is a section of its
 # own; the key "*" in it stands for any name.
@@ -295,15 +339,16 @@ _KEYS: dict[str, tuple] = {
     "licence": (*_TEXT, _REQUIRED),
     "citation": (*_TEXT, _REQUIRED),
     "url": _TEXT,
-    "roots": (f"a list of folders {_INSIDE}", _is_list_of(_is_inside)),
+    "roots": (f"a list of folders {INSIDE}", _is_list_of(is_inside)),
     "folders": ("folders with their splits", {"*": _FOLDER_SPLIT}, _REQUIRED),
-    "image": (_PATTERN, _is_pattern, _REQUIRED),
-    "mask": (_PATTERN, _is_pattern, _REQUIRED),
+    "image": (_PATTERN, _is_pattern),
+    "mask": (_PATTERN, _is_pattern),
+    "match": (f"one of {', '.join(MATCHES)}", _is_one_of(MATCHES)),
     "labels": ("structures", {"*": ("a number from 0 to 65535, or a list", _is_label)}, _REQUIRED),
     "info": (_PATTERN, _is_pattern),
-    "table": (f"a list of file names {_INSIDE}", _is_list_of(_is_inside)),
-    "columns": ("names of columns", {fact: _TEXT for fact in ("case", *_FACTS, "frames", "split")}),
-    "constants": ("facts", {fact: _COUNT if fact in PHASES else _TEXT for fact in _FACTS}),
+    "table": (f"a list of file names {INSIDE}", _is_list_of(is_inside)),
+    "columns": ("names of columns", dict.fromkeys(_COLUMNS, _TEXT)),
+    "constants": ("facts", {fact: _FRAME if fact in PHASES else _TEXT for fact in _FACTS}),
     "frame_base": ("0 or 1", _is_number(0, 1, int), _REQUIRED),
     "domain": (f"one of {', '.join(DOMAINS)}", _is_one_of(DOMAINS)),
     "split_values": ("values", {"*": _SPLIT}),

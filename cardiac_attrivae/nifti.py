@@ -85,7 +85,7 @@ def read_volume(file: Path, frame: int) -> Volume:
                 )
             if dtype.kind not in "iuf":
                 raise DataError(f"{file.name} holds {dtype}; expected numbers")
-            _refuse_huge(file, shape)
+            refuse_huge(file, shape)
             voxels = np.asarray(stored.voxels[..., frame] if len(shape) == 4 else stored.voxels)
             spacing = tuple(float(zoom) for zoom in stored.header.get_zooms()[:3])
             affine = np.asarray(stored.affine)
@@ -97,7 +97,7 @@ def read_volume(file: Path, frame: int) -> Volume:
     except (OSError, EOFError, ValueError, OverflowError, MemoryError, *damage) as error:
         told = without_folder(error).replace(str(file), file.name).partition(" 0x")[0]
         raise DataError(f"{file.name} cannot be read: {told}") from None
-    _refuse_spacing(file, spacing)
+    refuse_spacing(file, spacing)
     return Volume(voxels, spacing, affine)
 
 
@@ -130,10 +130,10 @@ def _open(file: Path) -> _Stored:
             start = zlib.decompressobj(wbits=31).decompress(packed, HEADER_BYTES)
             if len(start) == HEADER_BYTES and start.endswith(NIFTI_1):
                 header = nibabel.Nifti1Header(start, check=False)
-                _refuse_spacing(file, header["pixdim"][1:4].tolist())
+                refuse_spacing(file, header["pixdim"][1:4].tolist())
                 header.check_fix()
                 if len(header.get_data_shape()) == 3:
-                    _refuse_huge(file, header.get_data_shape())
+                    refuse_huge(file, header.get_data_shape())
                     voxels = _voxels(_unpacked(packed + stream.read(), header), header)
                     return _Stored(header, header.get_best_affine(), voxels)
     image = nibabel.load(file)
@@ -141,11 +141,11 @@ def _open(file: Path) -> _Stored:
         holder = image.file_map.get("header", image.file_map["image"])
         with holder.get_prepare_fileobj("rb") as stream:
             header = image.header_class.from_fileobj(stream, check=False)
-            _refuse_spacing(file, header["pixdim"][1:4].tolist())
+            refuse_spacing(file, header["pixdim"][1:4].tolist())
     return _Stored(image.header, image.affine, image.dataobj)
 
 
-def _refuse_spacing(file: Path, spacing: Sequence[float]) -> None:
+def refuse_spacing(file: Path, spacing: Sequence[float]) -> None:
     """Asked of the raw header too: nibabel's check of it makes 0 into 1 mm and -2 into 2 mm."""
     if not all(LEAST_MM <= step <= MOST_MM for step in spacing):
         raise DataError(
@@ -154,7 +154,7 @@ def _refuse_spacing(file: Path, spacing: Sequence[float]) -> None:
         )
 
 
-def _refuse_huge(file: Path, shape: tuple[int, ...]) -> None:
+def refuse_huge(file: Path, shape: tuple[int, ...]) -> None:
     if math.prod(shape[:3]) > MOST_VOXELS:
         raise DataError(f"{file.name} has shape {shape}; expected at most {MOST_VOXELS} voxels")
 

@@ -66,6 +66,10 @@ def without_folder(error: Exception) -> str:
 
 SPLITS = ("train", "val", "test")
 
+MATCHES = ("affine", "order")
+"""By what a voxel of the mask belongs to one of the image: where the headers put it in the patient,
+or its place in the file."""
+
 SYNTHETIC = "SYNTHETIC.txt"
 """File at the top of a data set of phantoms: its scores must not pass for those of patients."""
 
@@ -78,14 +82,16 @@ class CaseRecord:
         case: Patient id, unique within the data set.
         dataset: Name of the manifest, for example ``acdc``.
         split: One of ``train``, ``val``, ``test``.
-        image: NIfTI file of the short-axis stack, 3-D, or 4-D with time last.
-        mask: NIfTI file of its labels, same shape.
+        image: NIfTI file of the short-axis stack, 3-D, or 4-D with time last; or a folder with the
+            DICOM files of its cine.
+        mask: NIfTI file of its labels.
         frame: 0-based position of the phase in the cine. A 4-D file is read at this frame alone;
             a 3-D file is that frame already.
         label_numbers: Raw label number -> canonical structure, every accepted number included.
         domain: What a domain shift is measured across: the vendor where known, else the data set.
         vendor, centre, pathology: As the data set says; empty where it says nothing.
         phase: ``ED`` or ``ES``.
+        match: One of ``MATCHES``.
     """
 
     case: str
@@ -100,6 +106,7 @@ class CaseRecord:
     centre: str = ""
     pathology: str = ""
     phase: str = "ED"
+    match: str = "order"
 
 
 class VAEOutput(NamedTuple):

@@ -17,8 +17,9 @@ from monai.transforms import Compose, MapTransform, MaskIntensityd, Transform
 from torch.nn.functional import grid_sample
 
 from .attributes import is_one_heart, measure, pixel_counts
-from .nifti import are_finite, read_mask, read_volume
+from .nifti import are_finite, read_mask
 from .schema import HEART, CaseRecord, DataError, Keys, Structure
+from .volumes import laid_on, read_image
 
 SLICES = ("basal", "mid", "max-area", "all")
 
@@ -80,13 +81,13 @@ class ReadPhased(MapTransform):
     placeholder.
 
     Raises:
-        DataError: If a file is damaged, the shapes differ, or the image is not finite.
+        DataError: If a file is damaged, image and mask do not fit, or the image is not finite.
     """
 
     def __call__(self, data: Case) -> dict[Hashable, Any]:
         record: CaseRecord = data["record"]
-        image = read_volume(record.image, record.frame)
-        mask = read_mask(record.mask, record.frame)
+        image = read_image(record.image, record.frame)
+        mask = laid_on(image, read_mask(record.mask, record.frame), record)
         if image.voxels.shape != mask.voxels.shape:
             raise DataError(
                 f"image has shape {image.voxels.shape} and mask {mask.voxels.shape}; expected equal"

@@ -10,10 +10,12 @@ import io
 import json
 import os
 import pickle
+import shutil
 import zipfile
 
 import nibabel
 import numpy as np
+import pydicom
 import yaml
 
 ACCEPTED = "accepted"
@@ -216,6 +218,177 @@ NOTED = {
 """Of a mask that is used nevertheless: name -> (damage, what `check` notes)."""
 
 
+# DICOM --------------------------------------------------------------------------------------------
+
+
+def every(change):
+    """Changes the header of each image of a folder."""
+
+    def damage(folder):
+        for file in sorted(folder.glob("*.dcm")):
+            rewrite(file, change)
+
+    return damage
+
+
+def one(change):
+    return lambda folder: rewrite(folder / "02_01.dcm", change)
+
+
+def rewrite(file, change):
+    with pydicom.config.disable_value_validation():  # wrong values are the purpose
+        header = pydicom.dcmread(file)
+        change(header)
+        header.save_as(file)
+
+
+def put(**values):
+    return lambda header: [setattr(header, key, value) for key, value in values.items()]
+
+
+def lose(*keys):
+    return lambda header: [delattr(header, key) for key in keys]
+
+
+def a_second_series(folder):
+    for file in sorted(folder.glob("02_*.dcm")):
+        header = pydicom.dcmread(file)
+        header.SeriesInstanceUID += ".7"
+        header.save_as(folder / f"again_{file.name}")
+
+
+def one_series_per_slice(folder):
+    for file in sorted(folder.glob("*.dcm")):
+        header = pydicom.dcmread(file)
+        header.SeriesInstanceUID += f".{int(file.name[:2])}"
+        header.InstanceNumber = header.InstanceNumber % 2
+        (folder / file.name[:2]).mkdir(exist_ok=True)
+        header.save_as(folder / file.name[:2] / file.name)
+        file.unlink()
+
+
+def halved(header):
+    """The same values, stored as half of them."""
+    header.PixelData = (np.frombuffer(header.PixelData, "<i2") - 100).tobytes()
+    header.RescaleSlope, header.RescaleIntercept = 1, 100
+
+
+def encapsulated(syntax):
+    def change(header):
+        header.file_meta.TransferSyntaxUID = syntax
+        header.PixelData = pydicom.encaps.encapsulate([bytes(999)])
+        header["PixelData"].is_undefined_length = True
+
+    return change
+
+
+def link_one_out(folder):
+    elsewhere = folder.parents[2] / "elsewhere.dcm"
+    os.replace(folder / "00_00.dcm", elsewhere)
+    (folder / "00_00.dcm").symlink_to(elsewhere)
+
+
+DICOM = {
+    "an inner slice missing": (
+        lambda f: [(f / f"02_0{t}.dcm").unlink() for t in (0, 1)],
+        "has slices that lie 10 to 20 mm apart; expected equal steps: one may be missing",
+    ),
+    "a frame of one slice missing": (
+        lambda f: (f / "02_01.dcm").unlink(),
+        "has 1 images at one slice position and 2 at another",
+    ),
+    "an image twice": (
+        lambda f: shutil.copy(f / "02_01.dcm", f / "copy.dcm"),
+        "has 2 images at one slice position and 3 at another",
+    ),
+    "all images twice": (
+        lambda f: shutil.copytree(f, f / "copy"),
+        "has frames of one slice position that neither TriggerTime nor InstanceNumber tells apart",
+    ),
+    "a slice in two series": (a_second_series, "shows a slice position in two series"),
+    "one slice position": (
+        lambda f: [file.unlink() for file in f.glob("*.dcm") if file.name[:2] != "02"],
+        "holds a single slice position; expected a stack",
+    ),
+    "a long axis among them": (
+        one(put(ImageOrientationPatient=[0, 1, 0, 0, 0, -1])),
+        "holds 1 images of another size, spacing, orientation or frame of reference than",
+    ),
+    "two pixel spacings": (one(put(PixelSpacing=[1.5, 1.4])), "holds 1 images of another size"),
+    "two frames of reference": (one(put(FrameOfReferenceUID="1.2")), "holds 1 images of another"),
+    "a slice shifted in its plane": (
+        one(put(ImagePositionPatient=[-4.5, 0, 30])),
+        "has slices that are shifted in their plane by up to 3 pixels",
+    ),
+    "an empty folder": (lambda f: [x.unlink() for x in f.iterdir()], "holds no files"),
+    "a text beside them": (
+        lambda f: (f / "notes.txt").write_text("base first"),
+        "notes.txt is no DICOM image, or a damaged one; expected those of the cine alone",
+    ),
+    "a NIfTI file that is called .dcm": (
+        lambda f: shutil.copy(f.parents[1] / "masks" / f"{f.name}.nii.gz", f / "00_00.dcm"),
+        "00_00.dcm is no DICOM image",
+    ),
+    "cut off in the pixels": (
+        lambda f: (f / "02_01.dcm").write_bytes((f / "02_01.dcm").read_bytes()[:1500]),
+        "02_01.dcm is no DICOM image, or a damaged one",
+    ),
+    "0 bytes": (lambda f: (f / "02_01.dcm").write_bytes(b""), "02_01.dcm is no DICOM image"),
+    "several images in a file": (
+        one(lambda h: put(NumberOfFrames=2, PixelData=h.PixelData * 2)(h)),
+        "02_01.dcm holds 2 images (multi-frame DICOM); expected one in each file",
+    ),
+    "dark and bright exchanged": (
+        one(put(PhotometricInterpretation="MONOCHROME1")),
+        "02_01.dcm is not in MONOCHROME2",
+    ),
+    "no position": (one(lose("ImagePositionPatient")), "02_01.dcm has no ImagePositionPatient"),
+    "no orientation": (one(lose("ImageOrientationPatient")), "02_01.dcm has no ImageOrientation"),
+    "directions askew": (
+        every(put(ImageOrientationPatient=[1, 0, 0, 0.2, 1, 0])),
+        "00_00.dcm has an ImageOrientationPatient whose directions are not at right angles",
+    ),
+    "spacing of 0": (every(put(PixelSpacing=[0, 0])), "00_00.dcm states a spacing of (0.0, 0.0)"),
+    "a position beyond the building": (
+        every(put(ImagePositionPatient=[1e300, 0, 0])),
+        "00_00.dcm has no ImagePositionPatient that can be read",
+    ),
+    "spacing of one number": (one(put(PixelSpacing=1.5)), "02_01.dcm has no PixelSpacing"),
+    "a time that is none": (one(put(TriggerTime="nan")), "02_01.dcm has no TriggerTime"),
+    "no times, and numbers that repeat": (
+        every(lambda h: (lose("TriggerTime")(h), put(InstanceNumber=1)(h))),
+        "has frames of one slice position that neither",
+    ),
+    "billions of pixels in the header": (
+        every(put(Rows=60000, Columns=60000)),
+        "has shape (60000, 60000, 6); expected at most",
+    ),
+    "another size than that of the mask": (
+        every(put(Rows=72, Columns=64)),
+        "mask.nii.gz has shape",
+    ),
+    "a video": (one(encapsulated("1.2.840.10008.1.2.4.100")), "02_01.dcm "),
+    "JPEG 2000 that is none": (one(encapsulated("1.2.840.10008.1.2.4.90")), "02_01.dcm "),
+    "a link out of the folder": (link_one_out, "00_00.dcm is a link that leads out of"),
+    "a series and a folder for each slice": (one_series_per_slice, ACCEPTED),
+    "no trigger times": (every(lose("TriggerTime")), ACCEPTED),
+    "trigger times of 0": (every(put(TriggerTime=0)), ACCEPTED),
+    "no instance numbers": (every(lose("InstanceNumber")), ACCEPTED),
+    "an index of a disc, and hidden files": (
+        lambda f: [(f / name).write_text("x") for name in ("DICOMDIR", ".DS_Store")],
+        ACCEPTED,
+    ),
+    "slope and intercept": (every(halved), ACCEPTED),
+    "slope and intercept of one slice": (one(halved), ACCEPTED),
+    "compressed by runs": (every(lambda h: h.compress(pydicom.uid.RLELossless)), ACCEPTED),
+    "a name in another alphabet": (
+        every(put(SpecificCharacterSet="ISO_IR 192", PatientName="Мария^心")),
+        ACCEPTED,
+    ),
+}
+"""Of the DICOM files of a case, ``SS_TT.dcm``: name -> (damage of the folder, outcome)."""
+
+
 # Facts of cases -----------------------------------------------------------------------------------
 
 INFO = {
@@ -233,6 +406,23 @@ INFO = {
     "bytes that are no text": (bytes(range(256)), "ED is not given"),
     "UTF-16": ("ED: 1\nNbFrame: 30\n".encode("utf-16"), "ED is not given"),
 }
+
+LISTED = {
+    "a,../secret.nii.gz,y/mask.nii.gz,0": "its image is '../secret.nii.gz'; expected a path inside",
+    "a,x/../../secret.nii.gz,y/mask.nii.gz,0": "its image is 'x/../../secret.nii.gz'; expected",
+    "a,/etc/passwd,y/mask.nii.gz,0": "its image is '/etc/passwd'; expected a path inside",
+    "a,x/image 1.nii.gz,/etc/passwd,0": "its mask is '/etc/passwd'; expected a path inside",
+    "a,link/secret.nii.gz,y/mask.nii.gz,0": "secret.nii.gz is a link, or below one, that leads out",
+    "a,link,y/mask.nii.gz,0": "link is a link, or below one, that leads out",
+    "a,C:\\x.nii.gz,y/mask.nii.gz,0": "its image is 'C:",
+    "a,x/absent.nii.gz,y/mask.nii.gz,0": "absent.nii.gz is missing",
+    "a,x/image 1.nii.gz,y,0": "no mask: y is missing",
+    "a,x/image 1.nii.gz,,0": "no mask: the table gives none",
+    "a,,y/mask.nii.gz,0": "its image is ''; expected a path inside the source folder",
+    "../a,x/image 1.nii.gz,y/mask.nii.gz,0": "its id is '../a'; expected one without / and",
+    ",x/image 1.nii.gz,y/mask.nii.gz,0": "its id is ''; expected one without / and",
+}
+"""Row of a table that lists the files -> why its case is skipped."""
 
 HEADER = "External code,Pathology,VendorName,Centre,ED,ES\n"
 TABLE = {
@@ -511,6 +701,18 @@ RUN = {
         "export CARDIAC_ATTRIVAE_NETWORKS=antigravity",
     ),
     "a network of torch": (foreign("torch.nn.Linear"), "code of another package"),
+}
+
+# Runs that can be loaded, but not exported as a bundle: MONAI's configurations may hold code.
+BUNDLED = {
+    "a method that is an expression": (
+        model(lambda w, a: a["pipeline"].update(method="$__import__('os').abort()")),
+        "MONAI would run as code",
+    ),
+    "a title that is a macro": (
+        model(lambda w, a: a.update(title="%/etc/passwd", synthetic=False)),
+        "MONAI would run as code",
+    ),
 }
 
 

@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import faults
 import pytest
 import yaml
 
@@ -123,7 +124,14 @@ def test_frames_of_acdc_files_count_from_one_and_ours_from_zero():
         ({"image": "{case}_{frame:1000d}.nii.gz"}, "with {case}"),
         ({"image": "{case}_{patient}.nii.gz"}, "with {case}"),
         ({"image": "{case"}, "with {case}"),
+        ({"image": "{case}/{folder}.nii.gz"}, "{folder} in a folder before {case}"),
+        ({"folders": {"{case}": "train"}}, "expected names without { and }"),
         ({"mask": "images/{case}.nii.gz"}, "expected another path than that of the image"),
+        ({"mask": "masks/{case}/"}, "mask is 'masks/{case}/'; expected a file"),
+        ({"match": "luck"}, "match is 'luck'; expected one of affine, order"),
+        ({"columns": {**OWN["columns"], "image": "i"}}, "as paths or as columns, not both"),
+        ({"constants": {"ED": "first"}}, "because the image's file name has no {frame}"),
+        ({"constants": {"ED": "third"}}, "ED is 'third'; expected a whole number, 0 or more, or f"),
         ({"table": ["../../*.csv"]}, "inside the source folder"),
         ({"info": "{case}/Info.cfg"}, "either 'info' or 'table', not both"),
         ({"columns": {"ED": "ed"}}, "expected the column 'case' too"),
@@ -179,7 +187,7 @@ def test_an_unknown_data_set_is_answered_with_the_nearest_name():
 
 def test_the_manifest_on_the_documentation_page_finds_the_tree_it_describes(tmp_path):
     page = (Path(__file__).parents[1] / "docs" / "data-sets.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    example = re.search(r"```yaml\n(.*?)```", page, flags=re.DOTALL)[1]  # others: test_volumes
     (tmp_path / "own.yaml").write_text(example, encoding="utf-8")
     manifest = load_manifest(tmp_path / "own.yaml")
     touch(tmp_path / "images" / "p01_00.nii.gz", tmp_path / "masks" / "p01_00.nii.gz")
@@ -382,6 +390,89 @@ def test_the_split_may_be_a_column_with_words_of_its_own(tmp_path):
     cases = find_cases(manifest, tmp_path)
     assert [(r.case, r.split) for r in cases.records] == [("a", "val"), ("b", "test")]
     assert cases.skipped[0] == ("c", "its split is '?'; expected one of train, val, test, dev")
+
+
+LISTED = {
+    **{k: v for k, v in OWN.items() if k not in ("image", "mask")},
+    "columns": {"case": "id", "image": "im", "mask": "ma", "ED": "ed"},
+}
+
+
+def listed(root, *rows):
+    touch(root / "x" / "image 1.nii.gz", root / "y" / "mask.nii.gz")
+    (root / "cases.csv").write_text("id,im,ma,ed\n" + "".join(f"{row}\n" for row in rows))
+    return find_cases(parse_manifest(LISTED, "own"), root)
+
+
+def test_a_table_may_list_the_files(tmp_path):
+    cases = listed(tmp_path, "a,x/image 1.nii.gz,y/mask.nii.gz,3", "b,x,y/mask.nii.gz,3")
+    assert [(r.case, r.frame, r.match) for r in cases.records] == [
+        ("a", 3, "order"),
+        ("b", 3, "affine"),  # a folder is one of DICOM files
+    ]
+    assert cases.records[0].image == tmp_path / "x" / "image 1.nii.gz"
+    assert cases.records[0].mask == tmp_path / "y" / "mask.nii.gz"
+
+
+@pytest.mark.parametrize("row", faults.LISTED)
+def test_a_path_in_a_table_stays_in_the_source_folder(tmp_path, row):
+    outcome = faults.LISTED[row]
+    (tmp_path / "secret.nii.gz").touch()
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "link").symlink_to(tmp_path)
+    cases = listed(tmp_path / "own", row)
+    assert ids(cases) == []
+    assert cases.skipped[0].reason.startswith(outcome)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"folders": {"a": "train", "b": "test"}}, "expected one, because the table lists the"),
+        ({"table": None, "info": "{case}/x.cfg"}, "expected a 'table' that lists the files"),
+        (
+            {"columns": {"case": "id", "image": "im", "ED": "ed"}},
+            "mask is missing; expected a path",
+        ),
+    ],
+)
+def test_a_manifest_that_lists_files_in_part_is_refused(change, message):
+    data = {k: v for k, v in {**LISTED, **change}.items() if v is not None}
+    with pytest.raises(ManifestError) as error:
+        parse_manifest(data, "own")
+    assert message in str(error.value)
+
+
+NNUNET = {
+    **{k: v for k, v in OWN.items() if k not in ("table", "columns")},
+    "folders": {"Tr": "train", "Ts": "test"},
+    "image": "images{folder}/{case}_frame{frame:02d}_0000.nii.gz",
+    "mask": "labels{folder}/{case}_frame{frame:02d}.nii.gz",
+    "constants": {"ED": "first", "ES": "last"},
+    "frame_base": 1,
+}
+
+
+def nnunet(root, half, *names):
+    for name in names:
+        touch(root / f"images{half}" / f"{name}_0000.nii.gz", root / f"labels{half}/{name}.nii.gz")
+
+
+def test_the_frames_of_an_nnunet_folder_are_those_of_patients(tmp_path):
+    manifest = parse_manifest(NNUNET, "own")
+    with pytest.raises(DataError, match="looked for imagesTr, imagesTs, found nothing. Pass the"):
+        find_cases(manifest, tmp_path)
+    nnunet(tmp_path, "Tr", "p1_frame01", "p1_frame12", "p2_frame04", "p2_frame11", "p3_frame01")
+    nnunet(tmp_path, "Ts", "p9_frame01", "p9_frame09")
+    for phase, frames in {"ED": [0, 3, 0], "ES": [11, 10, 8]}.items():
+        cases = find_cases(manifest, tmp_path, phase)
+        assert ids(cases) == ["p1", "p2", "p9"]
+        assert [record.frame for record in cases.records] == frames
+        assert [record.split for record in cases.records] == ["train", "train", "test"]
+        end = NNUNET["constants"][phase]
+        ((case, reason),) = cases.skipped
+        assert case == "p3"
+        assert reason.startswith(f"{phase} is the {end} of its frames, and there is but 1; expect")
 
 
 # Splits and duplicates
