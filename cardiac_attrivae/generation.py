@@ -25,7 +25,7 @@ from .evaluation import check_fit, evaluate
 from .figures import requested_slice, traversal_gif, traversals
 from .files import locked, whole, write
 from .inference import Run, decode, encode, find_device, load_run
-from .schema import HEART, STRUCTURES, DataError
+from .schema import HEART, STRUCTURES, DataError, LatentTable
 from .segmenter import Segmenter, areas, cache_of, segmenter_for
 from .slices import SliceDataset
 from .style import SYMBOLS, picture
@@ -34,6 +34,28 @@ FRAMES = 21
 """Of the animation, one way."""
 REACH = 4.0
 """Standard deviations of the training codes that a dimension may be set to."""
+
+
+def open_trained(
+    run: str | Path, store: str | Path | None = None, device: str = "auto"
+) -> tuple[Run, SliceDataset, LatentTable]:
+    """A run, the slices that it was trained on, and its training patients, one slice each.
+
+    Args and errors as `Studio.open`.
+    """
+    model = load_run(run, device)
+    store = store or model.summary.get("store")
+    if store is None or not Path(store).is_dir():
+        raise DataError(f"the store that {run} was trained on is gone; give it with --data")
+    opened = SliceDataset.open(store)
+    if opened.name != model.about["train_dataset"]:
+        raise DataError(
+            f"{run} was trained on {model.about['train_dataset']} and {store} holds "
+            f"{opened.name}; give the store that it was trained on"
+        )
+    check_fit(model, opened)
+    known, names = opened.split("train").basal(), model.pipeline.attributes
+    return model, opened, evaluate(model, known, names, find_device(device)).table
 
 
 @dataclass(frozen=True)
@@ -73,21 +95,8 @@ class Studio:
         Raises:
             DataError: If the store is gone, of another data set, or does not fit the model.
         """
-        model = load_run(run, device)
-        store = store or model.summary.get("store")
-        if store is None or not Path(store).is_dir():
-            raise DataError(f"the store that {run} was trained on is gone; give it with --data")
-        opened = SliceDataset.open(store)
-        if opened.name != model.about["train_dataset"]:
-            raise DataError(
-                f"{run} was trained on {model.about['train_dataset']} and {store} holds "
-                f"{opened.name}; give the store that it was trained on"
-            )
-        check_fit(model, opened)
-        where = find_device(device)
-        known = opened.split("train").basal()
-        names = model.pipeline.attributes
-        calibration = Calibration.fit(evaluate(model, known, names, where).table)
+        model, opened, known = open_trained(run, store, device)
+        calibration, where = Calibration.fit(known), find_device(device)
         cache = cache_of(opened, model.folder)
         aim, judge = (
             segmenter_for(opened, cache, device=where, half=half, tell=tell) for half in (0, 1)
@@ -364,10 +373,10 @@ def generate(
     output = Path(output)
     with locked(output):
         studio = Studio.open(run, store, device, tell)
-        heart = studio.heart(request, case)
+        heart, spacing = studio.heart(request, case), studio.store.info["recipe"]["spacing"]
         write(output / "measured.csv", heart.table.to_csv(index=False))
-        _save_nifti(heart.after.slices[0, 0, None], output / "slice.nii.gz", studio.store)
-        _save_nifti(heart.after.labels[0, 0, None], output / "labels.nii.gz", studio.store)
+        save_nifti(heart.after.slices[0, 0, None], output / "slice.nii.gz", spacing)
+        save_nifti(heart.after.labels[0, 0, None], output / "labels.nii.gz", spacing)
         heart.draw(output / "slice.png")
     return heart.table, heart.warnings
 
@@ -413,14 +422,13 @@ def traverse(
         ]
         traversal_gif(smooth.numpy(), names, output / "traversal.gif", captions)
         for name, slices in zip(names, turned.slices, strict=True):
-            _save_nifti(slices, output / f"{name}.nii.gz", studio.store)
+            save_nifti(slices, output / f"{name}.nii.gz", studio.store.info["recipe"]["spacing"])
         write(output / "traversal.csv", turned.table.to_csv(index=False))
     return turned.table
 
 
-def _save_nifti(slices: Tensor, path: Path, store: SliceDataset) -> None:
+def save_nifti(slices: Tensor, path: Path, spacing: float) -> None:
     """Slices (S, H, W) as a stack of voxels in mm; viewers show it upright, RV on the left."""
-    spacing = store.info["recipe"]["spacing"]
     # columns run to the patient's left and rows to the back, both negative in RAS coordinates
     affine = np.diag([-spacing, -spacing, 1.0, 1.0])
     voxels = torch.permute(slices, (2, 1, 0)).numpy()

@@ -6,7 +6,7 @@ import json
 import math
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
 from .augmentation import AttributeTargets, Augmentation, Augmenter
-from .config import Objective, Pipeline, SoftIntroObjective
+from .config import (
+    Objective,
+    Pipeline,
+    SoftIntroObjective,
+    load_pipeline,
+    parse_pipeline,
+)
 from .curves import training_curves
 from .engines import NetworkTrainer, SoftIntroTrainer, VAEEvaluator, VAETrainer
 from .files import empty, enough_space, is_empty, locked, write
@@ -106,6 +112,29 @@ class TrainingWorkflow(PythonicWorkflow):
         self.basal_images = self._train.basal().images.to(self._device)
         if len(self._train) < 2:
             raise DataError(f"{len(train)} slices in the train split; expected at least 2")
+
+    @classmethod
+    def from_store(
+        cls,
+        pipeline: str | Mapping[str, Any],
+        data: str | Path,
+        output: str | Path,
+        changes: Sequence[str] = (),
+        **options: Any,
+    ) -> TrainingWorkflow:
+        """A workflow from names, as ``monai.bundle run_workflow`` and a bundle's train.json give.
+
+        Args:
+            pipeline: Name of one that comes along, a YAML file, or all its values.
+            data: Folder that ``preprocess`` wrote; its train split is learnt, val watched.
+            output: Folder of the run.
+            changes: ``key=value``, see `load_pipeline`.
+            options: Device, seed, resume and the others of the class.
+        """
+        store = SliceDataset.open(data)
+        values = isinstance(pipeline, Mapping)
+        wanted = parse_pipeline(pipeline) if values else load_pipeline(pipeline, changes)
+        return cls(wanted, store.split("train"), store.split("val"), output, **options)
 
     def initialize(self) -> None:
         """Builds network, engines and handlers, and restores them if the run is resumed.
@@ -200,6 +229,7 @@ class TrainingWorkflow(PythonicWorkflow):
             "pipeline": self.pipeline.to_dict(),
             "seed": self.seed,
             "train_dataset": self._train.name,
+            **{key: self._train.info.get(key) for key in ("title", "citation", "synthetic")},
             "recipe": self._train.info["recipe"],
             "content_hash": self._train.info["content_hash"],
             "attribute_mean": self.targets.mean.tolist(),

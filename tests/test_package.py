@@ -20,17 +20,18 @@ ROOMS = {file.stem: file for file in sorted(PACKAGE.glob("*.py"))}
 LAYERS = (
     ("__main__",),
     ("cli",),
-    ("demo", "reproduce", "model"),
-    ("workflow", "cross_domain", "generation", "preprocess", "check", "phantom"),
+    ("demo", "reproduce", "model", "tune"),
+    ("workflow", "cross_domain", "generation", "preprocess", "check", "phantom",
+     "codes", "card", "bundle", "explorer"),
     ("gallery",),
     ("evaluation",),
-    ("control",),
+    ("control", "exchange"),
     ("inference", "segmenter"),
     ("engines", "handlers", "report", "tables", "figures", "charts", "curves", "sheet",
      "statistics", "prediction", "comparison", "calibration"),
     (
         "config", "networks", "losses", "perceptual", "augmentation", "transforms", "slices",
-        "metrics", "fidelity", "attributes", "cases", "nifti",
+        "metrics", "fidelity", "attributes", "cases", "nifti", "dicom", "volumes",
         "published",
     ),
     ("manifest", "hearts", "parallel", "style", "steps", "files"),
@@ -212,8 +213,9 @@ def test_wheel_holds_every_room_and_every_yaml(elsewhere):
         expected |= {f"cardiac_attrivae/{folder}/{f.name}" for f in CHECKOUT.glob(f"{folder}/*")
                      if f.suffix == ".yaml"}  # fmt: skip
     templates = {
-        f"cardiac_attrivae/templates/{f.name}"
-        for f in (CHECKOUT / "cardiac_attrivae/templates").iterdir()
+        f.relative_to(CHECKOUT).as_posix()
+        for f in (CHECKOUT / "cardiac_attrivae/templates").rglob("*")
+        if f.is_file()
     }
     assert "cardiac_attrivae/templates/index.html" in templates
     expected |= templates
