@@ -21,7 +21,7 @@ LAYERS = (
     ("__main__",),
     ("cli",),
     ("demo", "reproduce"),
-    ("workflow", "cross_domain", "generation", "preprocess", "check", "phantom"),
+    ("workflow", "cross_domain", "generation", "preprocess", "check", "phantom", "verify"),
     ("gallery",),
     ("evaluation",),
     ("control",),
@@ -31,9 +31,9 @@ LAYERS = (
     (
         "config", "networks", "losses", "perceptual", "augmentation", "transforms", "slices",
         "metrics", "fidelity", "attributes", "cases", "nifti",
-        "published",
+        "published", "pseudonyms",
     ),
-    ("manifest", "hearts", "parallel", "style", "steps", "files"),
+    ("manifest", "hearts", "parallel", "style", "steps", "files", "weights", "workers"),
     ("schema",),
     ("__init__",),
 )  # fmt: skip
