@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 
 from .attributes import AREAS
 from .schema import HEART, Keys
-from .slices import SliceDataset
+from .slices import SliceDataset, Slices
 
 LATTICE = 33
 """Deformations are smooth: they are computed on this many points a side and interpolated."""
@@ -105,8 +105,31 @@ class AttributeTargets:
         return (values - self.mean) / self.deviation
 
 
+def prepared(slices: Slices) -> Slices:
+    """What every new version of a slice is made from, and need not be computed for each.
+
+    Args:
+        slices: IMAGE and LABEL, see `SliceDataset.read`.
+
+    Returns:
+        LABEL; IMAGE, which goes on beyond the edge of the mask; and of the mask ``pixels`` of LV,
+        myocardium and RV, (N, 3), ``centre``, ``radius`` and ``wall``, see `ventricle_geometry`.
+    """
+    masks = structure_masks(slices[Keys.LABEL])
+    centre, radius, wall = ventricle_geometry(masks)
+    return {
+        # the store is 0 outside the mask: without a rim, edges would darken as they are moved
+        Keys.IMAGE: extend_over_edge(slices[Keys.IMAGE], masks.sum(1, keepdim=True)),
+        Keys.LABEL: slices[Keys.LABEL],
+        "pixels": masks.sum((2, 3)),
+        "centre": centre,
+        "radius": radius,
+        "wall": wall,
+    }
+
+
 class Augmenter:
-    """Draws a new version of each slice of a batch, with its attributes.
+    """Draws a new version of each slice of a batch that is `prepared`, with its attributes.
 
     Args:
         dataset: Training slices.
@@ -123,45 +146,40 @@ class Augmenter:
         device: torch.device | str = "cpu",
     ) -> None:
         self.ranges = augmentation
-        self.labels = dataset.labels.float().to(device)
-        masks = structure_masks(self.labels)
-        # the store is 0 outside the mask: without a rim, edges would darken as they are moved
-        self.images = extend_over_edge(dataset.images.to(device), masks.sum(1, keepdim=True))
-        self.centre, self.radius, self.thickness = ventricle_geometry(masks)
 
         def tensor(values: np.ndarray) -> Tensor:
             return torch.tensor(values, dtype=torch.float32, device=device)
 
-        # the crop cuts off parts of a large RV: per row, native area over area in the crop
-        native = tensor(dataset.attributes(AREAS))
-        self.pixels_to_cm2 = native / masks.sum((2, 3))
+        self.areas = tensor(dataset.attributes(AREAS))
         self.plane, self.rest = tensor(targets.plane), tensor(targets.rest)
         self.mean, self.deviation = tensor(targets.mean), tensor(targets.deviation)
 
-    def __call__(self, batch: dict[str, Tensor], generator: Generator) -> dict[str, Tensor]:
-        """The batch with new images and standardised attributes."""
-        row = batch[Keys.ROW]
-        grid = self._deformation(row, generator)
-        label = F.grid_sample(self.labels[row], grid, mode="nearest", align_corners=False)
-        image = F.grid_sample(self.images[row], grid, mode="bilinear", align_corners=False)
+    def __call__(self, batch: Slices, generator: Generator) -> Slices:
+        """IMAGE, LABEL, standardised ATTRIBUTES and ROW of the new versions."""
+        row, label = batch[Keys.ROW], batch[Keys.LABEL].float()
+        grid = self._deformation(batch, generator)
+        label = F.grid_sample(label, grid, mode="nearest", align_corners=False)
+        image = F.grid_sample(batch[Keys.IMAGE], grid, mode="bilinear", align_corners=False)
         masks = structure_masks(label)
-        areas = masks.sum((2, 3)) * self.pixels_to_cm2[row]
+        # the crop cuts off parts of a large RV: native area over area in the crop
+        areas = masks.sum((2, 3)) * (self.areas[row] / batch["pixels"])
         values = areas @ self.plane[:-1] + self.plane[-1] + self.rest[row]
         return {
-            **batch,
             Keys.IMAGE: relight(image, masks, self.ranges, generator) * (label > 0),
             Keys.LABEL: label,
             Keys.ATTRIBUTES: (values - self.mean) / self.deviation,
+            Keys.ROW: row,
         }
 
-    def _deformation(self, row: Tensor, generator: Generator) -> Tensor:
+    def _deformation(self, batch: Slices, generator: Generator) -> Tensor:
         """Where each pixel of the new slices comes from, as `grid_sample` reads it, (N, H, W, 2).
 
         Written from the new slice back to the old one, in pixels from the centre of the crop.
         """
-        n, r, size = len(row), self.ranges, self.images.shape[-1]
-        draw = _Draw(n, generator, row.device)
-        axis = torch.linspace(-1, 1, LATTICE, device=row.device) * (size - 1) / 2
+        image, r = batch[Keys.IMAGE], self.ranges
+        size, device = image.shape[-1], image.device
+        draw = _Draw(len(image), generator, device)
+        axis = torch.linspace(-1, 1, LATTICE, device=device) * (size - 1) / 2
         y, x = torch.meshgrid(axis, axis, indexing="ij")
         x, y = x - draw.uniform(r.shift), y - draw.uniform(r.shift)
         x, y = _turn(x, y, draw.uniform(math.radians(r.rotation)))
@@ -170,10 +188,10 @@ class Augmenter:
         x, y = _turn(x * (-zoom - stretch).exp(), y * (stretch - zoom).exp(), -along)
 
         # about the LV centre: radius and wall are zoomed apart, what lies outside moves along
-        cx, cy = (self.centre[row, k, None, None] for k in (0, 1))
+        cx, cy = batch["centre"][:, :, None, None].unbind(1)
         x, y = x - cx, y - cy
         distance = (x * x + y * y).sqrt().clamp_min(1e-3)
-        old = (self.radius[row, None, None], self.thickness[row, None, None])
+        old = [batch[name][:, None, None] for name in ("radius", "wall")]
         cavity, wall = draw.uniform(r.cavity).exp(), draw.uniform(r.wall).exp()
         radius, thickness = old[0] * cavity, old[1] * wall
         source = torch.where(

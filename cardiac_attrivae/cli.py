@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import math
 import os
+import shutil
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -49,14 +51,17 @@ def main() -> None:
     """
 
 
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
 _dataset = click.option(
     "--dataset", required=True, metavar="acdc|mnms|FILE.yaml", help="Which data set this is."
 )
-_source = click.option(
-    "--source",
-    required=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder that holds it.",
+_source = click.option("--source", required=True, type=_FOLDER, help="Folder that holds it.")
+_store = click.option(
+    "--data",
+    "store",
+    type=_FOLDER,
+    help="Store the run was trained on; needed if it was moved.",
 )
 _output = click.option(
     "--output", required=True, type=click.Path(path_type=Path), help="Folder to write."
@@ -81,7 +86,14 @@ _device = click.option(
 @click.option("--spacing", default=1.3, show_default=True, help="Pixel size in mm.")
 @click.option("--size", default=128, show_default=True, help="Pixels along a side.")
 @_workers
+@click.option(
+    "--dask", metavar="ADDRESS", help="Dask cluster to run on: tcp://HOST:PORT or scheduler file."
+)
 @click.option("--drop-duplicates", is_flag=True, help="Keep one of each known duplicate scan.")
+@click.option(
+    "--pseudonymise", metavar="KEYFILE", type=click.Path(path_type=Path),
+    help="Replace case ids by a hash with the secret in this file.",
+)  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace a store that is there already.")
 @_explained
 def preprocess(
@@ -92,7 +104,9 @@ def preprocess(
     spacing: float,
     size: int,
     workers: int,
+    dask: str | None,
     drop_duplicates: bool,
+    pseudonymise: Path | None,
     overwrite: bool,
 ) -> None:
     """Cut aligned slices out of NIfTI files.
@@ -101,16 +115,20 @@ def preprocess(
     """
     from .manifest import load_manifest
     from .preprocess import preprocess as run
+    from .pseudonyms import read_key
     from .transforms import Recipe
 
+    key = read_key(pseudonymise, output) if pseudonymise else None
     summary = run(
         load_manifest(dataset),
         source,
         output,
         Recipe(slice, spacing, size),
         workers=workers,
+        dask=dask,
         overwrite=overwrite,
         without_duplicates=drop_duplicates,
+        key=key,
         progress=_progress("preprocess"),
     )
     splits = ", ".join(f"{count} {name}" for name, count in summary.splits.items())
@@ -126,12 +144,7 @@ def preprocess(
 @click.option(
     "--pipeline", required=True, metavar="NAME|FILE.yaml", help="attri_vae_fast, for example."
 )
-@click.option(
-    "--data",
-    required=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Store that preprocess wrote.",
-)
+@click.option("--data", required=True, type=_FOLDER, help="Store that preprocess wrote.")
 @_output
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one value.")
 @click.option("--seed", default=0, show_default=True)
@@ -157,6 +170,26 @@ def train(
     configuration = load_pipeline(pipeline, overrides)
     store = SliceDataset.open(data)
     _train(configuration, store, output, seed=seed, device=device, resume=resume)
+
+
+@main.command()
+@click.argument("run", type=_FOLDER)
+@_store
+@_explained
+def verify(run: Path, store: Path | None) -> None:
+    """Tell whether a run is still what it was.
+
+    Weights, configuration, summary and data are compared with what RUN recorded of them. Ends with
+    1 if one of them differs or cannot be told; other versions are told and do not count.
+    """
+    from .verify import verify_run
+
+    findings = verify_run(run, store)
+    for what, holds, told in findings:
+        label = {True: "holds", False: "DIFFERS", None: "unknown"}[holds]
+        click.echo(_row(f"{what:<15}{label:<9}", told))
+    if not all(finding.holds for finding in findings):
+        sys.exit(1)
 
 
 @main.command("cross-domain-eval")
@@ -201,19 +234,7 @@ def cross_domain_eval(
     _show_table(output)
 
 
-_run = click.option(
-    "--model",
-    "run",
-    required=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Run that train wrote.",
-)
-_store = click.option(
-    "--data",
-    "store",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Store the run was trained on; needed if it was moved.",
-)
+_run = click.option("--model", "run", required=True, type=_FOLDER, help="Run that train wrote.")
 _case = click.option("--case", help="Patient to start from; default: the mean of all.")
 
 
@@ -264,8 +285,7 @@ def traverse(output: Path, **options: Any) -> None:
 
 @main.command()
 @click.option(
-    "--evaluation", "evaluations", multiple=True, required=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    "--evaluation", "evaluations", multiple=True, required=True, type=_FOLDER,
     help="Folder that cross-domain-eval wrote; may be given several times.",
 )  # fmt: skip
 @_output
@@ -290,8 +310,6 @@ def phantom(dataset: str, output: Path, cases: int, seed: int) -> None:
     """
     from .phantom import write_phantoms
 
-    if output.exists() and any(output.iterdir()):
-        raise ValueError(f"{output} is not empty; choose another folder")
     truths = write_phantoms(dataset, output, cases, seed)
     click.echo(f"{len(truths)} cases in {output}")
 
@@ -307,7 +325,7 @@ def check(dataset: str, source: Path) -> None:
 
     bar = _progress("check")
     report = check_dataset(load_manifest(dataset), source, lambda items: bar(items, len(items)))
-    click.echo(report.render(min(100, click.get_terminal_size()[0]) if _interactive() else 80))
+    click.echo(report.render(min(100, _columns()) if _interactive() else 80))
     if report.problems:
         sys.exit(2)
 
@@ -327,22 +345,14 @@ def demo(output: Path, cases: int, device: str) -> None:
     """
     from .demo import run_demo
 
-    if output.exists() and any(output.iterdir()):
-        raise ValueError(f"{output} is not empty; choose another folder with --output")
     page = run_demo(output, cases, device, _progress, _train, _tell)
     _show_table(output / "evaluation")
     click.echo(f"Report: {page}")
 
 
 @main.command()
-@click.option(
-    "--acdc", type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder that holds ACDC.",
-)  # fmt: skip
-@click.option(
-    "--mnms", type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder that holds M&Ms.",
-)  # fmt: skip
+@click.option("--acdc", type=_FOLDER, help="Folder that holds ACDC.")
+@click.option("--mnms", type=_FOLDER, help="Folder that holds M&Ms.")
 @_output
 @click.option(
     "--seeds", default=5, show_default=True, type=click.IntRange(1),
@@ -449,6 +459,19 @@ def _tell(message: str) -> None:
 
 def _interactive() -> bool:
     return sys.stderr.isatty()
+
+
+def _columns() -> int:
+    return shutil.get_terminal_size().columns
+
+
+def _row(head: str, told: str) -> str:
+    """A line with a head; on a terminal what does not fit stands below, not below the head."""
+    width = _columns() if sys.stdout.isatty() else sys.maxsize
+    return textwrap.fill(
+        told, width, initial_indent=head, subsequent_indent=" " * len(head),
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
 
 
 def _show_table(folder: Path) -> None:

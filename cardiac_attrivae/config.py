@@ -160,6 +160,10 @@ class Pipeline:
         codes: What is scored: posterior ``mean``, or ``sampled`` codes.
         bn_recalibrate: Whether the running statistics of batch norm are estimated anew on training
             slices before each evaluation, see `recalibrate`.
+        deterministic: Whether operations that add up in an order of their own on a GPU are replaced
+            by slower ones, or refused: one seed then fixes every bit on one kind of GPU with the
+            same versions. Costs part of the speed there, how much depends on network and GPU. Not
+            needed on a CPU: with the same number of threads, runs are equal to the bit anyway.
     """
 
     method: str
@@ -174,6 +178,7 @@ class Pipeline:
     precision: str = "float32"
     codes: str = "mean"
     bn_recalibrate: bool = True
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         if not self.attributes:

@@ -173,6 +173,8 @@ def cross_domain_eval(
             pass
 
         tables = _tables(parts, datasets, split, rounds)
+        # written last: a folder without it is unfinished, its files may be of two evaluations
+        (output / "evaluation.json").unlink(missing_ok=True)
         with whole_folder(output / "figures") as folder:
             figures = draw_gallery(models, datasets, segmenters, tables, folder, device, split)
         _write_tables(tables, parts, output)
@@ -411,11 +413,14 @@ def _comparisons(
 
 
 def _about_model(run: Run) -> dict[str, Any]:
+    pipeline = run.pipeline.to_dict()
+    if file := pipeline["objective"].get("perceptual_weights"):
+        pipeline["objective"]["perceptual_weights"] = Path(file).name  # folders are private
     return {
         "method": run.pipeline.method,
         "seed": run.about["seed"],
         "train_dataset": run.about["train_dataset"],
-        "pipeline": run.pipeline.to_dict(),
+        "pipeline": pipeline,
         "summary": {key: value for key, value in run.summary.items() if key != "store"},
     }
 

@@ -8,10 +8,12 @@ from typing import Any
 
 from .config import load_pipeline
 from .cross_domain import cross_domain_eval
+from .files import is_empty, locked
 from .manifest import load_manifest
 from .phantom import write_phantoms
 from .preprocess import preprocess
 from .report import write_report
+from .schema import DataError
 from .segmenter import Training
 from .slices import SliceDataset
 from .transforms import Recipe
@@ -50,32 +52,38 @@ def run_demo(
 
     Returns:
         The page of the report.
+
+    Raises:
+        DataError: If the folder is not empty, or another run writes into it.
     """
-    stores, runs = [], []
-    for name in progress("phantoms")(DATASETS, len(DATASETS)):
-        write_phantoms(name, output / "phantoms" / name, cases, cine=False)
-    for name in DATASETS:
-        stores.append(output / "stores" / name)
-        preprocess(
-            load_manifest(name),
-            output / "phantoms" / name,
-            stores[-1],
-            Recipe(slice="all"),
-            progress=progress(f"preprocess {name}"),
-        )
-    first, second = stores
-    plans = {
-        f"attri_vae_{DATASETS[0]}": (first, "attri_vae_fast", SHORT),
-        f"attri_vae_{DATASETS[1]}": (second, "attri_vae_fast", SHORT),
-        f"attri_sivae_{DATASETS[0]}": (first, "attri_sivae_fast", SHORT_SIVAE),
-        f"beta_vae_{DATASETS[0]}": (first, "beta_vae_fast", SHORT),
-    }
-    for name, (store, pipeline, changes) in plans.items():
-        runs.append(output / "runs" / name)
-        configuration = load_pipeline(pipeline, changes)
-        train(configuration, SliceDataset.open(store), runs[-1], seed=0, device=device)
-    cross_domain_eval(
-        runs, stores, output / "evaluation", device=device, rounds=200, teaching=QUICK, tell=tell,
-        progress=progress("evaluate"),
-    )  # fmt: skip
-    return write_report([output / "evaluation"], output / "report")
+    with locked(output):
+        if not is_empty(output):
+            raise DataError(f"{output} is not empty; choose another folder with --output")
+        stores, runs = [], []
+        for name in progress("phantoms")(DATASETS, len(DATASETS)):
+            write_phantoms(name, output / "phantoms" / name, cases, cine=False)
+        for name in DATASETS:
+            stores.append(output / "stores" / name)
+            preprocess(
+                load_manifest(name),
+                output / "phantoms" / name,
+                stores[-1],
+                Recipe(slice="all"),
+                progress=progress(f"preprocess {name}"),
+            )
+        first, second = stores
+        plans = {
+            f"attri_vae_{DATASETS[0]}": (first, "attri_vae_fast", SHORT),
+            f"attri_vae_{DATASETS[1]}": (second, "attri_vae_fast", SHORT),
+            f"attri_sivae_{DATASETS[0]}": (first, "attri_sivae_fast", SHORT_SIVAE),
+            f"beta_vae_{DATASETS[0]}": (first, "beta_vae_fast", SHORT),
+        }
+        for name, (store, pipeline, changes) in plans.items():
+            runs.append(output / "runs" / name)
+            configuration = load_pipeline(pipeline, changes)
+            train(configuration, SliceDataset.open(store), runs[-1], seed=0, device=device)
+        cross_domain_eval(
+            runs, stores, output / "evaluation", device=device, rounds=200, teaching=QUICK,
+            tell=tell, progress=progress("evaluate"),
+        )  # fmt: skip
+        return write_report([output / "evaluation"], output / "report")

@@ -6,6 +6,7 @@ keys that each ``_iteration`` lists.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -325,6 +326,29 @@ def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """What is computed inside is the same each time, on a GPU too; raises where that cannot be.
+
+    Unlike `monai.utils.set_determinism` it draws no seed, and restores what was there before.
+    cuBLAS reads its variable at the first product of a process: compute none on a GPU before.
+    """
+    cudnn, variable = torch.backends.cudnn, "CUBLAS_WORKSPACE_CONFIG"
+    wanted = torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    before, workspace = (cudnn.deterministic, cudnn.benchmark), os.environ.get(variable)
+    try:
+        os.environ.setdefault(variable, ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        cudnn.deterministic, cudnn.benchmark = True, False
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
+        torch.use_deterministic_algorithms(wanted, warn_only=warns)
+        if workspace is None:
+            os.environ.pop(variable, None)
 
 
 def iteration_output(batch: Batch, output: VAEOutput, terms: dict[str, Tensor]) -> Batch:

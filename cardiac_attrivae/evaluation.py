@@ -162,8 +162,8 @@ def fidelity_scores(
 def check_fit(run: Run, dataset: SliceDataset) -> None:
     """Raises a DataError if slices were cropped otherwise than those the model was trained on."""
     for key in ("size", "spacing", "percentiles"):
-        trained, given = run.about["recipe"][key], dataset.info["recipe"][key]
-        if trained != given:
+        trained, given = run.about["recipe"].get(key), dataset.info["recipe"].get(key)
+        if trained is None or trained != given:
             raise DataError(
                 f"{run.folder} was trained on slices with {key} {trained} and {dataset.folder} has "
                 f"{given}; preprocess it with the same {key}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -13,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from .config import Pipeline, parse_pipeline
@@ -23,6 +21,7 @@ from .handlers import ImageFidelity, LossTerms, RegularisationMetrics, VolumeAtt
 from .networks import NETWORKS, build_network
 from .schema import DataError
 from .slices import DeviceLoader, SliceDataset, read_json
+from .weights import read_weights
 
 TRAVERSAL = np.linspace(-3, 3, 7)
 """Steps of a traversal in standard deviations of the training codes, as in the paper's Fig. 3."""
@@ -72,11 +71,15 @@ def load_run(folder: str | Path, device: str = "cpu") -> Run:
         unfinished = (folder / "last.pt").is_file()
         hint = "it is unfinished: train again with --resume" if unfinished else "train one first"
         raise DataError(f"no trained model in {folder}: model.safetensors is missing; {hint}")
-    weights, about = _stored(file, find_device(device))
+    weights, about = read_weights(file)
+    kinds = {"seed": int, "train_dataset": str, "recipe": dict}
+    kinds |= {"code_mean": list, "code_deviation": list}
+    for name, kind in kinds.items():
+        if not isinstance(about.get(name), kind):
+            raise DataError(f"{file}: {name} is {short(about.get(name))}; expected {kind.__name__}")
     try:
         pipeline = parse_pipeline(about.pop("pipeline", None))
-        _refuse_foreign_code(pipeline.network.name)
-        network = build_network(pipeline.network.name, **pipeline.network.arguments)
+        network = trusted_network(pipeline)
         network.load_state_dict(weights)
     except (ValueError, RuntimeError, MemoryError) as error:  # RuntimeError: of other shapes, say
         told = str(error).partition("size mismatch for")[0].strip()
@@ -85,28 +88,14 @@ def load_run(folder: str | Path, device: str = "cpu") -> Run:
     return Run(folder, network.eval(), pipeline, about)
 
 
-def _stored(file: Path, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights by their name, and what the metadata say of them."""
-    try:
-        with safe_open(file, "pt", device=str(device)) as stored:
-            about = json.loads((stored.metadata() or {}).get("cardiac_attrivae", "null"))
-            weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{file} cannot be read: {error}") from None
-    if not isinstance(about, dict):
-        raise DataError(f"{file} was not written by cardiac-attrivae: it has no configuration")
-    kinds = {"seed": int, "train_dataset": str, "recipe": dict}
-    kinds |= {"code_mean": list, "code_deviation": list}
-    for name, kind in kinds.items():
-        if not isinstance(about.get(name), kind):
-            raise DataError(f"{file}: {name} is {short(about.get(name))}; expected {kind.__name__}")
-    for name, values in weights.items():
-        if not values.isfinite().all():
-            raise DataError(f"{file}: {name} holds NaN or infinite values; expected numbers")
-    return weights, about
+def trusted_network(pipeline: Pipeline) -> nn.Module:
+    """The network of a pipeline that a run names, without its weights.
 
-
-def _refuse_foreign_code(name: str) -> None:
+    Raises:
+        ValueError: If it is code of another package that `TRUSTED` does not name, or cannot be
+            built.
+    """
+    name = pipeline.network.name
     trusted = [path.strip() for path in os.environ.get(TRUSTED, "").split(",")]
     if name not in NETWORKS and not any(f"{name}.".startswith(f"{path}.") for path in trusted):
         module = name.rpartition(".")[0] or name
@@ -114,6 +103,7 @@ def _refuse_foreign_code(name: str) -> None:
             f"its network {name!r} is none of {', '.join(NETWORKS)} but code of another package, "
             f"which a run may not load by itself. If you trust it: export {TRUSTED}={module}"
         )
+    return build_network(name, **pipeline.network.arguments)
 
 
 def memory_format(pipeline: Pipeline) -> torch.memory_format:

@@ -95,7 +95,7 @@ def read_volume(file: Path, frame: int) -> Volume:
         raise DataError(f"{file.name} is missing") from None
     # Damage shows as any of these, wherever in gzip, header or voxels it sits.
     except (OSError, EOFError, ValueError, OverflowError, MemoryError, *damage) as error:
-        told = without_folder(error).replace(str(file), file.name).partition(" 0x")[0]
+        told = without_folder(error, file).partition(" 0x")[0]
         raise DataError(f"{file.name} cannot be read: {told}") from None
     refuse_spacing(file, spacing)
     return Volume(voxels, spacing, affine)

@@ -7,7 +7,6 @@ names of its weights are torchvision's. `perceptual_loss` builds a loss from a n
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import warnings
@@ -17,11 +16,13 @@ from itertools import chain
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from .fidelity import C1, C2, WINDOW
 from .schema import DataError
+from .weights import weights_digest
 
 VGG19_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
 VGG19_HASH = "dcbb9e9d"  # first digits of its SHA-256
@@ -66,7 +67,8 @@ class PerceptualLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.colours = colours
-        self.features, self.name, self.digest = features, name, digest or _digest(features)
+        self.features, self.name = features, name
+        self.digest = digest or weights_digest(features.state_dict())
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> PerceptualLoss:
@@ -202,6 +204,8 @@ class StructuralDistance(nn.Module):
         return 1 - similarity.flatten(1).mean(dim=1)
 
     def _window_means(self, x: Tensor) -> Tensor:
+        if torch.are_deterministic_algorithms_enabled():  # running sums are not, on a GPU
+            return F.avg_pool2d(x, WINDOW, stride=1)
         for dim in (-1, -2):
             sums = x.cumsum(dim)
             first = sums.narrow(dim, WINDOW - 1, 1)
@@ -367,11 +371,3 @@ def _no_weights(reason: str, cache: Path) -> DataError:
         '[perceptual]"\n'
         "- choose none"
     )
-
-
-def _digest(network: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

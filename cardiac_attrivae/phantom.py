@@ -11,9 +11,9 @@ import nibabel as nib
 import numpy as np
 from scipy.linalg import polar
 
-from .files import whole, write
+from .files import is_empty, locked, whole, write
 from .hearts import ACDC_SCANNER, POPULATIONS, SCANNERS, Scan, draw_scan, pictures, redrawn
-from .schema import SYNTHETIC, Structure
+from .schema import SYNTHETIC, DataError, Structure
 
 # Written here independently of data_manifests/, so that reading a phantom checks the manifest.
 RAW_LABELS = {
@@ -79,21 +79,20 @@ def write_phantoms(
 
     Raises:
         ValueError: If there is no such data set, or it cannot have so many cases.
+        DataError: If the folder is not empty, or another run writes into it.
     """
     if dataset not in MAX_CASES:
         raise ValueError(f"dataset must be one of {', '.join(MAX_CASES)}, got {dataset!r}")
     if not 1 <= cases <= MAX_CASES[dataset]:
         raise ValueError(f"cases must lie in 1..{MAX_CASES[dataset]} for {dataset}, got {cases}")
-    Path(output).mkdir(parents=True, exist_ok=True)
-    told = f"Synthetic hearts in the layout of {dataset}, written by cardiac-attrivae phantom.\n"
-    write(Path(output) / SYNTHETIC, told)
-    if dataset == "mnms":
-        return _write_mnms(Path(output), cases, seed, quirks, cine)
-    truths = [_write_acdc_patient(Path(output), i, seed, quirks, cine) for i in range(cases)]
-    if quirks:  # a file lies between the patient folders
-        note = "These are phantoms: there is nothing to cite.\n"
-        write(Path(output) / "training" / "MANDATORY_CITATION.md", note)
-    return truths
+    output = Path(output)
+    with locked(output):
+        if not is_empty(output):
+            raise DataError(f"{output} is not empty; choose another folder")
+        told = f"Synthetic hearts in the layout of {dataset}, written by cardiac-attrivae phantom."
+        write(output / SYNTHETIC, f"{told}\n")
+        written = _write_acdc if dataset == "acdc" else _write_mnms
+        return written(output, cases, seed, quirks, cine)
 
 
 def _truth(scan: Scan, folder: Path, vendor: str = "", labelled: bool = True) -> Truth:
@@ -126,6 +125,13 @@ def _acdc_scan(index: int, seed: int) -> tuple[str, Scan]:
     number = number if half == "testing" else ACDC_SWAPPED.get(number, number)
     case = f"patient{number + (101 if half == 'testing' else 1):03d}"
     return half, draw_scan("acdc", case, list(POPULATIONS)[number % 5], ACDC_SCANNER, 12, seed)
+
+
+def _write_acdc(output: Path, cases: int, seed: int, quirks: bool, cine: bool) -> list[Truth]:
+    if quirks:  # a file lies between the patient folders
+        note = "These are phantoms: there is nothing to cite.\n"
+        write(output / "training" / "MANDATORY_CITATION.md", note)
+    return [_write_acdc_patient(output, i, seed, quirks, cine) for i in range(cases)]
 
 
 def _write_acdc_patient(output: Path, index: int, seed: int, quirks: bool, cine: bool) -> Truth:

@@ -126,7 +126,7 @@ def write_report(
         index.html.
 
     Raises:
-        DataError: If a folder holds no metrics.csv, or there is no folder.
+        DataError: If a folder holds no metrics.csv or is unfinished, or there is no folder.
     """
     found = _read(evaluations)
     scores = summarise(found.metrics, found.spread)
@@ -173,7 +173,12 @@ def _read(folders: Sequence[Path]) -> Evaluations:
         if not (folder / "metrics.csv").is_file():
             raise DataError(f"{folder} holds no metrics.csv; cross-domain-eval writes one")
         file = folder / "evaluation.json"
-        about = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if not file.is_file():
+            raise DataError(
+                f"{folder} is unfinished: evaluation.json is missing; run the same "
+                "cross-domain-eval again"
+            )
+        about = json.loads(file.read_text(encoding="utf-8"))
         facts.append(about)
         new = [{"name": name, **model} for name, model in about.get("models", {}).items()]
         models += [model for model in new if model not in models]

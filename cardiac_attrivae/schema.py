@@ -6,6 +6,7 @@ C channels, H W pixels (rows, columns), D latent dimensions, K attributes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
@@ -57,11 +58,24 @@ class ManifestError(DataError):
     """Data that contradict their manifest, or a manifest that contradicts itself."""
 
 
-def without_folder(error: Exception) -> str:
-    """What an error says, of an ``OSError`` with the name of the file alone: paths are private."""
+def without_folder(error: BaseException, *files: Path) -> str:
+    """What an error says without paths, which are private; files are told of by their names.
+
+    Args:
+        error: An ``OSError`` gives the file and the system's words.
+        files: What it may be about: their folders are taken out as they are, absolute, and with
+            links followed. Of any other absolute path the last part stays.
+    """
     if isinstance(error, OSError) and error.strerror:
         return ": ".join((*filter(None, [Path(error.filename or "").name]), error.strerror))
-    return str(error)
+    text = str(error)
+    ways = {way for file in files for way in (file, file.absolute(), file.resolve())}
+    folders = {str(folder) for way in ways for folder in way.parents if folder.name}
+    for folder in sorted(folders, key=len, reverse=True):
+        text = text.replace(f"{folder}/", "")
+        if "/" in folder:  # a bare name may be any word
+            text = re.sub(rf"{re.escape(folder)}(?![\w.-])", "...", text)
+    return re.sub(r"(?<![\w.])/(?:[^\s/'\"]+/)+", "", text)
 
 
 SPLITS = ("train", "val", "test")
@@ -92,6 +106,7 @@ class CaseRecord:
         vendor, centre, pathology: As the data set says; empty where it says nothing.
         phase: ``ED`` or ``ES``.
         match: One of ``MATCHES``.
+        source_case: Id in the source where ``case`` is a pseudonym; nothing that is kept holds it.
     """
 
     case: str
@@ -107,6 +122,7 @@ class CaseRecord:
     pathology: str = ""
     phase: str = "ED"
     match: str = "order"
+    source_case: str = field(default="", repr=False)
 
 
 class VAEOutput(NamedTuple):

@@ -22,15 +22,14 @@ import torch.nn.functional as F
 from monai.losses import DiceCELoss
 from monai.metrics import compute_dice
 from monai.networks.nets import UNet
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Generator, Tensor, nn
 
 from .attributes import AREAS
-from .augmentation import AttributeTargets, Augmentation, Augmenter, structure_masks
-from .files import clear, write
+from .augmentation import AttributeTargets, Augmentation, Augmenter, prepared, structure_masks
+from .files import clear
 from .schema import HEART, DataError, Keys
 from .slices import DeviceLoader, SliceDataset
+from .weights import read_weights, write_weights
 
 FORMAT = 1
 """Of the cached file; counted up when the network or its training changes."""
@@ -163,6 +162,7 @@ def train_segmenter(
     loader = DeviceLoader(
         train, train.attributes(AREAS), training.batch_size, device, generator,
         weights=np.where(train.is_basal, training.basal_weight, 1), batches=training.steps,
+        prepare=prepared,
     )  # fmt: skip
     loss_function = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False)
     optimiser = torch.optim.AdamW(network.parameters(), training.lr)
@@ -178,7 +178,9 @@ def train_segmenter(
         schedule.step()
     basal = unseen.basal()
     segmenter = Segmenter(network.eval(), {}, len(basal))
-    scores = np.nanmean(dice(segmenter(basal.images), basal.labels), axis=0).tolist()
+    batches = DeviceLoader(basal, basal.attributes(AREAS), 64, device)
+    scored = [dice(segmenter(batch[Keys.IMAGE]), batch[Keys.LABEL]) for batch in batches]
+    scores = np.nanmean(np.concatenate(scored), axis=0).tolist()
     return replace(segmenter, dice=dict(zip([part.name for part in HEART], scores, strict=True)))
 
 
@@ -223,7 +225,7 @@ def segmenter_for(
     if file.is_file():
         try:
             return _read(file, device)
-        except (SafetensorError, RuntimeError, KeyError, ValueError, TypeError):
+        except (RuntimeError, KeyError, ValueError, TypeError):
             pass  # damaged: trained anew and written over
     tell(f"teaching a segmenter of {store.name}, once; two minutes on a CPU")
     train, unseen = _patients(store, seed, half)
@@ -261,16 +263,13 @@ def _build(seed: int) -> nn.Module:
 
 def _write(segmenter: Segmenter, file: Path) -> None:
     about = {"dice": segmenter.dice, "patients": segmenter.patients}
-    weights = {k: v.contiguous().cpu() for k, v in segmenter.network.state_dict().items()}
     # others may train the same one: the last one stays, and is the same
-    write(file, save(weights, {"cardiac_attrivae": json.dumps(about)}))
+    write_weights(file, segmenter.network.state_dict(), about)
     clear(file.parent)
 
 
 def _read(file: Path, device: torch.device | str) -> Segmenter:
-    with safe_open(file, "pt") as stored:
-        about = json.loads(stored.metadata()["cardiac_attrivae"])
-        weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    weights, about = read_weights(file)
     network = _build(0)
     network.load_state_dict(weights)
     network.to(device, memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""The contact sheet: every slice of a store with its outlines, to look at before it is trusted."""
+"""The contact sheet: slices of a store with their outlines, to look at before it is trusted."""
 
 from __future__ import annotations
 
@@ -14,6 +14,13 @@ from .schema import HEART
 from .style import COLOURS, INK, PAPER, font, outlined, wrap
 
 GAP = 4  # pixels between tiles
+MOST = 1000
+"""Slices on a sheet: of more, nobody looks at each."""
+
+
+def chosen(slices: int) -> np.ndarray:
+    """Which of so many slices a sheet shows: all, or `MOST` from the first to the last."""
+    return np.linspace(0, slices - 1, min(slices, MOST)).round().astype(int)
 
 
 def contact_sheet(
@@ -22,8 +29,9 @@ def contact_sheet(
     captions: Sequence[str],
     path: str | Path,
     columns: int | None = None,
+    of: int | None = None,
 ) -> None:
-    """Shows every slice with the outlines of its structures and a caption below.
+    """Shows slices with the outlines of their structures and a caption below.
 
     One pixel of a slice is one pixel of the sheet; above 300 slices the tiles are half as large.
 
@@ -33,6 +41,7 @@ def contact_sheet(
         captions: A few words per slice, length N; what does not fit in two lines is shortened.
         path: PNG to write; its folders are created.
         columns: Tiles per row; by default the sheet is about three units wide to two high.
+        of: How many slices there are, of which these were `chosen`; None is these.
 
     Raises:
         ValueError: If there is no slice, or the three lengths differ.
@@ -67,7 +76,9 @@ def contact_sheet(
     sheet.paste(Image.fromarray(mosaic), (GAP, top))
 
     draw = ImageDraw.Draw(sheet)
-    _legend(draw, f"{n} slices" if n > 1 else "1 slice")
+    total = of or n
+    told = f"{total:,} slices" if total > 1 else "1 slice"
+    _legend(draw, told if total == n else f"{n:,} of {told}")
     for k, text in enumerate(texts):
         row, column = divmod(k, columns)
         x, y = GAP + column * (width + GAP), top + row * (height + line + GAP) + height

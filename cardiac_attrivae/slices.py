@@ -1,11 +1,18 @@
-"""The slice store, on disk and on the device: one tensor per field, and a batch is an index."""
+"""The slice store, on disk and on the device.
+
+On disk slices are mapped into memory and read when they are needed. A store that fits lies on the
+device as one tensor per field, and a batch is an index; of a larger one batches are read ahead.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any
@@ -22,7 +29,7 @@ from .manifest import NAME
 from .nifti import MOST_VOXELS
 from .schema import SPLITS, DataError, Keys, Structure
 
-FORMAT = 1
+FORMAT = 2
 FILES = ("cases.csv", "images.npy", "labels.npy", "masks.npz")
 """What the content hash in dataset.json covers."""
 
@@ -31,13 +38,42 @@ TEXT = ["case", "dataset", "split", "domain", "vendor", "centre", "pathology", "
 NUMBERS = [*SPACING, *ATTRIBUTES]
 
 
+AHEAD = 4
+"""Batches that are read ahead of the one that is worked on, at the same time."""
+
+KEPT = 0.5
+"""Share of a GPU's free memory that slices may fill; the rest is for what a step needs."""
+
+KEPT_ON_CPU = 2**30
+"""Bytes that they may fill otherwise. What the system calls free says little there: a batch system
+grants a job less, and kills one that takes more."""
+
+Slices = dict[str, Tensor]
+"""Fields by their key, the rows of each along axis 0."""
+
+
 def content_hash(folder: Path) -> str:
     """SHA-256 over the data files of a store."""
-    digest = hashlib.sha256()
-    for name in FILES:
-        with open(folder / name, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+    with ThreadPoolExecutor() as pool:
+        return hashlib.sha256(b"".join(pool.map(_digest, (folder / n for n in FILES)))).hexdigest()
+
+
+def _digest(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def seal(info: dict[str, Any]) -> str:
+    """SHA-256 of what dataset.json says, but for its key ``sha256``, which holds this.
+
+    Raises:
+        DataError: If that cannot be written as JSON, though perhaps read.
+    """
+    said = {key: value for key, value in info.items() if key != "sha256"}
+    try:
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    except RecursionError:
+        raise DataError("values of dataset.json lie too deep in one another") from None
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -78,7 +114,7 @@ def _cases(file: Path) -> pd.DataFrame:
 
 
 def _array(file: Path, dtype: type) -> np.ndarray:
-    """Slices (N, 1, H, W). Mapped first: so a header cannot claim more than the file holds."""
+    """Slices (N, 1, H, W), mapped: read when they are indexed, and changed by nobody."""
     try:
         mapped = np.lib.format.open_memmap(file, mode="r")
     except Exception as error:  # a header is parsed by what numpy calls, which raises what it will
@@ -88,7 +124,7 @@ def _array(file: Path, dtype: type) -> np.ndarray:
             f"{file} holds {mapped.dtype} of shape {mapped.shape}; expected {np.dtype(dtype)} "
             "(N, 1, H, W)"
         )
-    return np.array(mapped)
+    return mapped
 
 
 def _check_facts(file: Path, info: dict[str, Any], cases: pd.DataFrame) -> None:
@@ -136,25 +172,33 @@ def _mask(archive: ZipFile, case: str, file: Path) -> np.ndarray:
 
 
 class SliceDataset(Dataset):
-    """Slices of one data set.
+    """Slices of one data set: rows of arrays that may be larger than memory.
 
-    Attributes:
-        images: (N, 1, H, W) float32 in [0, 1], 0 outside the mask.
-        labels: (N, 1, H, W) uint8, canonical.
-        cases: One row per slice, the columns of cases.csv.
+    To take rows, of rows taken before too, copies no slice. Slices are copied when they are asked
+    for: a few with `read`, every one of a small part with `images` and `labels`.
+
+    Args:
+        images: All slices of the store, mapped or in memory, (M, 1, H, W) float32 in [0, 1], 0
+            outside the mask.
+        labels: Their masks, (M, 1, H, W) uint8, canonical.
+        cases: One row per slice of this part, the columns of cases.csv.
         info: What dataset.json says.
+        folder: Of the store.
+        rows: Which slices are this part's, (N,); None is all, in order.
     """
 
     def __init__(
         self,
-        images: Tensor,
-        labels: Tensor,
+        images: np.ndarray | Tensor,
+        labels: np.ndarray | Tensor,
         cases: pd.DataFrame,
         info: dict[str, Any],
         folder: Path,
+        rows: np.ndarray | None = None,
     ) -> None:
-        self.images, self.labels, self.cases = images, labels, cases.reset_index(drop=True)
-        self.info, self.folder = info, folder
+        self._images, self._labels = np.asanyarray(images), np.asanyarray(labels)
+        self._rows = np.arange(len(images)) if rows is None else rows
+        self.cases, self.info, self.folder = cases.reset_index(drop=True), info, folder
 
     @classmethod
     def open(cls, folder: str | Path) -> SliceDataset:
@@ -175,6 +219,11 @@ class SliceDataset(Dataset):
                 f"{folder} has format {info.get('format')}; expected {FORMAT}. Run preprocess "
                 f"again, or use the version that wrote it: {info.get('versions')}"
             )
+        if info.get("sha256") != seal(info):
+            raise DataError(
+                f"{folder / 'dataset.json'} was changed after preprocess wrote it: its sha256 "
+                "differs. Run preprocess again with --overwrite"
+            )
         for name in FILES:
             if not (folder / name).is_file():
                 raise DataError(f"{name} is missing from {folder}; run preprocess again")
@@ -192,7 +241,7 @@ class SliceDataset(Dataset):
                 "in cases.csv; expected one of each for each slice"
             )
         _check_facts(folder / "dataset.json", info, cases)
-        return cls(torch.from_numpy(images), torch.from_numpy(labels), cases, info, folder)
+        return cls(images, labels, cases, info, folder)
 
     @property
     def name(self) -> str:
@@ -204,16 +253,40 @@ class SliceDataset(Dataset):
         return self.info["recipe"]["spacing"] ** 2 / 100
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self._rows)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        return {Keys.IMAGE: self.images[row], Keys.LABEL: self.labels[row], Keys.ROW: row}
+        return {key: field[0] for key, field in self.read([row]).items()} | {Keys.ROW: row}
+
+    def read(self, rows: Sequence[int] | np.ndarray) -> Slices:
+        """Copies of the given rows: IMAGE, (n, 1, H, W) float32, and LABEL, (n, 1, H, W) uint8."""
+        index = self._rows[np.asarray(rows, dtype=int)]
+        fields = {Keys.IMAGE: self._images, Keys.LABEL: self._labels}
+        return {key: torch.from_numpy(field.take(index, axis=0)) for key, field in fields.items()}
+
+    @property
+    def images(self) -> Tensor:
+        """A copy of every slice, (N, 1, H, W) float32."""
+        return self.read(range(len(self)))[Keys.IMAGE]
+
+    @property
+    def labels(self) -> Tensor:
+        """A copy of every mask, (N, 1, H, W) uint8."""
+        return self.read(range(len(self)))[Keys.LABEL]
+
+    @property
+    def nbytes(self) -> int:
+        """What `images` and `labels` would take in memory together."""
+        fields = self._images, self._labels
+        return len(self) * sum(field.itemsize * math.prod(field.shape[1:]) for field in fields)
 
     def take(self, rows: Sequence[int] | np.ndarray) -> SliceDataset:
         """The given rows, in that order."""
-        index = torch.as_tensor(np.asarray(rows), dtype=torch.long)
-        part = self.images[index], self.labels[index], self.cases.iloc[np.asarray(rows)]
-        return SliceDataset(*part, self.info, self.folder)
+        rows = np.asarray(rows, dtype=int)
+        arrays = self._images, self._labels
+        return SliceDataset(
+            *arrays, self.cases.iloc[rows], self.info, self.folder, self._rows[rows]
+        )
 
     def split(self, split: str) -> SliceDataset:
         """The rows of ``train``, ``val`` or ``test``."""
@@ -253,21 +326,75 @@ class SliceDataset(Dataset):
         return [ATTRIBUTES[name].unit for name in names]
 
 
+def room(device: torch.device) -> float:
+    """Bytes that slices may fill on a device."""
+    if device.type != "cuda":
+        return KEPT_ON_CPU
+    free, _ = torch.cuda.mem_get_info(device)
+    return KEPT * free
+
+
+def read_ahead(
+    dataset: SliceDataset, chunks: Iterable[Tensor], device: torch.device
+) -> Iterator[Slices]:
+    """Slices of each chunk of rows on the device; the next few are read in threads meanwhile.
+
+    An error of a thread is raised here. No thread is left when the last chunk is there, or when it
+    is broken off.
+
+    Args:
+        dataset: What to read from.
+        chunks: Rows, (n,) on the CPU.
+        device: Where to.
+
+    Yields:
+        See `SliceDataset.read`.
+    """
+
+    def read(rows: Tensor) -> Slices:
+        fields = dataset.read(rows)
+        if device.type == "cuda":  # from other memory the host would wait for the copy
+            fields = {key: field.pin_memory() for key, field in fields.items()}
+        return fields
+
+    def moved(fields: Future) -> Slices:
+        return {k: field.to(device, non_blocking=True) for k, field in fields.result().items()}
+
+    pool, waiting = ThreadPoolExecutor(AHEAD), deque()
+    try:
+        for rows in chunks:
+            waiting.append(pool.submit(read, rows))
+            if len(waiting) > AHEAD:
+                yield moved(waiting.popleft())
+        pool.shutdown(wait=False)
+        while waiting:
+            yield moved(waiting.popleft())
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 class DeviceLoader:
-    """Batches of a dataset that lives on the device as a block: a batch is an index.
+    """Batches on the device.
+
+    Slices for which there is room, see `room`, lie there as a block, and a batch is an index. Of
+    others batches are read ahead from where the dataset has them, see `read_ahead`: the same
+    batches, bit for bit.
 
     Each pass draws its order from ``generator`` when it begins. A last batch of one is left out in
     training: it would break batch norm and make the attribute term zero.
 
     Args:
-        dataset: What to draw from; moved to ``device`` once.
+        dataset: What to draw from.
         attributes: (N, K), in training the standardised values.
         batch_size: Rows of a batch; the last one may be smaller.
-        device: Where the tensors live.
+        device: Where batches are.
         generator: Shuffles, on the device. None keeps the order and every row.
         weights: How often each row is drawn relative to the others, (N,); draws with replacement.
             None is each row once.
         batches: Batches of a pass, if rows are drawn by weight; None is as many as rows fill.
+        prepare: What is done to slices on the device, whatever others are in the batch: once to
+            each of a block, to each batch of others.
+        resident: Whether slices lie there as a block; None is if there is room.
     """
 
     def __init__(
@@ -279,36 +406,62 @@ class DeviceLoader:
         generator: Generator | None = None,
         weights: np.ndarray | None = None,
         batches: int | None = None,
+        prepare: Callable[[Slices], Slices] = dict,
+        resident: bool | None = None,
     ) -> None:
         if batch_size < 2 and generator is not None:
             raise ValueError(f"batch_size is {batch_size}; expected at least 2 for training")
         if generator is not None and len(dataset) < 2:
             raise DataError(f"{len(dataset)} slices to train on; expected at least 2")
-        self.fields = {
-            Keys.IMAGE: dataset.images.to(device),
-            Keys.LABEL: dataset.labels.to(device),
-            Keys.ATTRIBUTES: torch.as_tensor(attributes, dtype=torch.float32, device=device),
-            Keys.ROW: torch.arange(len(dataset), device=device),
-        }
-        self.batch_size, self.generator, self.device = batch_size, generator, device
-        self.weights = None if weights is None else torch.as_tensor(weights, device=device)
-        self.batches = batches
+        self.dataset, self.device, self.prepare = dataset, torch.device(device), prepare
+        self.attributes = torch.as_tensor(attributes, dtype=torch.float32, device=device)
+        self.batch_size, self.generator, self.batches = batch_size, generator, batches
+        self.ends = None  # of each row's share of [0, 1]; multinomial has no fixed order on a GPU
+        if weights is not None:
+            ends = np.cumsum(weights, dtype=np.float64)
+            self.ends = torch.as_tensor(ends / ends[-1], device=device)
+        if resident is None:
+            resident = dataset.nbytes <= room(self.device)
+        self.block = self._block() if resident else None
 
     def __len__(self) -> int:
         if self.batches is not None:
             return self.batches
-        rows = len(self.fields[Keys.ROW])
-        whole, rest = divmod(rows, self.batch_size)
+        whole, rest = divmod(len(self.dataset), self.batch_size)
         return whole + (rest > 1 or (rest == 1 and self.generator is None))
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        rows = len(self.fields[Keys.ROW])
-        if self.generator is None:
-            order = self.fields[Keys.ROW]
-        elif self.weights is None:
-            order = torch.randperm(rows, generator=self.generator, device=self.device)
+    def __iter__(self) -> Iterator[Slices]:
+        order = self._order()
+        chunks = order.split(self.batch_size)[: len(self)]
+        if self.block is None:
+            on_host = order.cpu().split(self.batch_size)[: len(self)]
+            batches = map(self.prepare, read_ahead(self.dataset, on_host, self.device))
         else:
-            draws = rows if self.batches is None else self.batches * self.batch_size
-            order = self.weights.multinomial(draws, replacement=True, generator=self.generator)
-        for chunk in order.split(self.batch_size)[: len(self)]:
-            yield {key: field[chunk] for key, field in self.fields.items()}
+            batches = ({key: field[rows] for key, field in self.block.items()} for rows in chunks)
+        for rows, slices in zip(chunks, batches, strict=True):
+            yield {**slices, Keys.ATTRIBUTES: self.attributes[rows], Keys.ROW: rows}
+
+    def _order(self) -> Tensor:
+        """Rows of a pass, on the device."""
+        rows = len(self.dataset)
+        if self.generator is None:
+            return torch.arange(rows, device=self.device)
+        if self.ends is None:
+            return torch.randperm(rows, generator=self.generator, device=self.device)
+        draws = rows if self.batches is None else self.batches * self.batch_size
+        shares = torch.rand(
+            draws, dtype=self.ends.dtype, generator=self.generator, device=self.device
+        )
+        return torch.searchsorted(self.ends, shares)
+
+    def _block(self) -> Slices:
+        """All slices, prepared; never more than a few batches of them are in the host's memory."""
+        count, block = len(self.dataset), {}
+        chunks = torch.arange(count).split(64)
+        batches = read_ahead(self.dataset, chunks, self.device)
+        for rows, slices in zip(chunks, map(self.prepare, batches), strict=True):
+            for key, field in slices.items():
+                if key not in block:
+                    block[key] = field.new_empty((count, *field.shape[1:]))
+                block[key][rows] = field
+        return block

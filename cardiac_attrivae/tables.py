@@ -367,11 +367,11 @@ def markdown(metrics: pd.DataFrame, notes: Sequence[str] = ()) -> str:
     scores = summarise(metrics)
     counts = metrics.drop_duplicates("test_dataset").set_index("test_dataset")["n"]
     tested = ", ".join(
-        f"{row.test_dataset} ({row.n} {row.split} patients)"
+        f"{escape_markdown(row.test_dataset)} ({row.n} {row.split} patients)"
         for row in metrics.drop_duplicates(["test_dataset", "split"]).itertuples()
     )
     parts = ["# Scores at home and across domains", f"Tested on: {tested}."]
-    parts += ["\n".join(f"- {note}" for note in notes)] if notes else []
+    parts += ["\n".join(f"- {escape_markdown(note)}" for note in notes)] if notes else []
     read = per_attribute(scores, "Interpretability_fixed|Interpretability")
     follows = per_attribute(scores, "Control")
     for title, rows in (
@@ -387,7 +387,7 @@ def markdown(metrics: pd.DataFrame, notes: Sequence[str] = ()) -> str:
         found = grid(scores, rows) if rows else None
         if found:
             parts += [f"## {title}", _plain(found)]
-    few = [f"{name} ({count})" for name, count in counts.items() if count < LEAST]
+    few = [f"{escape_markdown(name)} ({count})" for name, count in counts.items() if count < LEAST]
     if few:
         parts.append(f"Too few patients for scores, which need {LEAST}: {', '.join(few)}.")
     return "\n\n".join([*parts, NOTES])
@@ -398,9 +398,10 @@ def _plain(found: Grid) -> str:
     rows = []
     for place, _, lines in found.groups:
         where = place.tested if place.at_home else f"{place.trained} -> {place.tested}"
-        rows.append([f"*{where}, {place.split}*", *[""] * len(found.heads)])
+        rows.append([f"*{escape_markdown(where)}, {place.split}*", *[""] * len(found.heads)])
         for line in lines:
-            name = "- published" if line.kind == "published" else line.method
+            published = line.kind == "published"
+            name = "- published" if published else escape_markdown(line.method)
             cells = [
                 f"{cell.text} {cell.spread or cell.interval}".strip() if cell else "-"
                 for cell in line.cells
@@ -463,6 +464,11 @@ TEX |= {"^": r"\textasciicircum{}"} | {sign: f"\\{sign}" for sign in "&%$#_{}"}
 def escape_tex(text: str) -> str:
     """Text as LaTeX prints it: ``_ % & # $ { } ~ ^ \\`` are characters, not commands."""
     return "".join(TEX.get(sign, sign) for sign in text)
+
+
+def escape_markdown(text: str) -> str:
+    """Text as Markdown shows it, on one line: no cell, tag, link or emphasis begins in it."""
+    return re.sub(r"([\\`*\[|<])", r"\\\1", " ".join(text.split()))
 
 
 def _typeset(text: str) -> str:

@@ -6,7 +6,7 @@ import json
 import math
 import resource
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,11 @@ from ignite.engine import Engine, Events
 from ignite.handlers import EarlyStopping
 from monai.bundle import PythonicWorkflow
 from monai.handlers import ValidationHandler
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
-from .augmentation import AttributeTargets, Augmentation, Augmenter
+from .augmentation import AttributeTargets, Augmentation, Augmenter, prepared
 from .config import (
     Objective,
     Pipeline,
@@ -33,7 +32,7 @@ from .config import (
     parse_pipeline,
 )
 from .curves import training_curves
-from .engines import NetworkTrainer, SoftIntroTrainer, VAEEvaluator, VAETrainer
+from .engines import NetworkTrainer, SoftIntroTrainer, VAEEvaluator, VAETrainer, deterministic
 from .files import empty, enough_space, is_empty, locked, write
 from .handlers import (
     Checkpoints,
@@ -51,12 +50,14 @@ from .inference import (
     memory_format,
 )
 from .losses import AttriVAELoss, SoftIntroLoss
+from .manifest import read_yaml
 from .networks import build_network, recalibrate
 from .parallel import barrier, from_first, is_first, share, synchronise, world_size
 from .perceptual import perceptual_loss
 from .preprocess import versions
-from .schema import DataError
-from .slices import DeviceLoader, SliceDataset
+from .schema import DataError, Keys
+from .slices import DeviceLoader, SliceDataset, Slices, read_ahead
+from .weights import write_weights
 
 PACKAGES = ("monai", "numpy", "pytorch-ignite", "scikit-learn", "torch")
 
@@ -109,7 +110,7 @@ class TrainingWorkflow(PythonicWorkflow):
         basal = pipeline.data.slices == "basal"
         self._train, self._val = train.basal() if basal else train, val.basal()
         self._device = find_device(device)
-        self.basal_images = self._train.basal().images.to(self._device)
+        self._basal = self._train.basal()
         if len(self._train) < 2:
             raise DataError(f"{len(train)} slices in the train split; expected at least 2")
 
@@ -140,9 +141,12 @@ class TrainingWorkflow(PythonicWorkflow):
         """Builds network, engines and handlers, and restores them if the run is resumed.
 
         From here on the folder is locked, until training fails or the files of the run are written.
+        So long the switches that a pipeline's ``deterministic`` asks for are on, too.
         """
         super().initialize()
         with ExitStack() as self._claim:
+            if self.pipeline.deterministic:
+                self._claim.enter_context(deterministic())
             self._build()
             self._claim = self._claim.pop_all()
 
@@ -238,13 +242,12 @@ class TrainingWorkflow(PythonicWorkflow):
         }
         if self.perceptual is not None:
             about["perceptual"] = {"name": self.perceptual.name, "sha256": self.perceptual.digest}
-        weights = {k: v.contiguous().cpu() for k, v in self.model.state_dict().items()}
-        metadata = {"cardiac_attrivae": json.dumps(about)}
-        write(self.output / "model.safetensors", save(weights, metadata))
+        write_weights(self.output / "model.safetensors", self.model.state_dict(), about)
         done = (epochs - self.start_epoch) * self._trainer.state.epoch_length
         summary = {
             "method": self.pipeline.method,
             "train_dataset": self._train.name,
+            "content_hash": self._train.info["content_hash"],
             "store": str(self._train.folder.resolve()),
             "train_slices": len(self._train),
             "train_cases": int(self._train.cases["case"].nunique()),
@@ -303,7 +306,7 @@ class TrainingWorkflow(PythonicWorkflow):
             "content_hash": self._train.info["content_hash"],
         }
         if config.is_file():
-            if self.resume and yaml.safe_load(config.read_text()) != wanted:
+            if self.resume and _configuration(config) != wanted:
                 raise DataError(
                     f"{self.output} holds a run with another configuration, seed or data; "
                     "resume with the same, or choose another folder"
@@ -313,15 +316,18 @@ class TrainingWorkflow(PythonicWorkflow):
                     f"{self.output} holds a run; add --resume, or choose another folder"
                 )
             if not self.resume:
-                empty(self.output)
+                # killed in here, it leaves a run of the old configuration that has yet to begin
+                for name in ("model.safetensors", "summary.json", "last.pt"):
+                    (self.output / name).unlink(missing_ok=True)
+                empty(self.output, config.name)
         elif not is_empty(self.output):
             raise DataError(f"{self.output} is neither a run nor an empty folder; choose another")
-        if not config.is_file():
+        if not (self.resume and config.is_file()):
             weights = sum(part.nbytes for part in self.model.state_dict().values())
             enough_space(self.output, COPIES * weights)
             write(config, yaml.safe_dump(wanted, sort_keys=False))
 
-    def _loader(self) -> DeviceLoader:
+    def _loader(self, prepare: Callable[[Slices], Slices]) -> DeviceLoader:
         data, steps = self.pipeline.data, self.pipeline.schedule.steps_per_epoch
         weights = None
         if data.basal_weight or steps:
@@ -334,14 +340,16 @@ class TrainingWorkflow(PythonicWorkflow):
             self.generator,
             weights,
             steps or None,
+            prepare,
         )
 
     def _make_trainer(self, objective: nn.Module, averaged: AveragedModel | None) -> NetworkTrainer:
         pipeline, device = self.pipeline, self._device
-        augmenter = None
+        augmenter, prepare = None, dict
         if pipeline.augmentation != Augmentation():
             augmenter = Augmenter(self._train, self.targets, pipeline.augmentation, device)
-        loader = self._loader()
+            prepare = prepared
+        loader = self._loader(prepare)
         introspective = isinstance(pipeline.objective, SoftIntroObjective)
         parts = split_parameters(self.network) if introspective else [self.network.parameters()]
         self.optimisers = [
@@ -400,9 +408,15 @@ class TrainingWorkflow(PythonicWorkflow):
     def _recalibrate(self) -> None:
         """Batch norm's running statistics, on the training patients' basal slices."""
         if self.pipeline.bn_recalibrate:
-            images = self.basal_images
-            batches = images.tensor_split(math.ceil(len(images) / 64))
-            recalibrate(self.model, (batch[share(len(batch))] for batch in batches))
+            count = len(self._basal)
+            batches = torch.arange(count).tensor_split(math.ceil(count / 64))
+            mine = (rows[share(len(rows))] for rows in batches)
+            recalibrate(self.model, self._basal_images(mine))
+
+    def _basal_images(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The training patients' basal slices, (n, 1, H, W), on the device; of rows (n,)."""
+        read = read_ahead(self._basal, batches, self._device)
+        return (slices[Keys.IMAGE] for slices in read)
 
     def _attach_validation(self) -> EarlyStopping | None:
         """Validates every few epochs and after the last one; stops if patience says so."""
@@ -460,7 +474,8 @@ class TrainingWorkflow(PythonicWorkflow):
 
     def _code_statistics(self) -> dict[str, np.ndarray]:
         """Mean and standard deviation of the codes of the training patients' basal slices, (D,)."""
-        codes = encode(self.model, self.basal_images)[0]
+        batches = self._basal_images(torch.arange(len(self._basal)).split(64))
+        codes = np.concatenate([encode(self.model, images)[0] for images in batches])
         return {"code_mean": codes.mean(axis=0), "code_deviation": codes.std(axis=0)}
 
     def _draw(self, statistics: dict[str, np.ndarray]) -> None:
@@ -485,6 +500,17 @@ class TrainingWorkflow(PythonicWorkflow):
             return torch.cuda.get_device_name(self._device)
         threads = torch.get_num_threads()
         return f"cpu, {threads} thread{'s' * (threads > 1)}"
+
+
+def _configuration(file: Path) -> Any:
+    """What the config.yaml of a run says."""
+    try:
+        return read_yaml(file.read_bytes())
+    except ValueError as error:
+        raise DataError(
+            f"{file} cannot be read: {error}; without it a run cannot be resumed: choose another "
+            "folder"
+        ) from None
 
 
 def make_loss(objective: Objective) -> nn.Module:

@@ -19,6 +19,24 @@ def store_of(dataset, source, output, slice):
     return output
 
 
+def trained(store, folder, *changes, pipeline="attri_vae_fast", seed=0):
+    """A run of three steps."""
+    from cardiac_attrivae.config import load_pipeline
+    from cardiac_attrivae.slices import SliceDataset
+    from cardiac_attrivae.workflow import TrainingWorkflow
+
+    data = SliceDataset.open(store)
+    short = ("schedule.epochs=1", "schedule.steps_per_epoch=3", "data.batch_size=8")
+    workflow = TrainingWorkflow(
+        load_pipeline(pipeline, (*short, *changes)), data.split("train"), data.split("val"),
+        folder, device="cpu", seed=seed,
+    )  # fmt: skip
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def acdc_tree(tmp_path_factory):
     """Nine ACDC phantoms (train, val and test); the fourth has its ED in frame 4."""

@@ -459,6 +459,18 @@ TABLE = {
 }
 
 
+# Keys of pseudonyms -------------------------------------------------------------------------------
+
+KEYS = {
+    "missing": (lambda f: None, "is no file; make one with"),
+    "a folder": (lambda f: f.mkdir(), "is no file; make one with"),
+    "empty": (lambda f: f.write_bytes(b""), "has 0 bytes; expected 16 or more; make one with"),
+    "a password": (lambda f: f.write_bytes(b"heart1234\n"), "has 10 bytes; expected 16 or more"),
+    "in the store": (lambda f: f.write_bytes(bytes(range(32))), "which it protects; keep it"),
+}
+"""name -> (how it is made, what is told)."""
+
+
 # YAML ---------------------------------------------------------------------------------------------
 
 LAUGHS = b"a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + b"".join(
@@ -518,10 +530,18 @@ PIPELINE = {
 # Slice stores -------------------------------------------------------------------------------------
 
 
-def say(store, **facts):
-    """Changes dataset.json."""
+def alter(store, **facts):
+    """Changes dataset.json, but not its seal."""
     said = json.loads((store / "dataset.json").read_text())
     (store / "dataset.json").write_text(json.dumps(said | facts))
+
+
+def say(store, **facts):
+    """Changes dataset.json and its seal, so that the next check meets it."""
+    from cardiac_attrivae.slices import seal
+
+    said = json.loads((store / "dataset.json").read_text()) | facts
+    alter(store, **facts, sha256=seal(said))
 
 
 def put_array(name, change):
@@ -554,8 +574,16 @@ UNSEALED = {
         lambda s: (s / "images.npy").write_bytes((s / "images.npy").read_bytes()[:-9]),
         "the content hash differs",
     ),
-    "an older format": (lambda s: say(s, format=0), "has format 0; expected 1. Run preprocess"),
-    "a newer format": (lambda s: say(s, format=2), "has format 2; expected 1"),
+    "an older format": (lambda s: say(s, format=0), "has format 0; expected 2. Run preprocess"),
+    "a newer format": (lambda s: say(s, format=3), "has format 3; expected 2"),
+    "other counts": (
+        lambda s: alter(s, splits={"train": 99}),
+        "dataset.json was changed after preprocess wrote it: its sha256 differs",
+    ),
+    "another spacing": (lambda s: alter(s, recipe={"spacing": 1.0}), "its sha256 differs"),
+    "another content hash": (lambda s: alter(s, content_hash="0" * 64), "its sha256 differs"),
+    "no seal": (lambda s: alter(s, sha256=None), "its sha256 differs"),
+    "a seal that is no text": (lambda s: alter(s, sha256=[1]), "its sha256 differs"),
     "dataset.json cut off": (
         lambda s: (s / "dataset.json").write_bytes((s / "dataset.json").read_bytes()[:99]),
         "dataset.json is no JSON",
@@ -565,11 +593,7 @@ UNSEALED = {
         "dataset.json holds [1]; expected names with values",
     ),
     "dataset.json deep": (lambda s: (s / "dataset.json").write_text("[" * 10**5), "is no JSON"),
-    "no content hash": (lambda s: say(s, content_hash=None), "the content hash differs"),
     "a folder for a file": (lambda s: folder_instead(s / "labels.npy"), "labels.npy is missing"),
-    "a name that leads out": (lambda s: say(s, dataset="../../x"), "dataset is '../../x'; expect"),
-    "no spacing": (lambda s: say(s, recipe={}), "recipe.spacing is None; expected 0.1 to 10 mm"),
-    "other counts": (lambda s: say(s, splits={"train": 99}), "splits is {'train': 99}; cases.csv"),
 }
 """Changed after preprocess wrote it."""
 
@@ -592,8 +616,11 @@ SEALED = {
     "words for numbers": (replace("cases.csv", ",10.0,", ",ten,"), "cases.csv cannot be read"),
     "an unknown split": (replace("cases.csv", ",train,", ",dev,"), "has the splits {'dev'}"),
     "an empty table": (lambda s: (s / "cases.csv").write_bytes(b""), "cases.csv cannot be read"),
+    "a name that leads out": (lambda s: say(s, dataset="../../x"), "dataset is '../../x'; expect"),
+    "no spacing": (lambda s: say(s, recipe={}), "recipe.spacing is None; expected 0.1 to 10 mm"),
+    "other counts": (lambda s: say(s, splits={"train": 99}), "splits is {'train': 99}; cases.csv"),
 }
-"""Changed, and the content hash with it: by another program, or by someone who means harm."""
+"""Changed, and content hash and seal with it: by another program, or by someone who means harm."""
 
 
 def masks(change):
@@ -642,18 +669,44 @@ MASKS = {
 
 
 def model(change):
-    """Rewrites model.safetensors after a change of (weights, what the metadata say)."""
+    """Rewrites model.safetensors, its hash too, after a change of (weights, facts)."""
+
+    def damage(run):
+        from cardiac_attrivae.weights import read_weights, write_weights
+
+        weights, about = read_weights(run / "model.safetensors")
+        change(weights, about)
+        write_weights(run / "model.safetensors", weights, about)
+
+    return damage
+
+
+def metadata(change):
+    """Rewrites the metadata of model.safetensors, as text, and leaves the rest."""
 
     def damage(run):
         from safetensors import safe_open
-        from safetensors.torch import save_file
+        from safetensors.torch import load_file, save_file
 
-        with safe_open(run / "model.safetensors", "pt") as file:
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            about = json.loads(file.metadata()["cardiac_attrivae"])
-        about = change(weights, about) or about
-        text = about if isinstance(about, str) else json.dumps(about)
-        save_file(weights, run / "model.safetensors", {"cardiac_attrivae": text})
+        file = run / "model.safetensors"
+        with safe_open(file, "pt") as stored:
+            text = stored.metadata()["cardiac_attrivae"]
+        save_file(load_file(file), file, {"cardiac_attrivae": change(text)})
+
+    return damage
+
+
+def without_hash(text):
+    return json.dumps({key: fact for key, fact in json.loads(text).items() if key != "sha256"})
+
+
+def flip(place):
+    """Changes one bit of one byte of model.safetensors."""
+
+    def damage(run):
+        data = bytearray((run / "model.safetensors").read_bytes())
+        data[place] ^= 1
+        (run / "model.safetensors").write_bytes(data)
 
     return damage
 
@@ -679,21 +732,35 @@ RUN = {
     ),
     "0 bytes": (lambda r: (r / "model.safetensors").write_bytes(b""), "cannot be read"),
     "a pickle that runs code": (pickled, "model.safetensors cannot be read"),
-    "no JSON": (model(lambda w, a: "{"), "model.safetensors cannot be read"),
-    "a list for metadata": (model(lambda w, a: "[1]"), "it has no configuration"),
-    "no pipeline": (model(lambda w, a: a.pop("pipeline") and None), "cannot be used"),
-    "no seed": (model(lambda w, a: a.pop("seed") and None), "seed is None; expected int"),
+    "one bit of the weights": (flip(-1), "was changed after it was written: its hash differs"),
+    "one value of the facts": (
+        metadata(lambda text: text.replace('"seed": 0', '"seed": 1')),
+        "was changed after it was written: its hash differs",
+    ),
+    "of a version without the hash": (
+        metadata(without_hash),
+        "was written by an older version of cardiac-attrivae: it has no hash; train again",
+    ),
+    "no JSON": (metadata(lambda text: "{"), "model.safetensors cannot be read"),
+    "deep JSON": (metadata(lambda text: "[" * 10**5), "model.safetensors cannot be read"),
+    "facts that lie deep": (
+        metadata(lambda text: '{"sha256": "", "a": ' + 900 * "[" + 900 * "]" + "}"),
+        "model.safetensors",  # cannot be read, or was changed, by how much of the stack is left
+    ),
+    "a list for metadata": (metadata(lambda text: "[1]"), "it has no configuration"),
+    "no pipeline": (model(lambda w, a: a.pop("pipeline")), "cannot be used"),
+    "no seed": (model(lambda w, a: a.pop("seed")), "seed is None; expected int"),
     "a key of a newer version": (
         model(lambda w, a: a["pipeline"].update(quantum=True)),
         "unknown key quantum",
     ),
-    "a weight less": (model(lambda w, a: w.pop(next(iter(w))) is None or None), "Missing key"),
+    "a weight less": (model(lambda w, a: w.pop(next(iter(w)))), "Missing key"),
     "weights of another shape": (
         model(lambda w, a: a["pipeline"]["network"]["arguments"].update(latent_size=9)),
         "cannot be used",
     ),
     "NaN in the weights": (
-        model(lambda w, a: w[next(iter(w))].fill_(float("nan")) is None or None),
+        model(lambda w, a: w[next(iter(w))].fill_(float("nan"))),
         "holds NaN or infinite values",
     ),
     "a network of another package": (
@@ -714,6 +781,23 @@ BUNDLED = {
         "MONAI would run as code",
     ),
 }
+
+RECIPE = {
+    "no size": ({"spacing": 1.3, "percentiles": [1, 99]}, "slices with size None"),
+    "no spacing": ({"size": 128, "percentiles": [1, 99]}, "slices with spacing None"),
+    "no percentiles": ({"size": 128, "spacing": 1.3}, "slices with percentiles None"),
+    "words": ({"size": "128", "spacing": 1.3}, "slices with size 128 and"),
+}
+"""What a crafted run says of how its slices were cropped."""
+DAMAGED = (
+    "aliases that explode",
+    "a tag that runs code",
+    "a key twice",
+    "deep nesting",
+    "not UTF-8",
+)
+CONFIGURATION = {name: YAML[name] for name in DAMAGED}
+"""Of the config.yaml of a run that is resumed or verified."""
 
 
 def as_yaml(values):

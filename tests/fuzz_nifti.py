@@ -13,6 +13,8 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["cardiac_attrivae", "nibabel"]):
+    import nibabel  # noqa: F401  the reader imports it when it is first called: too late
+
     from cardiac_attrivae.nifti import read_mask, read_volume
     from cardiac_attrivae.schema import DataError
 

@@ -12,6 +12,7 @@ from cardiac_attrivae.augmentation import (
     Augmentation,
     Augmenter,
     extend_over_edge,
+    prepared,
     relight,
     structure_masks,
     ventricle_geometry,
@@ -45,7 +46,7 @@ def augmented(dataset, names=AREAS, residual=1.0, seed=0, **ranges):
         Keys.ATTRIBUTES: torch.as_tensor(targets.values, dtype=torch.float32),
         Keys.ROW: torch.arange(len(dataset)),
     }
-    after = augmenter(before, torch.Generator().manual_seed(seed))
+    after = augmenter({**before, **prepared(before)}, torch.Generator().manual_seed(seed))
     values = after[Keys.ATTRIBUTES].numpy() * targets.deviation + targets.mean
     return before, after, values
 
@@ -184,7 +185,7 @@ def test_every_range_has_its_test():
 
 def test_slices_that_are_drawn_twice_in_a_batch_are_changed_differently(hearts):
     targets = AttributeTargets(hearts, AREAS)
-    batch = {Keys.ROW: torch.tensor([3, 3])}
+    batch = {**prepared(hearts.read([3, 3])), Keys.ROW: torch.tensor([3, 3])}
     image = Augmenter(hearts, targets, Augmentation(rotation=20))(batch, torch.Generator())
     assert not torch.equal(image[Keys.IMAGE][0], image[Keys.IMAGE][1])
 
@@ -202,6 +203,13 @@ def test_extending_over_the_edge_keeps_the_inside_and_fills_a_rim(hearts):
     rim = torch.nn.functional.max_pool2d(inside, 5, stride=1, padding=2) - inside > 0
     assert (wide[rim] > 0).all()
     assert (wide[(inside == 0) & ~rim] == 0).all()
+
+
+def test_what_is_prepared_of_a_slice_does_not_depend_on_its_batch(hearts):
+    whole = prepared(hearts.read(range(8)))
+    for rows in ([5], [7, 0, 3]):
+        for key, field in prepared(hearts.read(rows)).items():
+            assert torch.equal(field, whole[key][rows])
 
 
 def test_geometry_of_a_drawn_ring_is_what_was_drawn():

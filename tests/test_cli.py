@@ -17,8 +17,8 @@ def call(*words):
 
 
 COMMANDS = (
-    "preprocess", "train", "cross-domain-eval", "report", "generate", "traverse", "phantom",
-    "check", "demo", "reproduce",
+    "preprocess", "train", "verify", "cross-domain-eval", "report", "generate", "traverse",
+    "phantom", "check", "demo", "reproduce",
 )  # fmt: skip
 
 
@@ -122,6 +122,19 @@ def test_phantom_refuses_a_folder_that_is_not_empty(tmp_path):
     result = call("phantom", "--dataset", "acdc", "--output", tmp_path, "--cases", 1)
     assert result.exit_code == 2
     assert "is not empty" in result.stderr
+    assert os.listdir(tmp_path) == ["mine.txt"]
+
+
+def test_demo_refuses_a_folder_that_is_not_empty_or_in_use(tmp_path):
+    from cardiac_attrivae.files import locked
+
+    with locked(tmp_path):
+        used = call("demo", "--output", tmp_path)
+    (tmp_path / "mine.txt").write_text("keep")
+    full = call("demo", "--output", tmp_path)
+    assert (used.exit_code, full.exit_code) == (2, 2)
+    assert "is being worked on by another process" in used.stderr
+    assert "is not empty; choose another folder with --output" in full.stderr
     assert os.listdir(tmp_path) == ["mine.txt"]
 
 

@@ -6,37 +6,22 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import store_of
+from conftest import store_of, trained
 
 from cardiac_attrivae import cross_domain
 from cardiac_attrivae.calibration import CONTROL, STEPS
-from cardiac_attrivae.config import load_pipeline
 from cardiac_attrivae.cross_domain import COLUMNS, FLOOR, cross_domain_eval
 from cardiac_attrivae.fidelity import FIDELITY
 from cardiac_attrivae.inference import encode, load_run
 from cardiac_attrivae.metrics import METRICS, score
 from cardiac_attrivae.phantom import write_phantoms
 from cardiac_attrivae.prediction import AGREEMENT
+from cardiac_attrivae.report import write_report
 from cardiac_attrivae.schema import DataError, LatentTable
 from cardiac_attrivae.slices import SliceDataset
 from cardiac_attrivae.statistics import SCORES
-from cardiac_attrivae.workflow import TrainingWorkflow
 
 pytestmark = pytest.mark.usefixtures("hasty_segmenters")
-
-
-def trained(store, folder, *changes, pipeline="attri_vae_fast", seed=0):
-    """A run, three steps long."""
-    data = SliceDataset.open(store)
-    short = ("schedule.epochs=1", "schedule.steps_per_epoch=3", "data.batch_size=8")
-    workflow = TrainingWorkflow(
-        load_pipeline(pipeline, (*short, *changes)), data.split("train"), data.split("val"),
-        folder, device="cpu", seed=seed,
-    )  # fmt: skip
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +163,39 @@ def test_nothing_is_computed_twice_and_a_changed_model_is(
     assert not list((output / "parts").glob(".*"))
 
 
+@pytest.mark.usefixtures("no_pictures")
+def test_an_evaluation_that_is_broken_off_between_its_tables_is_unfinished_until_it_is_whole(
+    evaluation, run, store, mnms_store_all, monkeypatch, tmp_path
+):
+    output = shutil.copytree(evaluation[0], tmp_path / "out")
+    of_three = (output / "metrics.csv").read_bytes()
+    call = ([run], [store, mnms_store_all], output)
+    real = cross_domain.write
+    for last in ("metrics.csv", "spread.csv", "codes_mine_acdc.csv", "table.md", "evaluation.json"):
+
+        def broken_off(path, content, last=last):
+            if path.name == last:
+                raise KeyboardInterrupt
+            real(path, content)
+
+        monkeypatch.setattr(cross_domain, "write", broken_off)
+        with pytest.raises(KeyboardInterrupt):
+            cross_domain_eval(*call, device="cpu", rounds=20)
+        with pytest.raises(DataError, match="is unfinished: evaluation.json is missing"):
+            write_report([output], tmp_path / "report")
+    monkeypatch.setattr(cross_domain, "write", real)
+    assert (output / "metrics.csv").read_bytes() != of_three
+    cross_domain_eval(*call, device="cpu", rounds=20)
+    fresh = tmp_path / "fresh"
+    shutil.copytree(output / "parts", fresh / "parts")
+    cross_domain_eval(*call[:2], fresh, device="cpu", rounds=20)
+    names = {file.name for file in fresh.iterdir() if file.is_file()}
+    assert names == {file.name for file in output.iterdir() if file.is_file()}
+    for name in names - {"evaluation.json"}:  # it says how many seconds it took
+        assert (output / name).read_bytes() == (fresh / name).read_bytes()
+    write_report([output], tmp_path / "report")
+
+
 def test_scores_are_those_of_codes_and_masks(evaluation, run, store):
     _, metrics = evaluation
     patients = SliceDataset.open(store).split("test").basal()
@@ -286,10 +304,10 @@ def test_an_empty_split_is_refused_with_those_there_are(run, mnms_store_all, tmp
         cases = pd.read_csv(store / "cases.csv")
         cases["split"] = "train"
         cases.to_csv(store / "cases.csv", index=False)
-        from cardiac_attrivae.slices import content_hash
+        from cardiac_attrivae.slices import content_hash, seal
 
         info |= {"content_hash": content_hash(store), "splits": {"train": 7, "val": 0, "test": 0}}
-        (store / "dataset.json").write_text(json.dumps(info))
+        (store / "dataset.json").write_text(json.dumps(info | {"sha256": seal(info)}))
         mnms_store_all = store
     with pytest.raises(DataError, match=rf"no {empty[0]} patients .*--split"):
         cross_domain_eval([run], [mnms_store_all], tmp_path / "o", split=empty[0], device="cpu")

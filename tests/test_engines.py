@@ -14,7 +14,7 @@ from torch._dynamo.backends.registry import lookup_backend
 from torch.nn.functional import avg_pool2d
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cardiac_attrivae.augmentation import AttributeTargets, Augmentation, Augmenter
+from cardiac_attrivae.augmentation import AttributeTargets, Augmentation, Augmenter, prepared
 from cardiac_attrivae.engines import (
     NEGLIGIBLE,
     NetworkTrainer,
@@ -746,7 +746,10 @@ def test_within_an_epoch_the_host_never_waits_for_the_device(
     terms = LossTerms()
     terms.reset(trainer)
     trainer.state.epoch = 1
-    batches = iter(trainer.data_loader)
+    values = drawn_slices.attributes(NAMES)
+    loader = DeviceLoader(drawn_slices, values, 8, "cpu", trainer.generator, prepare=prepared)
+    assert loader.block is not None
+    batches = iter(loader)
     with Waits() as waits:
         for _ in range(2):
             trainer.state.output = trainer._iteration(trainer, next(batches))

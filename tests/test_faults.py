@@ -7,6 +7,7 @@ import gzip
 import os
 import shutil
 import sys
+from contextlib import suppress
 
 import faults
 import numpy as np
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from cardiac_attrivae.cases import find_cases
 from cardiac_attrivae.check import check_dataset
 from cardiac_attrivae.config import load_pipeline, parse_pipeline
+from cardiac_attrivae.evaluation import check_fit
 from cardiac_attrivae.inference import load_run
 from cardiac_attrivae.manifest import load_manifest, parse_manifest
 from cardiac_attrivae.networks import build_network
@@ -27,6 +29,9 @@ from cardiac_attrivae.nifti import read_mask, read_volume
 from cardiac_attrivae.preprocess import preprocess
 from cardiac_attrivae.schema import DataError
 from cardiac_attrivae.slices import SliceDataset, content_hash, read_json
+from cardiac_attrivae.verify import verify_run
+from cardiac_attrivae.weights import write_weights
+from cardiac_attrivae.workflow import TrainingWorkflow
 
 MORE = int(os.environ.get("CARDIAC_ATTRIVAE_FUZZ", 1))
 OWN = parse_manifest(faults.OWN, "own")
@@ -283,10 +288,6 @@ def test_masks_of_another_form_are_refused_when_something_is_measured(store, nam
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run that was never trained."""
-    import json
-
-    from safetensors.torch import save_file
-
     folder = tmp_path_factory.mktemp("runs") / "run"
     folder.mkdir()
     network = {"name": "BetaVAE", "arguments": {"image_size": 16, "latent_size": 4}}
@@ -300,7 +301,7 @@ def finished(tmp_path_factory):
         "code_deviation": [1.0] * 4,
     }
     weights = build_network("BetaVAE", **network["arguments"]).state_dict()
-    save_file(weights, folder / "model.safetensors", {"cardiac_attrivae": json.dumps(about)})
+    write_weights(folder / "model.safetensors", weights, about)
     return folder
 
 
@@ -323,6 +324,33 @@ def test_a_damaged_or_crafted_run_is_refused_and_runs_no_code(run, name):
     assert outcome in str(error.value)
     assert not (run / "pwned").exists()
     assert "antigravity" not in sys.modules
+
+
+@pytest.mark.parametrize("name", faults.RECIPE)
+def test_a_run_that_does_not_say_how_its_slices_were_cropped_is_not_scored(run, acdc_store, name):
+    recipe, outcome = faults.RECIPE[name]
+    faults.model(lambda weights, about: about.update(recipe=recipe))(run)
+    with pytest.raises(DataError) as error:
+        check_fit(load_run(run), SliceDataset.open(acdc_store))
+    assert outcome in str(error.value)
+
+
+@pytest.mark.parametrize("name", faults.CONFIGURATION)
+def test_a_run_whose_config_is_damaged_is_neither_resumed_nor_held_true(run, acdc_store, name):
+    data, outcome = faults.CONFIGURATION[name]
+    (run / "config.yaml").write_bytes(data)
+    store = SliceDataset.open(acdc_store)
+    network = {"arguments": {"image_size": 16, "latent_size": 4}}
+    workflow = TrainingWorkflow(
+        parse_pipeline(PIPELINE | {"network": network}), store, store, run, device="cpu",
+        resume=True,
+    )  # fmt: skip
+    with pytest.raises(DataError, match="config.yaml cannot be read") as error:
+        workflow.initialize()
+    assert outcome in str(error.value)
+    found = {finding.what: finding for finding in verify_run(run)}["configuration"]
+    assert found.holds is False
+    assert outcome in found.told
 
 
 @pytest.mark.parametrize("text", [None, "", '{"method": "attri', "[1]", "\xff"])
@@ -464,6 +492,10 @@ def test_a_store_damaged_at_random_is_opened_or_refused(acdc_store, tmp_path, na
         (store / name).write_bytes(damaged(sound, edits))
         if name != "dataset.json":
             faults.say(store, content_hash=content_hash(store))
+        else:
+            read_or_told(SliceDataset.open, store)
+            with suppress(ValueError, TypeError, RecursionError):  # past the seal, if it is JSON
+                faults.say(store)
         dataset = read_or_told(SliceDataset.open, store)
         if dataset is not None:
             read_or_told(dataset.measured, ["LVEDV"])

@@ -500,7 +500,8 @@ def writes_past(source):
         name = call.func.attr if method else getattr(call.func, "id", "")
         owner = ast.unparse(call.func.value) if method else ""
         given = [*call.args, *(keyword.value for keyword in call.keywords)]
-        if {owner, *map(ast.unparse, call.args)} & BESIDE_OR_IN_MEMORY:
+        places = {text.partition("[")[0] for text in (owner, *map(ast.unparse, call.args))}
+        if places & BESIDE_OR_IN_MEMORY:
             continue
         if name in ("open", "fdopen", "open_memmap"):
             words = [value.value for value in given if isinstance(value, ast.Constant)]

@@ -5,18 +5,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from conftest import trained
 from PIL import Image
 from test_control import PIXEL, Drawing, Reader, Reading
 
 from cardiac_attrivae.calibration import Calibration
 from cardiac_attrivae.cli import main
-from cardiac_attrivae.config import load_pipeline
 from cardiac_attrivae.generation import REACH, Studio, aimed, generate, traverse
 from cardiac_attrivae.inference import decode
 from cardiac_attrivae.schema import DataError, LatentTable
 from cardiac_attrivae.segmenter import areas
 from cardiac_attrivae.slices import SliceDataset
-from cardiac_attrivae.workflow import TrainingWorkflow
 
 NAMES = ("LVEDA", "MEDA", "RVEDA")
 
@@ -27,16 +26,7 @@ pytestmark = pytest.mark.usefixtures("hasty_segmenters")
 @pytest.fixture(scope="module")
 def run(acdc_store_all, tmp_path_factory):
     """A run of three steps: it draws no heart yet, but everything around it is real."""
-    store = SliceDataset.open(acdc_store_all)
-    short = ("schedule.epochs=1", "schedule.steps_per_epoch=3", "data.batch_size=8")
-    workflow = TrainingWorkflow(
-        load_pipeline("attri_vae_fast", short), store.split("train"), store.split("val"),
-        tmp_path_factory.mktemp("runs") / "mine", device="cpu",
-    )  # fmt: skip
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
-    return workflow.output
+    return trained(acdc_store_all, tmp_path_factory.mktemp("runs") / "mine")
 
 
 def table_of(spread=1.0):

@@ -21,7 +21,7 @@ LAYERS = (
     ("__main__",),
     ("cli",),
     ("demo", "reproduce", "model", "tune"),
-    ("workflow", "cross_domain", "generation", "preprocess", "check", "phantom",
+    ("workflow", "cross_domain", "generation", "preprocess", "check", "phantom", "verify",
      "codes", "card", "bundle", "explorer"),
     ("gallery",),
     ("evaluation",),
@@ -32,9 +32,9 @@ LAYERS = (
     (
         "config", "networks", "losses", "perceptual", "augmentation", "transforms", "slices",
         "metrics", "fidelity", "attributes", "cases", "nifti", "dicom", "volumes",
-        "published",
+        "published", "pseudonyms",
     ),
-    ("manifest", "hearts", "parallel", "style", "steps", "files"),
+    ("manifest", "hearts", "parallel", "style", "steps", "files", "weights", "workers"),
     ("schema",),
     ("__init__",),
 )  # fmt: skip

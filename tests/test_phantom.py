@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from cardiac_attrivae import phantom
+from cardiac_attrivae.files import locked
 from cardiac_attrivae.hearts import POPULATIONS, Heart, draw_heart
 from cardiac_attrivae.phantom import RAW_LABELS, write_phantoms
-from cardiac_attrivae.schema import HEART
+from cardiac_attrivae.schema import HEART, DataError
 
 DATASETS = ("acdc", "mnms")
 
@@ -369,6 +370,18 @@ def test_vendors_differ_in_contrast_and_noise(trees):
 def test_impossible_requests_say_what_is_accepted(dataset, cases, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         write_phantoms(dataset, tmp_path, cases)
+
+
+@pytest.mark.parametrize("dataset", ["acdc", "mnms"])
+def test_two_runs_into_one_folder_are_told_apart(dataset, tmp_path):
+    with locked(tmp_path / "tree"):
+        with pytest.raises(DataError, match="tree is being worked on by another process"):
+            write_phantoms(dataset, tmp_path / "tree", cases=1)
+        assert [file.name for file in (tmp_path / "tree").iterdir()] == [".lock"]
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "mine.txt").touch()
+    with pytest.raises(DataError, match="tree is not empty; choose another folder"):
+        write_phantoms(dataset, tmp_path / "tree", cases=1)
 
 
 def test_codes_never_repeat():

@@ -326,6 +326,7 @@ def test_metrics_alone_are_enough(evaluation, tmp_path):
     old += ["attribute", "value", "n"]
     (tmp_path / "x").mkdir()
     pd.read_csv(evaluation / "metrics.csv")[old].to_csv(tmp_path / "x/metrics.csv", index=False)
+    (tmp_path / "x/evaluation.json").write_text("{}")
     page = page_of([tmp_path / "x"], tmp_path / "out")
     assert [attrs["id"] for attrs in page.all("section")] == [
         "findings", "table-1", "attributes", "control", "pictures", "reading",
@@ -359,6 +360,16 @@ def test_a_folder_without_scores_is_refused(tmp_path):
         write_report([tmp_path], tmp_path / "out")
     with pytest.raises(DataError, match="no evaluation"):
         write_report([], tmp_path / "out")
+
+
+def test_an_evaluation_that_was_broken_off_is_refused(tmp_path):
+    folder = write_evaluation(tmp_path / "x")
+    (folder / "evaluation.json").unlink()
+    with pytest.raises(
+        DataError, match=r"x is unfinished: .* run the same cross-domain-eval again"
+    ):
+        write_report([folder], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 # Tables ------------------------------------------------------------------------------------------

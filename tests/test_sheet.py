@@ -39,6 +39,24 @@ def test_contact_sheet_shows_every_slice(tmp_path, n, columns):
         assert sum(y == found[0][0] for y, _ in found) == min(n, columns)
 
 
+@pytest.mark.parametrize("slices", [1, 842, 1000, 1001, 450_000])
+def test_of_too_many_slices_some_are_chosen_from_the_first_to_the_last(slices):
+    rows = sheet.chosen(slices)
+    assert len(rows) == min(slices, sheet.MOST)
+    assert (rows[0], rows[-1]) == (0, slices - 1)
+    gaps = np.diff(rows)
+    assert slices == 1 or 1 <= gaps.min() <= gaps.max() <= gaps.min() + 1
+
+
+def test_a_contact_sheet_tells_of_how_many_it_shows_some(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(sheet, "_legend", lambda draw, title: told.append(title))
+    images, labels = hearts(3)
+    for total in (None, 3, 5012):
+        sheet.contact_sheet(images, labels, [""] * 3, tmp_path / "s.png", of=total)
+    assert told == ["3 slices", "3 slices", "3 of 5,012 slices"]
+
+
 def test_contact_sheet_has_a_line_of_ink_under_each_tile(tmp_path):
     images, labels = hearts(4)
     captions = ["one", "", "three", "four"]

@@ -2,15 +2,29 @@
 
 import json
 import shutil
+import threading
+import time
+import warnings
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 
+from cardiac_attrivae import slices
 from cardiac_attrivae.attributes import ATTRIBUTES
+from cardiac_attrivae.files import put_in_place
 from cardiac_attrivae.schema import SPLITS, DataError, Keys
-from cardiac_attrivae.slices import FILES, DeviceLoader, SliceDataset
+from cardiac_attrivae.slices import (
+    AHEAD,
+    FILES,
+    DeviceLoader,
+    SliceDataset,
+    content_hash,
+    read_ahead,
+    room,
+    seal,
+)
 
 
 @pytest.fixture
@@ -79,6 +93,45 @@ def test_rows_taken_carry_their_image_mask_and_facts(dataset):
     assert len(dataset.take([])) == 0
 
 
+def test_rows_taken_of_rows_taken_are_those_of_the_whole(dataset):
+    first, second = [6, 1, 1, 4, 0], [4, 2, 0]
+    part, direct = dataset.take(first).take(second), dataset.take([0, 1, 6])
+    assert part.cases.equals(direct.cases)
+    assert torch.equal(part.images, direct.images)
+    assert torch.equal(part.labels, direct.labels)
+    basal = dataset.split("train").basal()
+    one = dataset.cases.index[dataset.is_basal & (dataset.cases["split"] == "train")]
+    assert torch.equal(basal.images, dataset.take(one).images)
+
+
+def test_the_file_is_mapped_and_nothing_can_change_it(store):
+    dataset = SliceDataset.open(store)
+    before = dataset.images
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch warns of arrays that must not be written
+        for images in (dataset.images, dataset.take([0, 1]).images, dataset[0][Keys.IMAGE]):
+            images.fill_(9)
+    assert torch.equal(dataset.images, before)
+    assert content_hash(store) == dataset.info["content_hash"]
+    for array in (dataset._images, dataset.take([2]).take([0])._images):
+        assert isinstance(array, np.memmap)
+        assert not array.flags.writeable
+
+
+def test_a_store_that_is_replaced_stays_readable(store, mnms_store_all, tmp_path):
+    dataset = SliceDataset.open(store)
+    before = dataset.images
+    put_in_place(shutil.copytree(mnms_store_all, tmp_path / "new"), store)
+    assert SliceDataset.open(store).name == "mnms"
+    assert torch.equal(dataset.images, before)
+
+
+def test_bytes_of_a_part_are_those_of_its_tensors(dataset):
+    part = dataset.take([3, 3, 1])
+    assert part.nbytes == part.images.nbytes + part.labels.nbytes
+    assert dataset.take([]).nbytes == 0
+
+
 # A store that was spoilt --------------------------------------------------------------------------
 
 
@@ -108,8 +161,19 @@ def test_a_row_edited_in_the_table_is_refused(store):
 def test_another_format_is_refused(store):
     info = json.loads((store / "dataset.json").read_text())
     (store / "dataset.json").write_text(json.dumps(info | {"format": 99}))
-    with pytest.raises(DataError, match="has format 99; expected 1"):
+    with pytest.raises(DataError, match="has format 99; expected 2"):
         SliceDataset.open(store)
+
+
+def test_the_seal_does_not_depend_on_the_order_of_the_keys_nor_on_itself():
+    info = {"b": [1, 2.5, None], "a": {"x": "ä"}}
+    assert seal(info) == seal({"a": {"x": "ä"}, "sha256": "?", "b": [1, 2.5, None]})
+    assert seal(info) != seal(info | {"c": 0})
+    deep = []
+    for _ in range(10**5):
+        deep = [deep]
+    with pytest.raises(DataError, match="too deep in one another"):
+        seal({"a": deep})
 
 
 def test_a_folder_that_is_no_store_is_told_how_to_become_one(tmp_path):
@@ -200,6 +264,113 @@ def test_rows_are_drawn_in_proportion_to_their_weights():
 def test_weights_without_a_number_of_batches_fill_as_many_as_the_rows():
     batches = list(loader(12, 4, seed=0, weights=np.ones(12)))
     assert [len(batch[Keys.ROW]) for batch in batches] == [4, 4, 4]
+
+
+DRAWN = {
+    "once each": {"seed": 3},
+    "by weight": {"seed": 3, "weights": np.arange(29.0), "batches": 7},
+    "in order": {},
+}
+
+
+@pytest.mark.parametrize("drawn", DRAWN)
+@pytest.mark.parametrize(
+    "prepare", [dict, lambda fields: {**fields, "sum": fields["image"].sum(3)}]
+)
+def test_batches_that_are_read_ahead_are_those_of_a_block_bit_for_bit(drawn, prepare):
+    options = DRAWN[drawn] | {"prepare": prepare}
+    block, ahead = (loader(29, 4, resident=resident, **options) for resident in (True, False))
+    assert (block.block is None, ahead.block is None) == (False, True)
+    for _ in range(2):  # passes
+        pairs = list(zip(block, ahead, strict=True))
+        assert len(pairs) == len(block) == len(ahead)
+        for one, other in pairs:
+            assert list(one) == list(other)
+            assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+class Watched(SliceDataset):
+    """Counts reads; the one of row ``bad`` fails, every one takes ``seconds``."""
+
+    def __init__(self, rows, bad=None, seconds=0.0):
+        dataset = numbered(rows)
+        super().__init__(dataset.images, dataset.labels, dataset.cases, {}, None)
+        self.bad, self.seconds, self.reads = bad, seconds, []
+
+    def read(self, rows):
+        rows = list(map(int, rows))
+        self.reads.append(rows)
+        time.sleep(self.seconds)
+        if self.bad in rows:
+            raise OSError("the drive is gone")
+        return super().read(rows)
+
+
+def ahead(dataset, size=1):
+    return read_ahead(dataset, torch.arange(len(dataset)).split(size), torch.device("cpu"))
+
+
+@pytest.fixture
+def no_thread_left():
+    before = set(threading.enumerate())
+    yield
+    for thread in set(threading.enumerate()) - before:
+        thread.join(0.2)  # it ends by itself
+    assert set(threading.enumerate()) <= before
+
+
+@pytest.mark.usefixtures("no_thread_left")
+def test_a_pass_that_is_broken_off_ends_its_threads_and_reads_no_further():
+    dataset = Watched(100)
+    batches = ahead(dataset)
+    next(batches), next(batches)
+    batches.close()
+    assert len(dataset.reads) <= 2 + AHEAD
+    for _ in loader(100, 4, seed=0, resident=False):
+        break
+
+
+@pytest.mark.usefixtures("no_thread_left")
+def test_after_the_last_batch_no_thread_waits_for_another():
+    batches = ahead(Watched(9))
+    for _ in range(9):  # as ignite does, which asks for no batch beyond
+        next(batches)
+    for thread in threading.enumerate():
+        if thread.name.startswith("ThreadPoolExecutor"):
+            thread.join(1)
+            assert not thread.is_alive()
+    assert next(batches, None) is None
+
+
+@pytest.mark.usefixtures("no_thread_left")
+def test_an_error_of_a_reader_reaches_the_caller_at_its_batch():
+    batches = ahead(Watched(20, bad=7))
+    assert [next(batches)[Keys.IMAGE][0, 0, 0, 0].item() for _ in range(7)] == list(range(7))
+    with pytest.raises(OSError, match="the drive is gone"):
+        next(batches)
+
+
+def test_batches_are_read_while_others_are_worked_on():
+    dataset, start = Watched(16, seconds=0.03), time.perf_counter()
+    for _ in ahead(dataset):
+        time.sleep(0.03)
+    assert sorted(dataset.reads) == [[row] for row in range(16)]
+    # one after the other would take 0.96 s
+    assert time.perf_counter() - start < 0.8
+
+
+def test_there_is_room_for_half_of_what_is_free_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (8 * 2**30, 80 * 2**30))
+    assert room(torch.device("cuda", 0)) == 4 * 2**30
+
+
+@pytest.mark.parametrize("spare", [-1, 0])
+def test_slices_lie_on_the_device_if_there_is_room_for_them(monkeypatch, spare):
+    needed = 12 * 4 * 4 * 5
+    assert numbered(12).nbytes == needed
+    monkeypatch.setattr(slices, "KEPT_ON_CPU", needed + spare)
+    assert room(torch.device("cpu")) == needed + spare
+    assert (loader(12, 4).block is None) == (spare < 0)
 
 
 def test_training_on_less_than_two_is_refused():

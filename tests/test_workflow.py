@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,11 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import heart, slices_of
+from conftest import heart, slices_of, trained
 from ignite.engine import Events
 from safetensors.torch import load_file
 
+from cardiac_attrivae import slices, workflow
 from cardiac_attrivae.config import Optimiser, Pipeline, Schedule, load_pipeline, parse_pipeline
 from cardiac_attrivae.inference import (
     TRAVERSAL,
@@ -29,10 +31,13 @@ from cardiac_attrivae.inference import (
     traverse,
 )
 from cardiac_attrivae.losses import SoftIntroLoss
+from cardiac_attrivae.manifest import load_manifest
 from cardiac_attrivae.networks import BetaVAE
 from cardiac_attrivae.perceptual import perceptual_loss
+from cardiac_attrivae.preprocess import preprocess
 from cardiac_attrivae.schema import DataError, Keys
 from cardiac_attrivae.slices import SliceDataset
+from cardiac_attrivae.transforms import Recipe
 from cardiac_attrivae.workflow import TrainingWorkflow, average_of, rate
 
 PLAIN = {
@@ -185,6 +190,18 @@ def test_a_checkpoint_of_an_introspective_run_holds_both_optimisers_and_batch_no
     assert rates == pytest.approx([1e-4, 1e-4])  # after its milestone
     running = state["network"]["decoder.main.res_in_8.bn1.running_mean"]
     assert running.abs().max() > 0
+
+
+def test_slices_that_are_read_ahead_teach_the_same_weights_bit_for_bit(train, monkeypatch):
+    block = train(EVERYTHING, to="block")
+    monkeypatch.setattr(slices, "KEPT_ON_CPU", 0)
+    ahead = train(EVERYTHING, to="ahead")
+    loaders = [run.get_trainer().data_loader for run in (block, ahead)]
+    assert [loader.block is None for loader in loaders] == [False, True]
+    one, other = weights(block.output), weights(ahead.output)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    for name in ("history.csv", "last.pt"):
+        assert (block.output / name).read_bytes() == (ahead.output / name).read_bytes()
 
 
 def test_resuming_a_finished_run_changes_nothing(train, tmp_path):
@@ -362,6 +379,96 @@ def test_the_seed_decides_the_weights(train, tmp_path, values):
     assert not any(torch.equal(one[n], other[n]) for n in one if n.endswith("weight"))
 
 
+@pytest.fixture(scope="module")
+def store_of_two(acdc_tree, tmp_path_factory):
+    """What ``acdc_store_all`` is, written by two workers."""
+    store = tmp_path_factory.mktemp("stores") / "two"
+    preprocess(load_manifest("acdc"), acdc_tree, store, Recipe(slice="all"), workers=2)
+    return store
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+def test_a_seed_fixes_a_run_to_the_bit_however_many_workers_made_its_store(
+    acdc_store_all, store_of_two, tmp_path, precision
+):
+    for to, store in (("one", acdc_store_all), ("two", store_of_two)):
+        torch.rand(len(to))
+        trained(store, tmp_path / to, f"precision={precision}", seed=3)
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+
+
+SWITCHES = {
+    "algorithms": torch.are_deterministic_algorithms_enabled,
+    "warnings": torch.is_deterministic_algorithms_warn_only_enabled,
+    "cudnn": lambda: torch.backends.cudnn.deterministic,
+    "benchmark": lambda: torch.backends.cudnn.benchmark,
+    "cublas": lambda: os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+}
+
+
+class Watch:
+    """Notes the switches after each step, and stops in one."""
+
+    def __init__(self, stop=None):
+        self.stop, self.seen = stop, []
+
+    def attach(self, engine):
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine):
+        self.seen.append({name: read() for name, read in SWITCHES.items()})
+        if engine.state.iteration == self.stop:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("values", [PLAIN, INTRO_EVERYTHING], ids=["plain", "intro"])
+@pytest.mark.parametrize("stop", [None, 2])
+def test_deterministic_is_on_in_every_step_and_off_after_the_last_or_an_error(
+    train, monkeypatch, values, stop
+):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    before = {name: read() for name, read in SWITCHES.items()}
+    watch = Watch(stop)
+    with suppress(KeyboardInterrupt):
+        train(values | {"deterministic": True}, handlers=(watch,))
+        assert stop is None
+    on = {"algorithms": True, "warnings": False, "cudnn": True, "benchmark": False}
+    assert watch.seen[0] == on | {"cublas": ":4096:8"}
+    assert all(seen == watch.seen[0] for seen in watch.seen)
+    assert len(watch.seen) == stop or len(watch.seen) >= 4
+    assert {name: read() for name, read in SWITCHES.items()} == before
+    plain = Watch()
+    train(values, to="plain", handlers=(plain,))
+    assert all(seen == before for seen in plain.seen)
+
+
+def test_deterministic_is_off_after_a_run_that_could_not_begin_and_keeps_what_was_on(
+    train, tmp_path, monkeypatch
+):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.docx").touch()
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    before = {name: read() for name, read in SWITCHES.items()}
+    with pytest.raises(DataError, match="neither a run nor an empty folder"):
+        train(PLAIN | {"deterministic": True})
+    assert {name: read() for name, read in SWITCHES.items()} == before
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        train(PLAIN | {"deterministic": True}, to="other")
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("values", [EVERYTHING, INTRO], ids=["everything", "intro"])
+def test_on_a_cpu_deterministic_changes_no_bit(train, tmp_path, values):
+    train(values, to="plain")
+    train(values | {"deterministic": True}, to="switched")
+    plain, switched = weights(tmp_path / "plain"), weights(tmp_path / "switched")
+    assert all(torch.equal(plain[name], switched[name]) for name in plain)
+
+
 @pytest.mark.parametrize("values", RUNS.values(), ids=RUNS)
 def test_a_loaded_run_answers_as_the_trained_network_did(train, halves, values):
     workflow = train(values, seed=7)
@@ -426,6 +533,37 @@ def test_an_existing_run_is_neither_overwritten_nor_resumed_by_accident(train, t
     assert (tmp_path / "run" / "summary.json").read_text() == before
     train(overwrite=True, seed=1)
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["seed"] == 1
+
+
+def test_a_run_that_was_killed_as_it_was_overwritten_is_never_half_of_one(
+    train, tmp_path, monkeypatch
+):
+    """After each file that is removed: the old run as it was, or one that has yet to begin."""
+    train(to="whole")
+    unlink, files = Path.unlink, sorted((tmp_path / "whole").rglob("*"))
+    for count in range(len(files)):
+        left = iter(range(count))
+
+        def killed(path, missing_ok=False, left=left):
+            if path.is_file() and next(left, None) is None:
+                raise KeyboardInterrupt
+            unlink(path, missing_ok=missing_ok)
+
+        to = f"run{count}"
+        shutil.copytree(tmp_path / "whole", tmp_path / to)
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", killed)
+            patch.setattr(workflow, "locked", lambda folder: nullcontext())  # removes files, too
+            with suppress(KeyboardInterrupt):
+                train(to=to, overwrite=True, seed=1)
+                break  # all was removed, and a new run has taken the place
+        assert load_run(tmp_path / to).about["seed"] == 0 if count == 0 else (
+            not (tmp_path / to / "model.safetensors").exists()
+        )  # fmt: skip
+        train(to=to, resume=True)
+        assert_same_run(tmp_path / to, tmp_path / "whole")
+    assert count > 4
+    assert load_run(tmp_path / to).about["seed"] == 1
 
 
 @pytest.mark.parametrize("options", [{}, {"resume": True}, {"overwrite": True}])
@@ -587,7 +725,7 @@ def first_mean(network, images):
 @pytest.mark.parametrize("val", [True, False])
 def test_statistics_of_batch_norm_that_are_saved_are_those_of_the_training_slices(train, val):
     workflow = train(INTRO, val=val)
-    expected = first_mean(workflow.model, workflow.basal_images)
+    expected = first_mean(workflow.model, workflow.get_train_dataset().basal().images)
     saved = weights(workflow.output)["encoder.main.1.running_mean"]
     torch.testing.assert_close(saved, expected, rtol=1e-4, atol=1e-5)
 
@@ -595,7 +733,7 @@ def test_statistics_of_batch_norm_that_are_saved_are_those_of_the_training_slice
 def test_without_recalibration_they_are_those_of_all_that_was_passed(train):
     workflow = train(INTRO | {"bn_recalibrate": False})
     saved = weights(workflow.output)
-    expected = first_mean(workflow.model, workflow.basal_images)
+    expected = first_mean(workflow.model, workflow.get_train_dataset().basal().images)
     assert (saved["encoder.main.1.running_mean"] - expected).abs().max() > 1e-3
     # no pass is left out, for nobody makes up for it: one in the epoch as a VAE, then eight each
     assert saved["decoder.main.res_in_8.bn1.num_batches_tracked"] == 1 + 3 * 8
