@@ -19,6 +19,7 @@ def call(*words):
 COMMANDS = (
     "preprocess", "train", "cross-domain-eval", "report", "generate", "traverse", "phantom",
     "check", "demo", "reproduce",
+    "export",
 )  # fmt: skip
 
 
