@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
@@ -53,10 +54,31 @@ def main() -> None:
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
+
+def _shipped(folder: str) -> Callable:
+    """Completes the names of what comes along in a folder; where none fits, those of files."""
+
+    def complete(context: click.Context, option: click.Parameter, incomplete: str) -> list:
+        from click.shell_completion import CompletionItem
+
+        from .manifest import shipped
+
+        names = [name for name in shipped(folder) if name.startswith(incomplete)]
+        return names or [CompletionItem(incomplete, type="file")]
+
+    return complete
+
+
 _dataset = click.option(
-    "--dataset", required=True, metavar="acdc|mnms|FILE.yaml", help="Which data set this is."
-)
+    "--dataset", required=True, metavar="acdc|mnms|FILE.yaml", help="Which data set this is.",
+    shell_complete=_shipped("data_manifests"),
+)  # fmt: skip
+_pipeline = click.option(
+    "--pipeline", required=True, metavar="NAME|FILE.yaml", help="attri_vae_fast, for example.",
+    shell_complete=_shipped("pipelines"),
+)  # fmt: skip
 _source = click.option("--source", required=True, type=_FOLDER, help="Folder that holds it.")
+_data = click.option("--data", required=True, type=_FOLDER, help="Store that preprocess wrote.")
 _store = click.option(
     "--data",
     "store",
@@ -141,10 +163,8 @@ def preprocess(
 
 
 @main.command()
-@click.option(
-    "--pipeline", required=True, metavar="NAME|FILE.yaml", help="attri_vae_fast, for example."
-)
-@click.option("--data", required=True, type=_FOLDER, help="Store that preprocess wrote.")
+@_pipeline
+@_data
 @_output
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one value.")
 @click.option("--seed", default=0, show_default=True)
@@ -190,6 +210,56 @@ def verify(run: Path, store: Path | None) -> None:
         click.echo(_row(f"{what:<15}{label:<9}", told))
     if not all(finding.holds for finding in findings):
         sys.exit(1)
+
+
+@main.command()
+@_pipeline
+@_data
+@_output
+@click.option(
+    "--trials", default=50, show_default=True, type=click.IntRange(1),
+    help="Trainings that the study shall have, of all processes together.",
+)  # fmt: skip
+@click.option(
+    "--search", "searches", multiple=True, metavar="KEY=LOW:HIGH[:log]|KEY=A,B,C",
+    help="Search this value; default: learning rate, weight decay and the weights of the loss.",
+)  # fmt: skip
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one value.")
+@click.option(
+    "--score", "scores", multiple=True, metavar="NAME",
+    help="Column of history.csv, without val_, to make high; of several the mean.  "
+    "[default: Interpretability and SSIM_in_mask]",
+)  # fmt: skip
+@click.option("--seed", default=0, show_default=True, help="Of each training.")
+@_device
+@_explained
+def tune(
+    pipeline: str,
+    data: Path,
+    output: Path,
+    searches: tuple[str, ...],
+    overrides: tuple[str, ...],
+    scores: tuple[str, ...],
+    **options: Any,
+) -> None:
+    """Search for better values of a pipeline.
+
+    Several processes share one study: run the same command in each. The same command goes on where
+    it was broken off.
+    """
+    from .slices import SliceDataset
+    from .tune import SCORES, parse_search
+    from .tune import tune as run
+
+    space = dict(parse_search(text) for text in searches)
+    store = SliceDataset.open(data)
+    run(
+        pipeline, store, output, space=space, changes=overrides, scores=scores or SCORES,
+        tell=_tell, **options,
+    )  # fmt: skip
+    if (output / "best.yaml").is_file():
+        click.echo((output / "best.yaml").read_text(), nl=False)
+        click.echo(f"Train it: cardiac-attrivae train --pipeline {output / 'best.yaml'} ...")
 
 
 @main.command("cross-domain-eval")
@@ -281,6 +351,57 @@ def traverse(output: Path, **options: Any) -> None:
     table = run(output=output, tell=_tell, **options)
     click.echo(table.to_string(index=False, float_format="{:.1f}".format))
     click.echo(f"Grid, animation and stacks are in {output}")
+
+
+@main.command()
+@_run
+@_output
+@_store
+@click.option("--serve", is_flag=True, help="Open it to this machine alone, until Ctrl-C.")
+@click.option(
+    "--port", default=0, help="Of --serve; default: any free one.", type=click.IntRange(0, 65535)
+)
+@_device
+@_explained
+def explore(output: Path, serve: bool, port: int, **options: Any) -> None:
+    """Turn a model's dimensions in the browser.
+
+    Writes a folder that any web server can hand out and that needs no network.
+    """
+    from .explorer import explore as run
+    from .explorer import server_of
+
+    written = run(output=output, tell=_tell, **options)
+    click.echo(f"Explorer: {output}, {written.size / 2**20:.0f} MiB")
+    click.echo(f"It holds slices of {written.cases} patients: as private as the store.")
+    if serve:
+        with server_of(output, port) as server, contextlib.suppress(KeyboardInterrupt):
+            click.echo(f"Open http://127.0.0.1:{server.server_port}/ (Ctrl-C ends)")
+            server.serve_forever()
+
+
+@main.command()
+@_run
+@click.option(
+    "--format", "form", required=True,
+    type=click.Choice(["bundle", "safetensors", "torchscript", "onnx"]),
+    help="A MONAI bundle, or weights and networks alone.",
+)  # fmt: skip
+@_output
+@click.option(
+    "--evaluation", type=_FOLDER,
+    help="Folder that cross-domain-eval wrote, whose scores the bundle's model card shows.",
+)  # fmt: skip
+@_explained
+def export(run: Path, form: str, output: Path, evaluation: Path | None) -> None:
+    """Write a model for other programs.
+
+    Every file is opened again and its output compared with PyTorch's.
+    """
+    from .bundle import export as write
+
+    write(run, form, output, evaluation, tell=click.echo)
+    click.echo(f"Exported to {output}")
 
 
 @main.command()

@@ -17,8 +17,8 @@ def call(*words):
 
 
 COMMANDS = (
-    "preprocess", "train", "verify", "cross-domain-eval", "report", "generate", "traverse",
-    "phantom", "check", "demo", "reproduce",
+    "preprocess", "train", "verify", "tune", "cross-domain-eval", "report", "generate", "traverse",
+    "explore", "export", "phantom", "check", "demo", "reproduce",
 )  # fmt: skip
 
 

@@ -1,0 +1,251 @@
+// The explorer: what is on the desk, and what happens when something is moved.
+
+import { LatentMap, drawing } from "./map.js";
+import { Model, newest } from "./model.js";
+import * as pictures from "./pictures.js";
+import { asked, attributeSlider, element, freeSlider, number, signed, written } from "./sliders.js";
+
+const SHOWN = 8; // free dimensions before the others fold away
+const REST = 80; // ms without a new picture before the last one is measured
+const $ = (id) => document.getElementById(id);
+
+const same = (one, other) => one.every((value, k) => value === other[k]);
+
+function fail(error) {
+  $("failed").textContent = `The explorer cannot go on: ${error.message}`;
+  $("failed").hidden = false;
+  $("waiting").hidden = true;
+}
+
+async function fetched(file) {
+  const response = await fetch(file);
+  if (!response.ok) throw new Error(`${file} answers ${response.status}`);
+  return response;
+}
+
+/** Slices and masks of all cases: bytes, N x H x W each, one after the other, deflated. */
+async function slicesOf(data) {
+  const { body } = await fetched("cases.bin");
+  const plain = await new Response(body.pipeThrough(new DecompressionStream("deflate"))).arrayBuffer();
+  const [bytes, pixels] = [new Uint8Array(plain), data.size ** 2];
+  const masks = data.cases.length * pixels;
+  return data.cases.map((_, k) => ({
+    image: Float32Array.from(bytes.subarray(k * pixels, (k + 1) * pixels), (grey) => grey / 255),
+    labels: bytes.subarray(masks + k * pixels, masks + (k + 1) * pixels),
+  }));
+}
+
+class Desk {
+  constructor(data, decoder) {
+    Object.assign(this, { data, decoder, slices: null, segmenter: null });
+    this.colours = pictures.ORDER.map((structure) => data.structures[structure].colour);
+    this.draw = newest((time) => this.drawNow(time));
+    this.measure = newest(() => this.measureNow());
+    this.furnish();
+  }
+
+  /** Everything that is made of the data once. */
+  furnish() {
+    const { data } = this;
+    const people = data.patients === data.cases.length ? "" : `, ${data.cases.length} of them shown`;
+    $("about").textContent =
+      `${data.method}, trained on ${data.dataset}, seed ${data.seed}. ${data.patients} patients${people}.`;
+    $("synthetic").hidden = !data.synthetic;
+    const dice = data.structures.map(({ name }) => `${name} ${data.segmenter.dice[name].toFixed(2)}`);
+    $("segmenter").textContent =
+      "Originals by their masks, all else by a small U-Net in this browser. On " +
+      `${data.segmenter.patients} patients that it was not taught by, its Dice is ${dice.join(", ")}.`;
+    $("shown").textContent = "A point is a patient; click one to load it. The red ring is the heart that is drawn, the dark one where it began.";
+
+    const moved = (dimension, place, time) => {
+      this.code[dimension] = place;
+      this.changed(time);
+    };
+    const codes = data.cases.map((one) => one.code);
+    this.attributes = data.attributes.map((a) => attributeSlider(a, data.attributes, codes, moved));
+    const { mean, deviation } = data.code;
+    this.free = data.free.map((d) => freeSlider(d, mean[d], deviation[d], data.reach, moved));
+    $("attributes").append(...this.attributes.map((one) => one.box));
+    $("free").append(...this.free.slice(0, SHOWN).map((one) => one.box));
+    const rest = this.free.slice(SHOWN).map((one) => one.box);
+    $("rest").hidden = !rest.length;
+    $("rest").firstElementChild.textContent = `${rest.length} more`;
+    $("rest").lastElementChild.append(...rest);
+
+    $("areas").append(
+      ...data.structures.map(({ long, colour }) => {
+        const swatch = element("i", { className: "swatch" });
+        swatch.style.setProperty("background", colour);
+        const head = element("th", { scope: "row" }, swatch, long);
+        return element("tr", {}, head, ...Array.from({ length: 4 }, () => element("td")));
+      }),
+    );
+    for (const svg of document.querySelectorAll(".stage svg")) {
+      svg.setAttribute("viewBox", `0 0 ${data.size} ${data.size}`);
+      svg.append(...this.colours.map((stroke) => drawing("path", { stroke })));
+    }
+    const facts = (one) => [one.case, one.pathology, one.vendor, one.split].filter(Boolean).join(" · ");
+    $("case").append(
+      element("option", { value: "" }, "mean of the training patients"),
+      ...data.cases.map((one, k) => element("option", { value: k }, facts(one))),
+    );
+    $("case").addEventListener("change", () => this.load($("case").value === "" ? null : Number($("case").value)));
+    $("reset").addEventListener("click", () => this.load(this.start.k));
+    $("outlines").addEventListener("change", () => this.paint());
+    $("beside").addEventListener("change", () => this.paint());
+    $("download").addEventListener("click", () => this.download());
+    this.map = new LatentMap(data, (k) => this.load(k));
+  }
+
+  /** Starts from a case, or from the mean code (null). */
+  load(k) {
+    const one = k === null ? null : this.data.cases[k];
+    const beside = $("beside");
+    for (const option of beside.options) option.disabled = !one && option.value.endsWith("original");
+    if (beside.selectedOptions[0].disabled) beside.value = "from-start";
+    else if (one && !this.start?.one) beside.value = "original";
+    // picture, labels and areas of the reconstruction follow with the first draw
+    this.start = { k, one, code: one?.code ?? this.data.code.mean, image: null, labels: null, areas: null };
+    this.code = [...this.start.code];
+    $("case").value = k ?? "";
+    $("start-name").textContent = one?.case ?? "mean of the training patients";
+    return this.changed();
+  }
+
+  /** The code was moved: redraws what hangs on it. */
+  changed(time = performance.now()) {
+    $("areas").ariaBusy = "true";
+    for (const slider of [...this.attributes, ...this.free]) slider.update(this.code);
+    this.map.show(this.code, this.start.k);
+    return this.draw(time).catch(fail);
+  }
+
+  async drawNow(time) {
+    const [start, code] = [this.start, [...this.code]];
+    start.image ??= await this.decoder.run(start.code, code.length);
+    const image = same(code, start.code) ? start.image : await this.decoder.run(code, code.length);
+    if (start !== this.start) return; // another one was loaded meanwhile
+    this.drawn = { code, image, labels: this.drawn?.labels, areas: null };
+    this.paint();
+    performance.measure("redraw", { start: time, end: performance.now() });
+    this.tell();
+    clearTimeout(this.resting); // a slider that moves has the processor to itself
+    this.resting = setTimeout(() => this.measure().catch(fail), REST);
+  }
+
+  async measureNow() {
+    const { drawn, start } = this;
+    if (!this.segmenter || !start.image) return;
+    if (!start.areas) Object.assign(start, await this.segmented(start.image));
+    const found = drawn.image === start.image ? start : await this.segmented(drawn.image);
+    if (start !== this.start) return;
+    Object.assign(drawn, { labels: found.labels, areas: found.areas });
+    if (drawn === this.drawn && same(drawn.code, this.code)) $("areas").ariaBusy = "false";
+    this.paint();
+    this.tell();
+  }
+
+  async segmented(image) {
+    const { size, structures, pixel_cm2 } = this.data;
+    const labels = pictures.labelled(await this.segmenter.run(image, 1, size, size), size ** 2);
+    return { labels, areas: pictures.areas(labels, structures.length, pixel_cm2) };
+  }
+
+  paint() {
+    const { data, drawn, start } = this;
+    if (!start.image) return;
+    pictures.slice($("drawn"), drawn.image, data.size);
+    const [canvas, beside] = [$("compared"), $("beside").value];
+    const original = this.slices?.[start.k];
+    const other = beside.endsWith("original") ? original?.image : start.image;
+    const nothing = new Float32Array(data.size ** 2); // until the originals are there
+    if (beside.startsWith("from-")) pictures.difference(canvas, drawn.image, other ?? drawn.image, data.size);
+    else pictures.slice(canvas, other ?? nothing, data.size);
+    $("scale").hidden = !beside.startsWith("from-");
+    canvas.setAttribute("aria-label", $("beside").selectedOptions[0].textContent);
+    const labels = { original: original?.labels, start: start.labels }[beside];
+    this.outline($("drawn-lines"), drawn.labels, drawn.areas === null);
+    this.outline($("compared-lines"), labels);
+  }
+
+  /** Outlines above a picture; pale while they are of the one before. */
+  outline(svg, labels, late = false) {
+    svg.classList.toggle("late", late);
+    const shown = $("outlines").checked ? labels : undefined;
+    if (svg.shown === shown) return;
+    svg.shown = shown;
+    const paths = shown ? pictures.outlines(shown, this.data.size) : [];
+    svg.querySelectorAll("path").forEach((path, k) => path.setAttribute("d", paths[k] ?? ""));
+  }
+
+  /** Numbers: what was asked for, and what is measured. */
+  tell() {
+    const { data, drawn, start } = this;
+    const { one } = start;
+    data.attributes.forEach((attribute, k) => {
+      const area = drawn.areas?.[attribute.structure] ?? null;
+      this.attributes[k].tell(this.code, area, one?.values[k] ?? null);
+    });
+    data.structures.forEach((_, k) => {
+      const [now, before] = [drawn.areas?.[k], start.areas?.[k]]; // or not measured yet
+      const known = now !== undefined && before !== undefined;
+      const cells = [one?.areas[k], before, now].map((area) => (area === undefined ? "…" : number(area, "cm²")));
+      if (!one) cells[0] = "–";
+      cells.push(known ? signed(now - before, "cm²") : "…");
+      const row = $("areas").rows[k];
+      cells.forEach((text, c) => (row.cells[c + 1].textContent = text));
+    });
+    clearTimeout(this.speaking);
+    if (drawn.areas) this.speaking = setTimeout(() => this.speak(), 700);
+  }
+
+  /** To screen readers, once all is quiet. */
+  speak() {
+    const { areas } = this.drawn;
+    if (!areas) return;
+    const parts = this.data.structures.map(({ long }, k) => `${long} ${areas[k].toFixed(1)}`);
+    $("spoken").textContent = `Drawn, in square centimetres: ${parts.join(", ")}`;
+    $("drawn").setAttribute("aria-label", `The slice that the model draws. ${$("spoken").textContent}`);
+  }
+
+  async download() {
+    const { data, drawn } = this;
+    const lines = data.attributes.map((attribute) => {
+      const area = drawn.areas ? `, drawn ${written(drawn.areas[attribute.structure], "cm²")}` : "";
+      return `${attribute.name}: asked ${written(asked(attribute, this.code), attribute.unit)}${area}`;
+    });
+    const origin = data.synthetic ? " of synthetic hearts" : "";
+    lines.push(`Made by ${data.method}, a model${origin} trained on ${data.dataset}. For research only.`);
+    const captions = [`Drawn, from ${$("start-name").textContent}`, $("beside").selectedOptions[0].textContent];
+    const shown = ["drawn", "compared"].map((id, k) => {
+      const paths = [...$(`${id}-lines`).children].map((path) => path.getAttribute("d") ?? "");
+      return { canvas: $(id), caption: captions[k], paths, colours: this.colours };
+    });
+    const picture = await pictures.sheet(shown, lines);
+    const link = element("a", { href: URL.createObjectURL(picture), download: "heart.png" });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+  }
+}
+
+async function open() {
+  const decoder = new Model("decoder.onnx");
+  decoder.ready.catch(() => {}); // told below, once
+  const data = await (await fetched("data.json")).json();
+  const desk = new Desk(data, decoder);
+  await decoder.ready;
+  $("waiting").hidden = true;
+  $("desk").hidden = false;
+  await desk.load(data.start);
+  performance.measure("first-picture", { start: 0, end: performance.now() });
+
+  desk.slices = await slicesOf(data);
+  desk.paint();
+  const segmenter = new Model("segmenter.onnx");
+  await segmenter.ready;
+  desk.segmenter = segmenter;
+  await desk.measure();
+  document.body.dataset.ready = "yes";
+}
+
+open().catch(fail);

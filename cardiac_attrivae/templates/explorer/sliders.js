@@ -1,0 +1,139 @@
+// A slider per attribute in its own unit, and per free dimension in standard deviations.
+
+const SPOKEN = { "cm²": "square centimetres", mL: "millilitres", SD: "standard deviations" };
+const DIGITS = { "cm²": 1, mL: 0, SD: 1 };
+
+/** A number with as many digits as its unit deserves. */
+export function number(value, unit) {
+  const digits = DIGITS[unit] ?? 2;
+  const rounded = Number(value.toFixed(digits)) || 0; // no minus before a zero
+  return rounded.toFixed(digits).replace("-", "−");
+}
+
+/** The same with its sign. */
+export function signed(value, unit) {
+  const text = number(value, unit);
+  return Number(text) > 0 ? `+${text}` : text;
+}
+
+export const written = (value, unit) => `${number(value, unit)} ${unit}`;
+
+/** What a code asks for, on the line through the training patients. */
+export const asked = ({ intercept, slope, dimension }, code) => intercept + slope * code[dimension];
+
+/** Where the dimension has to be for a value, on the same line. */
+export const coded = ({ intercept, slope }, value) => (value - intercept) / slope;
+
+export function element(tag, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(tag), properties);
+  made.append(...children);
+  return made;
+}
+
+/** Label, number and range: `read` takes a value from a code, `write` makes the place of the dimension. */
+function slider({ id, title, subtitle, unit, range, show, read, write, moved }) {
+  const [low, high] = range;
+  const step = 10 ** -(DIGITS[unit] ?? 2);
+  const input = element("input", { type: "range", id, step });
+  input.min = Math.floor(low / step) * step;
+  input.max = Math.ceil(high / step) * step;
+  const shown = element("output", { htmlFor: id });
+  const label = element("label", { htmlFor: id }, title, " ", element("small", {}, subtitle));
+  const box = element("div", { className: "slider" }, label, shown, input);
+
+  const put = (value) => {
+    shown.value = show(value, unit);
+    input.setAttribute("aria-valuetext", `${number(value, unit)} ${SPOKEN[unit] ?? unit}`);
+  };
+  input.addEventListener("input", (event) => {
+    put(input.valueAsNumber);
+    moved(write(input.valueAsNumber), event.timeStamp);
+  });
+  return {
+    box,
+    input,
+    update(code) {
+      if (document.activeElement !== input || Math.abs(input.valueAsNumber - read(code)) > step) {
+        input.value = read(code);
+      }
+      put(read(code));
+    },
+  };
+}
+
+/** A line below a slider: a band of usual values, and a mark at one's own. */
+function marksBelow(input) {
+  const marks = element("span", { className: "marks" });
+  marks.setAttribute("aria-hidden", "true");
+  const [usual, own] = ["usual", "own"].map((className) => element("i", { className }));
+  marks.append(usual, own);
+  const place = (value) => (100 * (value - input.min)) / (input.max - input.min);
+  return {
+    marks,
+    band(low, high) {
+      usual.style.setProperty("left", `${place(low)}%`);
+      usual.style.setProperty("width", `${place(high) - place(low)}%`);
+    },
+    at(value) {
+      own.hidden = value === null;
+      if (value !== null) own.style.setProperty("left", `${place(value)}%`);
+    },
+  };
+}
+
+/** Slider of an attribute. */
+export function attributeSlider(attribute, all, codes, moved) {
+  const { name, long, unit, dimension, slope, low, high, usual } = attribute;
+  const reads = codes.map((code) => asked(attribute, code));
+  const made = slider({
+    id: `attribute-${name}`,
+    title: name,
+    subtitle: long,
+    unit,
+    range: [Math.min(low, ...reads), Math.max(high, ...reads)],
+    show: written,
+    read: (code) => asked(attribute, code),
+    write: (value) => coded(attribute, value),
+    moved: (place, time) => moved(dimension, place, time),
+  });
+  const { marks, band, at } = marksBelow(made.input);
+  const note = element("p", { className: "note", id: `attribute-${name}-note` });
+  made.box.append(marks, note);
+  made.input.setAttribute("aria-describedby", note.id);
+  band(...usual);
+  made.input.disabled = slope === 0;
+  const shared = all.filter((other) => other !== attribute && other.dimension === dimension);
+  const partners = shared.map((other) => other.name).join(", ");
+
+  /** Asked beside drawn: an area can be measured on the slice, a volume cannot. */
+  made.tell = (code, drawn, own) => {
+    const value = asked(attribute, code);
+    const seen = drawn === null ? "…" : written(drawn, "cm²");
+    const parts = [`asked ${written(value, unit)}`];
+    if (slope === 0) parts[0] = "depends on no dimension of this model";
+    else if (unit === "cm²") parts[0] += `, drawn ${seen}`;
+    else parts[0] += `, drawn ${seen} here`; // a volume is of the whole, a slice has an area
+    if (own !== null) parts.push(`patient ${written(own, unit)}`);
+    if (value < low || value > high) parts.push("no training patient had this");
+    if (partners) parts.push(`moves with ${partners}: the same dimension`);
+    note.textContent = parts.join(" · ");
+    at(own);
+  };
+  return made;
+}
+
+/** Slider of a dimension that carries no attribute. */
+export function freeSlider(dimension, mean, deviation, reach, moved) {
+  const made = slider({
+    id: `dimension-${dimension}`,
+    title: `Dimension ${dimension}`,
+    subtitle: `SD ${deviation.toPrecision(2)}`,
+    unit: "SD",
+    range: [-reach, reach],
+    show: (value, unit) => `${signed(value, unit)} ${unit}`,
+    read: (code) => (deviation > 0 ? (code[dimension] - mean) / deviation : 0),
+    write: (value) => mean + value * deviation,
+    moved: (place, time) => moved(dimension, place, time),
+  });
+  return made;
+}
