@@ -489,6 +489,8 @@ PAST = {
     "open(log, 'ab', buffering=0)": "a log grows while it is written",
     "SummaryWriter(self.output / 'tensorboard', purge_step=None)":
         "TensorBoard's own files grow while they are written; nothing here reads them",
+    "TemporaryDirectory()": "a picture on its way into a notebook",
+    "open(os.devnull, 'w')": "where the warnings of a library go",
 }  # fmt: skip
 """What writes past `files`, and why it may."""
 
