@@ -31,7 +31,7 @@ from monai.transforms import Compose
 from . import __version__
 from .attributes import ATTRIBUTES
 from .cases import Cases, Skipped, drop_duplicates, find_cases
-from .files import empty, enough_space, locked, put_in_place, whole, write
+from .files import empty, enough_space, is_empty, locked, put_in_place, whole, write
 from .manifest import Manifest
 from .pseudonyms import hidden, pseudonymised
 from .schema import SPLITS, SYNTHETIC, CaseRecord, DataError, Keys, without_folder
@@ -86,7 +86,7 @@ def preprocess(
         workers: Processes on this machine. Results do not depend on it.
         dask: Instead, the cluster whose scheduler has this address (``tcp://HOST:PORT``), or wrote
             it into this file. Its workers must see source and output under the same path.
-        overwrite: Whether a folder that is there already may be replaced.
+        overwrite: Whether a store that is there already may be replaced.
         without_duplicates: Whether one of each known pair of duplicate scans is left out.
         key: Replaces case ids by pseudonyms, see `pseudonym`; None keeps the ids of the source.
         progress: Called with the cases and their number.
@@ -103,6 +103,10 @@ def preprocess(
     with locked(partial, output):
         if output.exists() and not overwrite:
             raise DataError(f"{output} exists already; choose another folder or add --overwrite")
+        if output.exists() and not (
+            (output / "dataset.json").is_file() or output.is_dir() and is_empty(output)
+        ):
+            raise DataError(f"{output} is no store, so it is not replaced; choose another folder")
         found = find_cases(manifest, source)
         if without_duplicates:
             kept = drop_duplicates(found.records, manifest)

@@ -7,11 +7,12 @@ are.
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -156,13 +157,20 @@ def cluster(address: str, folders: Iterable[Path]) -> Iterator[Crew]:
             "pip install 'cardiac-attrivae[dask]'"
         ) from None
     asked = __version__, tuple(folders)
-    with _answering(Client, address) as client:
+    address = _address(address)
+    try:
+        connected = Client(address, timeout=PATIENCE_S, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"no Dask scheduler answers at {address}: {error}; start one with dask scheduler"
+        ) from None
+    with connected as client:
         try:
             client.wait_for_workers(1, timeout=PATIENCE_S)
         except TimeoutError:
             raise DataError(
                 f"the scheduler at {address} has no worker after {PATIENCE_S} s; start some with "
-                f"dask worker {client.scheduler.address} --nthreads 1"
+                f"dask worker {address} --nthreads 1"
             ) from None
         try:
             client.run(_check_worker, *asked)
@@ -171,7 +179,14 @@ def cluster(address: str, folders: Iterable[Path]) -> Iterator[Crew]:
                 f"a worker at {address} lacks this package ({error}); install cardiac-attrivae "
                 f"{__version__} where the workers run"
             ) from None
-        submit = partial(client.get_executor(pure=False).submit, _take_part, *asked)
+
+        # as its own executor does, which takes a result that is lost with its worker for an error
+        def submit(work: Callable, item: Item) -> Future:
+            called: Future = Future()
+            future = client.submit(_take_part, *asked, work, item, pure=False)
+            future.add_done_callback(partial(_pass_on, called))
+            return called
+
         try:
             yield Crew(submit, WINDOW, KilledWorker)
         except CancelledError:
@@ -181,26 +196,27 @@ def cluster(address: str, folders: Iterable[Path]) -> Iterator[Crew]:
             ) from None
 
 
-def _answering(client: type, address: str) -> Any:
-    """A client of the scheduler at an address, or at the address in a file, which may be late."""
-    if "://" not in address:
-        file, end = Path(address), time.monotonic() + PATIENCE_S
-        while not file.is_file():
-            if time.monotonic() > end:
-                raise DataError(
-                    f"{address!r} is neither tcp://HOST:PORT nor a file; expected the address of a "
-                    "Dask scheduler, or what dask scheduler --scheduler-file FILE writes"
-                )
-            time.sleep(0.2)
-        where = {"scheduler_file": str(file)}
-    else:
-        where = {"address": address}
+def _pass_on(called: Future, future: Any) -> None:
+    """What became of a call on the cluster, to whom waits for it."""
     try:
-        return client(**where, timeout=PATIENCE_S, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"no Dask scheduler answers at {address}: {error}; start one with dask scheduler"
-        ) from None
+        called.set_result(future.result())
+    except Exception as error:
+        called.set_exception(error)
+
+
+def _address(told: str) -> str:
+    """Of a scheduler, as it is told or as it stands in the scheduler's file, which may be late."""
+    end = time.monotonic() + PATIENCE_S
+    while "://" not in told:
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            return json.loads(Path(told).read_bytes())["address"]
+        if time.monotonic() > end:
+            raise DataError(
+                f"{told!r} is neither tcp://HOST:PORT nor the file of a scheduler; expected the "
+                "address of a Dask scheduler, or what dask scheduler --scheduler-file FILE writes"
+            )
+        time.sleep(0.2)
+    return told
 
 
 def _take_part(

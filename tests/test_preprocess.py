@@ -310,6 +310,8 @@ def test_an_output_that_exists_is_kept_unless_overwrite_is_asked_for(own, tmp_pa
     (output / "thesis.txt").write_text("years of work")
     with pytest.raises(DataError, match="exists already; choose another folder or add --overwrite"):
         preprocess(OWN, own, output)
+    with pytest.raises(DataError, match="is no store, so it is not replaced"):
+        preprocess(OWN, own, output, overwrite=True)
     assert (output / "thesis.txt").read_text() == "years of work"
     shutil.rmtree(output)
     preprocess(OWN, own, output, Recipe(slice="mid"))
