@@ -170,6 +170,10 @@ def preprocess(
 @click.option("--seed", default=0, show_default=True)
 @_device
 @click.option("--resume", is_flag=True, help="Go on with a run that was broken off.")
+@click.option(
+    "--track", "trackers", multiple=True, metavar="mlflow[:URI]|wandb[:PROJECT]",
+    help="Keep the run there, too.",
+)  # fmt: skip
 @_explained
 def train(
     pipeline: str,
@@ -178,7 +182,7 @@ def train(
     overrides: tuple[str, ...],
     seed: int,
     device: str,
-    resume: bool,
+    **options: Any,
 ) -> None:
     """Train one model.
 
@@ -189,7 +193,7 @@ def train(
 
     configuration = load_pipeline(pipeline, overrides)
     store = SliceDataset.open(data)
-    _train(configuration, store, output, seed=seed, device=device, resume=resume)
+    _train(configuration, store, output, seed=seed, device=device, **options)
 
 
 @main.command()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import io
-import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,12 +18,12 @@ from typing import Any
 from zipfile import ZipFile
 
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from .files import whole
 from .inference import Run
 from .schema import DataError
+from .weights import read_weights, write_weights
 
 OPSET = 18
 """Of ONNX: the oldest that PyTorch writes without conversion; onnxruntime-web knows it."""
@@ -240,15 +239,12 @@ def write_safetensors(
     """
     file = Path(folder) / "model.safetensors"
     network, (image, _) = plain(run.network), examples(run)
-    metadata = {"cardiac_attrivae": json.dumps({"pipeline": recipe_of(run)} | run.about)}
-    weights = {name: part.contiguous() for name, part in network.state_dict().items()}
-    with whole(file) as beside:
-        beside.write_bytes(save(weights, metadata))
-        again = copy.deepcopy(network)
-        for parameter in again.parameters():
-            nn.init.zeros_(parameter)
-        again.load_state_dict(load_file(beside))
-        tell(told(file, compare(network.encode, again.encode, (image,), file)))
+    write_weights(file, network.state_dict(), {"pipeline": recipe_of(run)} | run.about)
+    again = copy.deepcopy(network)
+    for parameter in again.parameters():
+        nn.init.zeros_(parameter)
+    again.load_state_dict(read_weights(file)[0])
+    tell(told(file, compare(network.encode, again.encode, (image,), file)))
     return {"model": file}
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from ignite.engine import Engine, Events
 from ignite.handlers import EarlyStopping
 from monai.bundle import PythonicWorkflow
 from monai.handlers import ValidationHandler
+from PIL import Image
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
@@ -57,6 +59,7 @@ from .perceptual import perceptual_loss
 from .preprocess import versions
 from .schema import DataError, Keys
 from .slices import DeviceLoader, SliceDataset, Slices, read_ahead
+from .trackers import Tracking, parse_trackers
 from .weights import write_weights
 
 PACKAGES = ("monai", "numpy", "pytorch-ignite", "scikit-learn", "torch")
@@ -82,6 +85,8 @@ class TrainingWorkflow(PythonicWorkflow):
         overwrite: Whether a folder that holds a run may be started anew.
         tell: Called with the row of history.csv after each validation.
         handlers: Attached to the trainer besides its own, a progress bar for example.
+        trackers: Where else the run is kept: ``mlflow``, ``mlflow:URI``, ``wandb``,
+            ``wandb:PROJECT``, see `trackers.parse_trackers`.
 
     Raises:
         DataError: If there is nothing to train on, the folder holds another run or is locked by it,
@@ -102,11 +107,13 @@ class TrainingWorkflow(PythonicWorkflow):
         overwrite: bool = False,
         tell: Callable[[dict[str, float]], None] = lambda row: None,
         handlers: tuple[Any, ...] = (),
+        trackers: Sequence[str] = (),
     ) -> None:
         super().__init__(workflow_type="train", meta_file=[])
         self.pipeline, self.output = pipeline, Path(output)
         self.seed, self.resume, self.overwrite = seed, resume, overwrite
         self.tell, self.extra_handlers = tell, handlers
+        self.trackers = parse_trackers(trackers)
         basal = pipeline.data.slices == "basal"
         self._train, self._val = train.basal() if basal else train, val.basal()
         self._device = find_device(device)
@@ -265,6 +272,7 @@ class TrainingWorkflow(PythonicWorkflow):
         }
         write(self.output / "summary.json", json.dumps(summary, indent=2) + "\n")
         self.history.writer.close()
+        self.tracking.keep()
 
     # what MONAI asks a training workflow for
 
@@ -299,12 +307,7 @@ class TrainingWorkflow(PythonicWorkflow):
         """Locks the folder, and leaves one whose config.yaml is this run's."""
         self._claim.enter_context(locked(self.output))
         config = self.output / "config.yaml"
-        wanted = {
-            "pipeline": self.pipeline.to_dict(),
-            "seed": self.seed,
-            "data": self._train.name,
-            "content_hash": self._train.info["content_hash"],
-        }
+        wanted = self._resolved()
         if config.is_file():
             if self.resume and _configuration(config) != wanted:
                 raise DataError(
@@ -326,6 +329,15 @@ class TrainingWorkflow(PythonicWorkflow):
             weights = sum(part.nbytes for part in self.model.state_dict().values())
             enough_space(self.output, COPIES * weights)
             write(config, yaml.safe_dump(wanted, sort_keys=False))
+
+    def _resolved(self) -> dict[str, Any]:
+        """What config.yaml holds."""
+        return {
+            "pipeline": self.pipeline.to_dict(),
+            "seed": self.seed,
+            "data": self._train.name,
+            "content_hash": self._train.info["content_hash"],
+        }
 
     def _loader(self, prepare: Callable[[Slices], Slices]) -> DeviceLoader:
         data, steps = self.pipeline.data, self.pipeline.schedule.steps_per_epoch
@@ -462,6 +474,14 @@ class TrainingWorkflow(PythonicWorkflow):
                 lambda: self._draw(self._code_statistics()), schedule.pictures_every
             )
             pictures.attach(self._trainer)
+        self.tracking = Tracking(
+            self.trackers,
+            self.output,
+            self._resolved() | {"versions": versions(PACKAGES)},
+            lambda: self.history.rows,
+        )
+        self._claim.enter_context(self.tracking)
+        self.tracking.attach(self._trainer)
 
     def _score(self, engine: Any) -> float:
         """Larger is better, as ignite has it."""
@@ -470,7 +490,10 @@ class TrainingWorkflow(PythonicWorkflow):
     def _tensorboard(self) -> Any:
         from torch.utils.tensorboard import SummaryWriter
 
-        return SummaryWriter(self.output / "tensorboard", purge_step=None)
+        writer = SummaryWriter(self.output / "tensorboard", purge_step=None)
+        text = yaml.safe_dump(self._resolved(), sort_keys=False)
+        writer.add_text("configuration", indent(text, "    "))  # Markdown of a block as it is
+        return writer
 
     def _code_statistics(self) -> dict[str, np.ndarray]:
         """Mean and standard deviation of the codes of the training patients' basal slices, (D,)."""
@@ -489,6 +512,10 @@ class TrainingWorkflow(PythonicWorkflow):
         draw_reconstructions(self.model, shown, folder / "reconstructions.png")
         names = self.pipeline.attributes
         draw_traversals(self.model, names, statistics, folder / "traversals.png")
+        for file in sorted(folder.glob("*.png")):
+            pixels = np.asarray(Image.open(file).convert("RGB"))
+            step = self._trainer.state.epoch
+            self.history.writer.add_image(f"figures/{file.stem}", pixels, step, dataformats="HWC")
 
     def _peak_memory(self) -> float:
         if self._device.type == "cuda":

@@ -39,6 +39,7 @@ NOT_RUN = {
     "cardiac-attrivae reproduce": "hours; tests/test_reproduce.py runs it with short training",
     "cardiac-attrivae preprocess --dataset ukbb.yaml": "needs a cluster",
     "cardiac-attrivae train --pipeline attri_vae_fast --data /shared": "needs a cluster",
+    "cardiac-attrivae train --track": "tests/test_trackers.py does it",
     "dask": "needs a cluster; tests/test_workers.py starts one",
     "docker": "needs a daemon and the network",
     "eval": "a shell's own; completion is tested below",

@@ -28,7 +28,7 @@ LAYERS = (
     ("control", "exchange"),
     ("inference", "segmenter"),
     ("engines", "handlers", "report", "tables", "figures", "charts", "curves", "sheet",
-     "statistics", "prediction", "comparison", "calibration"),
+     "statistics", "prediction", "comparison", "calibration", "trackers"),
     (
         "config", "networks", "losses", "perceptual", "augmentation", "transforms", "slices",
         "metrics", "fidelity", "attributes", "cases", "nifti", "dicom", "volumes",

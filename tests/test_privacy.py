@@ -27,7 +27,7 @@ from conftest import trained
 from PIL import Image
 
 from cardiac_attrivae import preprocess as room
-from cardiac_attrivae import transforms
+from cardiac_attrivae import transforms, volumes
 from cardiac_attrivae.cases import Cases, Skipped, find_cases
 from cardiac_attrivae.cli import main
 from cardiac_attrivae.cross_domain import cross_domain_eval
@@ -140,7 +140,7 @@ def made(person, ids, hasty_segmenters):
     key = person / "secret.key"
     key.write_bytes(KEY)
     captions = []
-    read, sheet = transforms.read_volume, room.contact_sheet
+    read, sheet = volumes.read_volume, room.contact_sheet
 
     def volume(file, frame):
         if "patient102" in file.name:
@@ -153,7 +153,7 @@ def made(person, ids, hasty_segmenters):
         sheet(images, labels, texts, path)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transforms, "read_volume", volume)
+        patch.setattr(volumes, "read_volume", volume)
         patch.setattr(room, "contact_sheet", drawn)
         for name in ("USER", "LOGNAME"):
             patch.setenv(name, "planted-user")
