@@ -147,10 +147,10 @@ def made(person, ids, hasty_segmenters):
             raise RuntimeError(f"no codec in {file.parent} for patient102, see {file}, /usr/lib/x")
         return read(file, frame)
 
-    def drawn(images, labels, texts, path):
+    def drawn(images, labels, texts, path, **more):
         if not captions:
             captions.extend(texts)
-        sheet(images, labels, texts, path)
+        sheet(images, labels, texts, path, **more)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(volumes, "read_volume", volume)
