@@ -38,6 +38,7 @@ NOT_RUN = {
     "cardiac-attrivae demo": "minutes; tests/test_cli.py runs it",
     "cardiac-attrivae reproduce": "hours; tests/test_reproduce.py runs it with short training",
     "cardiac-attrivae preprocess --dataset ukbb.yaml": "needs a cluster",
+    "cardiac-attrivae tune": "hours; tests/test_tune.py runs it with short training",
     "cardiac-attrivae train --pipeline attri_vae_fast --data /shared": "needs a cluster",
     "cardiac-attrivae train --track": "tests/test_trackers.py does it",
     "dask": "needs a cluster; tests/test_workers.py starts one",
