@@ -239,12 +239,13 @@ def write_safetensors(
     """
     file = Path(folder) / "model.safetensors"
     network, (image, _) = plain(run.network), examples(run)
-    write_weights(file, network.state_dict(), {"pipeline": recipe_of(run)} | run.about)
-    again = copy.deepcopy(network)
-    for parameter in again.parameters():
-        nn.init.zeros_(parameter)
-    again.load_state_dict(read_weights(file)[0])
-    tell(told(file, compare(network.encode, again.encode, (image,), file)))
+    with whole(file) as beside:
+        write_weights(beside, network.state_dict(), {"pipeline": recipe_of(run)} | run.about)
+        again = copy.deepcopy(network)
+        for parameter in again.parameters():
+            nn.init.zeros_(parameter)
+        again.load_state_dict(read_weights(beside)[0])
+        tell(told(file, compare(network.encode, again.encode, (image,), file)))
     return {"model": file}
 
 

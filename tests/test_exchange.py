@@ -179,3 +179,13 @@ def test_the_place_of_perceptual_weights_stays_private(tmp_path):
     objective = {"name": "SoftIntro", "perceptual_weights": "/home/somebody/vgg19.pth"}
     file = exchange.write_safetensors(run_of("BetaVAE", objective=objective), tmp_path)["model"]
     assert b"somebody" not in file.read_bytes()
+
+
+def test_weights_that_give_another_output_are_not_left_behind(run, tmp_path, monkeypatch):
+    def refuse(*given):
+        raise DataError("largest difference")
+
+    monkeypatch.setattr(exchange, "compare", refuse)
+    with pytest.raises(DataError, match="largest difference"):
+        exchange.write_safetensors(run, tmp_path)
+    assert not [*tmp_path.iterdir()]
