@@ -1,6 +1,6 @@
 """Trains on a store that is larger than the memory that the process may have.
 
-    python benchmarks/streaming.py --work /tmp/streaming
+    python benchmarks/streaming.py --work DIR
 
 Writes a store of repeated phantom slices and trains ``attri_vae_fast`` on it with the memory of the
 process capped (RLIMIT_DATA: what it allocates, without the mapped files, which the system drops

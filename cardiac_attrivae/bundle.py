@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from .card import Scores, Source, describe
+from .evaluation import CROP
 from .exchange import FORMATS, Autoencoder, plain, recipe_of, write_torchscript
 from .files import whole, whole_folder, write
 from .inference import Run, load_run
@@ -23,9 +24,6 @@ from .tables import render
 
 CODE = ("$", "@", "%", "_")
 """How MONAI's expressions, references, macros and keys as ``_target_`` begin in a configuration."""
-
-CROP = ("size", "spacing", "percentiles")
-"""What slices must share with those that a model was trained on."""
 
 
 def export(

@@ -77,6 +77,9 @@ _pipeline = click.option(
     "--pipeline", required=True, metavar="NAME|FILE.yaml", help="attri_vae_fast, for example.",
     shell_complete=_shipped("pipelines"),
 )  # fmt: skip
+_overrides = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one value."
+)
 _source = click.option("--source", required=True, type=_FOLDER, help="Folder that holds it.")
 _data = click.option("--data", required=True, type=_FOLDER, help="Store that preprocess wrote.")
 _store = click.option(
@@ -166,7 +169,7 @@ def preprocess(
 @_pipeline
 @_data
 @_output
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one value.")
+@_overrides
 @click.option("--seed", default=0, show_default=True)
 @_device
 @click.option("--resume", is_flag=True, help="Go on with a run that was broken off.")
@@ -228,7 +231,7 @@ def verify(run: Path, store: Path | None) -> None:
     "--search", "searches", multiple=True, metavar="KEY=LOW:HIGH[:log]|KEY=A,B,C",
     help="Search this value; default: learning rate, weight decay and the weights of the loss.",
 )  # fmt: skip
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one value.")
+@_overrides
 @click.option(
     "--score", "scores", multiple=True, metavar="NAME",
     help="Column of history.csv, without val_, to make high; of several the mean.  "

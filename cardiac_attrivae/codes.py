@@ -13,6 +13,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor
 
+from .evaluation import check_crop
 from .files import write
 from .generation import save_nifti
 from .nifti import read_volume
@@ -40,12 +41,7 @@ def read_slices(folder: str | Path, recipe: Mapping[str, Any]) -> list[dict[str,
     folder = Path(folder)
     if (folder / "dataset.json").is_file():
         store = SliceDataset.open(folder)
-        for key, trained in recipe.items():
-            if store.info["recipe"].get(key) != trained:
-                raise DataError(
-                    f"the model was trained on slices with {key} {trained} and {folder} has "
-                    f"{store.info['recipe'].get(key)}; preprocess it with the same {key}"
-                )
+        check_crop(recipe, store, "the model")
         rows = zip(store.images, store.cases["case"], store.cases["slice_index"], strict=True)
         return [_item(image, case, index) for image, case, index in rows]
     files = sorted((*folder.glob("*.nii"), *folder.glob("*.nii.gz")))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,9 @@ from .tables import wide
 
 IN_UNITS = ("bias", "MAE", "lower_limit", "upper_limit", "Control_error")
 """Metrics in the unit of their attribute."""
+
+CROP = ("size", "spacing", "percentiles")
+"""What slices must share with those that a model was trained on."""
 
 
 class Scored(NamedTuple):
@@ -161,10 +164,15 @@ def fidelity_scores(
 
 def check_fit(run: Run, dataset: SliceDataset) -> None:
     """Raises a DataError if slices were cropped otherwise than those the model was trained on."""
-    for key in ("size", "spacing", "percentiles"):
-        trained, given = run.about["recipe"].get(key), dataset.info["recipe"].get(key)
+    check_crop(run.about["recipe"], dataset, str(run.folder))
+
+
+def check_crop(recipe: Mapping[str, Any], dataset: SliceDataset, model: str) -> None:
+    """As `check_fit`, of a model of which the recipe alone is known, and what it is called."""
+    for key in CROP:
+        trained, given = recipe.get(key), dataset.info["recipe"].get(key)
         if trained is None or trained != given:
             raise DataError(
-                f"{run.folder} was trained on slices with {key} {trained} and {dataset.folder} has "
+                f"{model} was trained on slices with {key} {trained} and {dataset.folder} has "
                 f"{given}; preprocess it with the same {key}"
             )

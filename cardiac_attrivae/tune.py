@@ -24,6 +24,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from .config import Pipeline, load_pipeline
 from .files import write
+from .manifest import read_yaml
 from .schema import DataError
 from .slices import SliceDataset
 from .style import LINES, plain, save
@@ -79,7 +80,7 @@ def parse_search(text: str) -> tuple[str, Range | list[Any]]:
         if low < high and (low > 0 or not match[3]):
             return key, Range(low, high, bool(match[3]))
     elif key and "," in wanted and ":" not in wanted:
-        return key, [yaml.safe_load(choice) for choice in wanted.split(",")]
+        return key, [read_yaml(choice) for choice in wanted.split(",")]
     raise ValueError(
         f"--search {text!r}; expected KEY=LOW:HIGH, KEY=LOW:HIGH:log (both above 0) or "
         "KEY=CHOICE,CHOICE, such as optimiser.lr=1e-4:1e-2:log"
