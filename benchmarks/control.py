@@ -26,14 +26,15 @@ from cross_validation import folds_of
 from joblib import Parallel, delayed
 
 from cardiac_attrivae.attributes import AREAS
-from cardiac_attrivae.calibration import Calibration
-from cardiac_attrivae.control import control_scores, measure_control
-from cardiac_attrivae.evaluation import evaluate
-from cardiac_attrivae.generation import aimed
-from cardiac_attrivae.inference import Run, decode, find_device, load_run, reconstruct
+from cardiac_attrivae.data.store import SliceDataset
+from cardiac_attrivae.evaluation.control import control_scores, measure_control
+from cardiac_attrivae.evaluation.generation import aimed
+from cardiac_attrivae.evaluation.score import evaluate
+from cardiac_attrivae.metrics.calibration import Calibration
+from cardiac_attrivae.runtime.device import find_device
 from cardiac_attrivae.schema import STRUCTURES
-from cardiac_attrivae.segmenter import Segmenter, areas, dice, train_segmenter
-from cardiac_attrivae.slices import SliceDataset
+from cardiac_attrivae.segmentation.judge import Segmenter, areas, dice, train_segmenter
+from cardiac_attrivae.training.run import Run, decode, load_run, reconstruct
 
 FOLDS, REQUESTS = 5, 30
 

@@ -25,11 +25,11 @@ import pandas as pd
 from joblib import Parallel, delayed
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
-from cardiac_attrivae.config import Pipeline, load_pipeline
-from cardiac_attrivae.inference import encode, make_evaluator
-from cardiac_attrivae.manifest import load_manifest
-from cardiac_attrivae.slices import SliceDataset
-from cardiac_attrivae.workflow import TrainingWorkflow
+from cardiac_attrivae.data.manifest import load_manifest
+from cardiac_attrivae.data.store import SliceDataset
+from cardiac_attrivae.training.config import Pipeline, load_pipeline
+from cardiac_attrivae.training.run import encode, make_evaluator
+from cardiac_attrivae.training.workflow import TrainingWorkflow
 
 
 def folds_of(dataset: SliceDataset, folds: int) -> list[np.ndarray]:

@@ -28,9 +28,9 @@ from torch import Generator, Tensor, nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import MultiStepLR
 
-from cardiac_attrivae.engines import SoftIntroTrainer
-from cardiac_attrivae.losses import SoftIntroLoss
+from cardiac_attrivae.models.losses import SoftIntroLoss
 from cardiac_attrivae.schema import Keys
+from cardiac_attrivae.training.engines import SoftIntroTrainer
 
 ANGLES = torch.arange(8) * math.pi / 4
 CENTRES = 2 / 1.414 * torch.stack([ANGLES.cos(), ANGLES.sin()], dim=1)

@@ -13,9 +13,9 @@ import argparse
 
 import numpy as np
 
-from cardiac_attrivae.prediction import dci, held_out, leakage
+from cardiac_attrivae.metrics.prediction import dci, held_out, leakage
+from cardiac_attrivae.metrics.uncertainty import Estimate, estimate
 from cardiac_attrivae.schema import LatentTable
-from cardiac_attrivae.statistics import Estimate, estimate
 
 NAMES = ("LVEDA", "MEDA", "RVEDA")
 

@@ -23,10 +23,10 @@ from scipy.stats import spearmanr
 from sklearn.feature_selection import mutual_info_regression
 from sklearn.linear_model import LinearRegression
 
-from cardiac_attrivae.metrics import METRICS, Dependence, mutual_information, tabulate
-from cardiac_attrivae.prediction import dci, held_out, leakage
+from cardiac_attrivae.metrics.codes import METRICS, Dependence, mutual_information, tabulate
+from cardiac_attrivae.metrics.prediction import dci, held_out, leakage
+from cardiac_attrivae.metrics.uncertainty import bootstrap, permutation_null
 from cardiac_attrivae.schema import LatentTable
-from cardiac_attrivae.statistics import bootstrap, permutation_null
 
 FIVE = {name: METRICS[name] for name in ("Interpretability", "SCC", "Modularity", "SAP", "MIG")}
 

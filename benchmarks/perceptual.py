@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 
-from cardiac_attrivae.perceptual import PERCEPTUAL, gradient_ratio, perceptual_loss
+from cardiac_attrivae.data.store import SliceDataset
+from cardiac_attrivae.models.perceptual import PERCEPTUAL, gradient_ratio, perceptual_loss
 from cardiac_attrivae.schema import DataError
-from cardiac_attrivae.slices import SliceDataset
 
 
 def main() -> None:

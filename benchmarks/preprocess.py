@@ -20,12 +20,12 @@ from statistics import median
 import nibabel
 import numpy as np
 
-from cardiac_attrivae.cases import find_cases
-from cardiac_attrivae.manifest import load_manifest
-from cardiac_attrivae.nifti import quiet_nibabel
-from cardiac_attrivae.preprocess import preprocess
+from cardiac_attrivae.data.cases import find_cases
+from cardiac_attrivae.data.manifest import load_manifest
+from cardiac_attrivae.data.nifti import quiet_nibabel
+from cardiac_attrivae.data.preprocess import preprocess
+from cardiac_attrivae.data.transforms import SLICES, Recipe
 from cardiac_attrivae.schema import CaseRecord
-from cardiac_attrivae.transforms import SLICES, Recipe
 
 
 def read_with_nibabel(records: list[CaseRecord]) -> None:

@@ -42,14 +42,14 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from cardiac_attrivae.cases import find_cases
-from cardiac_attrivae.files import PART, write
-from cardiac_attrivae.inference import load_run
-from cardiac_attrivae.manifest import load_manifest
-from cardiac_attrivae.phantom import write_phantoms
-from cardiac_attrivae.preprocess import preprocess
-from cardiac_attrivae.slices import SliceDataset
-from cardiac_attrivae.transforms import Recipe
+from cardiac_attrivae.data.cases import find_cases
+from cardiac_attrivae.data.manifest import load_manifest
+from cardiac_attrivae.data.phantom import write_phantoms
+from cardiac_attrivae.data.preprocess import preprocess
+from cardiac_attrivae.data.store import SliceDataset
+from cardiac_attrivae.data.transforms import Recipe
+from cardiac_attrivae.runtime.files import PART, write
+from cardiac_attrivae.training.run import load_run
 
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "benchmarks" / "reliability.json", ROOT / "docs" / "reliability.md"

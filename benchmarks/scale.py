@@ -37,9 +37,9 @@ import click
 import pandas as pd
 import psutil
 
-from cardiac_attrivae.files import write
-from cardiac_attrivae.manifest import load_manifest
-from cardiac_attrivae.phantom import MAX_CASES, write_phantoms
+from cardiac_attrivae.data.manifest import load_manifest
+from cardiac_attrivae.data.phantom import MAX_CASES, write_phantoms
+from cardiac_attrivae.runtime.files import write
 from cardiac_attrivae.schema import SYNTHETIC
 
 DIFFERENT, WARM, WORKERS = 1000, 20, 2
@@ -77,8 +77,8 @@ def link(patients: list[Path], cases: int, tree: Path) -> Path:
 
 def measure(source: Path, output: Path) -> dict[str, float]:
     """One run of `preprocess` in this process, which was just started."""
-    from cardiac_attrivae.preprocess import preprocess
-    from cardiac_attrivae.transforms import Recipe
+    from cardiac_attrivae.data.preprocess import preprocess
+    from cardiac_attrivae.data.transforms import Recipe
 
     me = psutil.Process()
     ticks = {}

@@ -22,14 +22,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cardiac_attrivae.augmentation import prepared
-from cardiac_attrivae.config import load_pipeline
-from cardiac_attrivae.manifest import load_manifest
-from cardiac_attrivae.phantom import write_phantoms
-from cardiac_attrivae.preprocess import preprocess
-from cardiac_attrivae.slices import DeviceLoader, SliceDataset, content_hash, seal
-from cardiac_attrivae.transforms import Recipe
-from cardiac_attrivae.workflow import TrainingWorkflow
+from cardiac_attrivae.data.loader import DeviceLoader
+from cardiac_attrivae.data.manifest import load_manifest
+from cardiac_attrivae.data.phantom import write_phantoms
+from cardiac_attrivae.data.preprocess import preprocess
+from cardiac_attrivae.data.store import SliceDataset, content_hash, seal
+from cardiac_attrivae.data.transforms import Recipe
+from cardiac_attrivae.training.augmentation import prepared
+from cardiac_attrivae.training.config import load_pipeline
+from cardiac_attrivae.training.workflow import TrainingWorkflow
 
 
 def repeated(small: Path, large: Path, gigabytes: float) -> None:

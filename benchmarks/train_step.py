@@ -26,11 +26,11 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from cardiac_attrivae.config import Pipeline, Speed, load_pipeline
-from cardiac_attrivae.engines import NetworkTrainer, SoftIntroTrainer, VAETrainer
-from cardiac_attrivae.inference import memory_format
-from cardiac_attrivae.networks import build_network
-from cardiac_attrivae.workflow import compile_passes, make_loss, split_parameters
+from cardiac_attrivae.models.networks import build_network
+from cardiac_attrivae.training.config import Pipeline, Speed, load_pipeline
+from cardiac_attrivae.training.engines import NetworkTrainer, SoftIntroTrainer, VAETrainer
+from cardiac_attrivae.training.run import memory_format
+from cardiac_attrivae.training.workflow import compile_passes, make_loss, split_parameters
 
 KINDS = {
     "convolution": "conv", "batch norm": "batch_norm", "optimiser": "adam", "matrix": "mm",

@@ -11,27 +11,27 @@ The names below are loaded when they are first used: ``import cardiac_attrivae``
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from .config import load_pipeline as load_pipeline
-    from .cross_domain import cross_domain_eval as cross_domain_eval
-    from .manifest import load_manifest as load_manifest
-    from .model import Model as Model
-    from .model import load_model as load_model
-    from .model import open_store as open_store
-    from .model import train as train
-    from .report import write_report as write_report
+from .runtime.provenance import __version__ as __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from .api import Model as Model
+    from .api import load_model as load_model
+    from .api import open_store as open_store
+    from .api import train as train
+    from .data.manifest import load_manifest as load_manifest
+    from .evaluation.cross_domain import cross_domain_eval as cross_domain_eval
+    from .report.page import write_report as write_report
+    from .training.config import load_pipeline as load_pipeline
 
 _ROOMS = {
-    "Model": "model",
-    "cross_domain_eval": "cross_domain",
-    "load_manifest": "manifest",
-    "load_model": "model",
-    "load_pipeline": "config",
-    "open_store": "model",
-    "train": "model",
-    "write_report": "report",
+    "Model": "api",
+    "cross_domain_eval": "evaluation.cross_domain",
+    "load_manifest": "data.manifest",
+    "load_model": "api",
+    "load_pipeline": "training.config",
+    "open_store": "api",
+    "train": "api",
+    "write_report": "report.page",
 }
 """Public name -> the room it lives in."""
 

@@ -1,5 +1,5 @@
 """python -m cardiac_attrivae"""
 
-from .cli import main
+from .cli.main import main
 
 main()

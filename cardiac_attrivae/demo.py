@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from .config import load_pipeline
-from .cross_domain import cross_domain_eval
-from .files import is_empty, locked
-from .manifest import load_manifest
-from .phantom import write_phantoms
-from .preprocess import preprocess
-from .report import write_report
+from .data.manifest import load_manifest
+from .data.phantom import write_phantoms
+from .data.preprocess import preprocess
+from .data.store import SliceDataset
+from .data.transforms import Recipe
+from .evaluation.cross_domain import cross_domain_eval
+from .report.page import write_report
+from .runtime.files import is_empty, locked
 from .schema import DataError
-from .segmenter import Training
-from .slices import SliceDataset
-from .transforms import Recipe
+from .segmentation.judge import Training
+from .training.config import load_pipeline
 
 DATASETS = ("acdc", "mnms")
 

@@ -21,12 +21,12 @@ from typing import Any
 
 from joblib import cpu_count
 
-from .config import load_pipeline
-from .files import is_empty, locked, write
-from .inference import find_device
-from .metrics import LEAST
+from .metrics.codes import LEAST
+from .runtime.device import find_device
+from .runtime.files import is_empty, locked, write
+from .runtime.jobs import FAILED, LEFT_OUT, Outcome, Runner, Step, carry_out, run_command
 from .schema import DataError
-from .steps import FAILED, LEFT_OUT, Outcome, Runner, Step, carry_out, run_command
+from .training.config import load_pipeline
 
 METHODS = {
     "fast": ("beta_vae_fast", "attri_vae_fast", "soft_intro_vae_fast", "attri_sivae_fast"),

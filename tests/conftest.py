@@ -9,14 +9,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one threa
 import numpy as np
 import pytest
 
-from cardiac_attrivae.manifest import load_manifest
-from cardiac_attrivae.phantom import write_phantoms
+from cardiac_attrivae.data.manifest import load_manifest
+from cardiac_attrivae.data.phantom import write_phantoms
 from cardiac_attrivae.schema import Structure
 
 
 def store_of(dataset, source, output, slice):
-    from cardiac_attrivae.preprocess import preprocess
-    from cardiac_attrivae.transforms import Recipe
+    from cardiac_attrivae.data.preprocess import preprocess
+    from cardiac_attrivae.data.transforms import Recipe
 
     preprocess(load_manifest(dataset), source, output, Recipe(slice=slice))
     return output
@@ -24,9 +24,9 @@ def store_of(dataset, source, output, slice):
 
 def trained(store, folder, *changes, pipeline="attri_vae_fast", seed=0):
     """A run of three steps."""
-    from cardiac_attrivae.config import load_pipeline
-    from cardiac_attrivae.slices import SliceDataset
-    from cardiac_attrivae.workflow import TrainingWorkflow
+    from cardiac_attrivae.data.store import SliceDataset
+    from cardiac_attrivae.training.config import load_pipeline
+    from cardiac_attrivae.training.workflow import TrainingWorkflow
 
     data = SliceDataset.open(store)
     short = ("schedule.epochs=1", "schedule.steps_per_epoch=3", "data.batch_size=8")
@@ -79,7 +79,7 @@ def hasty_segmenters():
     """Segmenters of a few steps, where it is not asked what they see."""
     from functools import partial
 
-    from cardiac_attrivae import segmenter
+    from cardiac_attrivae.segmentation import judge as segmenter
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(segmenter, "Training", partial(segmenter.Training, steps=8, batch_size=8))
@@ -120,7 +120,7 @@ def slices_of(patients, folder):
     import torch
 
     from cardiac_attrivae.attributes import measure, pixel_counts
-    from cardiac_attrivae.slices import SliceDataset
+    from cardiac_attrivae.data.store import SliceDataset
 
     random, spacing = np.random.default_rng(0), (1.0, 1.0, 8.0)
     masks, rows, images, labels = {}, [], [], []

@@ -538,7 +538,7 @@ def alter(store, **facts):
 
 def say(store, **facts):
     """Changes dataset.json and its seal, so that the next check meets it."""
-    from cardiac_attrivae.slices import seal
+    from cardiac_attrivae.data.store import seal
 
     said = json.loads((store / "dataset.json").read_text()) | facts
     alter(store, **facts, sha256=seal(said))
@@ -672,7 +672,7 @@ def model(change):
     """Rewrites model.safetensors, its hash too, after a change of (weights, facts)."""
 
     def damage(run):
-        from cardiac_attrivae.weights import read_weights, write_weights
+        from cardiac_attrivae.runtime.weights import read_weights, write_weights
 
         weights, about = read_weights(run / "model.safetensors")
         change(weights, about)

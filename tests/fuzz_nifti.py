@@ -15,7 +15,7 @@ import atheris
 with atheris.instrument_imports(include=["cardiac_attrivae", "nibabel"]):
     import nibabel  # noqa: F401  the reader imports it when it is first called: too late
 
-    from cardiac_attrivae.nifti import read_mask, read_volume
+    from cardiac_attrivae.data.nifti import read_mask, read_volume
     from cardiac_attrivae.schema import DataError
 
 import faults

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cardiac_attrivae.attributes import ATTRIBUTES, check_names, measure, pixel_counts
-from cardiac_attrivae.hearts import POPULATIONS, draw_heart
+from cardiac_attrivae.data.hearts import POPULATIONS, draw_heart
 from cardiac_attrivae.schema import HEART, Structure
 
 SPACING = (1.25, 1.25, 8.0)

@@ -26,22 +26,22 @@ import yaml
 from click.testing import CliRunner
 
 import cardiac_attrivae as ca
-from cardiac_attrivae.cli import main
-from cardiac_attrivae.config import load_pipeline, shipped_pipelines
-from cardiac_attrivae.manifest import parse_manifest
+from cardiac_attrivae.cli.main import main
+from cardiac_attrivae.data.manifest import parse_manifest
+from cardiac_attrivae.training.config import load_pipeline, shipped_pipelines
 
 CHECKOUT = Path(__file__).parent.parent
 PAGES = ["README.md", *sorted(f"docs/{file.name}" for file in (CHECKOUT / "docs").glob("*.md"))]
 NOTEBOOKS = sorted((CHECKOUT / "docs" / "notebooks").glob("*.ipynb"))
 
 NOT_RUN = {
-    "cardiac-attrivae demo": "minutes; tests/test_cli.py runs it",
+    "cardiac-attrivae demo": "minutes; tests/cli/test_main.py runs it",
     "cardiac-attrivae reproduce": "hours; tests/test_reproduce.py runs it with short training",
     "cardiac-attrivae preprocess --dataset ukbb.yaml": "needs a cluster",
-    "cardiac-attrivae tune": "hours; tests/test_tune.py runs it with short training",
+    "cardiac-attrivae tune": "hours; tests/training/test_tune.py runs it with short training",
     "cardiac-attrivae train --pipeline attri_vae_fast --data /shared": "needs a cluster",
-    "cardiac-attrivae train --track": "tests/test_trackers.py does it",
-    "dask": "needs a cluster; tests/test_workers.py starts one",
+    "cardiac-attrivae train --track": "tests/training/test_trackers.py does it",
+    "dask": "needs a cluster; tests/runtime/test_pool.py starts one",
     "docker": "needs a daemon and the network",
     "eval": "a shell's own; completion is tested below",
     "export": "a shell's own",
@@ -49,13 +49,13 @@ NOT_RUN = {
     "kill": "a shell's own",
     "pip": "the network; .ci/run does it",
     "pytest": "these tests",
-    "python -m monai.bundle": "tests/test_bundle.py runs it",
+    "python -m monai.bundle": "tests/export/test_bundle.py runs it",
     "python benchmarks/": "minutes; that the options exist is tested below",
     "tensorboard": "a server",
     "rm": "there is nothing to remove",
     "sbatch": "needs a cluster",
     "source": "a shell's own; completion is tested below",
-    "torchrun": "tests/test_cli.py runs it",
+    "torchrun": "tests/cli/test_main.py runs it",
     "_CARDIAC_ATTRIVAE_COMPLETE=fish_source": "completion is tested below",
 }
 """How a command begins -> why it is not run here; its options are still read."""
@@ -231,7 +231,7 @@ def test_the_pages_name_all_there_is():
     assert sorted(listed) == sorted(main.commands)
     python = (CHECKOUT / "docs/python.md").read_text()
     for name in {*ca.__all__} - {"__version__"}:
-        assert re.search(rf"^::: cardiac_attrivae\.\w+\.{name}$", python, re.M), name
+        assert re.search(rf"^::: cardiac_attrivae(\.\w+)+\.{name}$", python, re.M), name
     site = (CHECKOUT / "mkdocs.yml").read_text()
     pages = set(re.findall(r"^  - .*: (\S+\.md)$", site, re.M))
     written = {file.removeprefix("docs/") for file in PAGES[1:]}
@@ -298,7 +298,7 @@ def test_the_lines_of_the_page_give_a_shell_its_script(shell):
 
 def test_completion_loads_nothing_heavy():
     program = (
-        "import os, sys; from cardiac_attrivae.cli import main\n"
+        "import os, sys; from cardiac_attrivae.cli.main import main\n"
         "try: main(prog_name='cardiac-attrivae')\n"
         "except SystemExit: print('heavy', {'torch', 'monai', 'pandas', 'numpy'} & {*sys.modules})"
     )
@@ -317,7 +317,10 @@ def test_completion_loads_nothing_heavy():
 @pytest.fixture(scope="module")
 def quick(hasty_segmenters):
     """Training of a few steps, few draws and phantoms, a server that ends at once."""
-    from cardiac_attrivae import config, cross_domain, model, phantom
+    from cardiac_attrivae import api as model
+    from cardiac_attrivae.data import phantom
+    from cardiac_attrivae.evaluation import cross_domain
+    from cardiac_attrivae.training import config
 
     def short(name, changes=()):
         return load_pipeline(name, [*changes, *SHORT])
@@ -370,7 +373,7 @@ def show(source, names, where):
 @pytest.fixture(scope="module")
 def world(quick, tmp_path_factory):
     """A folder with ACDC and MNMS, of phantoms, in which all that README.md shows was done."""
-    from cardiac_attrivae.phantom import write_phantoms
+    from cardiac_attrivae.data.phantom import write_phantoms
 
     folder = tmp_path_factory.mktemp("world")
     for dataset, name in (("acdc", "ACDC"), ("mnms", "MNMS")):

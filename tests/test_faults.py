@@ -18,20 +18,21 @@ from faults import ACCEPTED
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cardiac_attrivae.cases import find_cases
-from cardiac_attrivae.check import check_dataset
-from cardiac_attrivae.config import load_pipeline, parse_pipeline
-from cardiac_attrivae.evaluation import check_fit
-from cardiac_attrivae.inference import load_run
-from cardiac_attrivae.manifest import load_manifest, parse_manifest
-from cardiac_attrivae.networks import build_network
-from cardiac_attrivae.nifti import read_mask, read_volume
-from cardiac_attrivae.preprocess import preprocess
+from cardiac_attrivae.data.cases import find_cases
+from cardiac_attrivae.data.check import check_dataset
+from cardiac_attrivae.data.manifest import load_manifest, parse_manifest
+from cardiac_attrivae.data.nifti import read_mask, read_volume
+from cardiac_attrivae.data.preprocess import preprocess
+from cardiac_attrivae.data.store import SliceDataset, content_hash
+from cardiac_attrivae.evaluation.score import check_fit
+from cardiac_attrivae.models.networks import build_network
+from cardiac_attrivae.runtime.files import read_json
+from cardiac_attrivae.runtime.weights import write_weights
 from cardiac_attrivae.schema import DataError
-from cardiac_attrivae.slices import SliceDataset, content_hash, read_json
-from cardiac_attrivae.verify import verify_run
-from cardiac_attrivae.weights import write_weights
-from cardiac_attrivae.workflow import TrainingWorkflow
+from cardiac_attrivae.training.config import load_pipeline, parse_pipeline
+from cardiac_attrivae.training.run import load_run
+from cardiac_attrivae.training.verify import verify_run
+from cardiac_attrivae.training.workflow import TrainingWorkflow
 
 MORE = int(os.environ.get("CARDIAC_ATTRIVAE_FUZZ", 1))
 OWN = parse_manifest(faults.OWN, "own")
@@ -112,7 +113,7 @@ def test_a_file_that_may_not_be_read_is_told_without_its_path(tmp_path, monkeypa
     def denied(*_, **__):
         raise PermissionError(13, "Permission denied", str(file))
 
-    monkeypatch.setattr("cardiac_attrivae.nifti._open", denied)  # root may read everything
+    monkeypatch.setattr("cardiac_attrivae.data.nifti._open", denied)  # root may read everything
     with pytest.raises(DataError) as error:
         read_volume(file, 0)
     assert str(error.value) == "x.nii.gz cannot be read: x.nii.gz: Permission denied"
@@ -362,7 +363,7 @@ def test_a_summary_that_is_missing_or_cut_off_is_told(run, text):
 
 
 NETWORK = """
-from cardiac_attrivae.networks import BetaVAE
+from cardiac_attrivae.models.networks import BetaVAE
 
 class Mine(BetaVAE):
     def __init__(self):
@@ -447,7 +448,7 @@ def test_a_nifti_damaged_at_random_is_read_or_refused(small_nifti, tmp_path, for
 
 @pytest.mark.parametrize("kind", ["Info.cfg", "CSV", "manifest", "pipeline", "JSON"])
 def test_a_text_damaged_at_random_is_read_or_refused(tmp_path, kind):
-    from cardiac_attrivae.manifest import shipped_manifests
+    from cardiac_attrivae.data.manifest import shipped_manifests
 
     sound, file, read = {
         "Info.cfg": (faults.INFO["sound"][0], tmp_path / "training/patient001/Info.cfg", None),

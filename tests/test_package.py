@@ -6,7 +6,6 @@ import subprocess
 import sys
 import sysconfig
 import venv
-from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -15,148 +14,55 @@ import cardiac_attrivae
 
 PACKAGE = Path(cardiac_attrivae.__file__).parent
 CHECKOUT = Path(__file__).parent.parent
-ROOMS = {file.stem: file for file in sorted(PACKAGE.glob("*.py"))}
 
-LAYERS = (
-    ("__main__",),
-    ("cli",),
-    ("demo", "reproduce", "model", "tune"),
-    ("workflow", "cross_domain", "generation", "preprocess", "check", "phantom", "verify",
-     "codes", "card", "bundle", "explorer"),
-    ("gallery",),
-    ("evaluation",),
-    ("control", "exchange"),
-    ("inference", "segmenter"),
-    ("engines", "handlers", "report", "tables", "figures", "charts", "curves", "sheet",
-     "statistics", "prediction", "comparison", "calibration", "trackers"),
-    (
-        "config", "networks", "losses", "perceptual", "augmentation", "transforms", "slices",
-        "metrics", "fidelity", "attributes", "cases", "nifti", "dicom", "volumes",
-        "published", "pseudonyms",
-    ),
-    ("manifest", "hearts", "parallel", "style", "steps", "files", "weights", "workers"),
+FLOORS = (
     ("schema",),
-    ("__init__",),
-)  # fmt: skip
-"""From top to bottom: a room imports from the layers below its own, and from neighbours in its own
-as long as no circle forms. Rooms that are planned but not built yet may stand here."""
+    ("attributes",),
+    ("metrics", "runtime"),
+    ("report", "models"),
+    ("data",),
+    ("training",),
+    ("segmentation",),
+    ("evaluation",),
+    ("export",),
+    ("api", "demo", "reproduce"),
+    ("cli",),
+)
+"""From the ground up: a folder imports itself and what stands on floors below its own."""
 
-RANK = {room: rank for rank, layer in enumerate(LAYERS) for room in layer}
-
-# What a room must not import, of the package and of the world: each keeps one kind of knowledge.
-FORBIDDEN = {
-    "metrics": {"torch", "monai"},
-    "losses": {"networks", "perceptual", "engines"},
-    "engines": {"manifest", "slices", "transforms", "preprocess", "phantom", "nifti"},
-    "figures": {"torch", "monai"},
-    "charts": {"torch", "monai"},
-    "curves": {"torch", "monai"},
-    "sheet": {"torch", "monai"},
-    "report": {"torch", "monai"},
-    "tables": {"torch", "monai"},
-    "steps": {"torch", "monai", "numpy", "pandas"},
-    "schema": {"torch", "monai", "numpy", "pandas"},
-    "__init__": {"torch", "monai", "numpy", "pandas"},
-}
+FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+ENTRANCES = {"__init__", "__main__"}  # the doors: they look at what they open
 
 
-class Imports(ast.NodeVisitor):
-    """Collects what a module imports when it runs: rooms by name, others by their top name."""
-
-    def __init__(self) -> None:
-        self.names: set[str] = set()
-
-    def visit_If(self, node: ast.If) -> None:
-        annotations_only = "TYPE_CHECKING" in ast.unparse(node.test)
-        for child in node.orelse if annotations_only else node.body + node.orelse:
-            self.visit(child)
-
-    def visit_Import(self, node: ast.Import) -> None:
-        for alias in node.names:
-            self.add(alias.name)
-
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        base = "cardiac_attrivae" if node.level else ""
-        module = ".".join(filter(None, (base, node.module)))
-        if module == "cardiac_attrivae":
-            for alias in node.names:
-                room = alias.name in ROOMS or alias.name in RANK
-                self.add(f"{module}.{alias.name}" if room else module)
-        else:
-            self.add(module)
-
-    def add(self, name: str) -> None:
-        top, *rest = name.split(".")
-        if top == "cardiac_attrivae":
-            top = rest[0] if rest else "__init__"
-        self.names.add(top)
+def imports_of(file):
+    """First names, below the package, of what a file imports from it."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level == len(file.relative_to(PACKAGE).parts):
+            yield from [node.module] if node.module else (alias.name for alias in node.names)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            yield from (n.partition(".")[2] or n for n in names if n.startswith("cardiac_attrivae"))
 
 
-def imports_of(source: str) -> set[str]:
-    visitor = Imports()
-    visitor.visit(ast.parse(source))
-    return visitor.names
+@pytest.mark.parametrize(
+    "file", sorted(PACKAGE.rglob("*.py")), ids=lambda f: f.relative_to(PACKAGE).as_posix()
+)
+def test_imports_run_downwards(file):
+    own = file.relative_to(PACKAGE).with_suffix("").parts[0]
+    if own in ENTRANCES:
+        return
+    reached = {name.partition(".")[0] for name in imports_of(file)} - {own}
+    upwards = sorted(name for name in reached if FLOOR.get(name, len(FLOORS)) >= FLOOR[own])
+    assert not upwards, f"{own} imports {upwards}, which stand on its own floor or above"
 
 
-IMPORTS = {room: imports_of(file.read_text(encoding="utf-8")) for room, file in ROOMS.items()}
-
-
-def test_the_import_reader_sees_every_form():
-    source = """
-import torch.nn as nn
-from . import __version__, figures
-from .schema import Keys
-from cardiac_attrivae.metrics import score
-import cardiac_attrivae.slices
-from cardiac_attrivae import networks
-if TYPE_CHECKING:
-    import pandas
-else:
-    import scipy
-if True:
-    import yaml
-def lazily():
-    from monai.transforms import Compose
-"""
-    assert imports_of(source) == {
-        "torch", "__init__", "figures", "schema", "metrics", "slices", "networks", "scipy",
-        "yaml", "monai",
-    }  # fmt: skip
-
-
-def test_every_room_has_its_place_in_the_table():
-    assert "schema" in ROOMS
-    missing = sorted(ROOMS.keys() - RANK.keys())
-    assert not missing, f"rooms without a layer: {missing}; add them to LAYERS in {__file__}"
-    assert not [path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()]
-
-
-@pytest.mark.parametrize("room", sorted(ROOMS))
-def test_imports_run_downwards(room):
-    inside = IMPORTS[room] & (ROOMS.keys() | RANK.keys())
-    upwards = sorted(other for other in inside if RANK.get(other, 0) < RANK.get(room, 0))
-    assert not upwards, f"{room} imports {upwards}, which stand above it"
-    broken = sorted(inside - ROOMS.keys())
-    assert not broken, f"{room} imports {broken}, which do not exist"
-
-
-def test_imports_form_no_circle():
-    graph = {room: (names & ROOMS.keys()) - {room} for room, names in IMPORTS.items()}
-    list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
-
-
-@pytest.mark.parametrize("room", sorted(FORBIDDEN.keys() & ROOMS.keys()))
-def test_a_room_does_not_know_what_is_not_its_business(room):
-    rooms = FORBIDDEN[room] & RANK.keys()
-    assert not IMPORTS[room] & rooms
-    # Libraries neither through a neighbour: torch behind metrics would be torch in metrics.
-    reached, queue = set(), [room]
-    while queue:
-        for name in IMPORTS[queue.pop()] - reached:
-            reached.add(name)
-            if name in ROOMS:
-                queue.append(name)
-    assert not reached & (FORBIDDEN[room] - rooms)
+@pytest.mark.parametrize("folder", ["metrics", "report"])
+def test_scores_and_reports_need_no_torch(folder):
+    files = (PACKAGE / folder).glob("*.py")
+    names = ", ".join(f"cardiac_attrivae.{folder}.{f.stem}" for f in files if f.stem != "__init__")
+    program = f"import sys, {names}; print(*{{'torch', 'monai', 'ignite'}} & set(sys.modules))"
+    assert run(sys.executable, "-c", program, cwd=PACKAGE.parent).strip() == ""
 
 
 def run(*command, cwd, check=True):
@@ -171,7 +77,9 @@ def run(*command, cwd, check=True):
 
 def test_the_command_line_starts_without_the_heavy_libraries():
     heavy = {"torch", "monai", "pandas", "numpy", "matplotlib", "scipy", "sklearn", "ignite"}
-    program = "import sys, cardiac_attrivae.cli; print(*{m.split('.')[0] for m in sys.modules})"
+    program = (
+        "import sys, cardiac_attrivae.cli.main; print(*{m.split('.')[0] for m in sys.modules})"
+    )
     loaded = run(sys.executable, "-c", program, cwd=PACKAGE.parent).split()
     assert "click" in loaded
     assert not heavy & set(loaded)
@@ -208,17 +116,15 @@ def test_wheel_holds_every_room_and_every_yaml(elsewhere):
     import zipfile
 
     names = set(zipfile.ZipFile(elsewhere[1]).namelist())
-    expected = {f"cardiac_attrivae/{f.name}" for f in (CHECKOUT / "cardiac_attrivae").glob("*.py")}
+    expected = {
+        f.relative_to(CHECKOUT).as_posix()
+        for f in (CHECKOUT / "cardiac_attrivae").rglob("*")
+        if f.is_file() and "__pycache__" not in f.parts
+    }
     for folder in ("pipelines", "data_manifests"):
         expected |= {f"cardiac_attrivae/{folder}/{f.name}" for f in CHECKOUT.glob(f"{folder}/*")
                      if f.suffix == ".yaml"}  # fmt: skip
-    templates = {
-        f.relative_to(CHECKOUT).as_posix()
-        for f in (CHECKOUT / "cardiac_attrivae/templates").rglob("*")
-        if f.is_file()
-    }
-    assert "cardiac_attrivae/templates/index.html" in templates
-    expected |= templates
+    assert "cardiac_attrivae/report/templates/index.html" in expected
     assert "cardiac_attrivae/data_manifests/acdc.yaml" in expected
     assert {name for name in names if ".dist-info/" not in name} == expected
     assert any(name.endswith("licenses/LICENSE") for name in names)
@@ -226,7 +132,7 @@ def test_wheel_holds_every_room_and_every_yaml(elsewhere):
 
 def test_wheel_reads_its_manifests_from_another_folder(elsewhere, tmp_path):
     program = (
-        "import cardiac_attrivae, sys; from cardiac_attrivae.manifest import load_manifest;"
+        "import cardiac_attrivae, sys; from cardiac_attrivae.data.manifest import load_manifest;"
         "print(cardiac_attrivae.__file__); print(load_manifest('acdc').name)"
     )
     file, name = run(elsewhere[0] / "python", "-c", program, cwd=tmp_path).split()

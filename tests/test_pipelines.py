@@ -8,11 +8,11 @@ import pytest
 import torch
 import yaml
 
-from cardiac_attrivae.config import load_pipeline, parse_pipeline, shipped_pipelines
-from cardiac_attrivae.inference import encode, load_run
-from cardiac_attrivae.networks import build_network
-from cardiac_attrivae.slices import SliceDataset
-from cardiac_attrivae.workflow import TrainingWorkflow
+from cardiac_attrivae.data.store import SliceDataset
+from cardiac_attrivae.models.networks import build_network
+from cardiac_attrivae.training.config import load_pipeline, parse_pipeline, shipped_pipelines
+from cardiac_attrivae.training.run import encode, load_run
+from cardiac_attrivae.training.workflow import TrainingWorkflow
 
 SHORT = (
     "schedule.epochs=2",

@@ -26,19 +26,20 @@ from click.testing import CliRunner
 from conftest import trained
 from PIL import Image
 
-from cardiac_attrivae import preprocess as room
-from cardiac_attrivae import transforms, volumes
-from cardiac_attrivae.cases import Cases, Skipped, find_cases
-from cardiac_attrivae.cli import main
-from cardiac_attrivae.cross_domain import cross_domain_eval
-from cardiac_attrivae.generation import generate, traverse
-from cardiac_attrivae.manifest import load_manifest, parse_manifest
-from cardiac_attrivae.phantom import MNMS_CSV
-from cardiac_attrivae.preprocess import COLUMNS, preprocess
-from cardiac_attrivae.pseudonyms import hidden, pseudonym, pseudonymised, read_key
-from cardiac_attrivae.report import write_report
+from cardiac_attrivae.cli.main import main
+from cardiac_attrivae.data import images as volumes
+from cardiac_attrivae.data import preprocess as room
+from cardiac_attrivae.data import transforms
+from cardiac_attrivae.data.cases import Cases, Skipped, find_cases
+from cardiac_attrivae.data.manifest import load_manifest, parse_manifest
+from cardiac_attrivae.data.phantom import MNMS_CSV
+from cardiac_attrivae.data.preprocess import COLUMNS, preprocess
+from cardiac_attrivae.data.pseudonyms import hidden, pseudonym, pseudonymised, read_key
+from cardiac_attrivae.data.store import SliceDataset
+from cardiac_attrivae.evaluation.cross_domain import cross_domain_eval
+from cardiac_attrivae.evaluation.generation import generate, traverse
+from cardiac_attrivae.report.page import write_report
 from cardiac_attrivae.schema import DataError, without_folder
-from cardiac_attrivae.slices import SliceDataset
 
 KEY, OTHER = bytes(range(32)), bytes(range(1, 33))
 ACDC, MNMS, OWN = load_manifest("acdc"), load_manifest("mnms"), parse_manifest(faults.OWN, "own")
@@ -335,7 +336,7 @@ def test_another_key_or_data_set_gives_others_and_none_occurs_twice():
 
 
 def test_two_cases_of_one_pseudonym_are_refused(monkeypatch):
-    monkeypatch.setattr("cardiac_attrivae.pseudonyms.DIGITS", 1)
+    monkeypatch.setattr("cardiac_attrivae.data.pseudonyms.DIGITS", 1)
     cases = Cases([], [Skipped(f"p{n}", "empty") for n in range(17)])
     with pytest.raises(DataError, match="two cases have the same pseudonym; use another key"):
         pseudonymised(cases, OWN, KEY)
@@ -560,8 +561,8 @@ def test_names_open_no_tag_on_the_page(hostile_tables):
 def test_where_weights_lie_is_not_told_with_a_score():
     from types import SimpleNamespace
 
-    from cardiac_attrivae.config import load_pipeline
-    from cardiac_attrivae.cross_domain import _about_model
+    from cardiac_attrivae.evaluation.cross_domain import _about_model
+    from cardiac_attrivae.training.config import load_pipeline
 
     pipeline = load_pipeline(
         "attri_sivae_acdc", ["objective.perceptual_weights=/home/erika/vgg19.pth"]

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from test_steps import wait_for
+from runtime.test_jobs import wait_for
 
 from cardiac_attrivae import reproduce as room
-from cardiac_attrivae.cli import main
-from cardiac_attrivae.config import load_pipeline
-from cardiac_attrivae.phantom import write_phantoms
+from cardiac_attrivae.cli.main import main
+from cardiac_attrivae.data.phantom import write_phantoms
 from cardiac_attrivae.reproduce import METHODS, choose_split, claimed, plan
 from cardiac_attrivae.schema import DataError
+from cardiac_attrivae.training.config import load_pipeline
 
 PATIENTS = {"train": 60, "val": 20, "test": 20}
 NAMES = ("beta_vae_fast", "attri_vae_fast", "soft_intro_vae_fast", "attri_sivae_fast")

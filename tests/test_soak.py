@@ -10,16 +10,17 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from cardiac_attrivae.config import parse_pipeline
-from cardiac_attrivae.cross_domain import cross_domain_eval
-from cardiac_attrivae.evaluation import score_model
-from cardiac_attrivae.inference import find_device, load_run
-from cardiac_attrivae.manifest import load_manifest
-from cardiac_attrivae.preprocess import preprocess
-from cardiac_attrivae.segmenter import Training
-from cardiac_attrivae.slices import SliceDataset
-from cardiac_attrivae.transforms import Recipe
-from cardiac_attrivae.workflow import TrainingWorkflow
+from cardiac_attrivae.data.manifest import load_manifest
+from cardiac_attrivae.data.preprocess import preprocess
+from cardiac_attrivae.data.store import SliceDataset
+from cardiac_attrivae.data.transforms import Recipe
+from cardiac_attrivae.evaluation.cross_domain import cross_domain_eval
+from cardiac_attrivae.evaluation.score import score_model
+from cardiac_attrivae.runtime.device import find_device
+from cardiac_attrivae.segmentation.judge import Training
+from cardiac_attrivae.training.config import parse_pipeline
+from cardiac_attrivae.training.run import load_run
+from cardiac_attrivae.training.workflow import TrainingWorkflow
 
 CYCLES, WARM_UP, EVERY = 100, 20, 10
 """Cycles in all, those before anything is measured, and how often all is evaluated and drawn."""

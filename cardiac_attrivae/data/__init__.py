@@ -1,0 +1,1 @@
+"""From files of a scanner to a slice store."""

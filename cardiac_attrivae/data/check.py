@@ -1,0 +1,382 @@
+"""Walks a data set and tells what it holds against what its manifest expects.
+
+Reads each mask and image once, at the frames that matter. What stops the package from using a case
+is a problem; what a reader should know, known quirks included, is a note.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ..attributes import is_one_heart
+from ..schema import HEART, SPLITS, CaseRecord, DataError, Structure
+from .cases import NO_MASK, Cases, find_cases, find_root, list_cases, read_table
+from .images import laid_on, read_image
+from .manifest import Manifest
+from .nifti import Volume, are_finite, read_mask, read_to_the_end
+
+_SIZES = {
+    "pixel spacing (mm)": (0.5, 2.5),
+    "slice spacing (mm)": (3.0, 15.0),
+    "voxels along i": (64, 1024),
+    "voxels along j": (64, 1024),
+    "slices": (3, 40),
+}
+"""What short-axis cine MRI is acquired with. A case beyond it, or more than a factor of two away
+from the median of its data set, is told of: its header may be wrong."""
+
+_MOMENT = re.compile(r"[_-]((frame|phase|time)[_-]?\d+|ED|ES)$", re.IGNORECASE)
+"""How ids end that name a frame of a patient and not the patient."""
+
+ORTHONORMAL = 1e-4
+"""Deviation of the direction cosines from orthonormal above which a header is told of."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of thing, and the cases that show it: (id, detail) pairs."""
+
+    what: str
+    cases: tuple[tuple[str, str], ...] = ()
+
+    def lines(self, width: int, most: int = 5) -> list[str]:
+        """Plain text: the statement, then what is worth telling of each of the first cases."""
+        count = f": {len(self.cases)} case{'s' * (len(self.cases) != 1)}" if self.cases else ""
+        out = textwrap.wrap(
+            f"- {self.what}{count}", width, subsequent_indent="  ", break_long_words=False
+        )
+        if any(detail for _, detail in self.cases):
+            for case, detail in self.cases[:most]:
+                out += textwrap.wrap(
+                    f"{case}  {detail}", width, initial_indent="    ", subsequent_indent="      "
+                )
+        elif self.cases:
+            ids = ", ".join(case for case, _ in self.cases[:most])
+            out += textwrap.wrap(ids, width, initial_indent="    ", subsequent_indent="    ")
+        if len(self.cases) > most:
+            out.append(f"    and {len(self.cases) - most} more")
+        return out
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found.
+
+    Attributes:
+        manifest: What was expected.
+        root: The folder that holds the data set's folders.
+        found: Folder -> number of cases in it, usable or not.
+        usable: (domain, split) -> number of usable cases.
+        geometry: (name, lowest, median, highest) over the usable cases at ED.
+        problems: What makes cases unusable; the ``check`` command ends with 2 if there are any.
+        notes: What a reader should know.
+    """
+
+    manifest: Manifest
+    root: Path
+    found: Mapping[str, int]
+    usable: Mapping[tuple[str, str], int]
+    geometry: tuple[tuple[str, float, float, float], ...]
+    problems: tuple[Finding, ...]
+    notes: tuple[Finding, ...]
+
+    def render(self, width: int = 80) -> str:
+        """Plain text for a terminal or a pipe, in ``width`` columns."""
+        known, expected = self.manifest, self.manifest.expected
+        splits = [s for s in SPLITS if any(split == s for _, split in self.usable)]
+        rows = [
+            (domain, *(self.usable.get((domain, split), 0) for split in splits))
+            for domain in sorted({domain for domain, _ in self.usable})
+        ]
+        total = sum(self.usable.values())
+        blocks = [
+            _wrap(f"{known.name}: {known.title}", width) + [str(self.root)],
+            _wrap(f"Licence: {known.licence}", width) + _wrap(f"Cite: {known.citation}", width),
+            _table([("folder", "expected", "found")]
+                   + [(f, expected.get(f, "-"), n) for f, n in self.found.items()]),
+            _table([("usable cases", *splits, "all")] + [(*row, sum(row[1:])) for row in rows]),
+            _table([("at ED", "lowest", "median", "highest"), *self.geometry]),
+        ]  # fmt: skip
+        if known.oddities:
+            lines = [line for text in known.oddities for line in _wrap(f"- {text}", width)]
+            blocks.append(["Known of this data set", *lines])
+        for heading, findings in (("Notes", self.notes), ("Problems", self.problems)):
+            if findings:
+                lines = [line for finding in findings for line in finding.lines(width)]
+                blocks.append([heading, *lines])
+        verdict = f"{len(self.problems)} problems" if self.problems[1:] else "1 problem"
+        blocks.append([f"{total} usable cases, {verdict if self.problems else 'no problems'}"])
+        return "\n\n".join("\n".join(block) for block in blocks)
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, subsequent_indent="  ", break_long_words=False)
+
+
+def _table(rows: list[tuple]) -> list[str]:
+    """A header and rows in columns: names to the left, numbers to the right."""
+    cells = [[f"{c:.4g}" if isinstance(c, float) else str(c) for c in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(
+            [row[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(row, widths, strict=True)][1:]
+        )
+        for row in cells
+    ]
+
+
+class _Findings(dict):
+    """What -> case -> details, in the order in which they turn up."""
+
+    def add(self, what: str, case: str = "", detail: str = "") -> None:
+        cases = self.setdefault(what, {})
+        if case:
+            cases.setdefault(case, []).append(detail)
+
+    def all(self) -> tuple[Finding, ...]:
+        return tuple(
+            Finding(what, tuple((case, "; ".join(dict.fromkeys(d))) for case, d in cases.items()))
+            for what, cases in self.items()
+        )
+
+
+def check_dataset(
+    manifest: Manifest,
+    source: str | Path,
+    progress: Callable[[list[CaseRecord]], Iterable[CaseRecord]] = iter,
+) -> Report:
+    """Reads every case of a data set at ED and ES and compares it with the manifest.
+
+    Args:
+        manifest: What to expect.
+        source: Folder with the data, as for ``find_cases``.
+        progress: Wraps the list of ED records while they are read, for example ``tqdm.tqdm``.
+
+    Raises:
+        DataError: If there is no case at all, or no table where one is needed.
+        ManifestError: If the table lacks the columns that the manifest names.
+    """
+    root = find_root(manifest, source)
+    cases = find_cases(manifest, source)
+    has_es = "ES" in manifest.columns or "ES" in manifest.constants
+    later = find_cases(manifest, source, "ES") if has_es else Cases([], [])
+    at_es = {record.case: record for record in later.records}
+    problems, notes = _Findings(), _Findings()
+    scans = []
+    for record in progress(cases.records):
+        scan = _examine(record, problems, notes)
+        es = at_es.get(record.case)
+        if es:
+            _examine(es, problems, notes, whole=es.image != record.image)
+        if scan:
+            scans.append(scan)
+    usable = [scan for scan in scans if scan.labelled and scan.sound]
+    found = {folder: len(list_cases(manifest, root, folder)) for folder in manifest.folders}
+    _tell_of_skipped(manifest, cases, later, scans, problems, notes)
+    _tell_of_duplicates(manifest, scans, problems, notes)
+    _tell_of_patients(cases.records, problems)
+    _tell_of_completeness(manifest, root, found, cases.records, notes)
+    return Report(
+        manifest=manifest,
+        root=root,
+        found=found,
+        usable=Counter((scan.record.domain, scan.record.split) for scan in usable),
+        geometry=_geometry(usable, notes),
+        problems=problems.all(),
+        notes=notes.all(),
+    )
+
+
+class _Scan(NamedTuple):
+    """What is kept of one case at ED once its voxels are let go of."""
+
+    record: CaseRecord
+    digest: str
+    sizes: tuple[float, ...]  # as in _SIZES
+    labelled: bool
+    sound: bool
+
+
+def _examine(
+    record: CaseRecord, problems: _Findings, notes: _Findings, whole: bool = True
+) -> _Scan | None:
+    """Looks at one case at one phase; None where a file cannot be read."""
+    at, faults, volumes = f"at {record.phase}", [], []
+    for read, file in ((read_image, record.image), (read_mask, record.mask)):
+        try:
+            if whole and file.suffix == ".gz" and file.is_file():
+                read_to_the_end(file)
+            volumes.append(read(file, record.frame))
+        except DataError as error:
+            problems.add("damaged or unusable file", record.case, str(error))
+    if len(volumes) < 2:
+        return None
+    image, mask = volumes
+    try:
+        mask = laid_on(image, mask, record)
+    except DataError as error:
+        problems.add("mask that does not fit its image", record.case, f"{error} {at}")
+        return None
+    if image.voxels.shape != mask.voxels.shape:
+        shapes = f"{image.voxels.shape} and {mask.voxels.shape} {at}"
+        faults.append(("image and mask differ in shape", shapes))
+    if not are_finite(image.voxels):
+        faults.append(("NaN or infinite values in the image", at))
+    elif np.ptp(image.voxels) == 0:
+        faults.append(("image with one value throughout", at))
+    numbers = np.unique(mask.voxels).tolist()
+    unknown = [number for number in numbers if number not in record.label_numbers]
+    if unknown:
+        accepted = ", ".join(map(str, sorted(record.label_numbers)))
+        what = f"label numbers beside those of the manifest ({accepted})"
+        faults.append((what, f"{', '.join(f'{n:g}' for n in unknown[:5])} {at}"))
+    heart = {number: s for number, s in record.label_numbers.items() if s in HEART}
+    if not is_one_heart(np.isin(mask.voxels, [n for n, s in heart.items() if s is Structure.LV])):
+        faults.append(("the LV in two places of the mask", at))
+    for what, detail in faults:
+        problems.add(what, record.case, detail)
+
+    shown = {record.label_numbers[number] for number in numbers if number not in unknown}
+    missing = [structure.name for structure in HEART if structure not in shown]
+    labelled = bool(unknown) or len(missing) < len(HEART)
+    if labelled and missing:
+        notes.add("structure absent from the mask", record.case, f"{', '.join(missing)} {at}")
+    inside = np.isin(mask.voxels, list(heart))
+    if inside[[0, -1]].any() or inside[:, [0, -1]].any():
+        notes.add("heart cut off by the border of the image", record.case, at)
+    if record.phase == "ED":
+        _tell_of_header(record.case, image, mask, notes)
+    across, down, through = image.spacing_mm
+    with np.errstate(over="ignore"):  # told of above
+        values = np.ascontiguousarray(image.voxels, dtype=np.float32)
+    return _Scan(
+        record,
+        hashlib.sha256(values).hexdigest(),
+        (max(across, down), through, *map(float, image.voxels.shape)),
+        labelled,
+        sound=not faults,
+    )
+
+
+def _tell_of_header(case: str, image: Volume, mask: Volume, notes: _Findings) -> None:
+    across, down, _ = image.spacing_mm
+    if not np.allclose(image.affine, mask.affine, atol=across / 10):
+        notes.add("image and mask lie apart by their affines; voxels are matched as stored", case)
+    if not np.allclose(image.spacing_mm, mask.spacing_mm, rtol=1e-3):
+        detail = f"{_mm(image.spacing_mm)} and {_mm(mask.spacing_mm)}; the image's is used"
+        notes.add("image and mask differ in spacing", case, detail)
+    if not np.isclose(across, down, rtol=1e-3):
+        notes.add("pixels that are not square", case, _mm(image.spacing_mm))
+    lengths = np.linalg.norm(image.affine[:3, :3], axis=0)
+    if not np.allclose(lengths, image.spacing_mm, rtol=1e-2):
+        notes.add("affine contradicts pixdim, a placeholder; pixdim is used", case)
+    directions = image.affine[:3, :3] / np.where(lengths > 0, lengths, 1.0)
+    if np.abs(directions.T @ directions - np.eye(3)).max() > ORTHONORMAL:
+        notes.add("directions that are not orthonormal; ITK may refuse the file", case)
+
+
+def _mm(spacing: Iterable[float]) -> str:
+    return " x ".join(f"{s:.4g}" for s in spacing) + " mm"
+
+
+def _tell_of_skipped(
+    manifest: Manifest,
+    cases: Cases,
+    later: Cases,
+    scans: list[_Scan],
+    problems: _Findings,
+    notes: _Findings,
+) -> None:
+    unlabelled = [scan.record.case for scan in scans if not scan.labelled]
+    for case, reason in cases.skipped:
+        if reason.startswith(NO_MASK):
+            unlabelled.append(case)
+        else:
+            problems.add("cannot be used", case, reason)
+    for case, reason in later.skipped:
+        if case not in dict(cases.skipped):
+            notes.add("cannot be used at ES", case, reason)
+    within = len(unlabelled) <= manifest.unlabelled
+    for case in sorted(unlabelled):
+        what = f"no mask, or an empty one at ED; at most {manifest.unlabelled} expected"
+        (notes if within else problems).add(what, case)
+
+
+def _tell_of_duplicates(
+    manifest: Manifest, scans: list[_Scan], problems: _Findings, notes: _Findings
+) -> None:
+    groups: dict[str, list[CaseRecord]] = {}
+    for scan in scans:
+        groups.setdefault(scan.digest, []).append(scan.record)
+    for same in groups.values():
+        cases, splits = {record.case for record in same}, {record.split for record in same}
+        ids = " = ".join(sorted(cases))
+        if len(cases) == 1:
+            continue
+        if any(cases <= set(group) for group in manifest.duplicates):
+            notes.add("the same scan twice, as the manifest says; --drop-duplicates keeps one", ids)
+        elif len(splits) == 1:
+            notes.add("the same scan twice: list it in 'duplicates' of the manifest", ids)
+        else:
+            what = "the same scan in two splits: list it in 'duplicates' of the manifest"
+            problems.add(what, ids, " and ".join(record.split for record in same))
+
+
+def _tell_of_patients(records: list[CaseRecord], problems: _Findings) -> None:
+    """nnU-Net and others call each frame a case; as patients they would get into two splits."""
+    patients: dict[str, list[str]] = {}
+    for record in records:
+        patients.setdefault(_MOMENT.sub("", record.case), []).append(record.case)
+    for patient, cases in patients.items():
+        if len(cases) > 1:
+            what = "one patient as several cases: put {frame} or {phase} where their ids differ"
+            problems.add(what, patient, ", ".join(cases))
+
+
+def _geometry(usable: list[_Scan], notes: _Findings) -> tuple[tuple[str, float, float, float], ...]:
+    """(name, lowest, median, highest) of each size; notes the cases that are far from the rest."""
+    rows = []
+    for i, (name, (low, high)) in enumerate(_SIZES.items() if usable else ()):
+        lowest, median, highest = np.percentile([scan.sizes[i] for scan in usable], (0, 50, 100))
+        rows.append((name, float(lowest), float(median), float(highest)))
+        for scan in usable:
+            size = scan.sizes[i]
+            if not max(low, median / 2) <= round(size, 4) <= min(high, median * 2):
+                detail = f"{size:.4g}, median {median:.4g}"
+                notes.add(f"unusual {name}", scan.record.case, detail)
+    return tuple(rows)
+
+
+def _tell_of_completeness(
+    manifest: Manifest,
+    root: Path,
+    found: Mapping[str, int],
+    records: list[CaseRecord],
+    notes: _Findings,
+) -> None:
+    expected = sum(manifest.expected.get(folder, 0) for folder in found)
+    present = sum(found[folder] for folder in found if folder in manifest.expected)
+    if expected > present:
+        notes.add(f"partial copy: {expected} cases expected, {present} found")
+    for folder, count in manifest.expected.items():
+        if found[folder] > count:
+            notes.add(f"{folder} holds {found[folder]} cases, {count} expected")
+    for fact in ("vendor", "centre", "pathology"):
+        column = manifest.columns.get(fact)
+        if column and records and not any(getattr(record, fact) for record in records):
+            notes.add(f"{fact} is blank for every case (column {column!r})")
+    if manifest.table:
+        here = {case for folder in found for case in list_cases(manifest, root, folder)}
+        here |= {case.lstrip("0") for case in here}
+        for case in read_table(manifest, root):
+            if case not in here:
+                notes.add("rows of the table without files", case)

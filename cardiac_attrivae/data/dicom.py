@@ -1,0 +1,298 @@
+"""Reads one frame of a short-axis cine out of a folder of DICOM files, one image in each.
+
+What leaves this room is pixels, spacing and geometry. No text of a header, which may name the
+patient, gets into a message, an array or a file.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from ..schema import DataError
+from .nifti import Volume, refuse_huge, refuse_spacing
+
+if TYPE_CHECKING:
+    import SimpleITK
+
+SAME_MM = 0.1
+"""Slices that lie nearer to each other along the normal are one slice at several times."""
+UNEVEN = 0.05
+"""Of the distance between slices: how much it may vary within a stack."""
+COSINE, RATIO = 1e-3, 1e-3
+"""How far directions and pixel spacings, written in decimals, may differ within a stack."""
+
+MOST = 1e10
+"""Of any number in a header that is read: mm, ms, or a count."""
+
+# DICOM's own names, so that a message can be looked up in its standard (PS3.6).
+TAGS = {
+    "ImagePositionPatient": "0020|0032",
+    "ImageOrientationPatient": "0020|0037",
+    "PixelSpacing": "0028|0030",
+    "TriggerTime": "0018|1060",
+    "InstanceNumber": "0020|0013",
+    "SeriesInstanceUID": "0020|000e",
+    "FrameOfReferenceUID": "0020|0052",
+    "PhotometricInterpretation": "0028|0004",
+}
+
+
+class Header(NamedTuple):
+    """What one file says of its image.
+
+    Attributes:
+        file: Where it is.
+        size: Columns and rows.
+        spacing_mm: Between columns and between rows; DICOM writes them the other way round.
+        directions: Unit vectors along which columns and rows are counted, in LPS, (2, 3).
+        position_mm: Centre of the first pixel, in LPS, (3,).
+        trigger_ms, number: What orders frames, where given.
+        series, frame_of_reference: Compared with those of other files, and nothing else.
+    """
+
+    file: Path
+    size: tuple[int, int]
+    spacing_mm: tuple[float, float]
+    directions: np.ndarray
+    position_mm: np.ndarray
+    trigger_ms: float | None
+    number: float | None
+    series: str
+    frame_of_reference: str
+
+
+def read_dicom(folder: Path, frame: int) -> Volume:
+    """Reads one frame of a cine: i counts columns, j rows, s slices along the normal.
+
+    The normal is that of the right-handed axes (columns, rows, slices), so that a slice (I, J) is
+    seen as on the scanner's screen. Rescale slope and intercept are applied. The distance of slices
+    is that of their positions: SliceThickness leaves out the gap between them.
+
+    Args:
+        folder: Holds the files of the cine and no other images, in folders below it or not.
+        frame: 0-based, by trigger time or else by instance number; a stack of one frame is that
+            frame already.
+
+    Raises:
+        DataError: If a file cannot be read, there is no such frame, or the files are not the images
+            of one complete stack.
+    """
+    with quiet_itk():
+        headers = [read_header(file) for file in _files(folder)]
+        try:
+            slices, step_mm = arranged(headers)
+        except DataError as error:
+            raise DataError(f"{folder.name} {error}") from None
+        frames = len(slices[0])
+        if frames > 1 and not 0 <= frame < frames:
+            raise DataError(
+                f"{folder.name} has {frames} frames and no frame {frame} (counted from 0)"
+            )
+        first = slices[0][0]
+        spacing = (*first.spacing_mm, step_mm)
+        refuse_spacing(folder, spacing)
+        refuse_huge(folder, (*first.size, len(slices)))
+        shown = [times[frame if frames > 1 else 0] for times in slices]
+        voxels = np.stack([_pixels(header) for header in shown], axis=-1)
+    affine = np.eye(4)
+    axes = np.vstack([first.directions, np.cross(*first.directions)])
+    affine[:3, :3], affine[:3, 3] = axes.T * spacing, shown[0].position_mm
+    return Volume(voxels, spacing, np.diag([-1.0, -1, 1, 1]) @ affine)  # LPS to NIfTI's RAS
+
+
+@contextmanager
+def quiet_itk() -> Iterator[None]:
+    """Keeps what ITK and its decoders print away from the user: what matters of it is refused.
+
+    ITK can be told to be quiet, the decoders in it cannot: they print past Python.
+    """
+    sys.stderr.flush()
+    shown = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(shown, 2)
+        os.close(shown)
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files in a folder and below, but for hidden ones and the index of a disc."""
+    inside, files = os.path.realpath(folder), []
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(inside):
+            raise DataError(f"{path.name} is a link that leads out of {folder.name}")
+        if path.is_file() and path.name[0] != "." and path.name.upper() != "DICOMDIR":
+            files.append(path)
+    if not files:
+        raise DataError(f"{folder.name} holds no files; expected those of a DICOM cine")
+    return files
+
+
+def read_header(file: Path) -> Header:
+    """Reads what a DICOM file says of the place and time of its image.
+
+    Raises:
+        DataError: If it is none, holds several images or one in colour, or says too little.
+    """
+    reader = _reader(file)
+    try:
+        reader.ReadImageInformation()
+        size = reader.GetSize()
+        colours = reader.GetNumberOfComponents()
+    except RuntimeError:  # its text holds the whole path
+        raise DataError(
+            f"{file.name} is no DICOM image, or a damaged one; expected those of the cine alone"
+        ) from None
+    if len(size) > 2 and size[2] > 1:
+        raise DataError(
+            f"{file.name} holds {size[2]} images (multi-frame DICOM); expected one in each file: "
+            "convert it to NIfTI"
+        )
+    if colours != 1 or _text(reader, "PhotometricInterpretation") != "MONOCHROME2":
+        raise DataError(f"{file.name} is not in MONOCHROME2; expected grey values, 0 for dark")
+    rows_mm, columns_mm = _numbers(file, reader, "PixelSpacing", 2)
+    refuse_spacing(file, (columns_mm, rows_mm))
+    directions = np.reshape(_numbers(file, reader, "ImageOrientationPatient", 6), (2, 3))
+    if np.abs(directions @ directions.T - np.eye(2)).max() > COSINE:
+        raise DataError(
+            f"{file.name} has an ImageOrientationPatient whose directions are not at right angles"
+        )
+    trigger, number = (
+        _numbers(file, reader, tag, 1)[0] if _text(reader, tag) else None
+        for tag in ("TriggerTime", "InstanceNumber")
+    )
+    return Header(
+        file,
+        (int(size[0]), int(size[1])),
+        (columns_mm, rows_mm),
+        directions,
+        np.array(_numbers(file, reader, "ImagePositionPatient", 3)),
+        trigger,
+        number,
+        _text(reader, "SeriesInstanceUID"),
+        _text(reader, "FrameOfReferenceUID"),
+    )
+
+
+def _reader(file: Path) -> SimpleITK.ImageFileReader:
+    import SimpleITK
+
+    reader = SimpleITK.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")  # or a file of another kind would be read as that
+    reader.SetFileName(str(file))
+    return reader
+
+
+def _text(reader: SimpleITK.ImageFileReader, tag: str) -> str:
+    try:
+        return reader.GetMetaData(TAGS[tag]).strip(" \0")
+    except (RuntimeError, UnicodeDecodeError):  # absent, or bytes that are no text
+        return ""
+
+
+def _numbers(file: Path, reader: SimpleITK.ImageFileReader, tag: str, count: int) -> list[float]:
+    try:
+        numbers = [float(part) for part in _text(reader, tag).split("\\")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != count or not all(abs(number) < MOST for number in numbers):
+        raise DataError(f"{file.name} has no {tag} that can be read; expected {count} numbers")
+    return numbers
+
+
+def arranged(headers: Sequence[Header]) -> tuple[list[list[Header]], float]:
+    """Sorts the images of a cine.
+
+    Args:
+        headers: One or more, in any order.
+
+    Returns:
+        The slices along the normal, the frames of each in time; and the distance of slices in mm.
+
+    Raises:
+        DataError: If they are not one stack with equal steps and as many frames in each slice. The
+            message goes on from the name of the folder.
+    """
+    first = headers[0]
+    others = sum(not _like(first, header) for header in headers)
+    if others:
+        raise DataError(
+            f"holds {others} images of another size, spacing, orientation or frame of reference "
+            f"than {first.file.name}; expected one short-axis cine, in a folder of its own"
+        )
+    places = np.array([header.position_mm for header in headers])
+    depth = places @ np.cross(*first.directions)
+    order = np.argsort(depth, kind="stable")
+    starts = np.flatnonzero(np.diff(depth[order]) > SAME_MM) + 1
+    slices = [[headers[i] for i in group] for group in np.split(order, starts)]
+    if len(slices) < 2:
+        raise DataError("holds a single slice position; expected a stack")
+    if any(len({header.series for header in times}) > 1 for times in slices):
+        raise DataError("shows a slice position in two series; expected one")
+    counts = sorted({len(times) for times in slices})
+    if len(counts) > 1:
+        raise DataError(
+            f"has {counts[0]} images at one slice position and {counts[-1]} at another; expected "
+            "as many frames in each"
+        )
+    shifts = np.abs((places - first.position_mm) @ first.directions.T) / first.spacing_mm
+    if shifts.max() > 0.5:
+        raise DataError(
+            f"has slices that are shifted in their plane by up to {shifts.max():.3g} pixels; "
+            "expected them in line"
+        )
+    depths = [depth[group].mean() for group in np.split(order, starts)]
+    steps = np.diff(depths)
+    step = float(np.median(steps))
+    if np.abs(steps - step).max() > UNEVEN * step:
+        raise DataError(
+            f"has slices that lie {steps.min():.4g} to {steps.max():.4g} mm apart; expected equal "
+            "steps: one may be missing"
+        )
+    return [_in_time(times) for times in slices], round(step, 4)  # positions are decimals
+
+
+def _like(one: Header, other: Header) -> bool:
+    """Whether two images may be of one stack."""
+    return (
+        one.size == other.size
+        and one.frame_of_reference == other.frame_of_reference
+        and np.allclose(one.spacing_mm, other.spacing_mm, rtol=RATIO, atol=0)
+        and np.allclose(one.directions, other.directions, rtol=0, atol=COSINE)
+    )
+
+
+def _in_time(times: list[Header]) -> list[Header]:
+    """Frames of a slice by trigger time, or where that does not tell them apart by number."""
+    for key in ("trigger_ms", "number"):
+        moments = [getattr(header, key) for header in times]
+        if None not in moments and len(set(moments)) == len(moments):
+            return sorted(times, key=lambda header: getattr(header, key))
+    if len(times) == 1:
+        return times
+    raise DataError(
+        "has frames of one slice position that neither TriggerTime nor InstanceNumber tells apart; "
+        "expected each image once"
+    )
+
+
+def _pixels(header: Header) -> np.ndarray:
+    """Values of an image, (I, J)."""
+    import SimpleITK
+
+    try:
+        return SimpleITK.GetArrayFromImage(_reader(header.file).Execute())[0].T
+    except RuntimeError:
+        raise DataError(
+            f"{header.file.name} holds pixels that cannot be read: damaged, or compressed in a way "
+            "that GDCM does not know. Decompress it, or convert it to NIfTI"
+        ) from None

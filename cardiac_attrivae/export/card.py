@@ -1,0 +1,175 @@
+"""What is said of a model to those who get it: metadata.json and the facts of its model card."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..attributes import ATTRIBUTES
+from ..data.manifest import load_manifest, shipped_manifests
+from ..report.tables import markdown, summarise
+from ..runtime.files import read_json
+from ..runtime.provenance import __version__, versions
+from ..schema import DataError
+from ..training.run import Run
+
+SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
+"""Of metadata.json; the newest that MONAI publishes for models that are no special kind."""
+
+PACKAGES = ("nibabel", "pandas", "pytorch-ignite", "safetensors")
+"""Needed besides this package, MONAI, PyTorch and NumPy; pip brings them along with this one."""
+
+PAPERS = (
+    "Di Folco, Bercea, Schnabel: Attribute Regularized Soft Introspective VAE: Towards Cardiac "
+    "Attribute Regularization Through MRI Domains, 2023. arXiv:2307.12618",
+    "Cetin, Stephens, Camara, González Ballester: Attri-VAE: Attribute-based interpretable "
+    "representations of medical images with variational autoencoders, 2023. arXiv:2203.10417",
+    "Pati, Lerch: Attribute-based Regularization of Latent Spaces for Variational Auto-Encoders, "
+    "2021. arXiv:2004.05485",
+)
+
+USE = (
+    "Research on latent representations of cardiac MRI: codes of short-axis slices, and slices of "
+    "codes. Not a medical device; not for diagnosis or treatment."
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The data that a model was trained on, as far as the run and the manifests tell."""
+
+    name: str
+    title: str
+    citation: str = ""
+    licence: str = ""
+    url: str = ""
+    synthetic: bool = False
+
+    @classmethod
+    def of(cls, run: Run) -> Source:
+        about, name = run.about, run.about["train_dataset"]
+        known = load_manifest(name) if name in shipped_manifests() else None
+        title = about.get("title") or (known.title if known else name)
+        if about.get("synthetic"):
+            return cls(name, f"Synthetic hearts in the files of {title}", synthetic=True)
+        if known is None:
+            return cls(name, title, about.get("citation") or "")
+        return cls(name, title, about.get("citation") or known.citation, known.licence, known.url)
+
+    @property
+    def terms(self) -> str:
+        """What the data demand of those who pass the weights on."""
+        if self.synthetic:
+            return "Trained on synthetic hearts alone; no terms of a data set apply to the weights."
+        if not self.licence:
+            return (
+                f"The licence of {self.title} is not known to this program. Ask those who gave you "
+                "the data before you pass the weights on."
+            )
+        return (
+            f"Trained on {self.title}, which is licensed {self.licence}. Treat the weights as "
+            "under the same terms."
+        )
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What ``cross-domain-eval`` found of one run: its rows of metrics.csv, and notes."""
+
+    metrics: pd.DataFrame
+    notes: list[str]
+
+    @classmethod
+    def read(cls, folder: str | Path, run: Run) -> Scores:
+        """The scores of this very training, known by its summary.
+
+        Raises:
+            DataError: If the folder holds none.
+        """
+        file, about = Path(folder) / "metrics.csv", read_json(Path(folder) / "evaluation.json")
+        if not file.is_file():
+            raise DataError(f"{folder} holds no metrics.csv; cross-domain-eval writes one")
+        own = {key: value for key, value in run.summary.items() if key != "store"}
+        models = about.get("models", {}).items()
+        names = [name for name, model in models if model.get("summary") == own]
+        kinds = dict.fromkeys(("model", "method", "train_dataset", "attribute"), str)
+        metrics = pd.read_csv(file, dtype=kinds, keep_default_na=False, na_values=[""])
+        mine = metrics[metrics["model"].isin(names[:1])]
+        if mine.empty:
+            raise DataError(f"{folder} has no scores of {run.folder}; evaluate it first")
+        return cls(mine, about.get("notes", []))
+
+    @property
+    def tables(self) -> str:
+        """Markdown below a heading of its own."""
+        text = markdown(self.metrics, self.notes).partition("\n")[2]
+        return text.strip().replace("\n## ", "\n### ")
+
+    @property
+    def numbers(self) -> dict[str, dict[str, Any]]:
+        """``test set/split/metric/attribute`` -> value, unit and 95 % interval where they exist."""
+        found = {}
+        for (_, place, metric, attribute), score in summarise(self.metrics).items():
+            entry = {"value": score.value, "unit": score.unit, "low": score.low, "high": score.high}
+            known = {k: v for k, v in entry.items() if v != "" and not pd.isna(v)}
+            found["/".join((place.tested, place.split, metric, attribute))] = known
+        return found
+
+
+def describe(run: Run, scores: Scores | None) -> dict[str, Any]:
+    """Content of metadata.json."""
+    size, spacing = (run.about["recipe"][key] for key in ("size", "spacing"))
+    dimensions, data = len(run.about["code_mean"]), Source.of(run)
+    attributes = run.pipeline.attributes
+    image = {
+        "type": "image", "format": "magnitude", "modality": "MR", "num_channels": 1,
+        "spatial_shape": [size, size], "dtype": "float32", "value_range": [0, 1],
+        "is_patch_data": False, "channel_def": {"0": "short-axis slice, 0 outside the heart"},
+    }  # fmt: skip
+    trained = run.pipeline.dimensions(attributes)
+    meaning = {
+        str(dimension): f"{name} ({ATTRIBUTES[name].unit})"
+        for name, dimension in zip(attributes, trained, strict=True)
+        if dimension is not None
+    }
+    latent = {
+        "type": "tuples", "format": "latent", "modality": "n/a", "num_channels": dimensions,
+        "spatial_shape": [], "dtype": "float32", "value_range": [], "is_patch_data": False,
+        "channel_def": meaning,
+    }  # fmt: skip
+    used = versions(("monai", "numpy", "torch", *PACKAGES))
+    return {
+        "schema": SCHEMA,
+        "version": "1.0.0",
+        "changelog": {"1.0.0": f"written by cardiac-attrivae {__version__}"},
+        "monai_version": used["monai"],
+        "pytorch_version": used["torch"].partition("+")[0],
+        "numpy_version": used["numpy"],
+        "required_packages_version": {k: used[k] for k in ("cardiac-attrivae", *PACKAGES)},
+        "name": f"{run.pipeline.method} of {data.name}",
+        "task": "Attribute-regularised latent codes of cardiac MRI, and slices of codes",
+        "description": (
+            f"{type(run.network).__name__} with {dimensions} latent dimensions, of short-axis "
+            f"slices of {size} x {size} pixels of {spacing} mm at end-diastole. "
+            + (f"Trained so that {', '.join(meaning.values())} each turn one dimension."
+               if meaning else "No dimension was trained on an attribute.")
+        ),
+        "authors": "The cardiac-attrivae developers (software); whoever trained it (weights)",
+        "copyright": "Copyright (c) The cardiac-attrivae developers (software)",
+        "data_source": "; ".join(filter(None, (data.title, data.url, data.terms))),
+        "data_type": "nibabel",
+        "image_classes": "one channel, intensity in [0, 1], 0 outside the heart",
+        "label_classes": "none",
+        "pred_classes": "one channel: the slice, decoded from its posterior mean",
+        "eval_metrics": scores.numbers if scores else {},
+        "intended_use": USE,
+        "references": [*filter(None, [data.citation]), *PAPERS],
+        "network_data_format": {"inputs": {"image": image}, "outputs": {"pred": image}},
+        "encoder_data_format": {
+            "inputs": {"image": image}, "outputs": {"mu": latent, "logvar": latent}
+        },
+        "decoder_data_format": {"inputs": {"z": latent}, "outputs": {"reconstruction": image}},
+    }  # fmt: skip

@@ -1,0 +1,307 @@
+"""Trained networks for other programs: safetensors, TorchScript and ONNX.
+
+Encoder and decoder apart, in eval mode and float32; the code of an image is its posterior mean. The
+number of images is free. Every file is opened again and its output compared with PyTorch's before
+it takes its place.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import torch
+from torch import Tensor, nn
+
+from ..runtime.files import whole
+from ..runtime.weights import read_weights, write_weights
+from ..schema import DataError
+from ..training.run import Run
+
+OPSET = 18
+"""Of ONNX: the oldest that PyTorch writes without conversion; onnxruntime-web knows it."""
+
+TOLERANCE = 1e-4
+"""Largest difference from PyTorch's output, in units of the largest value of that output, or of 1
+if that is smaller. Other programs add in another order; float32 leaves about 1e-6 of that."""
+
+BATCHES = (1, 3)
+"""Numbers of rows that every file is tried with."""
+
+Tell = Callable[[str], None]
+Function = Callable[..., Sequence[Tensor]]
+
+
+class Encoder(nn.Module):
+    """Posterior mean and log of the variance, (N, D) each, of slices (N, C, H, W)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        mu, logvar = self.network.encode(image)
+        return mu, logvar
+
+
+class Decoder(nn.Module):
+    """Slices (N, C, H, W) of codes (N, D)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.network.decode(z)
+
+
+class Autoencoder(nn.Module):
+    """Slices (N, C, H, W) to their reconstructions: the decoded means. What a bundle runs."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.decode(self.encode(image)[0])
+
+    def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Posterior mean and log of the variance, (N, D) each."""
+        mu, logvar = self.network.encode(image)
+        return mu, logvar
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Slices of codes (N, D)."""
+        return self.network.decode(z)
+
+
+def plain(network: nn.Module) -> nn.Module:
+    """A copy in eval mode, float32, on the CPU, with its weights in the usual order in memory."""
+    network = copy.deepcopy(network).to("cpu", torch.float32)
+    return network.to(memory_format=torch.contiguous_format).eval()
+
+
+def recipe_of(run: Run) -> dict[str, Any]:
+    """The pipeline as plain values, but for the path of a file on the machine it was trained on."""
+    pipeline = run.pipeline.to_dict()
+    if "perceptual_weights" in pipeline["objective"]:
+        pipeline["objective"]["perceptual_weights"] = ""
+    return pipeline
+
+
+def examples(run: Run) -> tuple[Tensor, Tensor]:
+    """Slices (3, C, H, W) and codes (3, D) to try a file with; no patient's.
+
+    The codes are drawn with mean and deviation of the training codes, the slices decoded from them.
+    """
+    mean, deviation = (torch.tensor(run.about[k]) for k in ("code_mean", "code_deviation"))
+    noise = torch.randn(max(BATCHES), len(mean), generator=torch.Generator().manual_seed(0))
+    z = mean + deviation * noise
+    with torch.no_grad():
+        return plain(run.network).decode(z).clamp(0, 1), z
+
+
+def write_onnx(run: Run, folder: str | Path, tell: Tell = lambda message: None) -> dict[str, Path]:
+    """Writes encoder.onnx (image to mu, logvar) and decoder.onnx (z to reconstruction).
+
+    Args:
+        run: What to write.
+        folder: Where; created if absent.
+        tell: Called with the largest difference of each file.
+
+    Returns:
+        The files, by ``encoder`` and ``decoder``.
+
+    Raises:
+        DataError: If the packages are missing, or a file gives another output than PyTorch.
+    """
+    network, (image, z) = plain(run.network), examples(run)
+    parts = {
+        "encoder": (Encoder(network), {"image": image}, ("mu", "logvar")),
+        "decoder": (Decoder(network), {"z": z}, ("reconstruction",)),
+    }
+    files = {name: Path(folder) / f"{name}.onnx" for name in parts}
+    for name, part in parts.items():
+        tell(told(files[name], write_module(*part, files[name])))
+    return files
+
+
+def told(file: Path, difference: float, method: str = "") -> str:
+    """What is said of a file, or of a method in it, that was checked."""
+    return f"{file.name}{method and f' {method}'}: largest difference from PyTorch {difference:.1e}"
+
+
+def write_module(
+    network: nn.Module, inputs: dict[str, Tensor], outputs: Sequence[str], file: str | Path
+) -> float:
+    """Writes any network as ONNX, with a free number of rows, and compares.
+
+    Names of modules, lines of source code and paths, which PyTorch notes beside every operation,
+    are left out.
+
+    Args:
+        network: Its forward takes the inputs in their order.
+        inputs: Names and examples, as many rows as the largest of `BATCHES`.
+        outputs: Names of what it returns, a tensor or a tuple.
+        file: Where.
+
+    Returns:
+        Largest difference from PyTorch's output over all outputs and `BATCHES`.
+
+    Raises:
+        DataError: If the packages are missing, or the difference is more than `TOLERANCE`.
+    """
+    try:
+        import onnxruntime
+        from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+    except ImportError as error:
+        raise DataError(
+            f"ONNX needs a package that is missing ({error.name}); "
+            'pip install "cardiac-attrivae[onnx]"'
+        ) from None
+    rows = torch.export.Dim("batch")
+    with _quiet():
+        program = torch.onnx.export(
+            plain(network),
+            tuple(inputs.values()),
+            input_names=list(inputs),
+            output_names=list(outputs),
+            opset_version=OPSET,
+            dynamic_shapes=tuple({0: rows} for _ in inputs),
+            dynamo=True,
+            verbose=False,
+        )
+    ClearMetadataAndDocStringPass()(program.model)
+    with whole(file) as beside:
+        program.save(beside, external_data=False)
+        session = onnxruntime.InferenceSession(beside, providers=["CPUExecutionProvider"])
+
+        def answer(*values: Tensor) -> list[Tensor]:
+            fed = {name: value.numpy() for name, value in zip(inputs, values, strict=True)}
+            return [torch.from_numpy(part) for part in session.run(list(outputs), fed)]
+
+        return compare(network, answer, tuple(inputs.values()), Path(file))
+
+
+def write_torchscript(
+    run: Run,
+    folder: str | Path,
+    tell: Tell = lambda message: None,
+    extra: Mapping[str, str] | None = None,
+) -> dict[str, Path]:
+    """Writes model.ts: forward (slices to reconstructions), encode and decode of `Autoencoder`.
+
+    Traced, not compiled; that it holds for other numbers of rows is what `compare` tries. Positions
+    in the source code, with paths, are left out.
+
+    Args:
+        run, folder, tell: As in `write_onnx`.
+        extra: Texts to put into the file, by name, as ``_extra_files`` of `torch.jit.load` reads.
+
+    Raises:
+        DataError: If the file gives another output than PyTorch.
+    """
+    network, (image, z) = Autoencoder(plain(run.network)).eval(), examples(run)
+    inputs, stream = {"forward": image, "encode": image, "decode": z}, io.BytesIO()
+    with _quiet(), torch.no_grad():
+        script = torch.jit.trace_module(network, inputs, check_trace=False)
+        torch.jit.save(script, stream, _extra_files=dict(extra or {}))
+    file = Path(folder) / "model.ts"
+    with whole(file) as beside:
+        with ZipFile(stream) as archive, ZipFile(beside, "w") as kept:
+            for entry in archive.infolist():
+                if not entry.filename.endswith(".debug_pkl"):
+                    kept.writestr(entry, archive.read(entry))
+        with _quiet():
+            written = torch.jit.load(beside)
+        for name, value in inputs.items():
+            difference = compare(getattr(network, name), getattr(written, name), (value,), file)
+            tell(told(file, difference, name))
+    return {"model": file}
+
+
+def write_safetensors(
+    run: Run, folder: str | Path, tell: Tell = lambda message: None
+) -> dict[str, Path]:
+    """Writes model.safetensors: float32 weights, and in its metadata the whole description of run.
+
+    `inference.load_run` opens the folder; any other program reads the weights by their names.
+
+    Raises:
+        DataError: If a network with these weights gives another output.
+    """
+    file = Path(folder) / "model.safetensors"
+    network, (image, _) = plain(run.network), examples(run)
+    with whole(file) as beside:
+        write_weights(beside, network.state_dict(), {"pipeline": recipe_of(run)} | run.about)
+        again = copy.deepcopy(network)
+        for parameter in again.parameters():
+            nn.init.zeros_(parameter)
+        again.load_state_dict(read_weights(beside)[0])
+        tell(told(file, compare(network.encode, again.encode, (image,), file)))
+    return {"model": file}
+
+
+def compare(network: Function, written: Function, inputs: dict[str, Tensor], file: Path) -> float:
+    """Largest difference between two functions that should be the same, for all `BATCHES`.
+
+    Args:
+        network: PyTorch's.
+        written: What the file gives.
+        inputs: Examples.
+        file: Named in the error.
+
+    Raises:
+        DataError: If they differ by more than `TOLERANCE`, or in the shape of an output.
+    """
+    largest = 0.0
+    for rows in BATCHES:
+        values = [value[:rows] for value in inputs]
+        with torch.no_grad():
+            expected, found = (_tensors(function(*values)) for function in (network, written))
+        for one, other in zip(expected, found, strict=True):
+            if one.shape != other.shape:
+                raise DataError(
+                    f"{file}: output {tuple(other.shape)}; PyTorch's {tuple(one.shape)}"
+                )
+            difference = float((one - other).abs().max())
+            if not difference <= TOLERANCE * max(1.0, float(one.abs().max())):  # nan too
+                raise DataError(
+                    f"{file.name}: largest difference from PyTorch {difference:.1e} with {rows} "
+                    f"rows; accepted is {TOLERANCE:g} of the largest value; nothing was written"
+                )
+            largest = max(largest, difference)
+    return largest
+
+
+def _tensors(output: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
+    return (output,) if isinstance(output, Tensor) else output
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps back what PyTorch's exporters say of themselves; the output is compared anyway."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+FORMATS: dict[str, Callable[..., dict[str, Path]]] = {
+    "safetensors": write_safetensors,
+    "torchscript": write_torchscript,
+    "onnx": write_onnx,
+}
+"""What a run is written as, by the name of the format."""

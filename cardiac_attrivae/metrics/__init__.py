@@ -1,0 +1,1 @@
+"""Scores of codes and of images, and how sure they are. Nothing here needs torch."""

@@ -1,0 +1,117 @@
+"""What a latent dimension means in mL and cm^2: lines from codes to attributes, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..schema import LatentTable
+from .codes import checked, mutual_information
+
+STEPS = np.linspace(-2, 2, 9)
+"""Where a dimension is set when control is measured, in standard deviations of training codes."""
+CONTROL = ("Control", "Control_slope", "Control_monotone", "Control_error", "Control_leak")
+"""What is measured of it, see `control_scores`."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A line per attribute, ``attribute = intercept + slope * code``, through training patients.
+
+    Attributes:
+        names: Attributes, length K.
+        dimensions: The latent dimension of each, length K: the trained one, or else the one with
+            the largest information.
+        slope, intercept: Of the lines, (K,), in units of the attributes.
+        low, high: Least and largest value of each attribute among the training patients, (K,).
+        code_mean, code_deviation: Of the training codes in these dimensions, (K,).
+    """
+
+    names: tuple[str, ...]
+    dimensions: tuple[int, ...]
+    slope: np.ndarray
+    intercept: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    code_mean: np.ndarray
+    code_deviation: np.ndarray
+
+    @classmethod
+    def fit(cls, table: LatentTable) -> Calibration:
+        """Least-squares lines through codes and attributes of training patients.
+
+        Raises:
+            ValueError: If there are fewer than 5 rows, or a value is not finite.
+        """
+        codes, attributes = checked(table.codes, table.attributes, table.names)
+        best = mutual_information(codes, attributes).argmax(axis=0)
+        pairs = zip(table.dimensions, best, strict=True)
+        dimensions = tuple(int(b) if d is None else d for d, b in pairs)
+        x = codes[:, dimensions]
+        mean, deviation = x.mean(axis=0), x.std(axis=0)
+        covariance = ((x - mean) * (attributes - attributes.mean(axis=0))).mean(axis=0)
+        slope = np.divide(covariance, deviation**2, out=covariance * 0, where=deviation > 0)
+        return cls(
+            table.names,
+            dimensions,
+            slope,
+            attributes.mean(axis=0) - slope * mean,
+            attributes.min(axis=0),
+            attributes.max(axis=0),
+            mean,
+            deviation,
+        )
+
+    def read(self, codes: np.ndarray) -> np.ndarray:
+        """Attributes of codes (N, D), (N, K)."""
+        return self.intercept + self.slope * codes[:, self.dimensions]
+
+    def positions(self, steps: np.ndarray = STEPS) -> np.ndarray:
+        """Codes ``steps`` (S,) deviations from the mean, rising with the attribute, (K, S)."""
+        signs = np.where(self.slope < 0, -1.0, 1.0)
+        return self.code_mean[:, None] + np.outer(signs * self.code_deviation, steps)
+
+    def requested(self, positions: np.ndarray) -> np.ndarray:
+        """What positions (K, S) of the dimensions stand for, (K, S)."""
+        return self.intercept[:, None] + self.slope[:, None] * positions
+
+    def set(self, codes: np.ndarray, request: Mapping[str, float | np.ndarray]) -> np.ndarray:
+        """Codes (N, D) with the dimensions of the requested attributes set to their values.
+
+        Args:
+            codes: What to start from.
+            request: Attribute -> one value, or one for each code, (N,).
+
+        Raises:
+            ValueError: If an attribute is unknown, has no line, or shares its dimension with
+                another one that is requested.
+        """
+        codes, taken = codes.copy(), {}
+        for name, value in request.items():
+            if name not in self.names:
+                known = ", ".join(self.names)
+                raise ValueError(f"the model has no attribute {name!r}; expected some of {known}")
+            k = self.names.index(name)
+            dimension = self.dimensions[k]
+            if dimension in taken:
+                raise ValueError(
+                    f"{name} and {taken[dimension]} are both read off dimension {dimension}; "
+                    "request one of them, or take a model with the attribute term"
+                )
+            if not self.slope[k]:
+                raise ValueError(f"{name} does not depend on dimension {dimension}")
+            taken[dimension] = name
+            codes[:, dimension] = (value - self.intercept[k]) / self.slope[k]
+        return codes
+
+    def outside(self, request: Mapping[str, float]) -> list[str]:
+        """A sentence for each requested value that no training patient had."""
+        ranges = dict(zip(self.names, zip(self.low, self.high, strict=True), strict=True))
+        return [
+            f"{name} {value:g} is outside of what was seen in training, "
+            f"{ranges[name][0]:.3g} to {ranges[name][1]:.3g}"
+            for name, value in request.items()
+            if not ranges[name][0] <= value <= ranges[name][1]
+        ]

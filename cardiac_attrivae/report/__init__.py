@@ -1,0 +1,1 @@
+"""Tables, figures and the page. Nothing here computes a score, or needs torch."""

@@ -1,0 +1,109 @@
+"""The contact sheet: slices of a store with their outlines, to look at before it is trusted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from ..runtime.files import whole
+from ..schema import HEART
+from .style import COLOURS, INK, PAPER, font, outlined, wrap
+
+GAP = 4  # pixels between tiles
+MOST = 1000
+"""Slices on a sheet: of more, nobody looks at each."""
+
+
+def chosen(slices: int) -> np.ndarray:
+    """Which of so many slices a sheet shows: all, or `MOST` from the first to the last."""
+    return np.linspace(0, slices - 1, min(slices, MOST)).round().astype(int)
+
+
+def contact_sheet(
+    images: np.ndarray,
+    labels: np.ndarray,
+    captions: Sequence[str],
+    path: str | Path,
+    columns: int | None = None,
+    of: int | None = None,
+) -> None:
+    """Shows slices with the outlines of their structures and a caption below.
+
+    One pixel of a slice is one pixel of the sheet; above 300 slices the tiles are half as large.
+
+    Args:
+        images: Slices in [0, 1], (N, H, W).
+        labels: Canonical masks, (N, H, W).
+        captions: A few words per slice, length N; what does not fit in two lines is shortened.
+        path: PNG to write; its folders are created.
+        columns: Tiles per row; by default the sheet is about three units wide to two high.
+        of: How many slices there are, of which these were `chosen`; None is these.
+
+    Raises:
+        ValueError: If there is no slice, or the three lengths differ.
+    """
+    images, labels = np.asarray(images), np.asarray(labels)
+    if images.ndim != 3 or images.shape != labels.shape or len(captions) != len(images):
+        raise ValueError(
+            f"images {images.shape}, labels {labels.shape} and {len(captions)} captions "
+            "do not fit; expected (N, H, W) twice and N captions"
+        )
+    if not len(images) or columns is not None and columns < 1:
+        raise ValueError(f"nothing to show: {len(images)} slices in {columns} columns")
+
+    small = len(images) > 300
+    if small:
+        images, labels = _halved(images, labels)
+    tiles = np.stack([outlined(i, m) for i, m in zip(images, labels, strict=True)])
+    n, height, width, _ = tiles.shape
+    letters = font(9 if small else 11)
+    texts = [wrap(caption, letters, width) for caption in captions]
+    pitch = sum(letters.getmetrics())
+    line = pitch * max(1, *map(len, texts)) + 2
+    columns = min(n, columns or math.ceil(math.sqrt(1.5 * n * (height + line) / width)))
+    rows = math.ceil(n / columns)
+    top = 28
+
+    mosaic = np.full((rows * columns, height + line + GAP, width + GAP, 3), PAPER, np.uint8)
+    mosaic[:n, :height, :width] = tiles
+    mosaic = mosaic.reshape(rows, columns, height + line + GAP, width + GAP, 3).swapaxes(1, 2)
+    mosaic = mosaic.reshape(rows * (height + line + GAP), columns * (width + GAP), 3)
+    sheet = Image.new("RGB", (max(320, mosaic.shape[1]) + GAP, mosaic.shape[0] + top), PAPER)
+    sheet.paste(Image.fromarray(mosaic), (GAP, top))
+
+    draw = ImageDraw.Draw(sheet)
+    total = of or n
+    told = f"{total:,} slices" if total > 1 else "1 slice"
+    _legend(draw, told if total == n else f"{n:,} of {told}")
+    for k, text in enumerate(texts):
+        row, column = divmod(k, columns)
+        x, y = GAP + column * (width + GAP), top + row * (height + line + GAP) + height
+        for i, words in enumerate(text):
+            draw.text((x, y + i * pitch), words, INK, letters)
+    with whole(path) as beside:
+        sheet.save(beside, format="PNG", compress_level=1)
+
+
+def _halved(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Slices and masks half as high and wide: the mean of four pixels, the label of the first."""
+    n, height, width = images.shape
+    height, width = height // 2, width // 2
+    images = images[:, : 2 * height, : 2 * width].reshape(n, height, 2, width, 2).mean((2, 4))
+    return images, labels[:, : 2 * height : 2, : 2 * width : 2]
+
+
+def _legend(draw: ImageDraw.ImageDraw, title: str) -> None:
+    letters = font(13)
+    x, y = GAP, 6
+    draw.text((x, y), title, INK, letters)
+    x += math.ceil(letters.getlength(title)) + 24
+    for structure in HEART:
+        # A dark block behind the line: yellow is lost on white paper and clear on the black tiles.
+        draw.rectangle((x, y, x + 24, y + 14), (0, 0, 0))
+        draw.line((x + 4, y + 7, x + 20, y + 7), COLOURS[structure], 2)
+        draw.text((x + 29, y), structure.name, INK, letters)
+        x += 29 + math.ceil(letters.getlength(structure.name)) + 18

@@ -1,0 +1,377 @@
+"""Slices in rows: what methods rebuild, and what a latent dimension draws when it is turned.
+
+Computes nothing beyond layout: pictures and numbers come in, a PNG or GIF goes out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from PIL import Image, ImageDraw
+
+from ..attributes import ATTRIBUTES
+from ..runtime.files import whole
+from ..schema import HEART, Structure
+from .published import method_label
+from .style import COLOURS, INK, PAPER, SYMBOLS, fitted, font, grey, outlined, save, shorten
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SIDE = 1.2  # inches of a slice
+GAP = 0.05  # inches between slices
+LINE = 0.15  # inches of a line of letters
+MARGIN = 0.1  # inches of paper around all
+
+
+def methods_side_by_side(
+    originals: np.ndarray,
+    rebuilt: dict[str, np.ndarray],
+    captions: Sequence[str],
+    path: str | Path,
+    scores: dict[str, Sequence[float]] | None = None,
+) -> None:
+    """Shows originals and, method by method, reconstructions and absolute errors (Fig. 2a, b).
+
+    One slice per column; all error maps share one scale.
+
+    Args:
+        originals: Slices in [0, 1], (N, H, W) with N from 1 to 8.
+        rebuilt: What each method made of them, name -> (N, H, W); a row takes the
+            `method_label` of the name.
+        captions: A few words per slice, length N.
+        path: PNG to write; its folders are created.
+        scores: SSIM of each reconstruction, name -> length N; printed below it.
+
+    Raises:
+        ValueError: If there are no or more than eight slices, no method, or the lengths differ.
+    """
+    originals = np.asarray(originals)
+    rebuilt = {name: np.asarray(images) for name, images in rebuilt.items()}
+    n = len(originals)
+    shapes = {name: images.shape for name, images in rebuilt.items()}
+    if originals.ndim != 3 or set(shapes.values()) != {originals.shape} or len(captions) != n:
+        raise ValueError(
+            f"originals {originals.shape}, rebuilt {shapes} and {len(captions)} captions do not "
+            "fit; expected (N, H, W) of each, at least one method, and N captions"
+        )
+    if not 1 <= n <= 8:
+        raise ValueError(f"{n} slices; expected 1 to 8, one per column")
+    lengths = {name: len(values) for name, values in (scores or {}).items()}
+    if scores is not None and lengths != dict.fromkeys(rebuilt, n):
+        raise ValueError(f"scores of {lengths}; expected {n} of each of {', '.join(rebuilt)}")
+
+    heads = [fitted(caption, SIDE, 8) for caption in captions]
+    top = LINE * max(len(head.splitlines()) for head in heads)
+    figure, axes = _grid(1 + 2 * len(rebuilt), n, right=0.65, top=top, below=LINE * bool(scores))
+    for k in range(n):
+        _show(axes[0, k], originals[k])
+        axes[0, k].set_title(heads[k], fontsize=8, pad=3)
+    axes[0, 0].set_ylabel("original", fontsize=9)
+    for m, name in enumerate(rebuilt):
+        above, below = axes[1 + 2 * m], axes[2 + 2 * m]
+        for k in range(n):
+            _show(above[k], rebuilt[name][k])
+            if scores:
+                above[k].set_xlabel(f"SSIM {scores[name][k]:.2f}", fontsize=7, labelpad=1)
+        above[0].set_ylabel(fitted(method_label(name), SIDE, 9), fontsize=9)
+        below[0].set_ylabel("absolute error", fontsize=9)
+    errors = [np.abs(originals.astype(float) - images) for images in rebuilt.values()]
+    _show_errors(axes[2::2], np.stack(errors))
+    save(figure, path)
+
+
+def traversals(
+    images: np.ndarray,
+    names: Sequence[str],
+    steps: Sequence[float],
+    path: str | Path,
+    original: np.ndarray | None = None,
+    dimensions: Sequence[int] | None = None,
+    labels: np.ndarray | None = None,
+    areas: np.ndarray | None = None,
+    requested: np.ndarray | None = None,
+    units: Sequence[str] | None = None,
+) -> None:
+    """Shows what each attribute's latent dimension draws when it alone is turned (Fig. 3, 4).
+
+    Args:
+        images: Decoded slices in [0, 1], (K, S, H, W).
+        names: Attribute of each row, length K.
+        steps: Position of each column in standard deviations, length S.
+        path: PNG to write; its folders are created.
+        original: The slice that the traversal started from, (H, W); shown on the left.
+        dimensions: Latent dimension of each row, length K; 0 to K - 1 by default.
+        labels: Canonical masks of the decoded slices, (K, S, H, W); outlined if given.
+        areas: LV, MYO and RV measured in them in cm2, (K, S, 3); printed below each picture, the
+            structure that the row's attribute is about in bold.
+        requested: Attribute that each picture was asked for, (K, S); printed above it.
+        units: Units of the requested values, length K.
+
+    Raises:
+        ValueError: If the lengths differ.
+    """
+    images = np.asarray(images)
+    dimensions = range(len(names)) if dimensions is None else dimensions
+    units = [""] * len(names) if units is None else units
+    if images.ndim != 4 or images.shape[:2] != (len(names), len(steps)):
+        raise ValueError(
+            f"images {images.shape} do not fit {len(names)} names and {len(steps)} steps; "
+            "expected (K, S, H, W)"
+        )
+    rows, count = images.shape[:2]
+    for what, value in (("dimensions", dimensions), ("units", units)):
+        if len(value) != rows:
+            raise ValueError(f"{len(value)} {what} for {rows} names")
+    wanted = {
+        "original": (original, images.shape[2:]),
+        "labels": (labels, images.shape),
+        "areas": (areas, (rows, count, len(HEART))),
+        "requested": (requested, (rows, count)),
+    }
+    for what, (value, shape) in wanted.items():
+        if value is not None and np.shape(value) != shape:
+            raise ValueError(f"{what} {np.shape(value)}; expected {shape}")
+
+    shown = original is not None
+    figure, axes = _grid(
+        rows, count, left=(SIDE + GAP) * shown, top=LINE, bottom=0.2 * (labels is not None),
+        above=LINE * (requested is not None), below=2 * LINE * (areas is not None),
+    )  # fmt: skip
+    for (i, j), axis in np.ndenumerate(axes):
+        _show(axis, images[i, j] if labels is None else outlined(images[i, j], labels[i][j]))
+        head = [_step(steps[j])] if i == 0 else []
+        if requested is not None:
+            head.append(_number(requested[i][j], units[i]))
+        axis.set_title("\n".join(head), fontsize=8, pad=3)
+        if areas is not None:
+            _print_areas(axis, _structure(names[i]), areas[i][j])
+    for axis, name, dimension in zip(axes[:, 0], names, dimensions, strict=True):
+        axis.set_ylabel(f"{name}\ndimension {dimension}", fontsize=8)
+    if shown:
+        place = axes[0, 0].get_position()
+        axis = figure.add_axes(
+            (MARGIN / figure.get_figwidth(), place.y0, place.width, place.height)
+        )
+        _show(axis, original)
+        axis.set_title("original", fontsize=8, pad=3)
+    if labels is not None:
+        _structures(figure)
+    if requested is not None and areas is not None:
+        figure.text(
+            MARGIN / figure.get_figwidth(), 0.08 / figure.get_figheight(), fontsize=8,
+            s="above: requested, below: measured",
+        )  # fmt: skip
+    save(figure, path)
+
+
+def requested_slice(
+    original: np.ndarray,
+    images: Sequence[np.ndarray],
+    labels: Sequence[np.ndarray],
+    areas: Sequence[np.ndarray],
+    request: Mapping[str, float],
+    path: str | Path,
+    title: str = "original",
+) -> None:
+    """Shows one slice, how a network draws it, how with other attributes, and what that changed.
+
+    Args:
+        original: Slice in [0, 1], (H, W).
+        images: Decoded before and after the change, two of (H, W).
+        labels: Canonical masks of both, outlined; two of (H, W).
+        areas: LV, MYO and RV measured in both in cm2, two of (3,); printed below.
+        request: Attribute -> value that was asked for, in its unit.
+        path: PNG to write; its folders are created.
+        title: What stands above the original.
+
+    Raises:
+        ValueError: If the lengths differ.
+        KeyError: If an attribute is unknown.
+    """
+    original = np.asarray(original)
+    shapes = [np.shape(part) for part in (*images, *labels, *areas)]
+    if shapes != [original.shape] * 4 + [(len(HEART),)] * 2 or original.ndim != 2:
+        raise ValueError(
+            f"original {original.shape}; images, labels and areas {shapes} do not fit; "
+            "expected (H, W), then two of (H, W), of (H, W) and of (3,)"
+        )
+    asked = [f"{name} {_number(value, ATTRIBUTES[name].unit)}" for name, value in request.items()]
+    structures = [ATTRIBUTES[name].structure for name in request]
+    heads = (fitted(title, SIDE, 8), "as drawn", "\n".join(asked), "absolute difference")
+    top = LINE * max(len(head.splitlines()) for head in heads)
+    figure, axes = _grid(1, 4, right=0.6, top=top, bottom=0.2, below=2 * LINE)
+    for axis, head in zip(axes[0], heads, strict=True):
+        axis.set_title(head, fontsize=8, pad=3)
+    _show(axes[0, 0], original)
+    for axis, image, label, area in zip(axes[0, 1:3], images, labels, areas, strict=True):
+        _show(axis, outlined(np.asarray(image), np.asarray(label)))
+        _print_areas(axis, structures[0] if len(structures) == 1 else None, area)
+    _show_errors(axes[:, 3:], np.abs(np.subtract(*images))[None, None])
+    _structures(figure)
+    save(figure, path)
+
+
+def traversal_gif(
+    images: np.ndarray,
+    names: Sequence[str],
+    path: str | Path,
+    captions: Sequence[str] | Sequence[Sequence[str]] | None = None,
+    milliseconds: int = 80,
+) -> None:
+    """Turns latent dimensions forth and back, without end, in an animated GIF twice as large.
+
+    Args:
+        images: Decoded slices in [0, 1] of one traversal, (S, H, W), or of several side by side,
+            (K, S, H, W).
+        names: What stands above each, length K (1 for one traversal).
+        path: GIF to write; its folders are created.
+        captions: What stands below each picture, for example its value; as the images, (S,) or
+            (K, S).
+        milliseconds: How long a picture stays, a multiple of 10 as the format has it.
+
+    Raises:
+        ValueError: If there is no picture, or the lengths differ.
+    """
+    images = np.asarray(images)
+    texts = np.full(images.shape[:-2], "") if captions is None else np.asarray(captions)
+    if images.ndim not in (3, 4) or not images.size or texts.shape != images.shape[:-2]:
+        raise ValueError(
+            f"images {images.shape} and captions {texts.shape} do not fit; "
+            "expected (S, H, W) and (S,), or (K, S, H, W) and (K, S)"
+        )
+    count, height, width = images.shape[-3:]
+    greys, texts = grey(images).reshape(-1, count, height, width), texts.reshape(-1, count)
+    if len(names) != len(greys):
+        raise ValueError(f"{len(names)} names for {len(greys)} traversals")
+    if milliseconds < 10 or milliseconds % 10:
+        raise ValueError(f"milliseconds is {milliseconds}; expected 10, 20, 30, ...")
+
+    letters, gap = font(14), 8
+    line = sum(letters.getmetrics()) + 4
+    width, height = 2 * width, 2 * height
+    size = (gap + len(greys) * (width + gap), height + line * (1 + (captions is not None)) + gap)
+    frames = []
+    for s in [*range(count), *range(count - 2, 0, -1)]:
+        frame = Image.new("L", size, PAPER[0])
+        draw = ImageDraw.Draw(frame)
+        for k, name in enumerate(names):
+            x = gap + k * (width + gap)
+            slice_ = Image.fromarray(greys[k, s]).resize((width, height), Image.Resampling.BICUBIC)
+            frame.paste(slice_, (x, line))
+            draw.text((x, 2), shorten(name, letters, width), INK[0], letters)
+            draw.text(
+                (x, line + height + 2), shorten(str(texts[k, s]), letters, width), INK[0], letters
+            )
+        frames.append(frame)
+    with whole(path) as beside:
+        frames[0].save(
+            beside, format="GIF", save_all=True, append_images=frames[1:], duration=milliseconds,
+            loop=0,
+        )  # fmt: skip
+
+
+def _grid(
+    rows: int,
+    columns: int,
+    *,
+    left: float = 0.0,
+    right: float = 0.0,
+    top: float = 0.0,
+    bottom: float = 0.0,
+    above: float = 0.0,
+    below: float = 0.0,
+) -> tuple[Figure, np.ndarray]:
+    """Panels of `SIDE` inches, (rows, columns), with room for letters: all arguments in inches.
+
+    ``above`` and ``below`` are left free at every row, the others once around all rows; room for
+    two lines of letters is always kept on the left.
+    """
+    left, right = MARGIN + left + 0.35, MARGIN + right
+    top, bottom = MARGIN + top + above, MARGIN + bottom + below
+    between = GAP + above + below
+    width = left + columns * (SIDE + GAP) - GAP + right
+    height = top + rows * (SIDE + between) - between + bottom
+    figure = Figure((width, height))
+    axes = figure.subplots(
+        rows, columns, squeeze=False,
+        gridspec_kw={
+            "left": left / width, "right": 1 - right / width,
+            "top": 1 - top / height, "bottom": bottom / height,
+            "wspace": GAP / SIDE, "hspace": between / SIDE,
+        },
+    )  # fmt: skip
+    return figure, axes
+
+
+def _step(step: float) -> str:
+    sign = "−" if step < 0 else "+" if step > 0 else ""
+    return f"{sign}{abs(step):g} sd"
+
+
+def _number(value: float, unit: str) -> str:
+    return f"{value:.1f} {SYMBOLS.get(unit, unit)}".replace("-", "−").rstrip()
+
+
+def _structure(name: str) -> Structure | None:
+    """What an attribute is about; None for what is no attribute."""
+    return ATTRIBUTES[name].structure if name in ATTRIBUTES else None
+
+
+def _print_areas(axis: Axes, own: Structure | None, areas: np.ndarray) -> None:
+    """The measured areas below a picture, that of the structure in question first and in bold."""
+    texts = {s: f"{s.name} {area:.1f}" for s, area in zip(HEART, areas, strict=True)}
+    weight = "normal" if own is None else "bold"
+    axis.set_xlabel(f"{texts.pop(own or HEART[0])} cm²", fontsize=8, fontweight=weight, labelpad=1)
+    axis.text(
+        0.5, -LINE / SIDE, "  ".join(texts.values()), fontsize=7, transform=axis.transAxes,
+        ha="center", va="top",
+    )  # fmt: skip
+
+
+def _structures(figure: Figure) -> None:
+    """The colours of the outlines, at the foot; on black, as yellow is lost on white paper."""
+    handles = [
+        Line2D([], [], color=[c / 255 for c in COLOURS[s]], lw=2, label=s.name) for s in HEART
+    ]
+    figure.legend(
+        handles=handles, loc="lower center", ncols=len(HEART), fontsize=8, facecolor="black",
+        labelcolor="white", framealpha=1, borderpad=0.3, borderaxespad=0.3,
+    )  # fmt: skip
+
+
+def _show_errors(axes: np.ndarray, errors: np.ndarray) -> None:
+    """Fills panels (M, N) with errors (M, N, H, W) on one scale, drawn beside the last panel.
+
+    The scale ends on a tenth, so that pictures of several runs are comparable at a glance, and
+    leaves out the highest 0.5 % of pixels, so that one bright spot does not turn the rest black.
+    """
+    limit = max(0.1, math.ceil(round(10 * float(np.nanquantile(errors, 0.995)), 6)) / 10)
+    for index, axis in np.ndenumerate(axes):
+        shown = axis.imshow(errors[index], cmap="magma", vmin=0, vmax=limit)
+        _bare(axis)
+    last, figure = axes[-1, -1].get_position(), axes[-1, -1].figure
+    width = 0.1 / figure.get_figwidth()
+    bar = figure.colorbar(
+        shown, cax=figure.add_axes((last.x1 + width, last.y0, width, last.height)),
+        extend="max" if np.nanmax(errors) > limit else "neither",
+    )  # fmt: skip
+    bar.ax.tick_params(labelsize=8)
+    if axes.size > 1:
+        bar.set_label("all error maps", fontsize=8)
+
+
+def _show(axis: Axes, image: np.ndarray) -> None:
+    axis.imshow(image, cmap="gray", vmin=0, vmax=1)
+    _bare(axis)
+
+
+def _bare(axis: Axes) -> None:
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)

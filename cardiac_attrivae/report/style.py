@@ -1,0 +1,167 @@
+"""What all pictures share: colours, markers and letters, outlines, and how a file is written.
+
+Colours are those of Okabe and Ito (2008), chosen so that they also differ in lightness; a line has
+a dash and a marker of its own besides: the pictures survive a grey print and colour-blind eyes.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import matplotlib
+import numpy as np
+from matplotlib.lines import Line2D
+from PIL import ImageFont
+
+from ..runtime.files import whole
+from ..schema import HEART, Structure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+COLOURS = {Structure.LV: (213, 94, 0), Structure.MYO: (240, 228, 66), Structure.RV: (86, 180, 233)}
+"""Outline of each structure: dark on the bright blood pool, bright on the dark myocardium."""
+
+LINES = ("#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
+DASHES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+SYMBOLS = {"cm2": "cm²"}
+"""How a unit is written for people; all others are written as they are."""
+
+PAPER, INK = (255, 255, 255), (20, 20, 20)
+DPI = 150
+
+Name = TypeVar("Name", bound=Hashable)
+
+
+class Look(NamedTuple):
+    """How one method, run or group is drawn, everywhere in a picture."""
+
+    colour: str
+    dash: str
+    marker: str
+
+
+def looks(names: Iterable[Name]) -> dict[Name, Look]:
+    """A look for each different name, in order; no two of the first 32 are the same.
+
+    From the ninth name on the colours come again, with another dash and another marker.
+    """
+    size = len(LINES)
+    return {
+        name: Look(
+            LINES[k % size],
+            DASHES[(k + k // size) % len(DASHES)],
+            MARKERS[(k + k // size) % size],
+        )
+        for k, name in enumerate(dict.fromkeys(names))
+    }
+
+
+def legend(
+    figure: Figure,
+    look: Mapping[str, Look],
+    label: Callable[[str], str],
+    more: Sequence[Patch | Line2D] = (),
+    *,
+    lines: bool = False,
+) -> None:
+    """Names above the figure, with their markers, on lines or not; it takes the room it needs."""
+    handles = [
+        Line2D([], [], color=drawn.colour, marker=drawn.marker, ms=5, lw=1.4, label=label(name),
+               ls=drawn.dash if lines else "")
+        for name, drawn in look.items()
+    ]  # fmt: skip
+    figure.legend(
+        handles=[*handles, *more], loc="outside upper left", fontsize=8, frameon=False,
+        handlelength=3 if lines else 1.5, ncols=max(1, int(figure.get_figwidth() / 1.9)),
+    )  # fmt: skip
+
+
+def plain(axis: Axes, grid: str = "both") -> None:
+    """Faint grid lines below what is drawn, and no frame but the two axes."""
+    axis.grid(axis=grid, alpha=0.3)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def outline(label: np.ndarray) -> np.ndarray:
+    """Structure whose outline passes through each pixel, 0 elsewhere, (H, W) -> (H, W).
+
+    A pixel of a structure is on the line where a 4-neighbour is background or a higher label, so
+    two touching structures share one line, one pixel wide: LV | MYO is drawn in the LV.
+    """
+    padded = np.pad(label, 1)
+    edge = np.zeros(label.shape, bool)
+    for other in (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]):
+        edge |= (other == Structure.BACKGROUND) | (other > label)
+    return np.where(edge, label, Structure.BACKGROUND)
+
+
+def outlined(image: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """A slice in grey with the outlines of its structures in colour, (H, W) -> (H, W, 3) uint8."""
+    picture = np.repeat(grey(image)[..., None], 3, axis=2)
+    line = outline(label)
+    for structure in HEART:
+        picture[line == structure] = COLOURS[structure]
+    return picture
+
+
+def grey(image: np.ndarray) -> np.ndarray:
+    """Slices in [0, 1] as 8-bit greys, same shape; what is no number is black."""
+    return (np.nan_to_num(image).clip(0, 1) * 255).round().astype(np.uint8)
+
+
+def font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(
+        str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size
+    )
+
+
+def wrap(caption: str, font: ImageFont.FreeTypeFont, width: float, lines: int = 2) -> list[str]:
+    """The caption on at most ``lines`` lines of ``width`` pixels, the last one shortened to fit."""
+    words = caption.split()
+    wrapped = []
+    while words and len(wrapped) < lines - 1:
+        count = len(words)
+        while count > 1 and font.getlength(" ".join(words[:count])) > width:
+            count -= 1
+        wrapped.append(shorten(" ".join(words[:count]), font, width))
+        words = words[count:]
+    return [*wrapped, shorten(" ".join(words), font, width)] if words else wrapped
+
+
+def shorten(line: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    """The line, or as much of its beginning as fits ``width`` pixels and an ellipsis."""
+    if font.getlength(line) <= width:
+        return line
+    while line and font.getlength(line + "…") > width:
+        line = line[:-1].rstrip()
+    return line + "…"
+
+
+def fitted(text: str, inches: float, points: int, lines: int = 2) -> str:
+    """The text on lines of ``inches``, in letters of ``points``, for an axis."""
+    fine = 4  # letters are measured larger, as widths are rounded to pixels
+    return "\n".join(wrap(text, font(fine * points), fine * 72 * inches, lines))
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Writes a PNG; its folders are created."""
+    with whole(path) as beside:
+        figure.savefig(beside, dpi=DPI, format="png")
+
+
+def picture(draw: Callable[[Path], None]) -> str:
+    """What ``draw`` writes as PNG to the path that it is given, as an HTML image, for notebooks."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "picture.png"
+        draw(file)
+        data = base64.b64encode(file.read_bytes()).decode()
+    return f'<img src="data:image/png;base64,{data}">'

@@ -1,0 +1,91 @@
+"""Weights on disk: safetensors, with facts about them, and a hash that tells every changed byte."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ..schema import DataError
+from .files import write
+
+FACTS = "cardiac_attrivae"
+"""Key of the metadata: the facts, as JSON."""
+SEAL = "sha256"
+"""Key of the facts: hash of the weights and of all other facts."""
+
+Weights = dict[str, Tensor]
+Facts = dict[str, Any]
+
+
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes, types and bytes of weights, in the order of their names."""
+    found = hashlib.sha256()
+    for name, values in sorted(weights.items()):
+        found.update(f"{name} {tuple(values.shape)} {values.dtype}".encode())
+        found.update(values.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def write_weights(file: str | Path, weights: Mapping[str, Tensor], facts: Facts) -> None:
+    """Writes weights with facts about them, and seals both by a hash; see `files.write`.
+
+    Args:
+        file: Where to.
+        weights: Tensors by their name, on any device.
+        facts: What JSON can hold.
+    """
+    weights = {name: values.detach().cpu().contiguous() for name, values in weights.items()}
+    sealed = facts | {SEAL: _seal(weights, facts)}
+    write(file, save(weights, {FACTS: json.dumps(sealed)}))
+
+
+def read_weights(file: str | Path) -> tuple[Weights, Facts]:
+    """Weights, on the CPU, and facts that `write_weights` wrote. No code is run from the file.
+
+    Raises:
+        DataError: If it cannot be read, was written by something else or by an older version, was
+            changed, or holds values that are no numbers.
+    """
+    weights, facts, sealed = open_weights(file)
+    if not sealed:
+        raise DataError(
+            f"{file} was changed after it was written: its hash differs; use a copy of it that was "
+            "not, or train again"
+        )
+    for name, values in weights.items():
+        if not values.isfinite().all():
+            raise DataError(f"{file}: {name} holds NaN or infinite values; expected numbers")
+    return weights, facts
+
+
+def open_weights(file: str | Path) -> tuple[Weights, Facts, bool]:
+    """As `read_weights`, but tells whether the hash fits instead of refusing what was changed."""
+    try:
+        with safe_open(file, "pt") as stored:
+            facts = json.loads((stored.metadata() or {}).get(FACTS, "null"))
+            weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        seal = facts.pop(SEAL, None) if isinstance(facts, dict) else None
+        sealed = seal == _seal(weights, facts)
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{file} cannot be read: {error}") from None
+    if not isinstance(facts, dict):
+        raise DataError(f"{file} was not written by cardiac-attrivae: it has no configuration")
+    if seal is None:
+        raise DataError(
+            f"{file} was written by an older version of cardiac-attrivae: it has no hash; train "
+            "again, or use that version"
+        )
+    return weights, facts, sealed
+
+
+def _seal(weights: Mapping[str, Tensor], facts: Facts) -> str:
+    told = weights_digest(weights) + json.dumps(facts, sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()

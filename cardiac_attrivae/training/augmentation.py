@@ -1,0 +1,289 @@
+"""Training slices, deformed and relit on the device, with attributes that follow what was done.
+
+The published code zooms images and leaves their attributes as they were. Here every deformation
+acts on the mask too, the areas are counted anew on the deformed mask, and `AttributeTargets` says
+what the attributes of such a heart are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from ..attributes import AREAS
+from ..data.store import SliceDataset, Slices
+from ..schema import HEART, Keys
+
+LATTICE = 33
+"""Deformations are smooth: they are computed on this many points a side and interpolated."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far each change may go. Uniform within +-range unless it says otherwise; 0 is none.
+
+    Attributes:
+        rotation: Degrees.
+        shift: Pixels.
+        zoom: Log of the zoom, the same in both directions.
+        stretch: Log of a zoom along, and of its inverse across, a random direction.
+        cavity: Log of a zoom of the LV cavity alone, about its centre.
+        wall: Log of a zoom of the thickness of the myocardium alone; what is outside moves along.
+        elastic: Standard deviation in pixels of smooth random displacements.
+        blood: Relative brightness of both cavities.
+        muscle: Brightness added to the myocardium.
+        contrast: Log of the gamma exponent.
+        bias: Standard deviation of the log of a smooth bias field.
+        blur: Largest share of a 3 x 3 mean, uniform from 0.
+        noise: Largest standard deviation of Gaussian noise, uniform from 0.
+    """
+
+    rotation: float = 0.0
+    shift: float = 0.0
+    zoom: float = 0.0
+    stretch: float = 0.0
+    cavity: float = 0.0
+    wall: float = 0.0
+    elastic: float = 0.0
+    blood: float = 0.0
+    muscle: float = 0.0
+    contrast: float = 0.0
+    bias: float = 0.0
+    blur: float = 0.0
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if not getattr(self, field.name) >= 0:
+                raise ValueError(f"{field.name} is {getattr(self, field.name)}; expected 0 or more")
+
+
+def structure_masks(labels: Tensor) -> Tensor:
+    """Masks of LV, myocardium and RV, (N, 3, H, W), of canonical labels (N, 1, H, W)."""
+    return torch.cat([(labels == structure).float() for structure in HEART], dim=1)
+
+
+class AttributeTargets:
+    r"""What the attributes of a slice are, given the areas of its structures.
+
+    .. math:: t_k = E[a_k \mid A] + \rho\,(a_k - E[a_k \mid A])
+
+    where E is the least-squares plane over the three areas A of the training patients' basal
+    slices, and the residual is that of the undeformed slice. An area is its own plane, without a
+    residual. A volume is known to a patient's basal slice only in part; rho = 1 trains a model to
+    learn by heart what the slice does not show, rho = 0 to predict no more than the areas do.
+    Other slices than the basal one have no residual: they show less of the volume still.
+
+    Args:
+        dataset: Training slices.
+        names: Attributes, in the order of the latent dimensions.
+        residual: rho.
+    """
+
+    def __init__(self, dataset: SliceDataset, names: Sequence[str], residual: float = 1.0) -> None:
+        areas = dataset.attributes(AREAS)
+        values, basal = dataset.attributes(names), dataset.is_basal
+        design = np.column_stack([areas, np.ones(len(areas))])
+        self.plane = np.linalg.lstsq(design[basal], values[basal], rcond=None)[0]
+        self.rest = residual * (values - design @ self.plane) * basal[:, None]
+        targets = design @ self.plane + self.rest
+        self.mean, self.deviation = targets[basal].mean(axis=0), targets[basal].std(axis=0)
+        varies = self.deviation > 1e-9 * np.abs(self.mean)  # least squares leaves rounding errors
+        if not varies.all():
+            constant = names[int(np.argmin(varies))]
+            raise ValueError(f"attribute {constant!r} is the same in every training slice")
+        self.values = self.standardise(targets)
+
+    def standardise(self, values: np.ndarray) -> np.ndarray:
+        """Values (N, K) in standard deviations from the mean of the basal training slices."""
+        return (values - self.mean) / self.deviation
+
+
+def prepared(slices: Slices) -> Slices:
+    """What every new version of a slice is made from, and need not be computed for each.
+
+    Args:
+        slices: IMAGE and LABEL, see `SliceDataset.read`.
+
+    Returns:
+        LABEL; IMAGE, which goes on beyond the edge of the mask; and of the mask ``pixels`` of LV,
+        myocardium and RV, (N, 3), ``centre``, ``radius`` and ``wall``, see `ventricle_geometry`.
+    """
+    masks = structure_masks(slices[Keys.LABEL])
+    centre, radius, wall = ventricle_geometry(masks)
+    return {
+        # the store is 0 outside the mask: without a rim, edges would darken as they are moved
+        Keys.IMAGE: extend_over_edge(slices[Keys.IMAGE], masks.sum(1, keepdim=True)),
+        Keys.LABEL: slices[Keys.LABEL],
+        "pixels": masks.sum((2, 3)),
+        "centre": centre,
+        "radius": radius,
+        "wall": wall,
+    }
+
+
+class Augmenter:
+    """Draws a new version of each slice of a batch that is `prepared`, with its attributes.
+
+    Args:
+        dataset: Training slices.
+        targets: Of the same slices.
+        augmentation: How far changes may go.
+        device: Where the batches are.
+    """
+
+    def __init__(
+        self,
+        dataset: SliceDataset,
+        targets: AttributeTargets,
+        augmentation: Augmentation,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.ranges = augmentation
+
+        def tensor(values: np.ndarray) -> Tensor:
+            return torch.tensor(values, dtype=torch.float32, device=device)
+
+        self.areas = tensor(dataset.attributes(AREAS))
+        self.plane, self.rest = tensor(targets.plane), tensor(targets.rest)
+        self.mean, self.deviation = tensor(targets.mean), tensor(targets.deviation)
+
+    def __call__(self, batch: Slices, generator: Generator) -> Slices:
+        """IMAGE, LABEL, standardised ATTRIBUTES and ROW of the new versions."""
+        row, label = batch[Keys.ROW], batch[Keys.LABEL].float()
+        grid = self._deformation(batch, generator)
+        label = F.grid_sample(label, grid, mode="nearest", align_corners=False)
+        image = F.grid_sample(batch[Keys.IMAGE], grid, mode="bilinear", align_corners=False)
+        masks = structure_masks(label)
+        # the crop cuts off parts of a large RV: native area over area in the crop
+        areas = masks.sum((2, 3)) * (self.areas[row] / batch["pixels"])
+        values = areas @ self.plane[:-1] + self.plane[-1] + self.rest[row]
+        return {
+            Keys.IMAGE: relight(image, masks, self.ranges, generator) * (label > 0),
+            Keys.LABEL: label,
+            Keys.ATTRIBUTES: (values - self.mean) / self.deviation,
+            Keys.ROW: row,
+        }
+
+    def _deformation(self, batch: Slices, generator: Generator) -> Tensor:
+        """Where each pixel of the new slices comes from, as `grid_sample` reads it, (N, H, W, 2).
+
+        Written from the new slice back to the old one, in pixels from the centre of the crop.
+        """
+        image, r = batch[Keys.IMAGE], self.ranges
+        size, device = image.shape[-1], image.device
+        draw = _Draw(len(image), generator, device)
+        axis = torch.linspace(-1, 1, LATTICE, device=device) * (size - 1) / 2
+        y, x = torch.meshgrid(axis, axis, indexing="ij")
+        x, y = x - draw.uniform(r.shift), y - draw.uniform(r.shift)
+        x, y = _turn(x, y, draw.uniform(math.radians(r.rotation)))
+        zoom, stretch, along = draw.uniform(r.zoom), draw.uniform(r.stretch), draw.uniform(math.pi)
+        x, y = _turn(x, y, along)
+        x, y = _turn(x * (-zoom - stretch).exp(), y * (stretch - zoom).exp(), -along)
+
+        # about the LV centre: radius and wall are zoomed apart, what lies outside moves along
+        cx, cy = batch["centre"][:, :, None, None].unbind(1)
+        x, y = x - cx, y - cy
+        distance = (x * x + y * y).sqrt().clamp_min(1e-3)
+        old = [batch[name][:, None, None] for name in ("radius", "wall")]
+        cavity, wall = draw.uniform(r.cavity).exp(), draw.uniform(r.wall).exp()
+        radius, thickness = old[0] * cavity, old[1] * wall
+        source = torch.where(
+            distance < radius,
+            distance / cavity,
+            torch.where(
+                distance < radius + thickness,
+                old[0] + (distance - radius) / wall,
+                distance - radius - thickness + old[0] + old[1],
+            ),
+        )
+        x, y = cx + x * source / distance, cy + y * source / distance
+
+        bends = draw.normal(2, 5) * r.elastic
+        bends = F.interpolate(bends, size=(LATTICE, LATTICE), mode="bicubic", align_corners=True)
+        lattice = (torch.stack([x, y], dim=1) + bends) / (size / 2)
+        full = F.interpolate(lattice, size=(size, size), mode="bilinear", align_corners=True)
+        return full.permute(0, 2, 3, 1)
+
+
+def relight(image: Tensor, masks: Tensor, ranges: Augmentation, generator: Generator) -> Tensor:
+    """Changes what scanners differ in: contrast between blood and muscle, gamma, bias, blur, noise.
+
+    Args:
+        image: (N, 1, H, W) in [0, 1].
+        masks: Of LV, myocardium and RV, (N, 3, H, W).
+        ranges: How far.
+        generator: Of the draws.
+    """
+    draw = _Draw(len(image), generator, image.device)
+    left, muscle, right = masks.split(1, dim=1)
+    gain = 1 + (left + right) * draw.uniform(ranges.blood)[..., None]
+    offset = muscle * draw.uniform(ranges.muscle)[..., None]
+    gain, offset = _mean3(torch.cat([gain, offset], dim=1)).split(1, dim=1)  # no hard edges
+    image = (image * gain + offset).clamp(1e-4, 1) ** draw.uniform(ranges.contrast)[..., None].exp()
+    field = draw.normal(1, 3) * ranges.bias
+    image = (
+        image
+        * F.interpolate(field, size=image.shape[2:], mode="bilinear", align_corners=True).exp()
+    )
+    image = image + draw.share() * ranges.blur * (_mean3(image) - image)
+    noise = torch.randn(image.shape, generator=generator, device=image.device)
+    return (image + noise * draw.share() * ranges.noise).clamp(0, 1)
+
+
+def ventricle_geometry(masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """LV centre (N, 2) as (x, y) from the centre of the crop, radius and wall thickness (N,).
+
+    In pixels; radius and thickness are those of a disc and a ring of the same areas.
+    """
+    left, muscle = masks[:, 0], masks[:, 1]
+    axis = torch.arange(masks.shape[-1], device=masks.device) - (masks.shape[-1] - 1) / 2
+    area = left.sum((1, 2))
+    centre = torch.stack([(left * axis).sum((1, 2)), (left * axis[:, None]).sum((1, 2))], dim=1)
+    radius = (area / math.pi).sqrt()
+    outer = ((area + muscle.sum((1, 2))) / math.pi).sqrt()
+    return centre / area.clamp_min(1)[:, None], radius, outer - radius
+
+
+def extend_over_edge(images: Tensor, inside: Tensor, pixels: int = 3) -> Tensor:
+    """Fills a rim outside the mask with means of what lies inside it, (N, 1, H, W)."""
+    for _ in range(pixels):
+        weight = _mean3(inside)
+        grown = torch.where(weight > 0, _mean3(images * inside) / weight.clamp_min(1e-6), 0)
+        images = torch.where(inside > 0, images, grown)
+        inside = (weight > 0).float()
+    return images
+
+
+class _Draw:
+    """Random numbers for N slices, shaped to broadcast over what they change."""
+
+    def __init__(self, n: int, generator: Generator, device: torch.device) -> None:
+        self.n, self.options = n, {"generator": generator, "device": device}
+
+    def uniform(self, reach: float) -> Tensor:
+        """In [-reach, reach], (N, 1, 1)."""
+        return (torch.rand(self.n, 1, 1, **self.options) * 2 - 1) * reach
+
+    def share(self) -> Tensor:
+        """In [0, 1], (N, 1, 1, 1)."""
+        return torch.rand(self.n, 1, 1, 1, **self.options)
+
+    def normal(self, channels: int, points: int) -> Tensor:
+        """Standard normal on a coarse lattice, (N, channels, points, points)."""
+        return torch.randn(self.n, channels, points, points, **self.options)
+
+
+def _turn(x: Tensor, y: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
+    cosine, sine = angle.cos(), angle.sin()
+    return cosine * x - sine * y, sine * x + cosine * y
+
+
+def _mean3(image: Tensor) -> Tensor:
+    return F.avg_pool2d(image, 3, stride=1, padding=1, count_include_pad=False)

@@ -1,0 +1,365 @@
+"""The engines: what one iteration of training and of evaluation does, and nothing around it.
+
+They know images, attributes and rows, and no data set. Handlers read ``engine.state.output`` by the
+keys that each ``_iteration`` lists.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from torch import Generator, Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel
+
+from ..models.losses import SoftIntroLoss, kl_divergence
+from ..models.networks import reparameterise
+from ..runtime.distributed import average_gradients, batch_mean, share
+from ..schema import Keys, VAEOutput
+
+Batch = dict[str, Tensor]
+Augment = Callable[[Batch, Generator], Batch]
+Terms = dict[str, Tensor]
+
+NEGLIGIBLE = 1e-8
+"""gamma_r up to which the decoder's second pass is left out, where passes are shared."""
+
+
+class NetworkTrainer(SupervisedTrainer):
+    """What a step has in common for all models; a subclass writes `step`.
+
+    Args:
+        generator: Of the noise and of what ``augment`` draws, on the training device.
+        augment: Batch to batch, see `Augmenter`; None is none.
+        schedulers: Of the learning rates, stepped after each iteration.
+        averaged: Running average of the weights, updated after each iteration.
+        precision: dtype that the network computes in under autocast; losses stay in float32.
+        memory_format: Of the images: `torch.channels_last`, or `torch.contiguous_format`.
+        kwargs: See `monai.engines.SupervisedTrainer`. ``loss_function`` takes
+            (VAEOutput, image, attributes) and returns named terms whose sum is minimised.
+    """
+
+    def __init__(
+        self,
+        *,
+        generator: Generator,
+        augment: Augment | None = None,
+        schedulers: Iterable[LRScheduler] = (),
+        averaged: AveragedModel | None = None,
+        precision: torch.dtype = torch.float32,
+        memory_format: torch.memory_format = torch.channels_last,
+        **kwargs: Any,
+    ) -> None:
+        # decollate would split every batch into dictionaries of single slices
+        super().__init__(decollate=False, **kwargs)
+        self.generator, self.augment, self.precision = generator, augment, precision
+        self.schedulers, self.averaged = tuple(schedulers), averaged
+        self.memory_format = memory_format
+
+    def _iteration(self, engine: NetworkTrainer, batchdata: Batch) -> Batch:
+        """One step. Leaves IMAGE, ATTRIBUTES, ROW, RECONSTRUCTION, MU, LOGVAR, LATENT, TERMS,
+        HEALTH and LOSS, all detached.
+
+        Of several processes each is given the whole batch, draws for the whole batch, and works on
+        its share of it.
+        """
+        if self.augment is not None:
+            with torch.no_grad():
+                batchdata = self.augment(batchdata, self.generator)
+        self.network.train()
+        n = len(batchdata[Keys.IMAGE])
+        noise = draw_noise(self.network, batchdata[Keys.IMAGE], self.generator, self.draws)
+        mine = share(n)
+        image = batchdata[Keys.IMAGE][mine]
+        if image.ndim == 4:
+            image = image.contiguous(memory_format=self.memory_format)
+        output, terms, health = self.step(image, batchdata[Keys.ATTRIBUTES], noise[:, mine])
+        for scheduler in self.schedulers:
+            scheduler.step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.network)
+        batchdata = batchdata | {Keys.IMAGE: image, Keys.ROW: batchdata[Keys.ROW][mine]}
+        loss = torch.stack(list(terms.values())).sum()
+        return iteration_output(batchdata, output, terms) | {
+            Keys.LOSS: loss.detach(),
+            Keys.HEALTH: {name: value.detach() for name, value in health.items()},
+        }
+
+    draws = 1
+    """Standard normal draws of the size of the codes that a step needs."""
+
+    def step(
+        self, image: Tensor, attributes: Tensor, noise: Tensor
+    ) -> tuple[VAEOutput, Terms, Terms]:
+        """Changes the weights.
+
+        Args:
+            image: This process's share of the batch, (n, C, H, W).
+            attributes: Of the whole batch, (N, K).
+            noise: For this process's share, (draws, n, D).
+
+        Returns:
+            The network's output for the images, terms of the loss, and signs of health.
+        """
+        raise NotImplementedError
+
+    def autocast(self) -> torch.autocast:
+        """Computes in ``precision``."""
+        device, half = torch.device(self.state.device).type, self.precision != torch.float32
+        return torch.autocast(device, self.precision if half else None, enabled=half)
+
+
+class VAETrainer(NetworkTrainer):
+    """Trains a network with one optimiser: beta-VAE and Attri-VAE. See `NetworkTrainer`."""
+
+    def step(
+        self, image: Tensor, attributes: Tensor, noise: Tensor
+    ) -> tuple[VAEOutput, Terms, Terms]:
+        with self.autocast():
+            output = self.network(image, noise[0])
+        terms = self.loss_function(output, image, attributes)
+        descend(terms, self.optimizer)
+        return output, terms, {}
+
+
+class SoftIntroTrainer(NetworkTrainer):
+    """Trains encoder and decoder against each other: Soft-Intro VAE and Attri-SIVAE.
+
+    The encoder learns to tell real images from generated ones by the ELBO that it gives them, the
+    decoder to generate what gets a high one. The network needs ``encode`` and ``decode``; which
+    parameters belong to which is told by the optimisers. Nothing here knows of pictures.
+
+    Args:
+        decoder_optimizer: Of the decoder's parameters; ``optimizer`` has the encoder's.
+        vae_epochs: Epochs at the beginning in which both are trained as a plain VAE.
+        shared_passes: Decodes prior and posterior draws once for both steps (the decoder does not
+            change in between), and leaves out the decoder's second pass if its weight gamma_r is
+            `NEGLIGIBLE`. Losses and gradients are the same up to rounding, but the running
+            statistics of batch norm see fewer passes: estimate them anew, see `recalibrate`.
+        kwargs: See `NetworkTrainer`; the loss function is a `SoftIntroLoss`.
+
+    References:
+        | Soft-IntroVAE (Daniel & Tamar, 2021), algorithm 1, https://arxiv.org/abs/2012.13253
+    """
+
+    draws = 6
+    """Prior; posterior; twice encoded reconstruction and prior draw, for encoder and decoder."""
+
+    loss_function: SoftIntroLoss
+
+    def __init__(
+        self,
+        *,
+        decoder_optimizer: Optimizer,
+        vae_epochs: int = 0,
+        shared_passes: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.decoder_optimizer = decoder_optimizer
+        self.vae_epochs, self.shared_passes = vae_epochs, shared_passes
+
+    def step(
+        self, image: Tensor, attributes: Tensor, noise: Tensor
+    ) -> tuple[VAEOutput, Terms, Terms]:
+        if self.state.epoch <= self.vae_epochs:
+            return self.vae_step(image, attributes, noise)
+        output, prior, terms, health = self.encoder_step(image, attributes, noise)
+        error = terms["reconstruction"]
+        if not self.shared_passes:
+            with self.autocast():
+                prior = self.network.decode(noise[0])
+                output = output._replace(reconstruction=self.network.decode(output.z.detach()))
+            error = self.loss_function.decoder_error(output.reconstruction, image)
+        return output, terms | self.decoder_step(image, output, prior, error, noise), health
+
+    def vae_step(
+        self, image: Tensor, attributes: Tensor, noise: Tensor
+    ) -> tuple[VAEOutput, Terms, Terms]:
+        """One step of both optimisers on the loss of a VAE."""
+        with self.autocast():
+            output = self.encode_and_decode(image, noise[1])
+        terms = self.loss_function(output, image, attributes)
+        descend(terms, self.optimizer, self.decoder_optimizer)
+        return output, terms, {}
+
+    def encoder_step(
+        self, image: Tensor, attributes: Tensor, noise: Tensor
+    ) -> tuple[VAEOutput, Tensor, Terms, Terms]:
+        """High ELBO for images, a low one for what the decoder makes.
+
+        Returns:
+            Output for the images and decoded prior draws, both still with the graph that leads to
+            the decoder if passes are shared; terms; KL of real and of generated images.
+        """
+        decoder = parameters_of(self.decoder_optimizer)
+        with self.autocast():
+            with frozen(() if self.shared_passes else decoder):
+                prior = self.network.decode(noise[0])
+                output = self.encode_and_decode(image, noise[1])
+            with frozen(decoder):
+                again = self.encode_and_decode(output.reconstruction.detach(), noise[2])
+                prior_again = self.encode_and_decode(prior.detach(), noise[3])
+        loss = self.loss_function
+        terms = loss(output, image, attributes)
+        # the target of the twice decoded image is not detached: published, and part of the gradient
+        terms["exp_elbo_reconstructed"] = loss.exp_elbo(again, output.reconstruction)
+        terms["exp_elbo_generated"] = loss.exp_elbo(prior_again, prior.detach())
+        descend(terms, self.optimizer, keep_graph=self.shared_passes)
+        health = {
+            "kl_real": batch_mean(kl_divergence(output.mu, output.logvar)),
+            "kl_generated": batch_mean(kl_divergence(prior_again.mu, prior_again.logvar)),
+        }
+        return output, prior, terms, health
+
+    def decoder_step(
+        self, image: Tensor, output: VAEOutput, prior: Tensor, error: Tensor, noise: Tensor
+    ) -> Terms:
+        """Good reconstructions, and a low KL, by the new encoder, of what is generated.
+
+        Args:
+            image: (n, C, H, W).
+            output: For the images, its reconstruction with the graph that leads to the decoder.
+            prior: Decoded prior draws, with theirs.
+            error: Weighted reconstruction error, with the same graph.
+            noise: (draws, n, D).
+        """
+        loss, encode = self.loss_function, self.network.encode
+        encoder = parameters_of(self.optimizer)
+        reconstruction = output.reconstruction
+        with self.autocast(), frozen(encoder):
+            posterior, prior_posterior = encode(reconstruction), encode(prior)
+        terms = {
+            "decoder_reconstruction": error,
+            "decoder_kl_reconstructed": loss.decoder_kl(*posterior, image),
+            "decoder_kl_generated": loss.decoder_kl(*prior_posterior, image),
+        }
+        if not (self.shared_passes and loss.gamma_r <= NEGLIGIBLE):
+            with self.autocast():
+                again = self.network.decode(reparameterise(*posterior, noise[4]).detach())
+                prior_again = self.network.decode(
+                    reparameterise(*prior_posterior, noise[5]).detach()
+                )
+            terms["decoder_error_generated"] = loss.decoder_error(
+                again, reconstruction.detach(), generated=True
+            ) + loss.decoder_error(prior_again, prior.detach(), generated=True)
+        descend(terms, self.decoder_optimizer)
+        return terms
+
+    def encode_and_decode(self, image: Tensor, noise: Tensor) -> VAEOutput:
+        mu, logvar = self.network.encode(image)
+        z = reparameterise(mu, logvar, noise)
+        return VAEOutput(self.network.decode(z), mu, logvar, z)
+
+
+class VAEEvaluator(SupervisedEvaluator):
+    """Encodes and decodes. The code of a slice is its posterior mean, unless a generator is given.
+
+    Args:
+        generator: Of the noise of sampled codes, as the published evaluations have it.
+        loss_function: As in `VAETrainer`; None leaves TERMS empty.
+        kwargs: See `monai.engines.SupervisedEvaluator`.
+    """
+
+    def __init__(
+        self,
+        *,
+        loss_function: nn.Module | None = None,
+        generator: Generator | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(decollate=False, **kwargs)
+        self.loss_function, self.generator = loss_function, generator
+
+    def _iteration(self, engine: VAEEvaluator, batchdata: Batch) -> Batch:
+        """One batch. Leaves IMAGE, LABEL, ATTRIBUTES, ROW, RECONSTRUCTION, MU, LOGVAR, LATENT (the
+        code) and TERMS.
+        """
+        self.network.eval()
+        image, noise = batchdata[Keys.IMAGE], None
+        if self.generator is not None:
+            noise = draw_noise(self.network, image, self.generator)[0]
+        with torch.no_grad():
+            output = self.network(image, noise)
+            terms = {}
+            if self.loss_function is not None:
+                terms = self.loss_function(output, image, batchdata[Keys.ATTRIBUTES])
+        return iteration_output(batchdata, output, terms) | {Keys.LABEL: batchdata[Keys.LABEL]}
+
+
+def draw_noise(network: nn.Module, image: Tensor, generator: Generator, draws: int = 1) -> Tensor:
+    """Standard normal draws for the codes of a batch, (draws, N, D)."""
+    shape = (draws, len(image), network.latent_size)
+    return torch.randn(shape, generator=generator, device=image.device, dtype=image.dtype)
+
+
+def descend(terms: Terms, *optimizers: Optimizer, keep_graph: bool = False) -> None:
+    """One step of the optimisers on the sum of the terms; no other parameter gets a gradient."""
+    loss = torch.stack(list(terms.values())).sum()
+    parameters = [p for optimizer in optimizers for p in parameters_of(optimizer)]
+    gradients = torch.autograd.grad(loss, parameters, retain_graph=keep_graph, allow_unused=True)
+    average_gradients([gradient for gradient in gradients if gradient is not None])
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    for optimizer in optimizers:
+        optimizer.step()
+
+
+def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+@contextmanager
+def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """What is computed inside leaves no gradient in these parameters, but lets one pass through."""
+    parameters = [p for p in parameters if p.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """What is computed inside is the same each time, on a GPU too; raises where that cannot be.
+
+    Unlike `monai.utils.set_determinism` it draws no seed, and restores what was there before.
+    cuBLAS reads its variable at the first product of a process: compute none on a GPU before.
+    """
+    cudnn, variable = torch.backends.cudnn, "CUBLAS_WORKSPACE_CONFIG"
+    wanted = torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    before, workspace = (cudnn.deterministic, cudnn.benchmark), os.environ.get(variable)
+    try:
+        os.environ.setdefault(variable, ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        cudnn.deterministic, cudnn.benchmark = True, False
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
+        torch.use_deterministic_algorithms(wanted, warn_only=warns)
+        if workspace is None:
+            os.environ.pop(variable, None)
+
+
+def iteration_output(batch: Batch, output: VAEOutput, terms: dict[str, Tensor]) -> Batch:
+    """What both engines leave for handlers, detached from the graph."""
+    return {
+        Keys.IMAGE: batch[Keys.IMAGE],
+        Keys.ATTRIBUTES: batch[Keys.ATTRIBUTES],
+        Keys.ROW: batch[Keys.ROW],
+        Keys.RECONSTRUCTION: output.reconstruction.detach(),
+        Keys.MU: output.mu.detach(),
+        Keys.LOGVAR: output.logvar.detach(),
+        Keys.LATENT: output.z.detach(),
+        Keys.TERMS: {name: term.detach() for name, term in terms.items()},
+    }

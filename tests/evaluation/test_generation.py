@@ -1,0 +1,157 @@
+"""Hearts on request: aimed at, measured by another, written where viewers find them."""
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from conftest import trained
+from PIL import Image
+
+from cardiac_attrivae.cli.main import main
+from cardiac_attrivae.data.store import SliceDataset
+from cardiac_attrivae.evaluation.generation import REACH, Studio, aimed, generate, traverse
+from cardiac_attrivae.metrics.calibration import Calibration
+from cardiac_attrivae.schema import DataError, LatentTable
+from cardiac_attrivae.segmentation.judge import areas
+from cardiac_attrivae.training.run import decode
+from evaluation.test_control import PIXEL, Drawing, Reader, Reading
+
+NAMES = ("LVEDA", "MEDA", "RVEDA")
+
+
+pytestmark = pytest.mark.usefixtures("hasty_segmenters")
+
+
+@pytest.fixture(scope="module")
+def run(acdc_store_all, tmp_path_factory):
+    """A run of three steps: it draws no heart yet, but everything around it is real."""
+    return trained(acdc_store_all, tmp_path_factory.mktemp("runs") / "mine")
+
+
+def table_of(spread=1.0):
+    codes = spread * np.random.default_rng(0).normal(size=(12, 5))
+    cases = tuple(f"patient{k:03d}" for k in range(12))
+    return LatentTable(cases, codes, codes[:, :3] + 15, NAMES, (0, 1, 2))
+
+
+@pytest.mark.parametrize("shrunk", [1.0, 0.5])
+def test_aiming_makes_a_shy_decoder_draw_what_was_asked_for(shrunk):
+    """A decoder that draws half of every difference, as real ones nearly do, and leaks."""
+    mixing = np.array([[shrunk, 0.1, 0], [0, shrunk, 0], [0.1, 0, shrunk]], np.float32)
+    network, reader, table = Drawing(mixing), Reader(Reading(), {}, 0), table_of()
+    calibration, request = Calibration.fit(table), {"LVEDA": 16.0, "RVEDA": 14.2}
+    codes = aimed(network, reader, calibration, table.codes, request, PIXEL)
+    drawn = areas(reader(decode(network, codes)), PIXEL)
+    assert drawn[:, 0] == pytest.approx(16.0, abs=PIXEL)
+    assert drawn[:, 2] == pytest.approx(14.2, abs=PIXEL)
+    np.testing.assert_array_equal(codes[:, [1, 3, 4]], table.codes[:, [1, 3, 4]])
+
+
+def test_every_code_may_have_a_request_of_its_own():
+    network, reader, table = Drawing(), Reader(Reading(), {}, 0), table_of()
+    wanted = np.linspace(14, 16.5, 12)
+    request = {"MEDA": wanted}
+    codes = aimed(network, reader, Calibration.fit(table), table.codes, request, PIXEL)
+    drawn = areas(reader(decode(network, codes)), PIXEL)
+    assert drawn[:, 1] == pytest.approx(wanted, abs=PIXEL)
+
+
+def test_no_dimension_is_turned_out_of_reach():
+    network, reader, table = Drawing(), Reader(Reading(), {}, 0), table_of()
+    calibration = Calibration.fit(table)
+    codes = aimed(network, reader, calibration, table.codes, {"LVEDA": 60.0}, PIXEL)
+    most = calibration.code_mean[0] + REACH * calibration.code_deviation[0]
+    assert codes[:, 0] == pytest.approx(most)
+
+
+def test_volumes_stay_on_their_line():
+    table = table_of()
+    volumes = LatentTable(
+        table.cases, table.codes, table.attributes, ("LVEDV", "MEDV", "RVEDV"), (0, 1, 2)
+    )
+    calibration = Calibration.fit(volumes)
+    request = {"LVEDV": 16.5}
+    codes = aimed(Drawing(), Reader(Reading(), {}, 0), calibration, table.codes, request, PIXEL)
+    np.testing.assert_array_equal(codes, calibration.set(table.codes, request))
+
+
+def test_a_requested_heart_is_written_as_picture_voxels_and_table(run, tmp_path):
+    store = SliceDataset.open(Studio.open(run).store.folder)
+    case = store.cases["case"].iloc[0]
+    table, warned = generate(run, {"LVEDA": 20.0}, tmp_path, case=case, device="cpu")
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "measured.csv"), table)
+    asked = table.set_index("attribute")
+    assert asked.loc["LVEDA", "requested"] == 20
+    assert np.isnan(asked.loc["RVEDA", "requested"])
+    error = asked.loc["LVEDA", "measured_cm2"] - 20
+    assert asked.loc["LVEDA", "error_cm2"] == pytest.approx(error)
+    assert all("LVEDA" in warning for warning in warned)
+    image, labels = (nib.load(tmp_path / f"{name}.nii.gz") for name in ("slice", "labels"))
+    assert image.shape == labels.shape == (128, 128, 1)
+    assert image.header.get_zooms()[:2] == pytest.approx((1.3, 1.3))
+    assert set(np.unique(labels.dataobj)) <= {0, 1, 2, 3}
+    counted = (np.asarray(labels.dataobj) == 1).sum() * store.pixel_cm2
+    assert counted == pytest.approx(asked.loc["LVEDA", "measured_cm2"])
+    with Image.open(tmp_path / "slice.png") as picture:
+        assert picture.width > 500
+
+
+def test_voxels_lie_as_the_picture_does(run, tmp_path):
+    """Columns run to the patient's left, rows to the back: a viewer shows it upright."""
+    traverse(run, tmp_path, steps=3, device="cpu")
+    image = nib.load(tmp_path / "LVEDA.nii.gz")
+    assert nib.aff2axcodes(image.affine) == ("L", "P", "S")
+    studio = Studio.open(run, device="cpu")
+    code, _ = studio.start(None)
+    code = code.copy()
+    code[0, 0] = studio.calibration.positions(np.array([0.0]))[0, 0]
+    middle = decode(studio.run.network, code)[0, 0].numpy()
+    np.testing.assert_allclose(np.asarray(image.dataobj)[:, :, 1].T, middle, atol=1e-6)
+
+
+def test_a_traversal_has_a_row_and_a_picture_per_step(run, tmp_path):
+    table = traverse(run, tmp_path, steps=5, reach=2, device="cpu")
+    assert table.groupby("attribute")["step"].apply(list).to_dict() == {
+        name: [-2, -1, 0, 1, 2] for name in NAMES
+    }
+    assert (table.groupby("attribute")["requested"].diff().dropna() > 0).all()
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "traversal.csv"), table)
+    assert {file.name for file in tmp_path.iterdir()} == {
+        "traversal.csv", "traversal.png", "traversal.gif", *(f"{name}.nii.gz" for name in NAMES),
+    }  # fmt: skip
+    with Image.open(tmp_path / "traversal.gif") as animation:
+        assert animation.n_frames > 20
+    assert nib.load(tmp_path / "MEDA.nii.gz").shape == (128, 128, 5)
+
+
+def test_what_cannot_be_drawn_is_refused(run, mnms_store_all, tmp_path):
+    with pytest.raises(DataError, match="no case 'nobody'"):
+        generate(run, {"LVEDA": 20.0}, tmp_path / "o", case="nobody", device="cpu")
+    with pytest.raises(ValueError, match="unknown attribute 'EF'"):
+        generate(run, {"EF": 60.0}, tmp_path / "o", device="cpu")
+    with pytest.raises(ValueError, match="the model has no attribute 'LVEDV'"):
+        generate(run, {"LVEDV": 100.0}, tmp_path / "o", device="cpu")
+    with pytest.raises(DataError, match="was trained on acdc and .* holds mnms"):
+        generate(run, {"LVEDA": 20.0}, tmp_path / "o", store=mnms_store_all, device="cpu")
+    with pytest.raises(ValueError, match="steps is 1"):
+        traverse(run, tmp_path / "o", steps=1, device="cpu")
+    assert not (tmp_path / "o").exists()
+
+
+def test_the_commands_print_what_was_measured(run, tmp_path):
+    def call(*words):
+        return CliRunner().invoke(main, [str(word) for word in words])
+
+    words = ("--model", run, "--output", tmp_path / "g", "--device", "cpu")
+    done = call("generate", *words, "--set", "LVEDA=900", "--set", "RVEDA=20")
+    assert done.exit_code == 0, done.output
+    assert "LVEDA: requested 900 cm2, measured LV" in done.stdout
+    assert "LVEDA 900 is outside of what was seen in training" in done.stderr
+    assert "MEDA: measured MYO" in done.stdout
+    wrong = call("generate", *words, "--set", "LVEDA=big")
+    assert wrong.exit_code == 2
+    assert "expected ATTRIBUTE=NUMBER" in wrong.stderr
+    turned = call("traverse", "--model", run, "--output", tmp_path / "t", "--steps", 3)
+    assert turned.exit_code == 0, turned.output
+    assert len([line for line in turned.stdout.splitlines() if "RVEDA" in line]) == 3

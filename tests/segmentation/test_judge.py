@@ -1,0 +1,200 @@
+"""The segmenter: known masks and hearts, and a cache that is read only if whole and right."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from conftest import heart
+from scipy.ndimage import gaussian_filter
+
+from cardiac_attrivae.data.store import SliceDataset
+from cardiac_attrivae.schema import DataError
+from cardiac_attrivae.segmentation import judge as room
+from cardiac_attrivae.segmentation.judge import (
+    Training,
+    areas,
+    as_decoded,
+    dice,
+    segmenter_for,
+    train_segmenter,
+)
+
+SHORT = Training(steps=4, batch_size=8)
+
+
+@pytest.fixture(scope="module")
+def phantoms(acdc_store_all):
+    return SliceDataset.open(acdc_store_all)
+
+
+@pytest.fixture(scope="module")
+def learned(phantoms):
+    train, unseen = room._patients(phantoms, seed=0)
+    return train_segmenter(train, unseen, training=Training(steps=40, batch_size=8)), unseen
+
+
+def weights(segmenter):
+    return torch.cat(
+        [value.flatten().double() for value in segmenter.network.state_dict().values()]
+    )
+
+
+def drawn(*labels):
+    return torch.as_tensor(np.stack(labels)[:, None])
+
+
+def test_areas_count_pixels_in_the_order_of_the_heart():
+    label = np.zeros((1, 1, 8, 8), np.uint8)
+    label[0, 0, :2, :2], label[0, 0, 4, :3], label[0, 0, 7, 7] = 1, 2, 3
+    np.testing.assert_allclose(areas(label, 0.5), [[2.0, 1.5, 0.5]])
+    np.testing.assert_allclose(areas(torch.as_tensor(label), 0.5), [[2.0, 1.5, 0.5]])
+
+
+def test_dice_is_one_on_itself_zero_apart_and_two_thirds_when_half_is_missing():
+    label = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    label[0, 0, :4], label[0, 0, 4:6], label[0, 0, 6:] = 1, 2, 3
+    half = label.clone()
+    half[0, 0, :4, 4:] = 0
+    half[0, 0, 4:6] = 0
+    np.testing.assert_allclose(dice(label, label), [[1, 1, 1]])
+    np.testing.assert_allclose(dice(half, label), [[2 / 3, 0, 1]])
+    np.testing.assert_allclose(dice(half, label), dice(label, half))
+
+
+def test_dice_of_a_structure_that_is_in_neither_is_unknown_and_in_one_of_them_is_zero():
+    empty = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
+    label = empty.clone()
+    label[1, 0, 0] = 2
+    np.testing.assert_array_equal(dice(empty, label), [[np.nan] * 3, [np.nan, 0, np.nan]])
+    np.testing.assert_array_equal(dice(label, empty), dice(empty, label))
+
+
+def test_it_learns_phantoms_it_has_not_seen(learned):
+    segmenter, unseen = learned
+    everything_lv = dice(torch.ones_like(unseen.labels), unseen.labels)[:, 0].mean()
+    assert everything_lv < 0.3
+    assert min(segmenter.dice.values()) > 0.6
+    assert list(segmenter.dice) == ["LV", "MYO", "RV"]
+    assert segmenter.patients == unseen.cases["case"].nunique()
+    basal = unseen.basal()
+    measured = dice(segmenter(basal.images), basal.labels).mean(axis=0)
+    np.testing.assert_allclose(measured, list(segmenter.dice.values()))
+
+
+@pytest.mark.parametrize("sigma", [1, 2])
+def test_blur_moves_areas_little(learned, sigma):
+    segmenter, unseen = learned
+    blurred = torch.as_tensor(gaussian_filter(unseen.images.numpy(), (0, 0, sigma, sigma)))
+    assert np.nanmean(dice(segmenter(blurred), unseen.labels)) > 0.75
+
+
+def test_labels_are_bytes_and_do_not_depend_on_the_batch(learned):
+    segmenter, unseen = learned
+    images = unseen.images[:7].repeat(10, 1, 1, 1)  # more than a chunk
+    labels = segmenter(images)
+    assert labels.dtype == torch.uint8
+    assert labels.shape == images.shape
+    assert set(labels.unique().tolist()) <= {0, 1, 2, 3}
+    assert (labels[:7] == labels[63:70]).all()
+
+
+def test_the_same_seed_trains_the_same_network_whatever_was_drawn_before(drawn_slices):
+    train, unseen = room._patients(drawn_slices, seed=0)
+    first = weights(train_segmenter(train, unseen, training=SHORT))
+    torch.rand(3)
+    second = weights(train_segmenter(train, unseen, training=SHORT))
+    other = weights(train_segmenter(train, unseen, seed=1, training=SHORT))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+def test_training_leaves_the_global_generator_alone(drawn_slices):
+    train, unseen = room._patients(drawn_slices, seed=0)
+    state = torch.get_rng_state()
+    train_segmenter(train, unseen, training=SHORT)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_cached_segmenter_is_read_and_labels_the_same(drawn_slices, tmp_path, monkeypatch):
+    trained = segmenter_for(drawn_slices, tmp_path, training=SHORT)
+    assert [file.suffix for file in tmp_path.iterdir()] == [".safetensors"]
+    monkeypatch.setattr(room, "train_segmenter", None)  # a second training would fail
+    read = segmenter_for(drawn_slices, tmp_path, training=SHORT)
+    assert torch.equal(read(drawn_slices.images), trained(drawn_slices.images))
+    assert (read.dice, read.patients) == (trained.dice, trained.patients)
+
+
+def test_another_store_seed_or_training_has_a_file_of_its_own(drawn_slices, tmp_path):
+    other = drawn_slices.take(range(20))
+    other.info = {**drawn_slices.info, "content_hash": "other"}
+    segmenter_for(drawn_slices, tmp_path, training=SHORT)
+    segmenter_for(other, tmp_path, training=SHORT)
+    segmenter_for(drawn_slices, tmp_path, training=SHORT, seed=1)
+    segmenter_for(drawn_slices, tmp_path, training=dataclasses.replace(SHORT, blur=1))
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "without what is known", "another network"])
+def test_a_damaged_file_is_trained_anew(drawn_slices, tmp_path, damage):
+    from safetensors.torch import save_file
+
+    trained = segmenter_for(drawn_slices, tmp_path, training=SHORT)
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    if damage == "cut":
+        file.write_bytes(whole[: len(whole) // 2])
+    elif damage == "empty":
+        file.write_bytes(b"")
+    elif damage == "without what is known":
+        state = trained.network.state_dict()
+        save_file({name: value.contiguous() for name, value in state.items()}, file)
+    else:
+        save_file({"weight": torch.zeros(1)}, file, metadata={"cardiac_attrivae": "{}"})
+    again = segmenter_for(drawn_slices, tmp_path, training=SHORT)
+    assert torch.equal(weights(again), weights(trained))
+    assert file.read_bytes() == whole
+
+
+def test_scored_patients_are_never_trained_on(phantoms, drawn_slices):
+    for store in (phantoms, drawn_slices, drawn_slices.basal()):
+        train, unseen = room._patients(store, seed=0)
+        assert not set(train.cases["case"]) & set(unseen.cases["case"])
+        assert set(train.cases["split"]) == {"train"}
+
+
+def test_five_patients_of_val_and_test_are_scored_and_fewer_are_not(drawn_slices):
+    store = drawn_slices.take(range(24))
+    patients = store.cases["case"].unique()
+    store.cases.loc[store.cases["case"].isin(patients[:5]), "split"] = "test"
+    train, unseen = room._patients(store, seed=0)
+    assert set(unseen.cases["case"]) == set(patients[:5])
+    assert len(train) == 2 * 7
+    store.cases.loc[store.cases["case"] == patients[0], "split"] = "train"
+    train, unseen = room._patients(store, seed=0)
+    assert set(unseen.cases["split"]) == {"train"}
+    assert unseen.cases["case"].nunique() == 1
+
+
+def test_one_slice_per_patient_is_enough(drawn_slices, tmp_path):
+    segmenter = segmenter_for(drawn_slices.basal(), tmp_path, training=SHORT)
+    assert segmenter.patients == 2
+
+
+def test_too_few_patients_are_told(drawn_slices, tmp_path):
+    store = drawn_slices.take(range(4))
+    with pytest.raises(DataError, match="drawn has 2 training patients.*at least 3"):
+        segmenter_for(store, tmp_path, training=SHORT)
+
+
+def test_what_looks_decoded_keeps_its_range_and_its_light():
+    images = drawn(heart(64, 12, 6, 14)).float() / 3
+    images = images.repeat(32, 1, 1, 1)
+    training = Training(background=0, noise=0)
+    made = as_decoded(images, training, torch.Generator().manual_seed(0))
+    assert made.min() >= 0
+    assert made.max() <= 1
+    torch.testing.assert_close(made.mean((2, 3)), images.mean((2, 3)), rtol=0.03, atol=0)
+    assert made.std((2, 3)).std() > 0  # each slice has its own blur
+    still = as_decoded(images, Training(blur=0, background=0, noise=0), torch.Generator())
+    torch.testing.assert_close(still, images)

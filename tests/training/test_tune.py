@@ -1,0 +1,176 @@
+"""The search over values of a pipeline: what is proposed, shared, broken off and written."""
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from cardiac_attrivae.cli.main import main
+from cardiac_attrivae.data.store import SliceDataset
+from cardiac_attrivae.schema import DataError
+from cardiac_attrivae.training import tune as room
+from cardiac_attrivae.training.config import load_pipeline
+from cardiac_attrivae.training.tune import Range, default_space, parse_search, tune
+
+SHORT = (
+    "schedule.epochs=2", "schedule.steps_per_epoch=2", "schedule.evaluate_every=1",
+    "data.batch_size=4",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "where"),
+    [
+        ("optimiser.lr=1e-4:1e-2:log", "optimiser.lr", Range(1e-4, 1e-2, True)),
+        ("data.batch_size=8:64", "data.batch_size", Range(8, 64)),
+        ("objective.gamma=.5:2.", "objective.gamma", Range(0.5, 2.0)),
+        ("data.slices=basal,all", "data.slices", ["basal", "all"]),
+        ("data.batch_size=16,32", "data.batch_size", [16, 32]),
+    ],
+)
+def test_what_is_searched_can_be_written_in_a_line(text, key, where):
+    assert parse_search(text) == (key, where)
+
+
+@pytest.mark.parametrize("text", ["lr", "lr=3", "lr=2:1", "lr=0:1:log", "=1:2", "lr=1:2:lin", ""])
+def test_a_search_that_is_none_is_refused(text):
+    with pytest.raises(ValueError, match="expected KEY=LOW:HIGH"):
+        parse_search(text)
+
+
+def test_by_default_what_the_pipeline_uses_is_searched_around_its_value():
+    pipeline = load_pipeline("attri_vae_fast")
+    space = default_space(pipeline)
+    assert space["objective.gamma"] == Range(100, 10000, True)
+    assert "objective.beta_kl" not in space
+    for where in space.values():
+        assert math.sqrt(where.low * where.high) == pytest.approx(where.low * 10)
+    floor = default_space(load_pipeline("beta_vae_fast"))
+    assert "objective.gamma" not in floor
+    assert "objective.beta_neg" in default_space(load_pipeline("attri_sivae_fast"))
+
+
+PREPARE = """
+store = SliceDataset.open({folder!r})
+patients = store.cases["case"].unique()
+store.cases["split"] = store.cases["case"].isin(patients[:5]).map({{True: "val", False: "train"}})
+"""
+
+
+@pytest.fixture
+def store(acdc_store):
+    """Nine phantoms, five of them to validate on."""
+    names = {"SliceDataset": SliceDataset}
+    exec(PREPARE.format(folder=str(acdc_store)), names)
+    return names["store"]
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Trials without training: a known score of the learning rate."""
+
+    def train(trial, pipeline, store, output, space, *rest):
+        rate = trial.suggest_float("optimiser.lr", *space["optimiser.lr"][:2], log=True)
+        return -(math.log10(rate / 1e-3) ** 2)
+
+    monkeypatch.setattr(room, "_train", train)
+    monkeypatch.setattr(room, "draw_study", lambda study, path: None)
+
+
+SPACE = {"optimiser.lr": Range(1e-5, 1e-1, True)}
+
+
+def test_the_best_value_of_a_known_function_is_found(scripted, store, tmp_path):
+    study = tune("attri_vae_fast", store, tmp_path / "s", trials=25, space=SPACE)
+    assert abs(math.log10(study.best_params["optimiser.lr"] / 1e-3)) < 0.3
+    best = load_pipeline(tmp_path / "s" / "best.yaml")
+    assert best.optimiser.lr == study.best_params["optimiser.lr"]
+    assert best.objective == load_pipeline("attri_vae_fast").objective
+
+
+def test_a_study_goes_on_and_no_other_takes_its_folder(scripted, store, tmp_path):
+    first = tune("attri_vae_fast", store, tmp_path, trials=3, space=SPACE)
+    values = [trial.value for trial in first.trials]
+    again = tune("attri_vae_fast", store, tmp_path, trials=5, space=SPACE)
+    assert [trial.value for trial in again.trials][:3] == values
+    assert len(again.trials) == 5
+    assert len(tune("attri_vae_fast", store, tmp_path, trials=5, space=SPACE).trials) == 5
+    with pytest.raises(DataError, match="another space"):
+        tune("attri_vae_fast", store, tmp_path, trials=6, space={"optimiser.lr": Range(1e-6, 1)})
+    with pytest.raises(DataError, match="another pipeline"):
+        tune("attri_sivae_fast", store, tmp_path, trials=6, space=SPACE)
+
+
+def test_what_the_pipeline_would_refuse_is_told_before_anything_is_trained(store, tmp_path):
+    with pytest.raises(ValueError, match=r"unknown key optimiser\.rate"):
+        tune("attri_vae_fast", store, tmp_path / "a", trials=1, space={"optimiser.rate": [1, 2]})
+    with pytest.raises(ValueError, match=r"optimiser\.lr is 100"):
+        tune(
+            "attri_vae_fast", store, tmp_path / "a", trials=1, space={"optimiser.lr": Range(1, 100)}
+        )
+    assert not (tmp_path / "a").exists()
+
+
+def test_trials_are_runs_and_the_best_can_be_trained(store, tmp_path):
+    told = []
+    study = tune(
+        "attri_vae_fast", store, tmp_path, trials=2, space={"objective.beta": [1.0, 2.0]},
+        changes=SHORT, tell=told.append, device="cpu",
+    )  # fmt: skip
+    assert [line.split(":")[0] for line in told] == ["trial 0, 1 of 2", "trial 1, 2 of 2"]
+    for trial in study.trials:
+        folder = tmp_path / "trials" / f"{trial.number:04d}"
+        summary = json.loads((folder / "summary.json").read_text())
+        assert summary["epochs"] == 2
+        assert not (folder / "last.pt").exists()
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        assert config["pipeline"]["objective"]["beta"] == trial.params["objective.beta"]
+        assert 0 < trial.value < 1
+    assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_score_that_is_none_is_told_with_those_that_are(store, tmp_path):
+    with pytest.raises(ValueError, match=r"score is 'Beauty'; expected one of .*SSIM_in_mask"):
+        tune("attri_vae_fast", store, tmp_path, trials=1, space={"objective.beta": [1.0, 2.0]},
+             changes=SHORT, scores=["Beauty"], device="cpu")  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_processes_share_one_study(store, tmp_path):
+    program = f"""
+import time
+from cardiac_attrivae.training import tune as room
+from cardiac_attrivae.data.store import SliceDataset
+{PREPARE.format(folder=str(store.folder))}
+def train(trial, *rest):
+    time.sleep(0.2)
+    return trial.suggest_float("optimiser.lr", 1e-5, 1e-1, log=True)
+room._train = train
+room.draw_study = lambda study, path: None
+room.tune("attri_vae_fast", store, {str(tmp_path)!r}, trials=12,
+          space={{"optimiser.lr": room.Range(1e-5, 1e-1, True)}})
+"""
+    both = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(2)]
+    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    study = room._optuna().load_study(
+        study_name="study", storage=room._storage(tmp_path / "study.db")
+    )
+    done = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
+    assert 12 <= len(done) <= 13
+    assert len({trial.number for trial in done}) == len(done)
+
+
+def test_the_command_says_what_it_found(scripted, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(SliceDataset, "open", lambda folder: store)
+    output = tmp_path / "study"
+    result = CliRunner().invoke(main, [
+        "tune", "--pipeline", "attri_vae_fast", "--data", str(store.folder),
+        "--output", str(output), "--trials", "2", "--search", "optimiser.lr=1e-5:1e-1:log",
+    ])  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "trial 1, 2 of 2" in result.output
+    assert "base: attri_vae_fast" in result.output

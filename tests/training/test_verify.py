@@ -1,0 +1,254 @@
+"""A run is held true as long as nothing was changed, and else each change is named, alone."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import trained
+
+from cardiac_attrivae.cli.main import main
+from cardiac_attrivae.data.manifest import load_manifest
+from cardiac_attrivae.data.preprocess import preprocess
+from cardiac_attrivae.data.transforms import Recipe
+from cardiac_attrivae.schema import DataError
+from cardiac_attrivae.training.verify import verify_run
+from cardiac_attrivae.training.workflow import TrainingWorkflow
+
+WHAT = ["weights", "configuration", "summary", "data", "versions", "parameters"]
+
+
+@pytest.fixture(scope="module")
+def made(acdc_store, tmp_path_factory):
+    """A store and a run of three steps on it."""
+    folder = tmp_path_factory.mktemp("made")
+    store = shutil.copytree(acdc_store, folder / "store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingWorkflow, "_draw", lambda self, statistics: None)
+        trained(store, folder / "run")
+    return folder
+
+
+@pytest.fixture
+def run(made, tmp_path):
+    """A copy of the two; the run is told that its store is the copy."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    say(tmp_path / "run", store=str(tmp_path / "store"))
+    return tmp_path / "run"
+
+
+def say(run, **facts):
+    """Changes summary.json; None takes a fact away."""
+    said = json.loads((run / "summary.json").read_text()) | facts
+    said = {key: fact for key, fact in said.items() if fact is not None}
+    (run / "summary.json").write_text(json.dumps(said))
+
+
+def replace(file, old, new):
+    text = file.read_text()
+    assert text.count(old) == 1
+    file.write_text(text.replace(old, new))
+
+
+def flip(file, place):
+    data = bytearray(file.read_bytes())
+    data[place] ^= 1
+    file.write_bytes(data)
+
+
+def found(run, store=None):
+    """Findings that do not hold, by what was compared."""
+    findings = verify_run(run, store)
+    assert [finding.what for finding in findings] == WHAT
+    assert all(finding.told.isprintable() for finding in findings)
+    return {f.what: (f.holds, f.told) for f in findings if not f.holds}
+
+
+def test_of_an_untouched_run_everything_holds(run):
+    assert found(run) == {}
+    told = {finding.what: finding.told for finding in verify_run(run)}
+    assert told["versions"] == "the same are installed"
+    parameters = json.loads((run / "summary.json").read_text())["parameters"]
+    assert told["parameters"].startswith(f"{parameters:,},")
+
+
+def again(run):
+    """The store once more, of the same cases with another crop."""
+    source = run.parent / "tree"
+    preprocess(load_manifest("acdc"), source, run.parent / "store", Recipe(spacing=1.5),
+               overwrite=True)  # fmt: skip
+
+
+CHANGES = {
+    "one bit of the weights": (
+        lambda r: flip(r / "model.safetensors", -1),
+        "weights", "model.safetensors was changed after it was written",
+    ),
+    "one value of the configuration": (
+        lambda r: replace(r / "config.yaml", "batch_size: 8", "batch_size: 9"),
+        "configuration", "pipeline.data.batch_size is 9 in config.yaml, 8 in the model",
+    ),
+    "the seed of the configuration": (
+        lambda r: replace(r / "config.yaml", "\nseed: 0", "\nseed: 1"),
+        "configuration", "seed is 1 in config.yaml, 0 in the model",
+    ),
+    "a key more in the configuration": (
+        lambda r: replace(r / "config.yaml", "\nseed: 0", "\nseed: 0\nluck: 7"),
+        "configuration", "luck is 7 in config.yaml, missing in the model",
+    ),
+    "a damaged configuration": (
+        lambda r: (r / "config.yaml").write_bytes(b"pipeline: *x"),
+        "configuration", "config.yaml: aliases (*name) are not accepted",
+    ),
+    "a configuration that is a list": (
+        lambda r: (r / "config.yaml").write_text("[1]"),
+        "configuration", "config.yaml: holds [1]; expected keys and values",
+    ),
+    "a key that would clear the terminal": (
+        lambda r: replace(r / "config.yaml", "\nseed: 0", '\nseed: 0\n"\\e[2J": 7'),
+        "configuration", "?[2J is 7 in config.yaml, missing in the model",
+    ),
+    "another seed in the summary": (
+        lambda r: say(r, seed=1),
+        "summary", "seed is 1 in summary.json, 0 in the model",
+    ),
+    "another method in the summary": (
+        lambda r: say(r, method="beta_vae"),
+        "summary", "method is 'beta_vae' in summary.json, 'attri_vae_fast' in the model",
+    ),
+    "another number of parameters": (
+        lambda r: say(r, parameters=5), "parameters", "5 in summary.json, ",
+    ),
+    "one bit of the images": (
+        lambda r: flip(r.parent / "store" / "images.npy", -1),
+        "data", "store was changed after preprocess wrote it",
+    ),
+    "one fact of the store": (
+        lambda r: replace(r.parent / "store" / "dataset.json", '"skipped": 0', '"skipped": 1'),
+        "data", "store was changed after preprocess wrote it",
+    ),
+    "a file of the store is gone": (
+        lambda r: (r.parent / "store" / "masks.npz").unlink(),
+        "data", "store cannot be read",
+    ),
+    "a store of another recipe": (
+        again, "data", "store is another store: recipe.spacing is 1.5 and was 1.3",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_is_named_and_nothing_else(run, acdc_tree, name):
+    change, what, told = CHANGES[name]
+    (run.parent / "tree").symlink_to(acdc_tree)
+    change(run)
+    assert [*found(run)] == [what]
+    assert found(run)[what][0] is False
+    assert told in found(run)[what][1]
+
+
+ABSENCES = {
+    "the store": (
+        lambda r: shutil.rmtree(r.parent / "store"),
+        {"data": "the store was moved, pass --data STORE: none in"},
+    ),
+    "its place": (
+        lambda r: say(r, store=None),
+        {"data": "the run does not tell where its store is; pass --data STORE"},
+    ),
+    "config.yaml": (
+        lambda r: (r / "config.yaml").unlink(),
+        {"configuration": "config.yaml is missing"},
+    ),
+    "the versions": (
+        lambda r: say(r, versions=None),
+        {"versions": "summary.json does not tell them"},
+    ),
+    "summary.json": (
+        lambda r: (r / "summary.json").unlink(),
+        {"summary": "summary.json is missing", "data": "pass --data", "versions": "not tell them"},
+    ),
+    "the model": (
+        lambda r: (r / "model.safetensors").unlink(),
+        {
+            "weights": "model.safetensors cannot be read",
+            "configuration": "the model does not tell what config.yaml should say",
+            "summary": "the model does not tell what summary.json should say",
+            "parameters": "there are no weights",
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ABSENCES)
+def test_what_is_gone_cannot_be_told(run, name):
+    remove, told = ABSENCES[name]
+    remove(run)
+    assert found(run).keys() == told.keys()
+    for what, (holds, said) in found(run).items():
+        assert holds is None
+        assert told[what] in said
+
+
+def test_a_store_that_was_moved_is_found_where_the_user_says(run):
+    moved = run.parent / "elsewhere"
+    (run.parent / "store").rename(moved)
+    assert [*found(run)] == ["data"]
+    assert found(run, moved) == {}
+    assert "there is no store in" in found(run, run.parent)["data"][1]
+
+
+def test_other_versions_are_told_and_hold(run):
+    said = json.loads((run / "summary.json").read_text())["versions"]
+    say(run, versions=said | {"torch": "0.4.1", "lasagne-of-old": "1.0"})
+    assert found(run) == {}
+    told = {finding.what: finding.told for finding in verify_run(run)}["versions"]
+    assert f"torch 0.4.1, now {said['torch']}" in told
+    assert "lasagne-of-old 1.0, now not installed" in told
+    assert "numpy" not in told
+
+
+def test_a_folder_without_anything_of_a_run_is_none(tmp_path):
+    with pytest.raises(DataError, match="no run in .*: it has none of model.safetensors, config"):
+        verify_run(tmp_path)
+
+
+def test_every_run_records_versions_configuration_data_and_seed(made):
+    from cardiac_attrivae.runtime.yaml_files import read_yaml
+
+    summary = json.loads((made / "run" / "summary.json").read_text())
+    configuration = read_yaml((made / "run" / "config.yaml").read_bytes())
+    stored = json.loads((made / "store" / "dataset.json").read_text())["content_hash"]
+    assert summary["content_hash"] == configuration["content_hash"] == stored
+    assert summary["seed"] == configuration["seed"] == 0
+    assert {"cardiac-attrivae", "python", "torch", "numpy", "monai"} <= summary["versions"].keys()
+
+
+def test_the_command_ends_with_0_only_if_all_holds_and_its_lines_are_whole_in_a_pipe(run):
+    def call(*words):
+        return CliRunner().invoke(main, ["verify", *map(str, words)])
+
+    sound = call(run)
+    assert (sound.exit_code, sound.output.count("\n")) == (0, len(WHAT))
+    assert [line.split()[:2] for line in sound.output.splitlines()] == [[w, "holds"] for w in WHAT]
+    np.save(run.parent / "store" / "images.npy", np.zeros(3))
+    changed = call(run)
+    assert (changed.exit_code, changed.output.count("\n")) == (1, len(WHAT))
+    assert changed.output.splitlines()[3].split()[:2] == ["data", "DIFFERS"]
+    (run.parent / "store").rename(run.parent / "x")
+    assert call(run).exit_code == 1
+    assert call(run.parent / "nowhere").exit_code == 2
+    none = call(run.parent)
+    assert (none.exit_code, none.stderr.splitlines()[0][:6]) == (2, "Error:")
+
+
+def test_on_a_terminal_lines_have_eighty_columns(run, monkeypatch):
+    from cardiac_attrivae.cli import main as cli
+
+    monkeypatch.setattr(cli, "_columns", lambda: 80)
+    monkeypatch.setattr(cli.sys.stdout, "isatty", lambda: True, raising=False)
+    lines = cli._row("data           DIFFERS  ", "a long story " * 20).splitlines()
+    assert len(lines) > 1
+    assert max(map(len, lines)) <= 80
+    assert all(line.startswith(" " * 24) for line in lines[1:])

@@ -1,0 +1,890 @@
+"""A run: what it leaves behind, that it can be broken off anywhere, and that it learns."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import nullcontext, suppress
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from conftest import heart, slices_of, trained
+from ignite.engine import Events
+from safetensors.torch import load_file
+
+from cardiac_attrivae.data import loader
+from cardiac_attrivae.data.manifest import load_manifest
+from cardiac_attrivae.data.preprocess import preprocess
+from cardiac_attrivae.data.store import SliceDataset
+from cardiac_attrivae.data.transforms import Recipe
+from cardiac_attrivae.models.losses import SoftIntroLoss
+from cardiac_attrivae.models.networks import BetaVAE
+from cardiac_attrivae.models.perceptual import perceptual_loss
+from cardiac_attrivae.runtime.device import find_device
+from cardiac_attrivae.schema import DataError, Keys
+from cardiac_attrivae.training import workflow
+from cardiac_attrivae.training.config import (
+    Optimiser,
+    Pipeline,
+    Schedule,
+    load_pipeline,
+    parse_pipeline,
+)
+from cardiac_attrivae.training.run import TRAVERSAL, encode, load_run, make_evaluator, traverse
+from cardiac_attrivae.training.workflow import TrainingWorkflow, average_of, rate
+
+PLAIN = {
+    "method": "tiny",
+    "attributes": ["LVEDV", "RVEDA"],
+    "network": {"arguments": {"latent_size": 4, "image_size": 32}},
+    "objective": {"gamma": 1.0},
+    "data": {"batch_size": 8},
+    "optimiser": {"lr": 1e-3},
+    "schedule": {"epochs": 4},
+}
+# All that has a state of its own: draws by weight, augmentation, schedule, average, stopping.
+EVERYTHING = PLAIN | {
+    "data": {"batch_size": 8, "slices": "all", "basal_weight": 2.0, "residual": 0.5},
+    "augmentation": {"rotation": 10, "zoom": 0.1, "cavity": 0.1, "elastic": 1, "noise": 0.05},
+    "optimiser": {"lr": 1e-3, "warmup": 0.3, "schedule": "cosine", "average": 0.9},
+    "schedule": {"epochs": 4, "steps_per_epoch": 3, "patience": 50, "keep": "last"},
+    "precision": "bfloat16",
+}
+
+# Encoder and decoder against each other, after an epoch as a plain VAE.
+INTRO = PLAIN | {
+    "network": {
+        "name": "SoftIntroVAE",
+        "arguments": {"latent_size": 4, "image_size": 32, "filters": [4, 8]},
+    },
+    "objective": {"name": "SoftIntro", "gamma": 0.1, "beta_neg": 64, "vae_epochs": 1},
+    "optimiser": {"lr": 1e-3, "milestones": [2]},
+}
+INTRO_EVERYTHING = EVERYTHING | {key: INTRO[key] for key in ("network", "objective")}
+RUNS = {
+    "plain": PLAIN,
+    "everything": EVERYTHING,
+    "intro": INTRO,
+    "intro_everything": INTRO_EVERYTHING,
+}
+
+
+@pytest.fixture(autouse=True)
+def without_pictures(monkeypatch):
+    """Drawing takes longer than the rest; tests/test_pipelines.py has the pictures."""
+    monkeypatch.setattr(TrainingWorkflow, "_draw", lambda self, statistics: None)
+
+
+def part(dataset, patients):
+    return dataset.take(np.flatnonzero(dataset.cases["case"].isin(patients)))
+
+
+@pytest.fixture(scope="session")
+def halves(drawn_slices):
+    """Seven patients to train on and five to validate on."""
+    cases = drawn_slices.cases["case"].unique()
+    return part(drawn_slices, cases[:7]), part(drawn_slices, cases[7:])
+
+
+@pytest.fixture
+def train(halves, tmp_path):
+    """Trains; the folder is named by ``to``."""
+
+    def run(values=PLAIN, to="run", val=True, **options):
+        data = halves if val else (halves[0], halves[1].take([]))
+        pipeline = parse_pipeline(values)
+        workflow = TrainingWorkflow(pipeline, *data, tmp_path / to, device="cpu", **options)
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+        return workflow
+
+    return run
+
+
+def changed(values, section, **changes):
+    return values | {section: values[section] | changes}
+
+
+def weights(folder):
+    return load_file(Path(folder) / "model.safetensors")
+
+
+def assert_same_run(one, other):
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    for name in ("history.csv", "config.yaml"):
+        assert (one / name).read_text() == (other / name).read_text()
+
+
+def assert_same(one, other):
+    """Equal to the last bit, however deep."""
+    assert type(one) is type(other)
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_same(one[key], other[key])
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other)
+        for a, b in zip(one, other, strict=True):
+            assert_same(a, b)
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    else:
+        assert one == other
+
+
+def assert_same_checkpoint(one, other):
+    assert_same(*(torch.load(folder / "last.pt", weights_only=True) for folder in (one, other)))
+
+
+class Interrupt:
+    """Ctrl-C in the middle of an epoch."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def attach(self, engine):
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine):
+        first = (engine.state.iteration - 1) % engine.state.epoch_length == 0
+        if engine.state.epoch == self.epoch and first:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("values", RUNS.values(), ids=RUNS)
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_run_that_was_broken_off_and_resumed_is_the_uninterrupted_one_bit_for_bit(
+    train, tmp_path, values, every
+):
+    values = changed(values, "schedule", evaluate_every=every)
+    train(values, to="whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(values, to="broken", handlers=(Interrupt(3),))
+    assert not (tmp_path / "broken" / "model.safetensors").exists()
+    workflow = train(values, to="broken", resume=True)
+    assert workflow.start_epoch == 2
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+    assert_same_checkpoint(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_a_checkpoint_of_an_introspective_run_holds_both_optimisers_and_batch_norm(train):
+    workflow = train(INTRO)
+    state = torch.load(workflow.output / "last.pt", weights_only=True)
+    optimisers = {"optimiser", "scheduler", "decoder_optimiser", "decoder_scheduler"}
+    assert optimisers < state.keys()
+    network = workflow.network
+    sizes = [len(list(part.parameters())) for part in (network.encoder, network.decoder)]
+    assert [len(state[n]["state"]) for n in ("optimiser", "decoder_optimiser")] == sizes
+    assert state["scheduler"]["last_epoch"] == state["decoder_scheduler"]["last_epoch"] == 4
+    rates = [state[n]["param_groups"][0]["lr"] for n in ("optimiser", "decoder_optimiser")]
+    assert rates == pytest.approx([1e-4, 1e-4])  # after its milestone
+    running = state["network"]["decoder.main.res_in_8.bn1.running_mean"]
+    assert running.abs().max() > 0
+
+
+def test_slices_that_are_read_ahead_teach_the_same_weights_bit_for_bit(train, monkeypatch):
+    block = train(EVERYTHING, to="block")
+    monkeypatch.setattr(loader, "KEPT_ON_CPU", 0)
+    ahead = train(EVERYTHING, to="ahead")
+    loaders = [run.get_trainer().data_loader for run in (block, ahead)]
+    assert [loader.block is None for loader in loaders] == [False, True]
+    one, other = weights(block.output), weights(ahead.output)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    for name in ("history.csv", "last.pt"):
+        assert (block.output / name).read_bytes() == (ahead.output / name).read_bytes()
+
+
+def test_resuming_a_finished_run_changes_nothing(train, tmp_path):
+    train()
+    before = weights(tmp_path / "run")
+    history = (tmp_path / "run" / "history.csv").read_text()
+    train(resume=True)
+    after = weights(tmp_path / "run")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert (tmp_path / "run" / "history.csv").read_text() == history
+
+
+def test_resuming_where_nothing_was_saved_starts_from_the_beginning(train, tmp_path):
+    train(to="whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(to="broken", handlers=(Interrupt(1),))
+    assert train(to="broken", resume=True).start_epoch == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_two_runs_do_not_train_in_one_folder(train, halves, tmp_path):
+    first = TrainingWorkflow(parse_pipeline(PLAIN), *halves, tmp_path / "run", device="cpu")
+    first.initialize()
+    with pytest.raises(DataError, match="run is being worked on by another process"):
+        train(resume=True)
+    first.run()
+    first.finalize()
+    assert train(resume=True).start_epoch == 4
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+def test_too_little_room_for_checkpoints_is_told_before_training(train, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    with pytest.raises(DataError, match="run needs .* MiB and has 0 MiB free"):
+        train()
+    assert not (tmp_path / "run").exists()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path[:0] = sys.argv[2:3]
+import test_workflow as t
+from cardiac_attrivae.training.config import parse_pipeline
+from cardiac_attrivae.training import handlers, workflow
+
+folder, real = Path(sys.argv[1]), handlers.torch.save
+workflow.TrainingWorkflow._draw = lambda self, statistics: None
+
+def save(state, stream):
+    real(state, stream)
+    if state.get("epoch") == 3:
+        os.kill(os.getpid(), signal.SIGKILL)  # last.pt is still of epoch 2
+
+handlers.torch.save = save
+run = workflow.TrainingWorkflow(
+    parse_pipeline(t.PLAIN), *t.small_halves(folder), folder / "killed", device="cpu"
+)
+run.initialize()
+run.run()
+"""
+
+
+def small_halves(folder):
+    """The same slices in this process and in one that is killed."""
+    random = np.random.default_rng(4)
+    patients = [
+        [heart(32, *random.uniform((4, 2, 4), (6, 4, 6)), (4, random.uniform(-1, 1)))]
+        for _ in range(12)
+    ]
+    dataset = slices_of(patients, folder)
+    return dataset.take(range(7)), dataset.take(range(7, 12))
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_while_it_wrote_a_checkpoint_resumes_bit_for_bit(tmp_path):
+    here = str(Path(__file__).parent)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path), here],
+        cwd=Path(here).parent,
+        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
+        capture_output=True,
+        text=True,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    data = small_halves(tmp_path)
+    for name, resume in (("killed", True), ("whole", False)):
+        run = TrainingWorkflow(
+            parse_pipeline(PLAIN), *data, tmp_path / name, device="cpu", resume=resume
+        )
+        run.initialize()
+        assert run.start_epoch == (2 if resume else 0)
+        run.run()
+        run.finalize()
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+
+
+KILLED_AT_RANDOM = """
+import sys
+from pathlib import Path
+sys.path[:0] = sys.argv[2:3]
+import test_workflow as t
+from ignite.engine import Events
+from cardiac_attrivae.training.config import parse_pipeline
+from cardiac_attrivae.training.workflow import TrainingWorkflow
+
+folder = Path(sys.argv[1])
+TrainingWorkflow._draw = lambda self, statistics: None
+
+class Tell:
+    def attach(self, engine):
+        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: print("step", flush=True))
+
+run = TrainingWorkflow(
+    parse_pipeline(t.LONG), *t.small_halves(folder), folder / "killed", device="cpu",
+    resume=True, handlers=(Tell(),),
+)
+run.initialize()
+print("from", run.start_epoch, flush=True)
+run.run()
+run.finalize()
+"""
+LONG = INTRO | {"data": {"batch_size": 4}, "schedule": {"epochs": 80, "keep": "last"}}
+
+
+def killed_after(steps, seconds, folder):
+    """Trains on in a process, and kills it some time after so many steps; its first epoch."""
+    here = Path(__file__).parent
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED_AT_RANDOM, str(folder), str(here)],
+        cwd=here.parent,
+        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        lines = (line for line in process.stdout if line.startswith(("from", "step")))
+        start = next(lines, "")
+        for _ in range(steps):
+            next(lines, "")
+        time.sleep(seconds)
+        process.kill()
+        _, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL, errors
+    return int(start.split()[1])
+
+
+@pytest.mark.slow
+def test_an_introspective_run_that_was_killed_ten_times_ends_bit_for_bit_as_one_never_was(tmp_path):
+    random = np.random.default_rng()  # other moments each time
+    begun = [killed_after(random.integers(7), random.uniform(0, 0.1), tmp_path) for _ in range(10)]
+    assert begun == sorted(begun)
+    assert begun[0] == 0 < begun[-1] < 80
+    data = small_halves(tmp_path)
+    for name, resume, earliest in (("killed", True, begun[-1]), ("whole", False, 0)):
+        run = TrainingWorkflow(
+            parse_pipeline(LONG), *data, tmp_path / name, device="cpu", resume=resume
+        )
+        run.initialize()
+        assert earliest <= run.start_epoch < 80
+        run.run()
+        run.finalize()
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+    assert_same_checkpoint(tmp_path / "killed", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("values", RUNS.values(), ids=RUNS)
+def test_the_seed_decides_the_weights(train, tmp_path, values):
+    for to, seed in (("one", 3), ("again", 3), ("other", 4)):
+        torch.rand(seed)  # the state of the global generator is no part of it
+        train(values, to=to, seed=seed)
+    assert_same_run(tmp_path / "one", tmp_path / "again")
+    one, other = weights(tmp_path / "one"), weights(tmp_path / "other")
+    assert not any(torch.equal(one[n], other[n]) for n in one if n.endswith("weight"))
+
+
+@pytest.fixture(scope="module")
+def store_of_two(acdc_tree, tmp_path_factory):
+    """What ``acdc_store_all`` is, written by two workers."""
+    store = tmp_path_factory.mktemp("stores") / "two"
+    preprocess(load_manifest("acdc"), acdc_tree, store, Recipe(slice="all"), workers=2)
+    return store
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+def test_a_seed_fixes_a_run_to_the_bit_however_many_workers_made_its_store(
+    acdc_store_all, store_of_two, tmp_path, precision
+):
+    for to, store in (("one", acdc_store_all), ("two", store_of_two)):
+        torch.rand(len(to))
+        trained(store, tmp_path / to, f"precision={precision}", seed=3)
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+
+
+SWITCHES = {
+    "algorithms": torch.are_deterministic_algorithms_enabled,
+    "warnings": torch.is_deterministic_algorithms_warn_only_enabled,
+    "cudnn": lambda: torch.backends.cudnn.deterministic,
+    "benchmark": lambda: torch.backends.cudnn.benchmark,
+    "cublas": lambda: os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+}
+
+
+class Watch:
+    """Notes the switches after each step, and stops in one."""
+
+    def __init__(self, stop=None):
+        self.stop, self.seen = stop, []
+
+    def attach(self, engine):
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine):
+        self.seen.append({name: read() for name, read in SWITCHES.items()})
+        if engine.state.iteration == self.stop:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("values", [PLAIN, INTRO_EVERYTHING], ids=["plain", "intro"])
+@pytest.mark.parametrize("stop", [None, 2])
+def test_deterministic_is_on_in_every_step_and_off_after_the_last_or_an_error(
+    train, monkeypatch, values, stop
+):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    before = {name: read() for name, read in SWITCHES.items()}
+    watch = Watch(stop)
+    with suppress(KeyboardInterrupt):
+        train(values | {"deterministic": True}, handlers=(watch,))
+        assert stop is None
+    on = {"algorithms": True, "warnings": False, "cudnn": True, "benchmark": False}
+    assert watch.seen[0] == on | {"cublas": ":4096:8"}
+    assert all(seen == watch.seen[0] for seen in watch.seen)
+    assert len(watch.seen) == stop or len(watch.seen) >= 4
+    assert {name: read() for name, read in SWITCHES.items()} == before
+    plain = Watch()
+    train(values, to="plain", handlers=(plain,))
+    assert all(seen == before for seen in plain.seen)
+
+
+def test_deterministic_is_off_after_a_run_that_could_not_begin_and_keeps_what_was_on(
+    train, tmp_path, monkeypatch
+):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.docx").touch()
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    before = {name: read() for name, read in SWITCHES.items()}
+    with pytest.raises(DataError, match="neither a run nor an empty folder"):
+        train(PLAIN | {"deterministic": True})
+    assert {name: read() for name, read in SWITCHES.items()} == before
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        train(PLAIN | {"deterministic": True}, to="other")
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("values", [EVERYTHING, INTRO], ids=["everything", "intro"])
+def test_on_a_cpu_deterministic_changes_no_bit(train, tmp_path, values):
+    train(values, to="plain")
+    train(values | {"deterministic": True}, to="switched")
+    plain, switched = weights(tmp_path / "plain"), weights(tmp_path / "switched")
+    assert all(torch.equal(plain[name], switched[name]) for name in plain)
+
+
+@pytest.mark.parametrize("values", RUNS.values(), ids=RUNS)
+def test_a_loaded_run_answers_as_the_trained_network_did(train, halves, values):
+    workflow = train(values, seed=7)
+    run = load_run(workflow.output)
+    assert run.pipeline == workflow.pipeline
+    assert not run.network.training
+    image = halves[1].images
+    with torch.no_grad():
+        expected, found = workflow.model.eval()(image), run.network(image)
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+    codes, _ = encode(run.network, halves[0].basal().images)
+    np.testing.assert_allclose(run.about["code_mean"], codes.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(run.about["code_deviation"], codes.std(axis=0), atol=1e-6)
+    assert run.about["seed"] == 7
+    np.testing.assert_allclose(run.about["attribute_mean"], workflow.targets.mean)
+
+
+def test_a_run_leaves_the_files_and_numbers_that_it_promises(train, halves):
+    folder = train(seed=2).output
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["train_cases"] == 7
+    assert summary["val_cases"] == 5
+    assert summary["train_slices"] == 7  # basal ones
+    assert (summary["seed"], summary["epochs"], summary["method"]) == (2, 4, "tiny")
+    assert summary["wall_time_s"] > 0
+    assert torch.__version__.startswith(summary["versions"]["torch"])
+    network = BetaVAE(latent_size=4, image_size=32)
+    assert summary["parameters"] == sum(p.numel() for p in network.parameters())
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert parse_pipeline(config["pipeline"]) == parse_pipeline(PLAIN)
+    history = pd.read_csv(folder / "history.csv")
+    terms = history[["train_reconstruction", "train_kl", "train_attribute"]].sum(axis=1)
+    np.testing.assert_allclose(history["train_loss"], terms, rtol=1e-5)
+    assert {"val_loss", "val_SSIM", "val_SCC", "val_Interpretability/LVEDV"} <= {*history}
+    assert not list(folder.glob(".*"))
+
+
+def test_validation_scores_are_those_of_the_saved_network(train, halves):
+    workflow = train(changed(PLAIN, "schedule", keep="last"))
+    run, names = load_run(workflow.output), workflow.pipeline.attributes
+    evaluator = make_evaluator(
+        run.network,
+        halves[1].basal(),
+        names,
+        dimensions=run.pipeline.dimensions(names),
+        device=torch.device("cpu"),
+    )
+    evaluator.run()
+    last = pd.read_csv(workflow.output / "history.csv").iloc[-1]
+    for name, value in evaluator.state.metrics.items():
+        assert last[f"val_{name}"] == pytest.approx(value, rel=1e-5, nan_ok=True), name
+
+
+def test_an_existing_run_is_neither_overwritten_nor_resumed_by_accident(train, tmp_path):
+    train()
+    before = (tmp_path / "run" / "summary.json").read_text()
+    with pytest.raises(DataError, match="holds a run; add --resume, or choose another folder"):
+        train()
+    for other in ({"seed": 1}, {"values": changed(PLAIN, "objective", gamma=2.0)}):
+        with pytest.raises(DataError, match="holds a run with another configuration, seed or data"):
+            train(resume=True, **other)
+    assert (tmp_path / "run" / "summary.json").read_text() == before
+    train(overwrite=True, seed=1)
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["seed"] == 1
+
+
+def test_a_run_that_was_killed_as_it_was_overwritten_is_never_half_of_one(
+    train, tmp_path, monkeypatch
+):
+    """After each file that is removed: the old run as it was, or one that has yet to begin."""
+    train(to="whole")
+    unlink, files = Path.unlink, sorted((tmp_path / "whole").rglob("*"))
+    for count in range(len(files)):
+        left = iter(range(count))
+
+        def killed(path, missing_ok=False, left=left):
+            if path.is_file() and next(left, None) is None:
+                raise KeyboardInterrupt
+            unlink(path, missing_ok=missing_ok)
+
+        to = f"run{count}"
+        shutil.copytree(tmp_path / "whole", tmp_path / to)
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", killed)
+            patch.setattr(workflow, "locked", lambda folder: nullcontext())  # removes files, too
+            with suppress(KeyboardInterrupt):
+                train(to=to, overwrite=True, seed=1)
+                break  # all was removed, and a new run has taken the place
+        assert load_run(tmp_path / to).about["seed"] == 0 if count == 0 else (
+            not (tmp_path / to / "model.safetensors").exists()
+        )  # fmt: skip
+        train(to=to, resume=True)
+        assert_same_run(tmp_path / to, tmp_path / "whole")
+    assert count > 4
+    assert load_run(tmp_path / to).about["seed"] == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"resume": True}, {"overwrite": True}])
+def test_a_folder_with_other_files_is_left_alone(train, tmp_path, options):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.docx").write_text("three years")
+    with pytest.raises(DataError, match="neither a run nor an empty folder"):
+        train(**options)
+    assert (tmp_path / "run" / "thesis.docx").read_text() == "three years"
+
+
+def test_an_empty_folder_is_as_good_as_none(train, tmp_path):
+    (tmp_path / "run").mkdir()
+    train()
+
+
+def worsening(monkeypatch, values):
+    """Makes validation losses those given, by epoch."""
+
+    def score(self, engine):
+        return -values[self._trainer.state.epoch - 1]
+
+    monkeypatch.setattr(TrainingWorkflow, "_score", score)
+
+
+def test_early_stopping_stops_after_patience_and_keeps_the_best(train, tmp_path, monkeypatch):
+    worsening(monkeypatch, [3.0, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0])
+    values = changed(PLAIN, "schedule", epochs=20, patience=3)
+    folder = train(values, to="stopped").output
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["epochs"], summary["epoch_kept"]) == (5, 2)
+
+    monkeypatch.undo()
+    monkeypatch.setattr(TrainingWorkflow, "_draw", lambda self, statistics: None)
+    kept = train(changed(PLAIN, "schedule", epochs=2, keep="last"), to="two").output
+    best, two = weights(folder), weights(kept)
+    assert all(torch.equal(best[name], two[name]) for name in two)
+
+
+def test_a_run_that_stopped_early_is_not_trained_on_when_resumed(train, monkeypatch):
+    worsening(monkeypatch, [1.0] + [2.0] * 20)
+    values = changed(PLAIN, "schedule", epochs=20, patience=2)
+    train(values)
+    again = train(values, resume=True)
+    assert again.get_trainer().state.epoch == 3
+    assert json.loads((again.output / "summary.json").read_text())["epochs"] == 3
+
+
+def test_without_validation_nothing_is_scored_and_the_last_weights_are_kept(train):
+    folder = train(changed(PLAIN, "schedule", keep="last"), val=False).output
+    history = pd.read_csv(folder / "history.csv")
+    assert not [name for name in history if name.startswith("val_")]
+    assert json.loads((folder / "summary.json").read_text())["epoch_kept"] == 4
+    assert not (folder / "best.pt").exists()
+    load_run(folder)
+
+
+def test_too_few_slices_to_train_on_are_refused(halves, tmp_path):
+    with pytest.raises(DataError, match="0 slices in the train split; expected at least 2"):
+        TrainingWorkflow(
+            parse_pipeline(PLAIN), halves[0].take([]), halves[1], tmp_path, device="cpu"
+        )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"latent_size": 1}, "2 attributes for 1 latent dimensions"),
+        ({"latent": 4}, "network 'BetaVAE': .*'latent'; it takes latent_size"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_refused_before_a_folder_is_touched(
+    train, tmp_path, arguments, message
+):
+    with pytest.raises(ValueError, match=message):
+        train(PLAIN | {"network": {"arguments": arguments}})
+    assert not (tmp_path / "run").exists()
+    summary = train().output / "summary.json"
+    with pytest.raises(ValueError, match=message):
+        train(PLAIN | {"network": {"arguments": arguments}}, overwrite=True)
+    assert summary.is_file()
+
+
+def test_training_that_diverges_stops_with_the_name_of_a_term_and_an_intact_checkpoint(
+    train, tmp_path
+):
+    class Poison:
+        def attach(self, engine):
+            engine.add_event_handler(Events.EPOCH_STARTED(once=3), self)
+
+        def __call__(self, engine):
+            torch.nn.init.constant_(engine.network.posterior.bias, float("nan"))
+
+    with pytest.raises(FloatingPointError, match=r"term is nan in epoch 3"):
+        train(handlers=(Poison(),))
+    state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    assert state["epoch"] == 2
+    assert all(value.isfinite().all() for value in state["network"].values())
+
+
+@pytest.mark.parametrize("layer", ["encoder.fc", "decoder.main.predict"])
+def test_an_introspective_run_that_diverges_stops_with_the_name_of_a_term(train, tmp_path, layer):
+    class Poison:
+        def attach(self, engine):
+            engine.add_event_handler(Events.EPOCH_STARTED(once=3), self)
+
+        def __call__(self, engine):
+            torch.nn.init.constant_(engine.network.get_submodule(layer).bias, float("nan"))
+
+    with pytest.raises(FloatingPointError, match="the reconstruction term is nan in epoch 3"):
+        train(INTRO, handlers=(Poison(),))
+    state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    assert state["epoch"] == 2
+    assert all(value.isfinite().all() for value in state["network"].values())
+    train(INTRO, to="whole")
+    train(INTRO, resume=True)  # from epoch 2, without the poison
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("term", ["exp_elbo_generated", "decoder_kl_reconstructed"])
+def test_a_term_that_introspection_alone_has_is_named_as_well(train, tmp_path, monkeypatch, term):
+    name = term.rpartition("_")[0]
+    real, count = getattr(SoftIntroLoss, name), iter(range(1000))
+
+    def broken(self, *arguments):
+        # each is called for reconstructed, then for generated images, once an epoch after the first
+        bad = next(count) == (3 if term.endswith("generated") else 2)
+        return real(self, *arguments) * (float("nan") if bad else 1)
+
+    monkeypatch.setattr(SoftIntroLoss, name, broken)
+    with pytest.raises(FloatingPointError, match=rf"the {term} term is nan in epoch 3"):
+        train(INTRO)
+    state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    assert state["epoch"] == 2
+    assert all(value.isfinite().all() for value in state["network"].values())
+
+
+def test_the_perceptual_network_is_on_record_in_the_model_and_no_part_of_it(train):
+    few = {"epochs": 1, "steps_per_epoch": 1}
+    values = INTRO | {"data": {"batch_size": 2}, "schedule": few}
+    strong = {"perceptual": "random_vgg19", "w_perceptual": 1e4, "vae_epochs": 0}
+    values = changed(values, "objective", **strong)
+    seen = load_run(train(values).output)
+    expected = perceptual_loss("random_vgg19")
+    assert seen.about["perceptual"] == {"name": "random_vgg19", "sha256": expected.digest}
+    assert len(expected.digest) == 64
+    assert not [name for name in weights(seen.folder) if "features" in name]
+    blind = load_run(train(changed(values, "objective", perceptual="none"), to="blind").output)
+    assert "perceptual" not in blind.about
+    assert not torch.equal(*(run.network.decoder.main.predict.weight for run in (seen, blind)))
+
+
+def first_mean(network, images):
+    """Mean of what the first batch norm is given."""
+    with torch.no_grad():
+        return network.encoder.main[0](images).mean(dim=(0, 2, 3))
+
+
+@pytest.mark.parametrize("val", [True, False])
+def test_statistics_of_batch_norm_that_are_saved_are_those_of_the_training_slices(train, val):
+    workflow = train(INTRO, val=val)
+    expected = first_mean(workflow.model, workflow.get_train_dataset().basal().images)
+    saved = weights(workflow.output)["encoder.main.1.running_mean"]
+    torch.testing.assert_close(saved, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_without_recalibration_they_are_those_of_all_that_was_passed(train):
+    workflow = train(INTRO | {"bn_recalibrate": False})
+    saved = weights(workflow.output)
+    expected = first_mean(workflow.model, workflow.get_train_dataset().basal().images)
+    assert (saved["encoder.main.1.running_mean"] - expected).abs().max() > 1e-3
+    # no pass is left out, for nobody makes up for it: one in the epoch as a VAE, then eight each
+    assert saved["decoder.main.res_in_8.bn1.num_batches_tracked"] == 1 + 3 * 8
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "unfinished", "foreign"])
+def test_what_is_no_finished_run_is_refused(tmp_path, folder):
+    from safetensors.torch import save_file
+
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished" / "last.pt").touch()
+    (tmp_path / "foreign").mkdir()
+    save_file({"weight": torch.zeros(1)}, tmp_path / "foreign" / "model.safetensors")
+    hint = {
+        "nowhere": "train one first",
+        "unfinished": "train again with --resume",
+        "foreign": "was not written by cardiac-attrivae",
+    }
+    with pytest.raises(DataError, match=hint[folder]):
+        load_run(tmp_path / folder)
+
+
+def test_a_name_that_is_no_device_is_refused():
+    assert find_device("cpu") == torch.device("cpu")
+    assert find_device("auto").type in ("cpu", "cuda")
+    for name in ("gpu", "", "meta", "cuda:x"):
+        with pytest.raises(ValueError, match="expected auto, cpu, cuda or cuda:N"):
+            find_device(name)
+    with pytest.raises(ValueError, match="'cuda:99' but .* GPUs are found; expected auto or cpu"):
+        find_device("cuda:99")
+
+
+def rates(steps, optimiser, epoch_length=1):
+    schedule = Schedule(epochs=steps[-1] // epoch_length)
+    pipeline = Pipeline("m", ("LVEDA",), optimiser=optimiser, schedule=schedule)
+    return [rate(step, epoch_length, pipeline) for step in steps]
+
+
+def test_rates_without_warm_up_and_schedule_are_constant():
+    assert rates(range(11), Optimiser()) == [1.0] * 11
+
+
+def test_rates_fall_to_a_tenth_after_each_milestone():
+    found = rates(range(9), Optimiser(milestones=(1, 3)), epoch_length=2)
+    assert found == pytest.approx([1, 1, 0.1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.01])
+
+
+def test_warm_up_rises_in_equal_steps_and_never_overshoots():
+    optimiser = Optimiser(warmup=0.4)
+    assert rates(range(11), optimiser)[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert max(rates(range(11), Optimiser(warmup=0.25))) == 1.0
+
+
+def test_cosine_falls_from_1_over_a_half_to_0():
+    optimiser = Optimiser(warmup=0.2, schedule="cosine")
+    values = rates(range(101), optimiser)[20:]
+    assert (values[0], values[40], values[80]) == pytest.approx((1.0, 0.5, 0.0))
+    assert values[20] == pytest.approx((1 + math.sqrt(0.5)) / 2)
+    assert all(a > b for a, b in zip(values, values[1:], strict=False))
+
+
+def test_the_running_average_equals_a_loop_by_hand():
+    torch.manual_seed(0)
+    network = torch.nn.Linear(3, 2)
+    averaged, expected = average_of(network, 0.8), None
+    for count in range(60):
+        torch.nn.init.normal_(network.weight)
+        averaged.update_parameters(network)
+        now = network.weight.detach().clone()
+        decay = min(0.8, (1 + count) / (10 + count))  # .8 from step 35 on
+        expected = now if expected is None else decay * expected + (1 - decay) * now
+        assert torch.allclose(averaged.module.weight, expected, atol=1e-6)
+
+
+def test_no_decay_is_no_average():
+    assert average_of(torch.nn.Linear(2, 1), 0.0) is None
+
+
+def test_with_an_average_the_average_is_what_is_validated_and_saved(train):
+    values = changed(changed(PLAIN, "optimiser", average=0.9), "schedule", keep="last")
+    workflow = train(values)
+    saved = weights(workflow.output)
+    averaged, last = workflow.model.state_dict(), workflow.network.state_dict()
+    assert all(torch.equal(saved[name], averaged[name]) for name in saved)
+    assert not torch.equal(saved["posterior.weight"], last["posterior.weight"])
+
+
+def test_codes_do_not_depend_on_how_slices_are_cut_into_batches(drawn_slices):
+    network = BetaVAE(latent_size=4, image_size=32)
+    images = drawn_slices.images.repeat(4, 1, 1, 1)  # 96: a batch of 64 and one of 32
+    mu, logvar = encode(network, images)
+    assert mu.shape == logvar.shape == (96, 4)
+    np.testing.assert_allclose(mu[:24], mu[72:], atol=1e-5)
+
+
+def test_a_traversal_turns_one_dimension_at_a_time_about_the_mean_code():
+    network = BetaVAE(latent_size=3, image_size=32).eval()
+    mean, deviation = np.array([0.1, -0.2, 0.3]), np.array([1.0, 0.5, 2.0])
+    statistics = {"code_mean": mean, "code_deviation": deviation}
+    images = traverse(network, 2, statistics)
+    assert images.shape == (2, len(TRAVERSAL), 32, 32)
+    middle = len(TRAVERSAL) // 2
+    np.testing.assert_allclose(images[0, middle], images[1, middle], atol=1e-6)
+    code = torch.tensor([[0.1, -0.2 + 3 * 0.5, 0.3]])
+    with torch.no_grad():
+        expected = network.decode(code)[0, 0].numpy()
+    np.testing.assert_allclose(images[1, -1], expected, atol=1e-5)
+
+
+def test_monai_is_given_what_it_asks_a_training_workflow_for(train, halves):
+    workflow = train()
+    assert workflow.get_evaluator().network is workflow.model
+    assert workflow.get_max_epochs() == 4
+    assert workflow.get_device() == torch.device("cpu")
+    assert len(workflow.get_train_dataset()) == 7
+    assert workflow.get_bundle_root() == str(workflow.output)
+    assert Keys.TERMS in workflow.get_trainer().state.output
+
+
+def test_a_trained_decoder_beats_a_black_image_and_the_mean_image(train, halves):
+    """A decoder that died early answers every code with black; this one has learnt to differ."""
+    values = EVERYTHING | {
+        "network": {"arguments": {"latent_size": 4, "image_size": 32, "init": "he"}},
+        "optimiser": {"lr": 4e-3, "warmup": 0.1, "schedule": "cosine"},
+        "schedule": {"epochs": 2, "steps_per_epoch": 120, "keep": "last"},
+        "precision": "float32",
+    }
+    workflow = train(values)
+    unseen = halves[1].basal().images
+    with torch.no_grad():
+        decoded = workflow.model.eval()(unseen).reconstruction
+    error = (decoded - unseen).square().mean()
+    mean = halves[0].basal().images.mean(dim=0)
+    assert error < 0.2 * unseen.square().mean()
+    assert error < (mean - unseen).square().mean()
+
+
+@pytest.mark.slow
+def test_attri_vae_fast_learns_to_draw_phantoms_in_forty_steps(acdc_store_all, tmp_path):
+    store = SliceDataset.open(acdc_store_all)
+    pipeline = load_pipeline(
+        "attri_vae_fast", ["schedule.epochs=1", "schedule.steps_per_epoch=40", "data.batch_size=16"]
+    )
+    train = store.split("train")
+    workflow = TrainingWorkflow(pipeline, train, store.split("val"), tmp_path, device="cpu")
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+    basal = train.basal()
+    with torch.no_grad():
+        output = load_run(tmp_path).network(basal.images)
+    error = (output.reconstruction - basal.images).square().mean()
+    assert error < 0.5 * basal.images.square().mean()
