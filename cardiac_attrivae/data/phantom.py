@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 from scipy.linalg import polar
 
-from ..runtime.files import is_empty, locked, whole, write
+from ..runtime.files import atomic_file, is_empty, locked, write
 from ..schema import SYNTHETIC, DataError, Structure
 from .hearts import ACDC_SCANNER, POPULATIONS, SCANNERS, Scan, draw_scan, pictures, redrawn
 
@@ -102,7 +102,7 @@ def _truth(scan: Scan, folder: Path, vendor: str = "", labelled: bool = True) ->
 
 
 def _save(image: nib.Nifti1Image, path: Path) -> None:
-    with whole(path) as beside:
+    with atomic_file(path) as beside:
         nib.save(image, beside)
 
 

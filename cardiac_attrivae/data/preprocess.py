@@ -28,7 +28,15 @@ from monai.transforms import Compose
 
 from ..attributes import ATTRIBUTES
 from ..report.contact_sheet import chosen, contact_sheet
-from ..runtime.files import empty, enough_space, is_empty, locked, put_in_place, whole, write
+from ..runtime.files import (
+    atomic_file,
+    empty,
+    enough_space,
+    is_empty,
+    locked,
+    replace_folder,
+    write,
+)
 from ..runtime.pool import Crew, Fate, cluster, each, processes
 from ..runtime.provenance import __version__, versions
 from ..schema import SPLITS, SYNTHETIC, CaseRecord, DataError, Keys, without_folder
@@ -138,7 +146,7 @@ def preprocess(
         synthetic = (Path(source) / SYNTHETIC).is_file()
         about = {"synthetic": synthetic, "pseudonymised": key is not None}
         info = _assemble(cases, store, records, skipped, manifest, recipe, about)
-        put_in_place(store, output)
+        replace_folder(store, output)
         empty(partial)
     with suppress(OSError):  # it was there before, or another run has begun
         partial.rmdir()
@@ -231,7 +239,7 @@ def _assemble(
     """
     captions, splits = [], Counter(record.split for record in records)
     with ExitStack() as files:
-        beside = {name: files.enter_context(whole(store / name)) for name in FILES}
+        beside = {name: files.enter_context(atomic_file(store / name)) for name in FILES}
         add_images = files.enter_context(_appended(beside["images.npy"]))
         add_labels = files.enter_context(_appended(beside["labels.npy"]))
         # as np.savez_compressed does it, for any case id and in a third of the time

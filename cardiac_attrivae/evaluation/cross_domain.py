@@ -28,7 +28,7 @@ from ..metrics.images import FIDELITY
 from ..metrics.uncertainty import FEWEST, SCORES, holm
 from ..report.page import latex, markdown
 from ..runtime.device import find_device
-from ..runtime.files import locked, whole, whole_folder, write
+from ..runtime.files import atomic_file, atomic_folder, locked, write
 from ..runtime.provenance import versions
 from ..schema import SPLITS, STRUCTURES, DataError
 from ..segmentation.judge import Segmenter, Training, cache_of, segmenter_for
@@ -176,7 +176,7 @@ def cross_domain_eval(
         tables = _tables(parts, datasets, split, rounds)
         # written last: a folder without it is unfinished, its files may be of two evaluations
         (output / "evaluation.json").unlink(missing_ok=True)
-        with whole_folder(output / "figures") as folder:
+        with atomic_folder(output / "figures") as folder:
             figures = draw_gallery(models, datasets, segmenters, tables, folder, device, split)
         _write_tables(tables, parts, output)
         notes = _notes(models, datasets, split)
@@ -229,7 +229,7 @@ def _complete(part: Part) -> None:
         where,
         part.rounds,
     )
-    with whole_folder(part.folder) as folder:
+    with atomic_folder(part.folder) as folder:
         _write(scored, target, folder)
         write(folder / "key", key)
 
@@ -239,7 +239,7 @@ def _write(scored: Scored, target: SliceDataset, folder: Path) -> None:
     write(folder / "patients.csv", scored.patients.to_csv(index=False))
     if len(scored.control):
         write(folder / "control.csv", scored.control.to_csv(index=False))
-    with whole(folder / "draws.npy") as beside:
+    with atomic_file(folder / "draws.npy") as beside:
         np.save(beside, scored.draws)
     table = scored.table
     codes = {f"z{d}": table.codes[:, d] for d in range(table.codes.shape[1])}

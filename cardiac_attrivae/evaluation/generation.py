@@ -24,7 +24,7 @@ from ..metrics.calibration import Calibration
 from ..report.slices import requested_slice, traversal_gif, traversals
 from ..report.style import SYMBOLS, picture
 from ..runtime.device import find_device
-from ..runtime.files import locked, whole, write
+from ..runtime.files import atomic_file, locked, write
 from ..schema import HEART, STRUCTURES, DataError, LatentTable
 from ..segmentation.judge import Segmenter, areas, cache_of, segmenter_for
 from ..training.run import Run, decode, encode, load_run
@@ -435,5 +435,5 @@ def save_nifti(slices: Tensor, path: Path, spacing: float) -> None:
     voxels = torch.permute(slices, (2, 1, 0)).numpy()
     image = nib.Nifti1Image(voxels, affine)
     image.header.set_xyzt_units("mm")
-    with whole(path) as beside:
+    with atomic_file(path) as beside:
         nib.save(image, beside)

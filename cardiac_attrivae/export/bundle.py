@@ -16,7 +16,7 @@ import torch
 
 from ..evaluation.score import CROP
 from ..report.tables import render
-from ..runtime.files import whole, whole_folder, write
+from ..runtime.files import atomic_file, atomic_folder, write
 from ..schema import DataError
 from ..training.run import Run, load_run
 from .card import Scores, Source, describe
@@ -87,13 +87,13 @@ def write_bundle(
     configs = {"metadata": about, "inference": inference_config(run), "train": train_config(run)}
     texts = {name: json.dumps(config, indent=4) + "\n" for name, config in configs.items()}
     facts = {"run": run, "about": about, "data": Source.of(run), "scores": scores}
-    with whole_folder(output) as folder:
+    with atomic_folder(output) as folder:
         for name, text in texts.items():
             write(folder / "configs" / f"{name}.json", text)
         write(folder / "configs" / "logging.conf", render("bundle_logging.conf", __package__))
         write(folder / "docs" / "README.md", render("bundle_card.md", __package__, **facts))
         write(folder / "LICENSE", render("bundle_licence.txt", __package__, **facts))
-        with whole(folder / "models" / "model.pt") as beside:
+        with atomic_file(folder / "models" / "model.pt") as beside:
             torch.save(Autoencoder(plain(run.network)).state_dict(), beside)
         extra = {f"{name}.json": texts[name] for name in ("metadata", "inference")}
         write_torchscript(run, folder / "models", tell, extra)

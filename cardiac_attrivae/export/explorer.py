@@ -24,7 +24,7 @@ from ..evaluation.generation import REACH, open_trained
 from ..metrics.calibration import Calibration
 from ..report.style import COLOURS, SYMBOLS, grey
 from ..runtime.device import find_device
-from ..runtime.files import is_empty, whole_folder, write
+from ..runtime.files import atomic_folder, is_empty, write
 from ..schema import HEART, DataError, LatentTable, Structure
 from ..segmentation.judge import Segmenter, areas, cache_of, segmenter_for
 from ..training.run import Run, encode
@@ -105,7 +105,7 @@ def write_explorer(
     codes = encode(run.network, shown.images.to(device))[0]
     data = described(run, known, segmenter, shown, codes) | {"patients": len(patients)}
     image, z = examples(run)
-    with whole_folder(output) as folder:
+    with atomic_folder(output) as folder:
         for file in filter(Path.is_file, PAGE.rglob("*")):
             write(folder / file.relative_to(PAGE), file.read_bytes())
         write_module(Decoder(run.network), {"z": z}, ["reconstruction"], folder / "decoder.onnx")

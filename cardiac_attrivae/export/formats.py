@@ -20,7 +20,7 @@ from zipfile import ZipFile
 import torch
 from torch import Tensor, nn
 
-from ..runtime.files import whole
+from ..runtime.files import atomic_file
 from ..runtime.weights import read_weights, write_weights
 from ..schema import DataError
 from ..training.run import Run
@@ -179,7 +179,7 @@ def write_module(
             verbose=False,
         )
     ClearMetadataAndDocStringPass()(program.model)
-    with whole(file) as beside:
+    with atomic_file(file) as beside:
         program.save(beside, external_data=False)
         session = onnxruntime.InferenceSession(beside, providers=["CPUExecutionProvider"])
 
@@ -214,7 +214,7 @@ def write_torchscript(
         script = torch.jit.trace_module(network, inputs, check_trace=False)
         torch.jit.save(script, stream, _extra_files=dict(extra or {}))
     file = Path(folder) / "model.ts"
-    with whole(file) as beside:
+    with atomic_file(file) as beside:
         with ZipFile(stream) as archive, ZipFile(beside, "w") as kept:
             for entry in archive.infolist():
                 if not entry.filename.endswith(".debug_pkl"):
@@ -239,7 +239,7 @@ def write_safetensors(
     """
     file = Path(folder) / "model.safetensors"
     network, (image, _) = plain(run.network), examples(run)
-    with whole(file) as beside:
+    with atomic_file(file) as beside:
         write_weights(beside, network.state_dict(), {"pipeline": recipe_of(run)} | run.about)
         again = copy.deepcopy(network)
         for parameter in again.parameters():

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ..runtime.files import whole
+from ..runtime.files import atomic_file
 from ..schema import HEART
 from .style import COLOURS, INK, PAPER, font, outlined, wrap
 
@@ -84,7 +84,7 @@ def contact_sheet(
         x, y = GAP + column * (width + GAP), top + row * (height + line + GAP) + height
         for i, words in enumerate(text):
             draw.text((x, y + i * pitch), words, INK, letters)
-    with whole(path) as beside:
+    with atomic_file(path) as beside:
         sheet.save(beside, format="PNG", compress_level=1)
 
 

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from PIL import Image, ImageDraw
 
 from ..attributes import ATTRIBUTES
-from ..runtime.files import whole
+from ..runtime.files import atomic_file
 from ..schema import HEART, Structure
 from .published import method_label
 from .style import COLOURS, INK, PAPER, SYMBOLS, fitted, font, grey, outlined, save, shorten
@@ -270,7 +270,7 @@ def traversal_gif(
                 (x, line + height + 2), shorten(str(texts[k, s]), letters, width), INK[0], letters
             )
         frames.append(frame)
-    with whole(path) as beside:
+    with atomic_file(path) as beside:
         frames[0].save(
             beside, format="GIF", save_all=True, append_images=frames[1:], duration=milliseconds,
             loop=0,

@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 from PIL import ImageFont
 
-from ..runtime.files import whole
+from ..runtime.files import atomic_file
 from ..schema import HEART, Structure
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def fitted(text: str, inches: float, points: int, lines: int = 2) -> str:
 
 def save(figure: Figure, path: str | Path) -> None:
     """Writes a PNG; its folders are created."""
-    with whole(path) as beside:
+    with atomic_file(path) as beside:
         figure.savefig(beside, dpi=DPI, format="png")
 
 

@@ -37,7 +37,7 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 @contextmanager
-def whole(path: str | Path) -> Iterator[Path]:
+def atomic_file(path: str | Path) -> Iterator[Path]:
     """Writes a file as a whole or not at all.
 
     Yields a path in the same folder, with the same ending, to write to. When the block ends, that
@@ -68,16 +68,16 @@ def whole(path: str | Path) -> Iterator[Path]:
 
 
 def write(path: str | Path, content: str | bytes | memoryview) -> None:
-    """Writes text (UTF-8, line ends as they are) or bytes, see `whole`."""
-    with whole(path) as beside:
+    """Writes text (UTF-8, line ends as they are) or bytes, see `atomic_file`."""
+    with atomic_file(path) as beside:
         beside.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
-def whole_folder(path: str | Path) -> Iterator[Path]:
+def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Writes a folder as a whole or not at all: yields an empty one, which then takes its place.
 
-    See `put_in_place` for what happens to a folder that is there already. It stays if the block
+    See `replace_folder` for what happens to a folder that is there already. It stays if the block
     ends with an error.
     """
     path = Path(path)
@@ -86,12 +86,12 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     beside.mkdir(parents=True)
     try:
         yield beside
-        put_in_place(beside, path)
+        replace_folder(beside, path)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def put_in_place(folder: Path, place: Path) -> None:
+def replace_folder(folder: Path, place: Path) -> None:
     """Flushes a folder to the disk and renames it; what was in its place is removed.
 
     On Linux the two change names in one step, where the file system can do that (ext4, XFS, Btrfs,
@@ -149,7 +149,7 @@ def locked(folder: str | Path, called: str | Path | None = None) -> Iterator[int
     made = not folder.exists()
     lock = _lock(folder, called or folder)
     try:
-        clear(folder)
+        remove_leftovers(folder)
         yield lock
     finally:
         os.close(lock)
@@ -159,7 +159,7 @@ def locked(folder: str | Path, called: str | Path | None = None) -> Iterator[int
                 folder.rmdir()
 
 
-def clear(folder: Path) -> None:
+def remove_leftovers(folder: Path) -> None:
     """Removes what processes of this machine that are gone left half written, at any depth."""
     for root, folders, files in os.walk(folder):
         for name in filter(_is_left_over, files):

@@ -27,7 +27,7 @@ from torch import Generator, Tensor, nn
 from ..attributes import AREAS
 from ..data.loader import DeviceLoader
 from ..data.store import SliceDataset
-from ..runtime.files import clear
+from ..runtime.files import remove_leftovers
 from ..runtime.weights import read_weights, write_weights
 from ..schema import HEART, DataError, Keys
 from ..training.augmentation import (
@@ -272,7 +272,7 @@ def _write(segmenter: Segmenter, file: Path) -> None:
     about = {"dice": segmenter.dice, "patients": segmenter.patients}
     # others may train the same one: the last one stays, and is the same
     write_weights(file, segmenter.network.state_dict(), about)
-    clear(file.parent)
+    remove_leftovers(file.parent)
 
 
 def _read(file: Path, device: torch.device | str) -> Segmenter:

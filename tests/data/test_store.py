@@ -15,7 +15,7 @@ import cardiac_attrivae.data.loader as loading
 from cardiac_attrivae.attributes import ATTRIBUTES
 from cardiac_attrivae.data.loader import AHEAD, DeviceLoader, read_ahead, room
 from cardiac_attrivae.data.store import FILES, SliceDataset, content_hash, seal
-from cardiac_attrivae.runtime.files import put_in_place
+from cardiac_attrivae.runtime.files import replace_folder
 from cardiac_attrivae.schema import SPLITS, DataError, Keys
 
 
@@ -113,7 +113,7 @@ def test_the_file_is_mapped_and_nothing_can_change_it(store):
 def test_a_store_that_is_replaced_stays_readable(store, mnms_store_all, tmp_path):
     dataset = SliceDataset.open(store)
     before = dataset.images
-    put_in_place(shutil.copytree(mnms_store_all, tmp_path / "new"), store)
+    replace_folder(shutil.copytree(mnms_store_all, tmp_path / "new"), store)
     assert SliceDataset.open(store).name == "mnms"
     assert torch.equal(dataset.images, before)
 

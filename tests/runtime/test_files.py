@@ -17,13 +17,13 @@ from cardiac_attrivae.cli.main import main
 from cardiac_attrivae.runtime import files
 from cardiac_attrivae.runtime.files import (
     LOCK,
-    clear,
+    atomic_file,
+    atomic_folder,
     empty,
     enough_space,
     is_empty,
     locked,
-    whole,
-    whole_folder,
+    remove_leftovers,
     write,
 )
 from cardiac_attrivae.schema import DataError
@@ -59,7 +59,7 @@ def test_what_is_written_is_what_was_given(tmp_path):
 
 
 def test_the_file_beside_ends_as_the_place_does(tmp_path):
-    with whole(tmp_path / "mask.nii.gz") as beside:
+    with atomic_file(tmp_path / "mask.nii.gz") as beside:
         beside.write_bytes(b"x")
         assert beside.parent == tmp_path
         assert beside.name.endswith("mask.nii.gz")
@@ -69,7 +69,7 @@ def test_the_file_beside_ends_as_the_place_does(tmp_path):
 @pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt, SystemExit])
 def test_an_error_leaves_the_old_file_and_nothing_beside(tmp_path, error):
     write(tmp_path / "a", "old")
-    with pytest.raises(error), whole(tmp_path / "a") as beside:
+    with pytest.raises(error), atomic_file(tmp_path / "a") as beside:
         beside.write_text("half") and raised(error)
     assert (tmp_path / "a").read_text() == "old"
     assert names(tmp_path) == {"a"}
@@ -91,7 +91,7 @@ def test_a_full_disk_leaves_the_old_file_and_is_told_with_the_place(tmp_path, mo
 
 
 def test_an_error_about_another_file_is_left_as_it_is(tmp_path):
-    with pytest.raises(FileNotFoundError, match="absent"), whole(tmp_path / "a"):
+    with pytest.raises(FileNotFoundError, match="absent"), atomic_file(tmp_path / "a"):
         (tmp_path / "absent").read_text()
 
 
@@ -108,7 +108,7 @@ def test_the_content_reaches_the_disk_before_its_name(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", flushed)
     monkeypatch.setattr(os, "replace", replaced)
-    with whole(tmp_path / "a") as beside:
+    with atomic_file(tmp_path / "a") as beside:
         beside.write_text("x")
     assert order == [str(beside), "renamed", str(tmp_path)]
 
@@ -127,7 +127,7 @@ def renaming(request, monkeypatch):
 def test_a_folder_takes_its_place_and_the_old_one_is_gone(tmp_path):
     place = tmp_path / "deep" / "store"
     for content in ("first", "second"):
-        with whole_folder(place) as folder:
+        with atomic_folder(place) as folder:
             assert not list(folder.iterdir())
             write(folder / "sub" / content, content)
         assert names(place / "sub") == {content}
@@ -136,9 +136,9 @@ def test_a_folder_takes_its_place_and_the_old_one_is_gone(tmp_path):
 
 @pytest.mark.usefixtures("renaming")
 def test_a_folder_that_fails_leaves_the_old_one(tmp_path):
-    with whole_folder(tmp_path / "store") as folder:
+    with atomic_folder(tmp_path / "store") as folder:
         write(folder / "a", "old")
-    with pytest.raises(ZeroDivisionError), whole_folder(tmp_path / "store") as folder:
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "store") as folder:
         write(folder / "a", "new") or raised(ZeroDivisionError)
     assert (tmp_path / "store" / "a").read_text() == "old"
     assert names(tmp_path) == {"store"}
@@ -155,7 +155,7 @@ def test_a_folder_that_cannot_take_its_place_brings_the_old_one_back(tmp_path, m
 
     monkeypatch.setattr(files, "_exchange", lambda *_: False)
     monkeypatch.setattr(os, "rename", lost)
-    with pytest.raises(OSError, match="lost network"), whole_folder(tmp_path / "store") as folder:
+    with pytest.raises(OSError, match="lost network"), atomic_folder(tmp_path / "store") as folder:
         write(folder / "a", "new")
     assert (tmp_path / "store" / "a").read_text() == "old"
     assert names(tmp_path) == {"store"}
@@ -189,14 +189,14 @@ def killer(frame, event, number):
     return killer
 
 def write(content):
-    with files.whole(folder / "place") as beside:
+    with files.atomic_file(folder / "place") as beside:
         with open(beside, "w") as stream:
             stream.write(content[:2])
             stream.flush()
             stream.write(content[2:])
 
 def write_folder(content):
-    with files.whole_folder(folder / "place") as beside:
+    with files.atomic_folder(folder / "place") as beside:
         (beside / "a").write_text(content)
         (beside / "b").write_text(content)
 
@@ -255,7 +255,7 @@ def test_only_what_the_dead_left_is_removed(tmp_path):
     for name in left + kept:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
-    clear(tmp_path)
+    remove_leftovers(tmp_path)
     found = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
     assert found == set(kept)
     assert not list((tmp_path / "parts").iterdir())
@@ -412,9 +412,9 @@ save = lambda file: _save(image, file.with_suffix(".nii.gz"))
 """,
     "array": """
 import numpy as np
-from cardiac_attrivae.runtime.files import whole
+from cardiac_attrivae.runtime.files import atomic_file
 def save(file):
-    with whole(file.with_suffix(".npy")) as beside:
+    with atomic_file(file.with_suffix(".npy")) as beside:
         np.save(beside, np.zeros(5000))
 """,
 }
@@ -486,7 +486,7 @@ WRITE = {
     "TemporaryFile", "TemporaryDirectory", "SummaryWriter", "memmap",
 }  # fmt: skip
 BESIDE_OR_IN_MEMORY = {"beside", "stream", "packed", "archive"}
-"""What may be written to: the path that `whole` gives, and streams that end there."""
+"""What may be written to: the path that `atomic_file` gives, and streams that end there."""
 PAST = {
     "open(log, 'ab', buffering=0)": "a log grows while it is written",
     "SummaryWriter(self.output / 'tensorboard', purge_step=None)":
@@ -524,7 +524,7 @@ def writes_past(source):
 def test_nobody_writes_past_files():
     rooms = [file for file in PACKAGE.rglob("*.py") if file.stem != "files"]
     found = [call for file in rooms for call in writes_past(file.read_text(encoding="utf-8"))]
-    assert sorted(found) == sorted(PAST), "write with files.write, whole or whole_folder"
+    assert sorted(found) == sorted(PAST), "write with files.write, atomic_file or atomic_folder"
 
 
 @pytest.mark.parametrize(
