@@ -24,7 +24,7 @@ from .runtime.device import find_device
 from .schema import DataError
 from .training.config import load_pipeline
 from .training.run import Run, decode, draw_traversals, encode, load_run
-from .training.workflow import TrainingWorkflow
+from .training.workflow import train as run_training
 
 
 def load_model(
@@ -70,20 +70,10 @@ def train(
         store: Its train split is learnt, its val split watched.
         output: Folder of the run.
         changes: Values to change, ``["schedule.epochs=10"]``.
-        seed, device, resume: See `TrainingWorkflow`.
+        seed, device, resume: See `training.workflow.train`.
     """
-    workflow = TrainingWorkflow(
-        load_pipeline(pipeline, changes),
-        store.split("train"),
-        store.split("val"),
-        output,
-        seed=seed,
-        device=device,
-        resume=resume,
-    )
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
+    configuration = load_pipeline(pipeline, changes)
+    run_training(configuration, store, output, seed=seed, device=device, resume=resume)
     return load_model(output, store.folder, device)
 
 

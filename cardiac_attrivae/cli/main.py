@@ -520,14 +520,12 @@ def reproduce(acdc: Path | None, mnms: Path | None, output: Path, **options: Any
         sys.exit(1)
 
 
-def _train(configuration: Any, store: Any, output: Path, *, device: str, **options: Any) -> None:
+def _train(configuration: Any, store: Any, output: Path, **options: Any) -> None:
     """Trains with a progress bar on a terminal, plain lines otherwise; under torchrun as one."""
-    from ..runtime.device import find_device
-    from ..runtime.distributed import is_first, processes
     from ..training.handlers import EpochBar
-    from ..training.workflow import TrainingWorkflow
+    from ..training.workflow import train as run
 
-    total = configuration.schedule.epochs
+    total, bar = configuration.schedule.epochs, _interactive()
 
     def tell(row: dict[str, float]) -> None:
         scores = {name: row.get(f"val_{name}") for name in ("Interpretability", "SSIM_in_mask")}
@@ -535,23 +533,13 @@ def _train(configuration: Any, store: Any, output: Path, *, device: str, **optio
         line = f"loss {row['train_loss']:.4g}", *told
         click.echo(f"epoch {row['epoch']}/{total}  {'  '.join(line)}", err=True)
 
-    with processes(find_device(device)) as place, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.showwarning = lambda message, *where: click.echo(f"Warning: {message}", err=True)
-        bar = _interactive() and is_first()
-        workflow = TrainingWorkflow(
-            configuration,
-            store.split("train"),
-            store.split("val"),
-            output,
-            device=str(place),
-            tell=tell if is_first() and not bar else lambda row: None,
-            handlers=(EpochBar(),) if bar else (),
-            **options,
-        )
-        workflow.initialize()
-        workflow.run()
-        workflow.finalize()
-        if is_first():
+        if bar:
+            options["handlers"] = (EpochBar(),)
+        else:
+            options["tell"] = tell
+        if run(configuration, store, output, **options).writes:
             click.echo(f"Trained. Model, history and pictures are in {output}")
 
 

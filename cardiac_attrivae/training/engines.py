@@ -6,6 +6,7 @@ keys that each ``_iteration`` lists.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -58,6 +59,7 @@ class NetworkTrainer(SupervisedTrainer):
     ) -> None:
         # decollate would split every batch into dictionaries of single slices
         super().__init__(decollate=False, **kwargs)
+        self.logger.setLevel(logging.CRITICAL)  # ignite would log what is raised, twice
         self.generator, self.augment, self.precision = generator, augment, precision
         self.schedulers, self.averaged = tuple(schedulers), averaged
         self.memory_format = memory_format
@@ -275,6 +277,7 @@ class VAEEvaluator(SupervisedEvaluator):
         **kwargs: Any,
     ) -> None:
         super().__init__(decollate=False, **kwargs)
+        self.logger.setLevel(logging.CRITICAL)  # see `NetworkTrainer`
         self.loss_function, self.generator = loss_function, generator
 
     def _iteration(self, engine: VAEEvaluator, batchdata: Batch) -> Batch:

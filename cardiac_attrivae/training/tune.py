@@ -7,7 +7,6 @@ a killed one leaves undone is tried once more by the others, or when the command
 from __future__ import annotations
 
 import json
-import logging
 import re
 import shutil
 import warnings
@@ -28,7 +27,7 @@ from ..runtime.files import write
 from ..runtime.yaml_files import read_yaml
 from ..schema import DataError
 from .config import Pipeline, load_pipeline
-from .workflow import TrainingWorkflow
+from .workflow import train
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -266,21 +265,15 @@ def _train(
         if trial.should_prune():
             raise TrialPruned
 
-    workflow = TrainingWorkflow(
-        load_pipeline(pipeline, [*changes, *proposed]),
-        store.split("train"),
-        store.split("val"),
-        _folder(output, trial),
-        device=device,
-        seed=seed,
-        tell=watch,
-    )
     try:
-        workflow.initialize()
-        for engine in (workflow.get_trainer(), workflow.get_evaluator()):
-            engine.logger.setLevel(logging.CRITICAL)  # that a trial is broken off is no error
-        workflow.run()
-        workflow.finalize()
+        train(
+            load_pipeline(pipeline, [*changes, *proposed]),
+            store,
+            _folder(output, trial),
+            device=device,
+            seed=seed,
+            tell=watch,
+        )
     except FloatingPointError as error:
         raise TrialPruned(str(error)) from None
     for checkpoint in ("last.pt", "best.pt"):  # of a hundred trials they would fill the disk

@@ -32,7 +32,15 @@ from ..models.networks import build_network, recalibrate
 from ..models.perceptual import perceptual_loss
 from ..report.curves import training_curves
 from ..runtime.device import find_device
-from ..runtime.distributed import barrier, from_first, is_first, share, synchronise, world_size
+from ..runtime.distributed import (
+    barrier,
+    from_first,
+    is_first,
+    processes,
+    share,
+    synchronise,
+    world_size,
+)
 from ..runtime.files import empty, enough_space, is_empty, locked, write
 from ..runtime.provenance import versions
 from ..runtime.weights import write_weights
@@ -50,6 +58,56 @@ PACKAGES = ("monai", "numpy", "pytorch-ignite", "scikit-learn", "torch")
 COPIES = 10
 """How often a run keeps the weights at most: in last.pt with their average and two moments, twice
 while that is replaced, in best.pt and in the model."""
+
+
+def train(
+    pipeline: Pipeline,
+    store: SliceDataset,
+    output: str | Path,
+    *,
+    device: str = "auto",
+    seed: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
+    trackers: Sequence[str] = (),
+    tell: Callable[[dict[str, float]], None] = lambda row: None,
+    handlers: Sequence[Any] = (),
+) -> TrainingWorkflow:
+    """Trains one model on a store, as the command ``train`` does; under torchrun in all processes.
+
+    Args:
+        pipeline: What to train, see `load_pipeline`.
+        store: Slices; its train split is learnt, its val split watched.
+        output: Folder of the run.
+        device, seed, resume, overwrite, trackers: See `TrainingWorkflow`.
+        tell: Called with the row of history.csv after each validation, in the first process.
+        handlers: Attached to the trainer of the first process, a progress bar for example.
+
+    Returns:
+        The finished workflow; ``writes`` says whether this process is the one that wrote the run.
+
+    Raises:
+        DataError, ValueError: See `TrainingWorkflow`.
+        FloatingPointError: If training diverges.
+    """
+    with processes(find_device(device)) as place:
+        workflow = TrainingWorkflow(
+            pipeline,
+            store.split("train"),
+            store.split("val"),
+            output,
+            device=str(place),
+            seed=seed,
+            resume=resume,
+            overwrite=overwrite,
+            tell=tell if is_first() else lambda row: None,
+            handlers=tuple(handlers) if is_first() else (),
+            trackers=trackers,
+        )
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+    return workflow
 
 
 class TrainingWorkflow(PythonicWorkflow):
@@ -100,6 +158,7 @@ class TrainingWorkflow(PythonicWorkflow):
         basal = pipeline.data.slices == "basal"
         self._train, self._val = train.basal() if basal else train, val.basal()
         self._device = find_device(device)
+        self.writes = is_first()
         self._basal = self._train.basal()
         if len(self._train) < 2:
             raise DataError(f"{len(train)} slices in the train split; expected at least 2")
