@@ -27,6 +27,13 @@ class Structure(IntEnum):
     RV = 3
 
 
+class Phase(StrEnum):
+    """Phases of the heart beat at which a patient is measured."""
+
+    ED = "ED"
+    ES = "ES"
+
+
 HEART = (Structure.LV, Structure.MYO, Structure.RV)
 """The structures that a usable slice must show."""
 

@@ -5,9 +5,17 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from cardiac_attrivae.attributes import ATTRIBUTES, check_names, measure, pixel_counts
+from cardiac_attrivae.attributes import (
+    AREAS,
+    ATTRIBUTES,
+    Kind,
+    check_names,
+    is_area,
+    measure,
+    pixel_counts,
+)
 from cardiac_attrivae.data.hearts import POPULATIONS, draw_heart
-from cardiac_attrivae.schema import HEART, Structure
+from cardiac_attrivae.schema import HEART, Phase, Structure
 
 SPACING = (1.25, 1.25, 8.0)
 
@@ -118,3 +126,20 @@ def test_unknown_repeated_and_missing_names_are_refused():
     for names in ([], ["LVEDV", "LVEDV"]):
         with pytest.raises(ValueError, match="expected one or more, each once"):
             check_names(names)
+
+
+@pytest.mark.parametrize("name", ATTRIBUTES)
+def test_every_attribute_is_described(name):
+    attribute = ATTRIBUTES[name]
+    assert attribute.name == name
+    assert attribute.label
+    assert attribute.phases
+    assert set(attribute.phases) <= set(Phase)
+    assert attribute.unit == {Kind.AREA: "cm2", Kind.VOLUME: "mL", Kind.RATIO: ""}[attribute.kind]
+    assert is_area(name) == (name in AREAS)
+
+
+def test_labels_name_structure_kind_and_phase():
+    assert [ATTRIBUTES[name].label for name in ("LVEDA", "MEDA", "RVEDV")] == [
+        "LV area at ED", "Myocardial area at ED", "RV volume at ED",
+    ]  # fmt: skip

@@ -33,7 +33,7 @@ from cardiac_attrivae.data import transforms
 from cardiac_attrivae.data.cases import Cases, Skipped, find_cases
 from cardiac_attrivae.data.manifest import load_manifest, parse_manifest
 from cardiac_attrivae.data.phantom import MNMS_CSV
-from cardiac_attrivae.data.preprocess import COLUMNS, preprocess
+from cardiac_attrivae.data.preprocess import columns, preprocess
 from cardiac_attrivae.data.pseudonyms import hidden, pseudonym, pseudonymised, read_key
 from cardiac_attrivae.data.store import SliceDataset
 from cardiac_attrivae.evaluation.cross_domain import cross_domain_eval
@@ -296,7 +296,7 @@ def test_files_that_are_drawn_have_headers_of_their_own(made):
 def test_the_columns_of_a_store_are_those_of_the_design(made):
     folder = made[0]
     for name in ("open", "hidden", "mnms"):
-        assert list(pd.read_csv(folder / name / "cases.csv")) == DESIGN == list(COLUMNS)
+        assert list(pd.read_csv(folder / name / "cases.csv")) == DESIGN == list(columns())
         assert list(pd.read_csv(folder / name / "skipped.csv")) == ["case", "reason"]
     told = {name: json.loads((folder / name / "dataset.json").read_text())["pseudonymised"]
             for name in ("open", "hidden", "mnms")}  # fmt: skip

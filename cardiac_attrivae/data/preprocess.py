@@ -48,11 +48,16 @@ from .transforms import Recipe, preprocessing
 
 PACKAGES = ("monai", "nibabel", "numpy", "pandas", "torch")
 FACTS = ("case", "dataset", "split", "domain", "vendor", "centre", "pathology", "phase", "frame")
-COLUMNS = (*FACTS, "slice_index", *SPACING, "rotation_deg", *ATTRIBUTES)
 ARRAYS = ("images", "labels", "mask", "rows")
 """What a case file holds, one after another: a zip around them costs more than they do."""
 SLICES, MASK = 12, 12 * 256 * 256
 """Of a case, about: slices of its stack, and bytes of its native mask."""
+
+
+def columns() -> tuple[str, ...]:
+    """Returns the columns of cases.csv: one for each attribute, those added at run time too."""
+    return (*FACTS, "slice_index", *SPACING, "rotation_deg", *ATTRIBUTES)
+
 
 Progress = Callable[[Iterable, int], Iterable]
 """Wraps an iterable of known length; the command line shows a bar."""
@@ -246,7 +251,7 @@ def _assemble(
         archive = ZipFile(beside["masks.npz"], "w", ZIP_DEFLATED, compresslevel=1)
         files.enter_context(archive)
         table = files.enter_context(open(beside["cases.csv"], "w", encoding="utf-8", newline=""))
-        writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(table, columns(), lineterminator="\n")
         writer.writeheader()
         for record in records:
             stream = io.BytesIO(_case_file(cases, record).read_bytes())

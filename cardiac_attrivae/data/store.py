@@ -35,7 +35,6 @@ FILES = ("cases.csv", "images.npy", "labels.npy", "masks.npz")
 
 SPACING = ["spacing_x_mm", "spacing_y_mm", "spacing_z_mm"]
 TEXT = ["case", "dataset", "split", "domain", "vendor", "centre", "pathology", "phase"]
-NUMBERS = [*SPACING, *ATTRIBUTES]
 
 
 Slices = dict[str, Tensor]
@@ -68,7 +67,8 @@ def seal(info: dict[str, Any]) -> str:
 
 def _cases(file: Path) -> pd.DataFrame:
     """The table of a store, its columns and values checked."""
-    types = {**dict.fromkeys(TEXT, str), **dict.fromkeys(NUMBERS, float), "slice_index": int}
+    numbers = [*SPACING, *ATTRIBUTES]
+    types = {**dict.fromkeys(TEXT, str), **dict.fromkeys(numbers, float), "slice_index": int}
     try:
         cases = pd.read_csv(file, dtype=types, keep_default_na=False)
     except (ValueError, OverflowError) as error:
@@ -76,7 +76,7 @@ def _cases(file: Path) -> pd.DataFrame:
     missing = [name for name in types if name not in cases]
     if missing:
         raise DataError(f"{file} lacks the columns {', '.join(missing)}")
-    if not np.isfinite(cases[NUMBERS].to_numpy()).all():
+    if not np.isfinite(cases[numbers].to_numpy()).all():
         raise DataError(f"{file} holds NaN or infinite values; expected numbers")
     unknown = set(cases["split"]) - set(SPLITS)
     if unknown:

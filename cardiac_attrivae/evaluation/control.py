@@ -16,7 +16,7 @@ import torch
 from scipy.stats import rankdata
 from torch import nn
 
-from ..attributes import ATTRIBUTES
+from ..attributes import ATTRIBUTES, is_area
 from ..metrics.calibration import CONTROL, STEPS, Calibration
 from ..metrics.prediction import Interval, with_mean
 from ..metrics.uncertainty import draw_patients
@@ -154,7 +154,7 @@ def _control(
     slopes = np.einsum("s,psk->pk", centred, measured) / max((centred**2).sum(), 1e-12)
     grew = (np.diff(measured[:, :, own], axis=1) > 0).mean(axis=1)
     error = np.abs(measured[:, :, own] - requested).mean(axis=1)
-    if attribute.unit != "cm2":
+    if not is_area(name):
         error = error * np.nan
 
     def score(count: np.ndarray) -> np.ndarray:

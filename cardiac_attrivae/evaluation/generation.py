@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ..attributes import ATTRIBUTES, check_names
+from ..attributes import ATTRIBUTES, check_names, is_area
 from ..data.store import SliceDataset
 from ..metrics.calibration import Calibration
 from ..report.slices import requested_slice, traversal_gif, traversals
@@ -181,7 +181,7 @@ class Studio:
                     "structure": attribute.structure.name,
                     "measured_cm2": area,
                     "error_cm2": area - request[name]
-                    if name in request and attribute.unit == "cm2"
+                    if name in request and is_area(name)
                     else np.nan,
                 }
             )
@@ -325,7 +325,7 @@ def aimed(
     """
     codes = calibration.set(codes, request)
     shown = [k for k, name in enumerate(calibration.names)
-             if name in request and ATTRIBUTES[name].unit == "cm2"]  # fmt: skip
+             if name in request and is_area(name)]  # fmt: skip
     if not shown:
         return codes
     columns = [calibration.dimensions[k] for k in shown]

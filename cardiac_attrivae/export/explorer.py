@@ -163,8 +163,7 @@ def described(
     attributes = [
         {
             "name": name,
-            "long": f"{TITLES[about.structure]}, "
-            f"{'whole volume' if about.unit == 'mL' else 'area of this slice'}",
+            "long": about.label,
             "unit": SYMBOLS.get(about.unit, about.unit),
             "structure": HEART.index(about.structure),
             "dimension": calibration.dimensions[k],

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from ..attributes import ATTRIBUTES
+from ..attributes import ATTRIBUTES, is_area
 from ..schema import HEART
 from .published import dataset_label, method_label
 from .style import SYMBOLS, Look, legend, looks, plain, save
@@ -169,8 +169,8 @@ def control(table: pd.DataFrame, path: str | Path, units: Mapping[str, str]) -> 
             ``structure`` (LV, MYO or RV), ``requested`` in the attribute's unit, ``measured`` area
             in cm2.
         path: PNG to write; its folders are created.
-        units: Attribute -> unit of its requested values; where it is cm2 the dotted line is what
-            was asked for.
+        units: Attribute -> unit of its requested values; of areas a dotted line shows what was
+            asked for.
 
     Raises:
         ValueError: If a column or unit is missing, or no measured value is finite.
@@ -195,7 +195,7 @@ def control(table: pd.DataFrame, path: str | Path, units: Mapping[str, str]) -> 
             own = name in ATTRIBUTES and ATTRIBUTES[name].structure.name == structure
             if own:
                 axis.set_facecolor("0.95")
-            if own and units[name] == "cm2" and len(part):
+            if own and is_area(name) and len(part):
                 ends = part["requested"].min(), part["requested"].max()
                 axis.plot(ends, ends, ":", color="0.4", lw=1.2, zorder=1)
             for method, drawn in look.items():
@@ -209,7 +209,7 @@ def control(table: pd.DataFrame, path: str | Path, units: Mapping[str, str]) -> 
     for axis, structure in zip(axes[:, 0], structures, strict=True):
         axis.set_ylabel(f"{structure} measured (cm²)", fontsize=8)
     more: list[Patch | Line2D] = [Patch(color="0.85", label="10th to 90th centile")]
-    if any(units[name] == "cm2" for name in attributes):
+    if any(map(is_area, attributes)):
         more.append(Line2D([], [], color="0.4", ls=":", lw=1.2, label="as requested"))
     legend(figure, look, method_label, more, lines=True)
     save(figure, path)

@@ -193,7 +193,7 @@ def test_a_store_of_many_cases_is_joined_one_at_a_time(tmp_path, monkeypatch):
         records = []
         for n in range(number):
             record = CaseRecord(str(n), "own", "train", Path("i"), Path("m"), 0, {}, "own")
-            row = dict.fromkeys(room.COLUMNS, 1.0) | {"case": record.case}
+            row = dict.fromkeys(room.columns(), 1.0) | {"case": record.case}
             arrays = {"mask": np.zeros((64, 64, 12), np.uint8), "rows": [json.dumps(row)] * 10}
             with open(room._case_file(cases, record), "wb") as file:
                 for name in room.ARRAYS:
