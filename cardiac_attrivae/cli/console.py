@@ -1,0 +1,121 @@
+"""What a user sees: messages, progress bars, tables that fit the terminal, exit codes."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import sys
+import textwrap
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+TRACEBACK = "CARDIAC_ATTRIVAE_TRACEBACK"
+"""Environment variable that shows where an error was raised, for those who look for a bug."""
+
+Item = TypeVar("Item")
+Progress = Callable[[Iterable[Item], int], Iterable[Item]]
+"""Wraps an iterable of known length and shows how far it is."""
+
+
+class Mistake(click.ClickException):
+    """What a user can correct: one message on standard error, exit code 2."""
+
+    exit_code = 2
+
+    def format_message(self) -> str:
+        return printable(self.message)
+
+
+def explained(command: Callable[..., None]) -> Callable[..., None]:
+    """Shows warnings, and errors that explain themselves, as messages without a traceback."""
+
+    @functools.wraps(command)
+    def wrapper(**options: Any) -> None:
+        with warnings.catch_warnings():
+            warnings.showwarning = warn
+            try:
+                command(**options)
+            except (ValueError, OSError, FloatingPointError) as error:
+                if os.environ.get(TRACEBACK):
+                    raise
+                raise Mistake(str(error)) from None
+
+    return wrapper
+
+
+def printable(text: str) -> str:
+    r"""Returns a text with control characters and undecodable bytes spelled out.
+
+    File names, case ids and weights of others may hold what a terminal would obey.
+
+    Example:
+        >>> print(printable("patient\x1b[2J"))
+        patient\x1b[2J
+    """
+    spelled = "".join(
+        character if character.isprintable() or character in "\n\t" else repr(character)[1:-1]
+        for character in text
+    )
+    return spelled.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def say(message: str) -> None:
+    """Prints a result on standard output."""
+    click.echo(printable(message))
+
+
+def tell(message: str) -> None:
+    """Prints what happens on standard error, so that results can be piped."""
+    click.echo(printable(message), err=True)
+
+
+def warn(message: object, *_: object) -> None:
+    """Prints a warning, as `warnings.showwarning` does."""
+    tell(f"Warning: {message}")
+
+
+def is_terminal() -> bool:
+    """Returns whether somebody watches standard error."""
+    return sys.stderr.isatty()
+
+
+def progress(label: str) -> Progress:
+    """Wraps an iterable: a bar on a terminal, a line for every tenth of it otherwise."""
+
+    def bar(items: Iterable[Item], total: int) -> Iterable[Item]:
+        from tqdm import tqdm
+
+        return tqdm(items, label, total)
+
+    def lines(items: Iterable[Item], total: int) -> Iterator[Item]:
+        for count, item in enumerate(items, start=1):
+            yield item
+            if count * 10 // total > (count - 1) * 10 // total:
+                tell(f"{label} {count}/{total}")
+
+    return bar if is_terminal() else lines
+
+
+def columns() -> int:
+    """Returns the width of the terminal."""
+    return shutil.get_terminal_size().columns
+
+
+def row(head: str, text: str) -> str:
+    """Returns a line with a head; on a terminal, what does not fit continues below the text."""
+    width = columns() if sys.stdout.isatty() else sys.maxsize
+    return textwrap.fill(
+        text, width, initial_indent=head, subsequent_indent=" " * len(head),
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+
+
+def show_scores(folder: Path) -> None:
+    """Prints the table of an evaluation and where its files are."""
+    say((folder / "table.md").read_text())
+    say(f"Scores: {folder / 'metrics.csv'}, table: {folder / 'table.md'}")

@@ -1,0 +1,109 @@
+"""Commands about images of patients: check, preprocess, phantom."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from . import options
+from .console import columns, explained, is_terminal, progress, say
+
+
+@click.command()
+@options.dataset
+@options.source
+@explained
+def check(dataset: str, source: Path) -> None:
+    """List what a data set holds and lacks."""
+    from ..data.check import check_dataset
+    from ..data.manifest import load_manifest
+
+    bar = progress("check")
+    report = check_dataset(load_manifest(dataset), source, lambda items: bar(items, len(items)))
+    say(report.render(min(100, columns()) if is_terminal() else 80))
+    if report.problems:
+        sys.exit(2)
+
+
+@click.command()
+@options.dataset
+@options.source
+@options.output
+@click.option(
+    "--slice", "slices", default="basal", show_default=True,
+    type=click.Choice(["basal", "mid", "max-area", "all"]),
+    help="Which slices of a patient to keep.",
+)  # fmt: skip
+@click.option("--spacing", default=1.3, show_default=True, help="Pixel size in mm.")
+@click.option("--size", default=128, show_default=True, help="Pixels along a side.")
+@options.workers
+@click.option(
+    "--dask", metavar="ADDRESS", help="Dask cluster to run on: tcp://HOST:PORT or scheduler file."
+)
+@click.option("--drop-duplicates", is_flag=True, help="Keep one of each known duplicate scan.")
+@click.option(
+    "--pseudonymise", metavar="KEYFILE", type=options.PLACE,
+    help="Replace case ids by a hash with the secret in this file.",
+)  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="Replace a store that is there already.")
+@explained
+def preprocess(
+    dataset: str,
+    source: Path,
+    output: Path,
+    slices: str,
+    spacing: float,
+    size: int,
+    workers: int,
+    dask: str | None,
+    drop_duplicates: bool,
+    pseudonymise: Path | None,
+    overwrite: bool,
+) -> None:
+    """Cut aligned slices out of images.
+
+    A case that cannot be used is skipped and listed with a reason in skipped.csv.
+    """
+    from ..data.manifest import load_manifest
+    from ..data.preprocess import preprocess as run
+    from ..data.pseudonyms import read_key
+    from ..data.transforms import Recipe
+
+    summary = run(
+        load_manifest(dataset),
+        source,
+        output,
+        Recipe(slices, spacing, size),
+        workers=workers,
+        dask=dask,
+        overwrite=overwrite,
+        without_duplicates=drop_duplicates,
+        key=read_key(pseudonymise, output) if pseudonymise else None,
+        progress=progress("preprocess"),
+    )
+    splits = ", ".join(f"{count} {name}" for name, count in summary.splits.items())
+    say(f"{summary.cases} cases ({splits}), {summary.slices} slices in {summary.output}")
+    if summary.skipped:
+        say(f"{len(summary.skipped)} cases skipped, reasons in {output / 'skipped.csv'}:")
+        for case, reason in summary.skipped[:5]:
+            say(f"  {case}: {reason}")
+    say(f"Look at {output / 'contact_sheet.png'} before you trust it.")
+
+
+@click.command()
+@click.option("--dataset", required=True, type=click.Choice(["acdc", "mnms"]))
+@options.output
+@click.option("--cases", default=20, show_default=True, help="Synthetic patients.")
+@options.seed
+@explained
+def phantom(dataset: str, output: Path, cases: int, seed: int) -> None:
+    """Write synthetic hearts of known volumes.
+
+    Files and folders have the names and the peculiarities of the real ACDC or M&Ms.
+    """
+    from ..data.phantom import write_phantoms
+
+    truths = write_phantoms(dataset, output, cases, seed)
+    say(f"{len(truths)} cases in {output}")

@@ -1,0 +1,66 @@
+"""Commands about scores: cross-domain-eval, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import options
+from .console import explained, progress, say, show_scores, tell
+
+
+@click.command("cross-domain-eval")
+@click.option(
+    "--model", "models", multiple=True, required=True, type=options.PLACE,
+    help="Run that train wrote; may be given several times.",
+)  # fmt: skip
+@click.option(
+    "--data", "stores", multiple=True, required=True, type=options.PLACE,
+    help="Store that preprocess wrote; may be given several times.",
+)  # fmt: skip
+@options.output
+@click.option(
+    "--split", default="test", show_default=True, type=click.Choice(["train", "val", "test"]),
+    help="Patients to score.",
+)  # fmt: skip
+@click.option(
+    "--attributes", metavar="NAME,NAME,...", help="Score these; default: each model's own."
+)
+@options.rounds
+@options.workers
+@options.device
+@explained
+def cross_domain_eval(
+    models: tuple[Path, ...],
+    stores: tuple[Path, ...],
+    output: Path,
+    attributes: str | None,
+    **given: Any,
+) -> None:
+    """Score models on their own and on other data.
+
+    With intervals, null distributions, and hearts that are drawn and measured. What an earlier call
+    has written into the same folder is not computed again.
+    """
+    from ..evaluation.cross_domain import cross_domain_eval as run
+
+    names = attributes.split(",") if attributes else None
+    bar = progress("cross-domain-eval")
+    run(models, stores, output, attributes=names, progress=bar, tell=tell, **given)
+    show_scores(output)
+
+
+@click.command()
+@click.option(
+    "--evaluation", "evaluations", multiple=True, required=True, type=options.FOLDER,
+    help="Folder that cross-domain-eval wrote; may be given several times.",
+)  # fmt: skip
+@options.output
+@explained
+def report(evaluations: tuple[Path, ...], output: Path) -> None:
+    """Gather evaluations in one page, and in tables."""
+    from ..report.page import write_report
+
+    say(f"Report: {write_report(evaluations, output)}")

@@ -1,0 +1,34 @@
+"""The command that hands a model to other programs: export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from . import options
+from .console import explained, say
+
+
+@click.command()
+@options.run
+@click.option(
+    "--format", "form", required=True,
+    type=click.Choice(["bundle", "safetensors", "torchscript", "onnx"]),
+    help="A MONAI bundle, or weights and networks alone.",
+)  # fmt: skip
+@options.output
+@click.option(
+    "--evaluation", type=options.FOLDER,
+    help="Folder that cross-domain-eval wrote, whose scores the bundle's model card shows.",
+)  # fmt: skip
+@explained
+def export(run: Path, form: str, output: Path, evaluation: Path | None) -> None:
+    """Write a model for other programs.
+
+    Every file is opened again and its output compared with PyTorch's.
+    """
+    from ..export.bundle import export as write
+
+    write(run, form, output, evaluation, tell=say)
+    say(f"Exported to {output}")

@@ -1,0 +1,62 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+"""A folder that is there."""
+
+PLACE = click.Path(path_type=Path)
+"""A file or folder that may be there or not."""
+
+
+def _shipped(folder: str) -> Callable[..., list]:
+    """Completes the names of shipped YAML files; where none fits, names of the user's files."""
+
+    def complete(context: click.Context, option: click.Parameter, incomplete: str) -> list:
+        from click.shell_completion import CompletionItem
+
+        from ..runtime.yaml_files import shipped
+
+        names = [name for name in shipped(folder) if name.startswith(incomplete)]
+        return names or [CompletionItem(incomplete, type="file")]
+
+    return complete
+
+
+dataset = click.option(
+    "--dataset", required=True, metavar="acdc|mnms|FILE.yaml", help="Which data set this is.",
+    shell_complete=_shipped("data_manifests"),
+)  # fmt: skip
+source = click.option("--source", required=True, type=FOLDER, help="Folder that holds it.")
+pipeline = click.option(
+    "--pipeline", required=True, metavar="NAME|FILE.yaml", help="attri_vae_fast, for example.",
+    shell_complete=_shipped("pipelines"),
+)  # fmt: skip
+changes = click.option(
+    "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one value."
+)
+data = click.option("--data", required=True, type=FOLDER, help="Store that preprocess wrote.")
+store = click.option(
+    "--data", "store", type=FOLDER, help="Store the run was trained on; needed if it was moved."
+)
+run = click.option("--model", "run", required=True, type=FOLDER, help="Run that train wrote.")
+case = click.option("--case", help="Patient to start from; default: the mean of all.")
+output = click.option("--output", required=True, type=PLACE, help="Folder to write.")
+seed = click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="Random seed."
+)
+workers = click.option(
+    "--workers", default=1, show_default=True, type=click.IntRange(1), help="Processes."
+)
+device = click.option(
+    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help="Where to run."
+)
+rounds = click.option(
+    "--rounds", default=1000, show_default=True, type=click.IntRange(1),
+    help="Draws behind every interval and null distribution.",
+)  # fmt: skip

@@ -1,0 +1,122 @@
+"""Commands about models: train, verify, tune."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import options
+from .console import explained, is_terminal, row, say, tell
+
+if TYPE_CHECKING:
+    from ..data.store import SliceDataset
+    from ..training.config import Pipeline
+
+
+@click.command()
+@options.pipeline
+@options.data
+@options.output
+@options.changes
+@options.seed
+@options.device
+@click.option("--resume", is_flag=True, help="Continue a run that was interrupted.")
+@click.option(
+    "--track", "trackers", multiple=True, metavar="mlflow[:URI]|wandb[:PROJECT]",
+    help="Record the run there as well.",
+)  # fmt: skip
+@explained
+def train(pipeline: str, data: Path, changes: tuple[str, ...], **given: Any) -> None:
+    """Train one model.
+
+    On several GPUs: torchrun --nproc-per-node=N -m cardiac_attrivae train ...
+    """
+    from ..data.store import SliceDataset
+    from ..training.config import load_pipeline
+
+    train_and_show(load_pipeline(pipeline, changes), SliceDataset.open(data), **given)
+
+
+@click.command()
+@click.argument("run", type=options.FOLDER)
+@options.store
+@explained
+def verify(run: Path, store: Path | None) -> None:
+    """Check whether a run is unchanged since training.
+
+    Weights, configuration, summary and data are compared with what RUN recorded of them. Ends with
+    1 if one of them differs or cannot be compared; other versions are listed and do not count.
+    """
+    from ..training.verify import verify_run
+
+    findings = verify_run(run, store)
+    for what, holds, text in findings:
+        label = {True: "holds", False: "DIFFERS", None: "unknown"}[holds]
+        say(row(f"{what:<15}{label:<9}", text))
+    if not all(finding.holds for finding in findings):
+        sys.exit(1)
+
+
+@click.command()
+@options.pipeline
+@options.data
+@options.output
+@click.option(
+    "--trials", default=50, show_default=True, type=click.IntRange(1),
+    help="Trainings of the study, of all its processes together.",
+)  # fmt: skip
+@click.option(
+    "--search", "searches", multiple=True, metavar="KEY=LOW:HIGH[:log]|KEY=A,B,C",
+    help="Search this value; default: learning rate, weight decay and the weights of the loss.",
+)  # fmt: skip
+@options.changes
+@click.option(
+    "--score", "scores", multiple=True, metavar="NAME",
+    help="Column of history.csv, without val_, to maximise; of several the mean.  "
+    "[default: Interpretability and SSIM_in_mask]",
+)  # fmt: skip
+@options.seed
+@options.device
+@explained
+def tune(
+    pipeline: str,
+    data: Path,
+    output: Path,
+    searches: tuple[str, ...],
+    scores: tuple[str, ...],
+    **given: Any,
+) -> None:
+    """Search for better values of a pipeline.
+
+    Several processes share one study: run the same command in each. The same command continues a
+    study that was interrupted.
+    """
+    from ..data.store import SliceDataset
+    from ..training.tune import SCORES, parse_search
+    from ..training.tune import tune as run
+
+    space = dict(parse_search(text) for text in searches)
+    store = SliceDataset.open(data)
+    run(pipeline, store, output, space=space, scores=scores or SCORES, tell=tell, **given)
+    if (output / "best.yaml").is_file():
+        say((output / "best.yaml").read_text().rstrip())
+        say(f"Train it: cardiac-attrivae train --pipeline {output / 'best.yaml'} ...")
+
+
+def train_and_show(pipeline: Pipeline, store: SliceDataset, output: Path, **given: Any) -> None:
+    """Trains with a progress bar on a terminal, plain lines otherwise; under torchrun as one."""
+    from ..training.handlers import EpochBar
+    from ..training.workflow import train as run
+
+    def show(row: dict[str, float]) -> None:
+        scores = {name: row.get(f"val_{name}") for name in ("Interpretability", "SSIM_in_mask")}
+        parts = [f"{name} {value:.3f}" for name, value in scores.items() if value is not None]
+        line = f"loss {row['train_loss']:.4g}", *parts
+        tell(f"epoch {row['epoch']}/{pipeline.schedule.epochs}  {'  '.join(line)}")
+
+    shown = {"handlers": [EpochBar()]} if is_terminal() else {"tell": show}
+    if run(pipeline, store, output, **shown, **given).writes:
+        say(f"Trained. Model, history and pictures are in {output}")

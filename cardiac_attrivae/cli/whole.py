@@ -1,0 +1,72 @@
+"""Commands that do everything from files to the report: demo, reproduce."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import options
+from .console import explained, progress, say, show_scores, tell
+
+
+@click.command()
+@click.option(
+    "--output", default=Path("cardiac-attrivae-demo"), show_default=True, type=options.PLACE,
+    help="Folder to write.",
+)  # fmt: skip
+@click.option("--cases", default=60, show_default=True, help="Synthetic patients per data set.")
+@options.device
+@explained
+def demo(output: Path, cases: int, device: str) -> None:
+    """Everything once, on synthetic hearts.
+
+    Two data sets, a model of each, scores both ways. Takes a few minutes on two cores.
+    """
+    from ..demo import run_demo
+    from .training import train_and_show
+
+    page = run_demo(output, cases, device, progress, train_and_show, tell)
+    show_scores(output / "evaluation")
+    say(f"Report: {page}")
+
+
+@click.command()
+@click.option("--acdc", type=options.FOLDER, help="Folder that holds ACDC.")
+@click.option("--mnms", type=options.FOLDER, help="Folder that holds M&Ms.")
+@options.output
+@click.option(
+    "--seeds", default=5, show_default=True, type=click.IntRange(1),
+    help="Models of each method on each data set; may grow later.",
+)  # fmt: skip
+@click.option(
+    "--pipelines", default="fast", show_default=True, type=click.Choice(["fast", "paper"]),
+    help="Our recipes, or the published ones, which take days.",
+)  # fmt: skip
+@options.device
+@click.option(
+    "--workers", type=click.IntRange(1),
+    help="Commands at once; default: one on a GPU, else the number of cores.",
+)  # fmt: skip
+@options.rounds
+@click.option(
+    "--set", "changes", multiple=True, metavar="KEY=VALUE",
+    help="Change one value of all pipelines, to try things out: schedule.epochs=1.",
+)  # fmt: skip
+@explained
+def reproduce(acdc: Path | None, mnms: Path | None, output: Path, **given: Any) -> None:
+    """Make the paper's table in one command.
+
+    Stores, four methods x data sets x seeds, scores both ways, report. The same command continues a
+    reproduction that was interrupted, and tries again what failed.
+    """
+    from ..reproduce import reproduce as run
+
+    folders = {"acdc": acdc, "mnms": mnms}
+    datasets = {name: source for name, source in folders.items() if source}
+    if not datasets:
+        raise click.UsageError("expected --acdc DIR, --mnms DIR, or both")
+    if not run(datasets, output, say=say, **given):
+        sys.exit(1)
