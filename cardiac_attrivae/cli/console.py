@@ -74,7 +74,7 @@ def tell(message: str) -> None:
     click.echo(printable(message), err=True)
 
 
-def warn(message: object, *_: object) -> None:
+def warn(message: Warning | str, *_: object, **__: object) -> None:
     """Prints a warning, as `warnings.showwarning` does."""
     tell(f"Warning: {message}")
 

@@ -32,9 +32,11 @@ def generate(request: tuple[str, ...], output: Path, **given: Any) -> None:
     table, warnings = run(request=wanted, output=output, tell=tell, **given)
     for warning in warnings:
         warn(warning)
-    for row in table.itertuples():
-        asked = "" if math.isnan(row.requested) else f"requested {row.requested:g} {row.unit}, "
-        say(f"{row.attribute}: {asked}measured {row.structure} {row.measured_cm2:.1f} cm2")
+    for row in table.to_dict("records"):
+        asked, unit = row["requested"], row["unit"]
+        request = "" if math.isnan(asked) else f"requested {asked:g} {unit}, "
+        found = f"measured {row['structure']} {row['measured_cm2']:.1f} cm2"
+        say(f"{row['attribute']}: {request}{found}")
     say(f"Slice, labels and picture are in {output}")
 
 
