@@ -488,7 +488,7 @@ YAML = {
     "a key twice": (b"name: one\ntitle: x\nname: two", "key 'name' stands here a second time"),
     "empty": (b"", "expected"),
     "list at the top": (b"- name\n- title", "expected"),
-    "deep nesting": (b"[" * 5000, "lie too deep in one another"),
+    "deep nesting": (b"[" * 5000, "are nested too deeply"),
     "not UTF-8": (b"name: M\xfcller", "invalid start byte"),
     "two documents": (b"name: x\n---\nname: y", "expected a single document"),
     "a date that does not exist": (b"name: 2001-99-99", "month must be in 1..12"),
@@ -600,7 +600,7 @@ UNSEALED = {
 SEALED = {
     "other type": (put_array("images.npy", np.float64), "images.npy holds float64"),
     "big-endian": (put_array("images.npy", lambda v: v.astype(">f4")), "images.npy holds >f4"),
-    "other shape": (put_array("labels.npy", lambda v: v[:, 0]), "expected uint8 (N, 1, H, W)"),
+    "other shape": (put_array("labels.npy", lambda v: v[:, 0]), "expected uint8 (N, C, H, W)"),
     "fewer rows": (put_array("images.npy", lambda v: v[1:]), "expected one of each for each slice"),
     "labels of other size": (put_array("labels.npy", lambda v: v[..., 1:]), "one of each"),
     "pickled objects": (put_array("images.npy", lambda v: v.astype(object)), "images.npy cannot"),

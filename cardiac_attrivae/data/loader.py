@@ -1,4 +1,4 @@
-"""Batches of a slice store, on the device, read ahead where they do not fit."""
+"""Makes batches of a slice store on the device, and reads ahead where it does not fit there."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ from ..schema import DataError, Keys
 from .store import SliceDataset, Slices
 
 AHEAD = 4
-"""Batches that are read ahead of the one that is worked on, at the same time."""
-
+"""Batches that are read at the same time, ahead of the one that is in use."""
 
 KEPT = 0.5
-"""Share of a GPU's free memory that slices may fill; the rest is for what a step needs."""
-
+"""Share of a GPU's free memory that slices may fill; the rest is left to the training step."""
 
 KEPT_ON_CPU = 2**30
-"""Bytes that they may fill otherwise. What the system calls free says little there: a batch system
-grants a job less, and kills one that takes more."""
+"""Bytes that slices may fill in main memory. Free memory is no guide there: a batch system grants a
+job less than the machine has, and ends a job that takes more."""
 
 
 def room(device: torch.device) -> float:
-    """Bytes that slices may fill on a device."""
+    """Returns how many bytes slices may fill on a device.
+
+    Example:
+        >>> room(torch.device("cpu")) == KEPT_ON_CPU
+        True
+    """
     if device.type != "cuda":
         return KEPT_ON_CPU
     free, _ = torch.cuda.mem_get_info(device)
@@ -37,30 +40,42 @@ def room(device: torch.device) -> float:
 def read_ahead(
     dataset: SliceDataset, chunks: Iterable[Tensor], device: torch.device
 ) -> Iterator[Slices]:
-    """Slices of each chunk of rows on the device; the next few are read in threads meanwhile.
+    """Yields the slices of each chunk of rows on the device, while threads read the next ones.
 
-    An error of a thread is raised here. No thread is left when the last chunk is there, or when it
-    is broken off.
+    An error in a thread is raised here. The threads end after the last chunk, or when the iterator
+    is closed.
 
     Args:
-        dataset: What to read from.
+        dataset: Slices to read.
         chunks: Rows, (n,) on the CPU.
-        device: Where to.
+        device: Where the slices are wanted.
 
     Yields:
-        See `SliceDataset.read`.
+        What `SliceDataset.read` returns.
+
+    Example:
+        >>> images = np.arange(4, dtype=np.float32).reshape(4, 1, 1, 1)
+        >>> import pandas as pd
+        >>> cases = pd.DataFrame({"case": list("abcd")})
+        >>> dataset = SliceDataset(images, images.astype(np.uint8), cases, {}, None)
+        >>> chunks = torch.tensor([3, 0, 2]).split(2)
+        >>> for slices in read_ahead(dataset, chunks, torch.device("cpu")):
+        ...     print(slices[Keys.IMAGE].ravel().tolist())
+        [3.0, 0.0]
+        [2.0]
     """
 
     def read(rows: Tensor) -> Slices:
-        fields = dataset.read(rows)
+        fields = dataset.read(rows.numpy())
         if device.type == "cuda":  # from other memory the host would wait for the copy
             fields = {key: field.pin_memory() for key, field in fields.items()}
         return fields
 
-    def moved(fields: Future) -> Slices:
+    def moved(fields: Future[Slices]) -> Slices:
         return {k: field.to(device, non_blocking=True) for k, field in fields.result().items()}
 
-    pool, waiting = ThreadPoolExecutor(AHEAD), deque()
+    pool = ThreadPoolExecutor(AHEAD)
+    waiting: deque[Future[Slices]] = deque()
     try:
         for rows in chunks:
             waiting.append(pool.submit(read, rows))
@@ -74,27 +89,27 @@ def read_ahead(
 
 
 class DeviceLoader:
-    """Batches on the device.
+    """Makes batches on the device.
 
-    Slices for which there is room, see `room`, lie there as a block, and a batch is an index. Of
-    others batches are read ahead from where the dataset has them, see `read_ahead`: the same
-    batches, bit for bit.
+    If the slices fit on the device, see `room`, they are kept there as a block, and a batch is an
+    index into it. Otherwise batches are read ahead, see `read_ahead`. Both give the same batches,
+    bit for bit.
 
-    Each pass draws its order from ``generator`` when it begins. A last batch of one is left out in
-    training: it would break batch norm and make the attribute term zero.
+    Each pass draws its order from ``generator`` when it begins. In training a last batch of a
+    single slice is left out: it would break batch norm and make the attribute term zero.
 
     Args:
-        dataset: What to draw from.
-        attributes: (N, K), in training the standardised values.
-        batch_size: Rows of a batch; the last one may be smaller.
-        device: Where batches are.
-        generator: Shuffles, on the device. None keeps the order and every row.
+        dataset: Slices to draw from.
+        attributes: Attribute values, (N, K); in training the standardised ones.
+        batch_size: Rows of a batch; the last batch may be smaller.
+        device: Where the batches are wanted.
+        generator: Shuffles the rows, on the device. None keeps their order and every row.
         weights: How often each row is drawn relative to the others, (N,); draws with replacement.
-            None is each row once.
-        batches: Batches of a pass, if rows are drawn by weight; None is as many as rows fill.
-        prepare: What is done to slices on the device, whatever others are in the batch: once to
-            each of a block, to each batch of others.
-        resident: Whether slices lie there as a block; None is if there is room.
+            None draws each row once.
+        batches: Batches of a pass, if rows are drawn by weight; None is as many as the rows fill.
+        prepare: What is done to slices on the device, independent of the other slices of a batch:
+            once to each slice of a block, and to each batch that is read ahead.
+        resident: Whether slices are kept on the device as a block; None decides by `room`.
     """
 
     def __init__(
@@ -116,7 +131,8 @@ class DeviceLoader:
         self.dataset, self.device, self.prepare = dataset, torch.device(device), prepare
         self.attributes = torch.as_tensor(attributes, dtype=torch.float32, device=device)
         self.batch_size, self.generator, self.batches = batch_size, generator, batches
-        self.ends = None  # of each row's share of [0, 1]; multinomial has no fixed order on a GPU
+        # where each row's share of [0, 1] ends; multinomial has no fixed order on a GPU
+        self.ends: Tensor | None = None
         if weights is not None:
             ends = np.cumsum(weights, dtype=np.float64)
             self.ends = torch.as_tensor(ends / ends[-1], device=device)
@@ -133,16 +149,18 @@ class DeviceLoader:
     def __iter__(self) -> Iterator[Slices]:
         order = self._order()
         chunks = order.split(self.batch_size)[: len(self)]
+        batches: Iterable[Slices]
         if self.block is None:
             on_host = order.cpu().split(self.batch_size)[: len(self)]
             batches = map(self.prepare, read_ahead(self.dataset, on_host, self.device))
         else:
-            batches = ({key: field[rows] for key, field in self.block.items()} for rows in chunks)
+            block = self.block
+            batches = ({key: field[rows] for key, field in block.items()} for rows in chunks)
         for rows, slices in zip(chunks, batches, strict=True):
             yield {**slices, Keys.ATTRIBUTES: self.attributes[rows], Keys.ROW: rows}
 
     def _order(self) -> Tensor:
-        """Rows of a pass, on the device."""
+        """Draws the rows of a pass, on the device."""
         rows = len(self.dataset)
         if self.generator is None:
             return torch.arange(rows, device=self.device)
@@ -155,8 +173,9 @@ class DeviceLoader:
         return torch.searchsorted(self.ends, shares)
 
     def _block(self) -> Slices:
-        """All slices, prepared; never more than a few batches of them are in the host's memory."""
-        count, block = len(self.dataset), {}
+        """Prepares all slices; at most a few batches of them are in main memory at a time."""
+        count = len(self.dataset)
+        block: Slices = {}
         chunks = torch.arange(count).split(64)
         batches = read_ahead(self.dataset, chunks, self.device)
         for rows, slices in zip(chunks, map(self.prepare, batches), strict=True):

@@ -1,7 +1,7 @@
-"""The slice store, on disk and on the device.
+"""Reads a slice store: the folder that ``preprocess`` wrote, as a dataset of PyTorch.
 
-On disk slices are mapped into memory and read when they are needed. A store that fits lies on the
-device as one tensor per field, and a batch is an index; of a larger one batches are read ahead.
+Slices are mapped into memory and read from the disk when they are asked for, so that a store may be
+larger than memory. `loader.py` makes batches of them.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from reprlib import repr as short
-from typing import Any
+from typing import Any, NamedTuple
 from zipfile import ZipFile
 
 import numpy as np
@@ -34,15 +34,23 @@ FILES = ("cases.csv", "images.npy", "labels.npy", "masks.npz")
 """What the content hash in dataset.json covers."""
 
 SPACING = ["spacing_x_mm", "spacing_y_mm", "spacing_z_mm"]
+CHANNELS = (1, 2)
+"""Accepted numbers of channels: ED, or ED and ES."""
 TEXT = ["case", "dataset", "split", "domain", "vendor", "centre", "pathology", "phase"]
-
 
 Slices = dict[str, Tensor]
 """Fields by their key, the rows of each along axis 0."""
 
 
 def content_hash(folder: Path) -> str:
-    """SHA-256 over the data files of a store."""
+    """Computes the SHA-256 over the data files of a store, `FILES`.
+
+    Example:
+        >>> for name in FILES:
+        ...     _ = Path(name).write_text(f"content of {name}")
+        >>> content_hash(Path("."))[:16]
+        '542c1773142e71bb'
+    """
     with ThreadPoolExecutor() as pool:
         return hashlib.sha256(b"".join(pool.map(_digest, (folder / n for n in FILES)))).hexdigest()
 
@@ -53,20 +61,46 @@ def _digest(path: Path) -> bytes:
 
 
 def seal(info: dict[str, Any]) -> str:
-    """SHA-256 of what dataset.json says, but for its key ``sha256``, which holds this.
+    """Computes the SHA-256 of the content of dataset.json, without its key ``sha256``.
 
     Raises:
-        DataError: If that cannot be written as JSON, though perhaps read.
+        DataError: If the content is nested too deeply to be written as JSON.
+
+    Example:
+        >>> seal({"cases": 3}) == seal({"cases": 3, "sha256": "of an earlier version"})
+        True
     """
-    said = {key: value for key, value in info.items() if key != "sha256"}
+    content = {key: value for key, value in info.items() if key != "sha256"}
     try:
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     except RecursionError:
-        raise DataError("values of dataset.json lie too deep in one another") from None
+        raise DataError("values of dataset.json are nested too deeply") from None
+
+
+class _Files(NamedTuple):
+    """Data files of a store, opened together.
+
+    They stay readable when the store is replaced: all of them belong to the same version of it.
+    """
+
+    cases: pd.DataFrame
+    images: np.ndarray
+    labels: np.ndarray
+    masks: ZipFile
+
+    @classmethod
+    def open(cls, folder: Path) -> _Files:
+        for name in FILES:
+            if not (folder / name).is_file():
+                raise DataError(f"{name} is missing from {folder}; run preprocess again")
+        images = _array(folder / "images.npy", np.float32)
+        labels = _array(folder / "labels.npy", np.uint8)
+        masks = _archive(folder / "masks.npz")
+        return cls(_cases(folder / "cases.csv"), images, labels, masks)
 
 
 def _cases(file: Path) -> pd.DataFrame:
-    """The table of a store, its columns and values checked."""
+    """Reads the table of a store and checks its columns and values."""
     numbers = [*SPACING, *ATTRIBUTES]
     types = {**dict.fromkeys(TEXT, str), **dict.fromkeys(numbers, float), "slice_index": int}
     try:
@@ -87,48 +121,32 @@ def _cases(file: Path) -> pd.DataFrame:
 
 
 def _array(file: Path, dtype: type) -> np.ndarray:
-    """Slices (N, 1, H, W), mapped: read when they are indexed, and changed by nobody."""
+    """Maps slices (N, C, H, W) into memory: they are read when they are indexed, never written."""
     try:
         mapped = np.lib.format.open_memmap(file, mode="r")
-    except Exception as error:  # a header is parsed by what numpy calls, which raises what it will
+    except Exception as error:  # numpy evaluates the header, so any kind of error can occur
         raise DataError(f"{file} cannot be read: {error}") from None
-    if mapped.dtype != dtype or mapped.ndim != 4 or mapped.shape[1] != 1:
+    if mapped.dtype != dtype or mapped.ndim != 4 or mapped.shape[1] not in CHANNELS:
         raise DataError(
             f"{file} holds {mapped.dtype} of shape {mapped.shape}; expected {np.dtype(dtype)} "
-            "(N, 1, H, W)"
+            "(N, C, H, W), C 1 or 2"
         )
+    if mapped.shape[2] != mapped.shape[3]:
+        raise DataError(f"{file} holds slices of shape {mapped.shape[2:]}; expected squares")
     return mapped
 
 
-def _check_facts(file: Path, info: dict[str, Any], cases: pd.DataFrame) -> None:
-    """Whether dataset.json says what is needed, and what the table says as well."""
-    name, recipe = info.get("dataset"), info.get("recipe")
-    if not (isinstance(name, str) and re.fullmatch(NAME, name)):  # files are named after it
-        raise DataError(f"{file}: dataset is {short(name)}; expected letters, digits, '_' and '-'")
-    spacing = recipe.get("spacing") if isinstance(recipe, dict) else None
-    if not (isinstance(spacing, (int, float)) and 0.1 <= spacing <= 10):
-        raise DataError(f"{file}: recipe.spacing is {short(spacing)}; expected 0.1 to 10 mm")
-    counts = cases.drop_duplicates("case")["split"].value_counts()
-    splits = {split: int(counts.get(split, 0)) for split in SPLITS}
-    if info.get("splits") != splits:
-        raise DataError(f"{file}: splits is {short(info.get('splits'))}; cases.csv has {splits}")
-    for key in ("title", "citation"):
-        if not isinstance(info.get(key), str):
-            raise DataError(f"{file}: {key} is {short(info.get(key))}; expected text")
-
-
-def _masks(file: Path, cases: Iterable[str]) -> Iterator[np.ndarray]:
-    """The native mask of each case, (I, J, S)."""
+def _archive(file: Path) -> ZipFile:
+    """Opens masks.npz; the file stays open until the archive is no longer used."""
     try:
-        archive = ZipFile(file)
+        return ZipFile(file)
     except Exception as error:  # of many kinds, see `_array`
         raise DataError(f"{file} cannot be read: {error}") from None
-    with archive:
-        for case in cases:
-            yield _mask(archive, case, file)
 
 
-def _mask(archive: ZipFile, case: str, file: Path) -> np.ndarray:
+def _mask(archive: ZipFile, case: str) -> np.ndarray:
+    """Reads the native mask of a case, (I, J, S)."""
+    file = archive.filename
     try:
         if archive.getinfo(f"{case}.npy").file_size > MOST_VOXELS:
             raise ValueError(f"it has more than {MOST_VOXELS} voxels")
@@ -144,20 +162,72 @@ def _mask(archive: ZipFile, case: str, file: Path) -> np.ndarray:
     return mask
 
 
-class SliceDataset(Dataset):
+def _check_facts(file: Path, info: dict[str, Any], cases: pd.DataFrame) -> None:
+    """Checks that dataset.json says what is needed and agrees with the table."""
+    name, recipe = info.get("dataset"), info.get("recipe")
+    if not (isinstance(name, str) and re.fullmatch(NAME, name)):  # files are named after it
+        raise DataError(f"{file}: dataset is {short(name)}; expected letters, digits, '_' and '-'")
+    spacing = recipe.get("spacing") if isinstance(recipe, dict) else None
+    if not (isinstance(spacing, (int, float)) and 0.1 <= spacing <= 10):
+        raise DataError(f"{file}: recipe.spacing is {short(spacing)}; expected 0.1 to 10 mm")
+    counts = cases.drop_duplicates("case")["split"].value_counts()
+    splits = {split: int(counts.get(split, 0)) for split in SPLITS}
+    if info.get("splits") != splits:
+        raise DataError(f"{file}: splits is {short(info.get('splits'))}; cases.csv has {splits}")
+    for key in ("title", "citation"):
+        if not isinstance(info.get(key), str):
+            raise DataError(f"{file}: {key} is {short(info.get(key))}; expected text")
+
+
+def _info(folder: Path) -> dict[str, Any]:
+    """Reads dataset.json and checks its format and its seal."""
+    file = folder / "dataset.json"
+    if not file.is_file():
+        raise DataError(
+            f"no slice store in {folder}: dataset.json is missing. Write one with "
+            f"cardiac-attrivae preprocess --dataset acdc --source DIR --output {folder}"
+        )
+    info = read_json(file)
+    if info.get("format") != FORMAT:
+        raise DataError(
+            f"{folder} has format {info.get('format')}; expected {FORMAT}. Run preprocess "
+            f"again, or use the version that wrote it: {info.get('versions')}"
+        )
+    if info.get("sha256") != seal(info):
+        raise DataError(
+            f"{file} was changed after preprocess wrote it: its sha256 "
+            "differs. Run preprocess again with --overwrite"
+        )
+    return info
+
+
+def _check_content(folder: Path, info: dict[str, Any]) -> bool:
+    """Compares the content hash; returns False if another store has taken its place meanwhile."""
+    if content_hash(folder) == info.get("content_hash"):
+        return True
+    if _info(folder) != info:
+        return False
+    raise DataError(
+        f"{folder} was changed after preprocess wrote it: the content hash differs. "
+        "Run preprocess again with --overwrite"
+    )
+
+
+class SliceDataset(Dataset[dict[str, Any]]):
     """Slices of one data set: rows of arrays that may be larger than memory.
 
-    To take rows, of rows taken before too, copies no slice. Slices are copied when they are asked
-    for: a few with `read`, every one of a small part with `images` and `labels`.
+    Taking rows copies no slice, and neither does taking rows of rows. Slices are copied when they
+    are read: a few with `read`, all slices of a small dataset with `images` and `labels`.
 
     Args:
-        images: All slices of the store, mapped or in memory, (M, 1, H, W) float32 in [0, 1], 0
+        images: All slices of the store, mapped or in memory, (M, C, H, W) float32 in [0, 1], 0
             outside the mask.
-        labels: Their masks, (M, 1, H, W) uint8, canonical.
-        cases: One row per slice of this part, the columns of cases.csv.
-        info: What dataset.json says.
-        folder: Of the store.
-        rows: Which slices are this part's, (N,); None is all, in order.
+        labels: Their masks, (M, C, H, W) uint8, canonical.
+        cases: One row per slice of this dataset, with the columns of cases.csv.
+        info: Content of dataset.json.
+        folder: Folder of the store.
+        rows: Rows of the arrays that belong to this dataset, (N,); None takes all, in order.
+        masks: Opened masks.npz; None opens the one in the folder when it is needed.
     """
 
     def __init__(
@@ -168,61 +238,70 @@ class SliceDataset(Dataset):
         info: dict[str, Any],
         folder: Path,
         rows: np.ndarray | None = None,
+        masks: ZipFile | None = None,
     ) -> None:
         self._images, self._labels = np.asanyarray(images), np.asanyarray(labels)
         self._rows = np.arange(len(images)) if rows is None else rows
         self.cases, self.info, self.folder = cases.reset_index(drop=True), info, folder
+        self._masks = masks
 
     @classmethod
     def open(cls, folder: str | Path) -> SliceDataset:
-        """Reads a store that ``preprocess`` wrote.
+        """Opens a store that ``preprocess`` wrote.
+
+        What is read later belongs to the store as it was at this moment, even if it is replaced.
 
         Raises:
             DataError: If the folder is no store, or a file of it is missing or was changed.
         """
         folder = Path(folder)
-        if not (folder / "dataset.json").is_file():
+        info = _info(folder)
+        try:
+            files = _Files.open(folder)
+        except DataError:
+            if all((folder / name).is_file() for name in FILES):
+                _check_content(folder, info)  # the likelier reason
+            raise
+        # Hashed after they were opened: what was opened is what is hashed, or older and refused.
+        if not _check_content(folder, info):
+            return cls.open(folder)
+        if not (len(files.images) == len(files.cases) and files.images.shape == files.labels.shape):
             raise DataError(
-                f"no slice store in {folder}: dataset.json is missing. Write one with "
-                f"cardiac-attrivae preprocess --dataset acdc --source DIR --output {folder}"
+                f"{folder} has images {files.images.shape}, labels {files.labels.shape} and "
+                f"{len(files.cases)} rows in cases.csv; expected one of each for each slice"
             )
-        info = read_json(folder / "dataset.json")
-        if info.get("format") != FORMAT:
-            raise DataError(
-                f"{folder} has format {info.get('format')}; expected {FORMAT}. Run preprocess "
-                f"again, or use the version that wrote it: {info.get('versions')}"
-            )
-        if info.get("sha256") != seal(info):
-            raise DataError(
-                f"{folder / 'dataset.json'} was changed after preprocess wrote it: its sha256 "
-                "differs. Run preprocess again with --overwrite"
-            )
-        for name in FILES:
-            if not (folder / name).is_file():
-                raise DataError(f"{name} is missing from {folder}; run preprocess again")
-        if content_hash(folder) != info.get("content_hash"):
-            raise DataError(
-                f"{folder} was changed after preprocess wrote it: the content hash differs. "
-                "Run preprocess again with --overwrite"
-            )
-        cases = _cases(folder / "cases.csv")
-        images = _array(folder / "images.npy", np.float32)
-        labels = _array(folder / "labels.npy", np.uint8)
-        if not (len(images) == len(cases) and images.shape == labels.shape):
-            raise DataError(
-                f"{folder} has images {images.shape}, labels {labels.shape} and {len(cases)} rows "
-                "in cases.csv; expected one of each for each slice"
-            )
-        _check_facts(folder / "dataset.json", info, cases)
-        return cls(images, labels, cases, info, folder)
+        _check_facts(folder / "dataset.json", info, files.cases)
+        return cls(files.images, files.labels, files.cases, info, folder, masks=files.masks)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_masks": None}  # an open file cannot be pickled
+
+    def __repr__(self) -> str:
+        counts = self.cases.drop_duplicates("case")["split"].value_counts()
+        splits = ", ".join(f"{counts[split]} {split}" for split in SPLITS if split in counts)
+        size = f"{self.channels} x {self.image_size} x {self.image_size}"
+        return (
+            f"SliceDataset({self.name}: {len(self)} slices ({size} pixels) of {counts.sum()} cases"
+            f"{splits and f' ({splits})'}, from {self.folder})"
+        )
 
     @property
     def name(self) -> str:
         return self.info["dataset"]
 
     @property
+    def channels(self) -> int:
+        """Number of channels C: 1 (ED), or 2 (ED and ES)."""
+        return self._images.shape[1]
+
+    @property
+    def image_size(self) -> int:
+        """Pixels along each side of a slice, H = W."""
+        return self._images.shape[-1]
+
+    @property
     def pixel_cm2(self) -> float:
-        """Area of a pixel of the crop."""
+        """Area of a pixel of the crop in cm^2."""
         return self.info["recipe"]["spacing"] ** 2 / 100
 
     def __len__(self) -> int:
@@ -232,48 +311,48 @@ class SliceDataset(Dataset):
         return {key: field[0] for key, field in self.read([row]).items()} | {Keys.ROW: row}
 
     def read(self, rows: Sequence[int] | np.ndarray) -> Slices:
-        """Copies of the given rows: IMAGE, (n, 1, H, W) float32, and LABEL, (n, 1, H, W) uint8."""
+        """Copies the given rows: IMAGE, (n, C, H, W) float32, and LABEL, (n, C, H, W) uint8."""
         index = self._rows[np.asarray(rows, dtype=int)]
         fields = {Keys.IMAGE: self._images, Keys.LABEL: self._labels}
         return {key: torch.from_numpy(field.take(index, axis=0)) for key, field in fields.items()}
 
     @property
     def images(self) -> Tensor:
-        """A copy of every slice, (N, 1, H, W) float32."""
+        """A copy of every slice, (N, C, H, W) float32."""
         return self.read(range(len(self)))[Keys.IMAGE]
 
     @property
     def labels(self) -> Tensor:
-        """A copy of every mask, (N, 1, H, W) uint8."""
+        """A copy of every mask, (N, C, H, W) uint8."""
         return self.read(range(len(self)))[Keys.LABEL]
 
     @property
     def nbytes(self) -> int:
-        """What `images` and `labels` would take in memory together."""
+        """Bytes that `images` and `labels` would take in memory together."""
         fields = self._images, self._labels
         return len(self) * sum(field.itemsize * math.prod(field.shape[1:]) for field in fields)
 
     def take(self, rows: Sequence[int] | np.ndarray) -> SliceDataset:
-        """The given rows, in that order."""
+        """Takes the given rows, in that order."""
         rows = np.asarray(rows, dtype=int)
-        arrays = self._images, self._labels
+        cases, arrays = self.cases.iloc[rows], (self._images, self._labels)
         return SliceDataset(
-            *arrays, self.cases.iloc[rows], self.info, self.folder, self._rows[rows]
+            *arrays, cases, self.info, self.folder, self._rows[rows], masks=self._masks
         )
 
     def split(self, split: str) -> SliceDataset:
-        """The rows of ``train``, ``val`` or ``test``."""
+        """Takes the rows of ``train``, ``val`` or ``test``."""
         if split not in SPLITS:
             raise ValueError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
         return self.take(np.flatnonzero(self.cases["split"] == split))
 
     def basal(self) -> SliceDataset:
-        """The most basal row of each patient; all rows of a store that holds one per patient."""
+        """Takes the most basal row of each patient: all rows of a store that holds one of each."""
         return self.take(np.flatnonzero(self.is_basal))
 
     @property
     def is_basal(self) -> np.ndarray:
-        """Whether a row is the most basal of its patient, (N,): the end that shows more heart."""
+        """Whether a row is the most basal of its patient, (N,). The base shows more heart."""
         heart = self.cases[list(AREAS)].sum(axis=1)
         flags = np.zeros(len(self), dtype=bool)
         for rows in self.cases.groupby("case").indices.values():
@@ -282,18 +361,33 @@ class SliceDataset(Dataset):
         return flags
 
     def attributes(self, names: Sequence[str]) -> np.ndarray:
-        """Values of cases.csv, (N, K)."""
+        """Returns values of cases.csv, (N, K)."""
         return self.cases[list(check_names(names))].to_numpy(dtype=np.float64, copy=True)
 
     def measured(self, names: Sequence[str]) -> np.ndarray:
-        """Values measured anew from the native masks, (N, K)."""
-        names = check_names(names)
-        out = np.empty((len(self), len(names)))
-        masks = _masks(self.folder / "masks.npz", self.cases["case"])
-        for (row, case), mask in zip(self.cases.iterrows(), masks, strict=True):
-            values = measure(pixel_counts(mask), tuple(case[SPACING]), case["slice_index"])
-            out[row] = [values[name] for name in names]
-        return out
+        """Measures attributes again, on the native masks, (N, K).
+
+        Raises:
+            DataError: If the masks cannot be read, or belong to a store that replaced this one.
+        """
+        names, masks = check_names(names), self._opened_masks()
+        rows = []
+        for case in self.cases.to_dict("records"):
+            spacing = tuple(case[name] for name in SPACING)
+            counts = pixel_counts(_mask(masks, case["case"]))
+            values = measure(counts, spacing, case["slice_index"])
+            rows.append([values[name] for name in names])
+        return np.array(rows, dtype=float).reshape(len(self), len(names))
+
+    def _opened_masks(self) -> ZipFile:
+        """Opens the masks of a copy that came from another process, if the store is the same."""
+        if self._masks is None:
+            masks, file = _archive(self.folder / "masks.npz"), self.folder / "dataset.json"
+            if file.is_file() and read_json(file).get("sha256") != self.info.get("sha256"):
+                raise DataError(f"{self.folder} was replaced after it was opened; open it again")
+            self._masks = masks
+        return self._masks
 
     def units(self, names: Sequence[str]) -> list[str]:
+        """Returns the unit of each attribute."""
         return [ATTRIBUTES[name].unit for name in names]

@@ -1,19 +1,17 @@
-"""The slice store as it is read: whole, unchanged, and in batches that lose no row."""
+"""A slice store is read as it was written, or refused."""
 
 import json
+import pickle
 import shutil
-import threading
-import time
 import warnings
-from collections import Counter
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-import cardiac_attrivae.data.loader as loading
 from cardiac_attrivae.attributes import ATTRIBUTES
-from cardiac_attrivae.data.loader import AHEAD, DeviceLoader, read_ahead, room
+from cardiac_attrivae.data import store as store_module
 from cardiac_attrivae.data.store import FILES, SliceDataset, content_hash, seal
 from cardiac_attrivae.runtime.files import replace_folder
 from cardiac_attrivae.schema import SPLITS, DataError, Keys
@@ -21,7 +19,7 @@ from cardiac_attrivae.schema import SPLITS, DataError, Keys
 
 @pytest.fixture
 def store(acdc_store, tmp_path):
-    """A copy to spoil."""
+    """A copy to damage."""
     return shutil.copytree(acdc_store, tmp_path / "store")
 
 
@@ -112,10 +110,51 @@ def test_the_file_is_mapped_and_nothing_can_change_it(store):
 
 def test_a_store_that_is_replaced_stays_readable(store, mnms_store_all, tmp_path):
     dataset = SliceDataset.open(store)
-    before = dataset.images
+    before, sent = dataset.images, pickle.dumps(dataset)
     replace_folder(shutil.copytree(mnms_store_all, tmp_path / "new"), store)
     assert SliceDataset.open(store).name == "mnms"
     assert torch.equal(dataset.images, before)
+    measured = dataset.take([1, 0]).measured(["LVEDV", "RVEDA"])
+    assert measured == pytest.approx(dataset.take([1, 0]).attributes(["LVEDV", "RVEDA"]))
+    copy = pickle.loads(sent)
+    assert torch.equal(copy.images, before)
+    with pytest.raises(DataError, match="was replaced after it was opened; open it again"):
+        copy.measured(["LVEDV"])
+
+
+def test_a_copy_from_another_process_measures_the_same(store):
+    dataset = SliceDataset.open(store)
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert (copy.measured(["LVEDV"]) == dataset.measured(["LVEDV"])).all()
+
+
+@pytest.mark.parametrize("moment", ["_array", "_archive", "_cases", "content_hash"])
+def test_a_store_replaced_while_it_is_opened_is_one_or_the_other(
+    store, mnms_store_all, tmp_path, monkeypatch, moment
+):
+    new, real = shutil.copytree(mnms_store_all, tmp_path / "new"), getattr(store_module, moment)
+
+    def replaced(folder, *rest):
+        if new.exists():
+            replace_folder(new, store)
+        return real(folder, *rest)
+
+    monkeypatch.setattr(store_module, moment, replaced)
+    dataset = SliceDataset.open(store)
+    assert dataset.name == "mnms"
+    names = ["LVEDV", "LVEDA"]
+    assert dataset.measured(names) == pytest.approx(dataset.attributes(names))
+
+
+def test_channels_and_size_are_those_of_the_images(dataset):
+    assert (dataset.channels, dataset.image_size) == (1, 128)
+    two = np.zeros((3, 2, 48, 48), np.float32)
+    cases = pd.DataFrame({"case": list("abc"), "split": "train"})
+    made = SliceDataset(two, two.astype(np.uint8), cases, {"dataset": "own"}, "here")
+    assert (made.channels, made.image_size) == (2, 48)
+    assert repr(made) == (
+        "SliceDataset(own: 3 slices (2 x 48 x 48 pixels) of 3 cases (3 train), from here)"
+    )
 
 
 def test_bytes_of_a_part_are_those_of_its_tensors(dataset):
@@ -124,7 +163,7 @@ def test_bytes_of_a_part_are_those_of_its_tensors(dataset):
     assert dataset.take([]).nbytes == 0
 
 
-# A store that was spoilt --------------------------------------------------------------------------
+# A damaged store --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -164,209 +203,10 @@ def test_the_seal_does_not_depend_on_the_order_of_the_keys_nor_on_itself():
     deep = []
     for _ in range(10**5):
         deep = [deep]
-    with pytest.raises(DataError, match="too deep in one another"):
+    with pytest.raises(DataError, match="nested too deeply"):
         seal({"a": deep})
 
 
 def test_a_folder_that_is_no_store_is_told_how_to_become_one(tmp_path):
     with pytest.raises(DataError, match="Write one with cardiac-attrivae preprocess"):
         SliceDataset.open(tmp_path / "nowhere")
-
-
-# Batches ------------------------------------------------------------------------------------------
-
-
-def numbered(rows):
-    """Slices whose every field tells the row."""
-    import pandas as pd
-
-    values = torch.arange(rows).reshape(-1, 1, 1, 1)
-    images = values.float().expand(-1, 1, 4, 4).contiguous()
-    labels = values.to(torch.uint8).expand(-1, 1, 4, 4).contiguous()
-    cases = pd.DataFrame({"case": [f"p{n}" for n in range(rows)]})
-    return SliceDataset(images, labels, cases, {}, None)
-
-
-def loader(rows, size, seed=None, **kwargs):
-    generator = None if seed is None else torch.Generator().manual_seed(seed)
-    attributes = np.arange(rows)[:, None] * [1.0, 10.0]
-    return DeviceLoader(numbered(rows), attributes, size, generator=generator, **kwargs)
-
-
-def order(batches):
-    return [row for batch in batches for row in batch[Keys.ROW].tolist()]
-
-
-@pytest.mark.parametrize(("rows", "size"), [(12, 4), (11, 4), (5, 16), (2, 2), (30, 7)])
-def test_a_pass_covers_each_row_once_and_fields_stay_together(rows, size):
-    batches = list(loader(rows, size, seed=1))
-    assert sorted(order(batches)) == list(range(rows))
-    assert len(batches) == len(loader(rows, size, seed=1))
-    for batch in batches:
-        row = batch[Keys.ROW].double()
-        assert torch.equal(batch[Keys.IMAGE][:, 0, 0, 0].double(), row)
-        assert torch.equal(batch[Keys.LABEL][:, 0, 3, 3].double(), row)
-        assert torch.equal(batch[Keys.ATTRIBUTES].double(), row[:, None] * torch.tensor([1, 10]))
-
-
-@pytest.mark.parametrize(("rows", "size"), [(13, 4), (9, 2), (17, 16)])
-def test_training_has_no_last_batch_of_one(rows, size):
-    batches = list(loader(rows, size, seed=0))
-    assert min(len(batch[Keys.ROW]) for batch in batches) > 1
-    assert len(order(batches)) == len(set(order(batches))) == rows - 1
-    assert len(batches) == len(loader(rows, size, seed=0))
-
-
-def test_no_row_is_left_out_for_good():
-    batches, seen = loader(13, 4, seed=0), Counter()
-    for _ in range(40):
-        seen.update(order(batches))
-    assert set(seen) == set(range(13))
-
-
-@pytest.mark.parametrize("rows", [12, 13, 1])
-def test_evaluation_keeps_the_order_and_every_row(rows):
-    batches = list(loader(rows, 4))
-    assert order(batches) == list(range(rows))
-    assert len(batches) == len(loader(rows, 4)) == -(-rows // 4)
-
-
-def test_the_order_follows_from_the_seed_and_changes_with_each_pass():
-    one, other, another = (loader(40, 8, seed=seed) for seed in (3, 3, 4))
-    first, second = order(one), order(one)
-    assert first != second
-    assert [order(other), order(other)] == [first, second]
-    assert order(another) != first
-
-
-def test_rows_are_drawn_in_proportion_to_their_weights():
-    weights = np.array([0.0, 1.0, 2.0, 5.0])
-    batches = loader(4, 50, seed=0, weights=weights, batches=200)
-    seen = Counter(order(batches))
-    draws = 200 * 50
-    assert sum(seen.values()) == draws
-    assert len(batches) == len(list(batches)) == 200
-    for row, p in enumerate(weights / weights.sum()):
-        sd = np.sqrt(draws * p * (1 - p))
-        assert abs(seen[row] - draws * p) <= 4 * sd
-    again = loader(4, 50, seed=0, weights=weights, batches=200)
-    assert Counter(order(again)) == seen
-
-
-def test_weights_without_a_number_of_batches_fill_as_many_as_the_rows():
-    batches = list(loader(12, 4, seed=0, weights=np.ones(12)))
-    assert [len(batch[Keys.ROW]) for batch in batches] == [4, 4, 4]
-
-
-DRAWN = {
-    "once each": {"seed": 3},
-    "by weight": {"seed": 3, "weights": np.arange(29.0), "batches": 7},
-    "in order": {},
-}
-
-
-@pytest.mark.parametrize("drawn", DRAWN)
-@pytest.mark.parametrize(
-    "prepare", [dict, lambda fields: {**fields, "sum": fields["image"].sum(3)}]
-)
-def test_batches_that_are_read_ahead_are_those_of_a_block_bit_for_bit(drawn, prepare):
-    options = DRAWN[drawn] | {"prepare": prepare}
-    block, ahead = (loader(29, 4, resident=resident, **options) for resident in (True, False))
-    assert (block.block is None, ahead.block is None) == (False, True)
-    for _ in range(2):  # passes
-        pairs = list(zip(block, ahead, strict=True))
-        assert len(pairs) == len(block) == len(ahead)
-        for one, other in pairs:
-            assert list(one) == list(other)
-            assert all(torch.equal(one[key], other[key]) for key in one)
-
-
-class Watched(SliceDataset):
-    """Counts reads; the one of row ``bad`` fails, every one takes ``seconds``."""
-
-    def __init__(self, rows, bad=None, seconds=0.0):
-        dataset = numbered(rows)
-        super().__init__(dataset.images, dataset.labels, dataset.cases, {}, None)
-        self.bad, self.seconds, self.reads = bad, seconds, []
-
-    def read(self, rows):
-        rows = list(map(int, rows))
-        self.reads.append(rows)
-        time.sleep(self.seconds)
-        if self.bad in rows:
-            raise OSError("the drive is gone")
-        return super().read(rows)
-
-
-def ahead(dataset, size=1):
-    return read_ahead(dataset, torch.arange(len(dataset)).split(size), torch.device("cpu"))
-
-
-@pytest.fixture
-def no_thread_left():
-    before = set(threading.enumerate())
-    yield
-    for thread in set(threading.enumerate()) - before:
-        thread.join(0.2)  # it ends by itself
-    assert set(threading.enumerate()) <= before
-
-
-@pytest.mark.usefixtures("no_thread_left")
-def test_a_pass_that_is_broken_off_ends_its_threads_and_reads_no_further():
-    dataset = Watched(100)
-    batches = ahead(dataset)
-    next(batches), next(batches)
-    batches.close()
-    assert len(dataset.reads) <= 2 + AHEAD
-    for _ in loader(100, 4, seed=0, resident=False):
-        break
-
-
-@pytest.mark.usefixtures("no_thread_left")
-def test_after_the_last_batch_no_thread_waits_for_another():
-    batches = ahead(Watched(9))
-    for _ in range(9):  # as ignite does, which asks for no batch beyond
-        next(batches)
-    for thread in threading.enumerate():
-        if thread.name.startswith("ThreadPoolExecutor"):
-            thread.join(1)
-            assert not thread.is_alive()
-    assert next(batches, None) is None
-
-
-@pytest.mark.usefixtures("no_thread_left")
-def test_an_error_of_a_reader_reaches_the_caller_at_its_batch():
-    batches = ahead(Watched(20, bad=7))
-    assert [next(batches)[Keys.IMAGE][0, 0, 0, 0].item() for _ in range(7)] == list(range(7))
-    with pytest.raises(OSError, match="the drive is gone"):
-        next(batches)
-
-
-def test_batches_are_read_while_others_are_worked_on():
-    dataset, start = Watched(16, seconds=0.03), time.perf_counter()
-    for _ in ahead(dataset):
-        time.sleep(0.03)
-    assert sorted(dataset.reads) == [[row] for row in range(16)]
-    # one after the other would take 0.96 s
-    assert time.perf_counter() - start < 0.8
-
-
-def test_there_is_room_for_half_of_what_is_free_on_a_gpu(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (8 * 2**30, 80 * 2**30))
-    assert room(torch.device("cuda", 0)) == 4 * 2**30
-
-
-@pytest.mark.parametrize("spare", [-1, 0])
-def test_slices_lie_on_the_device_if_there_is_room_for_them(monkeypatch, spare):
-    needed = 12 * 4 * 4 * 5
-    assert numbered(12).nbytes == needed
-    monkeypatch.setattr(loading, "KEPT_ON_CPU", needed + spare)
-    assert room(torch.device("cpu")) == needed + spare
-    assert (loader(12, 4).block is None) == (spare < 0)
-
-
-def test_training_on_less_than_two_is_refused():
-    with pytest.raises(ValueError, match="batch_size is 1; expected at least 2"):
-        loader(8, 1, seed=0)
-    with pytest.raises(DataError, match="1 slices to train on; expected at least 2"):
-        loader(1, 4, seed=0)
