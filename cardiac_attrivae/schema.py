@@ -1,4 +1,4 @@
-"""The nouns of the package. Every room imports this one; it imports nothing heavy.
+"""The nouns of the package. Every file may import this one; it imports nothing heavy.
 
 Axis letters, everywhere: I J S voxels of a stack in file order (S between slices), N slices,
 C channels, H W pixels (rows, columns), D latent dimensions, K attributes.
@@ -6,7 +6,6 @@ C channels, H W pixels (rows, columns), D latent dimensions, K attributes.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Structure(IntEnum):
-    """Canonical labels of a mask. Raw label numbers live in a data set's manifest alone."""
+    """Canonical labels of a mask. Raw label numbers stand in a data set's manifest only."""
 
     BACKGROUND = 0
     LV = 1
@@ -54,7 +53,7 @@ class Keys(StrEnum):
     LATENT = "z"  # (N, D) the sample that was decoded
     LOSS = "loss"  # scalar, what was minimised
     TERMS = "terms"  # name -> scalar, the weighted parts of the loss
-    HEALTH = "health"  # name -> scalar, no part of the loss, but what tells of trouble
+    HEALTH = "health"  # name -> scalar, not part of the loss; shows trouble early
 
 
 class DataError(ValueError):
@@ -65,34 +64,14 @@ class ManifestError(DataError):
     """Data that contradict their manifest, or a manifest that contradicts itself."""
 
 
-def without_folder(error: BaseException, *files: Path) -> str:
-    """What an error says without paths, which are private; files are told of by their names.
-
-    Args:
-        error: An ``OSError`` gives the file and the system's words.
-        files: What it may be about: their folders are taken out as they are, absolute, and with
-            links followed. Of any other absolute path the last part stays.
-    """
-    if isinstance(error, OSError) and error.strerror:
-        return ": ".join((*filter(None, [Path(error.filename or "").name]), error.strerror))
-    text = str(error)
-    ways = {way for file in files for way in (file, file.absolute(), file.resolve())}
-    folders = {str(folder) for way in ways for folder in way.parents if folder.name}
-    for folder in sorted(folders, key=len, reverse=True):
-        text = text.replace(f"{folder}/", "")
-        if "/" in folder:  # a bare name may be any word
-            text = re.sub(rf"{re.escape(folder)}(?![\w.-])", "...", text)
-    return re.sub(r"(?<![\w.])/(?:[^\s/'\"]+/)+", "", text)
-
-
 SPLITS = ("train", "val", "test")
 
 MATCHES = ("affine", "order")
-"""By what a voxel of the mask belongs to one of the image: where the headers put it in the patient,
-or its place in the file."""
+"""How voxels of mask and image belong together: by their position in the patient, which the headers
+give, or by their order in the file."""
 
 SYNTHETIC = "SYNTHETIC.txt"
-"""File at the top of a data set of phantoms: its scores must not pass for those of patients."""
+"""File at the top of a data set of phantoms. Their scores are not those of patients."""
 
 
 @dataclass(frozen=True)
@@ -106,14 +85,14 @@ class CaseRecord:
         image: NIfTI file of the short-axis stack, 3-D, or 4-D with time last; or a folder with the
             DICOM files of its cine.
         mask: NIfTI file of its labels.
-        frame: 0-based position of the phase in the cine. A 4-D file is read at this frame alone;
-            a 3-D file is that frame already.
+        frame: 0-based position of the phase in the cine. Only this frame of a 4-D file is read;
+            a 3-D file holds nothing else.
         label_numbers: Raw label number -> canonical structure, every accepted number included.
         domain: What a domain shift is measured across: the vendor where known, else the data set.
         vendor, centre, pathology: As the data set says; empty where it says nothing.
         phase: ``ED`` or ``ES``.
         match: One of ``MATCHES``.
-        source_case: Id in the source where ``case`` is a pseudonym; nothing that is kept holds it.
+        source_case: Id in the source where ``case`` is a pseudonym; it is never written.
     """
 
     case: str
@@ -133,7 +112,7 @@ class CaseRecord:
 
 
 class VAEOutput(NamedTuple):
-    """What a network returns: ``reconstruction`` (N, C, H, W); ``mu``, ``logvar``, ``z`` (N, D)."""
+    """Output of a network: ``reconstruction`` (N, C, H, W); ``mu``, ``logvar``, ``z`` (N, D)."""
 
     reconstruction: Tensor
     mu: Tensor

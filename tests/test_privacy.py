@@ -39,7 +39,8 @@ from cardiac_attrivae.data.store import SliceDataset
 from cardiac_attrivae.evaluation.cross_domain import cross_domain_eval
 from cardiac_attrivae.evaluation.generation import generate, traverse
 from cardiac_attrivae.report.page import write_report
-from cardiac_attrivae.schema import DataError, without_folder
+from cardiac_attrivae.runtime.messages import without_folder
+from cardiac_attrivae.schema import DataError
 
 KEY, OTHER = bytes(range(32)), bytes(range(1, 33))
 ACDC, MNMS, OWN = load_manifest("acdc"), load_manifest("mnms"), parse_manifest(faults.OWN, "own")

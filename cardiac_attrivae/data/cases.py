@@ -9,8 +9,9 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import NamedTuple
 
+from ..runtime.messages import without_folder
 from ..runtime.yaml_files import nearest
-from ..schema import SPLITS, CaseRecord, DataError, ManifestError, without_folder
+from ..schema import SPLITS, CaseRecord, DataError, ManifestError
 from .manifest import ENDS, INSIDE, PHASES, Manifest, below, is_inside
 
 NO_MASK = "no mask"

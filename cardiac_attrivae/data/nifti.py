@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..schema import DataError, without_folder
+from ..runtime.messages import without_folder
+from ..schema import DataError
 
 if TYPE_CHECKING:
     import nibabel

@@ -37,9 +37,10 @@ from ..runtime.files import (
     replace_folder,
     write,
 )
+from ..runtime.messages import without_folder
 from ..runtime.pool import Crew, Fate, cluster, each, processes
 from ..runtime.provenance import __version__, versions
-from ..schema import SPLITS, SYNTHETIC, CaseRecord, DataError, Keys, without_folder
+from ..schema import SPLITS, SYNTHETIC, CaseRecord, DataError, Keys
 from .cases import Cases, Skipped, drop_duplicates, find_cases
 from .manifest import Manifest
 from .pseudonyms import hidden, pseudonymised

@@ -1,0 +1,30 @@
+"""Error messages without what is private: folders often hold the name of a patient or a user."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+
+def without_folder(error: BaseException, *files: Path) -> str:
+    """Returns the message of an error with its paths reduced to the names of the files.
+
+    Args:
+        error: Any error. An ``OSError`` gives the file and the words of the operating system.
+        files: Files that it may name. Their folders are removed as given, as absolute paths, and
+            with links followed. Of any other absolute path, only the last part stays.
+
+    Example:
+        >>> without_folder(ValueError("/data/Doe_John/scan.nii is empty"))
+        'scan.nii is empty'
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return ": ".join((*filter(None, [Path(error.filename or "").name]), error.strerror))
+    text = str(error)
+    ways = {way for file in files for way in (file, file.absolute(), file.resolve())}
+    folders = {str(folder) for way in ways for folder in way.parents if folder.name}
+    for folder in sorted(folders, key=len, reverse=True):
+        text = text.replace(f"{folder}/", "")
+        if "/" in folder:  # a bare name may be any word
+            text = re.sub(rf"{re.escape(folder)}(?![\w.-])", "...", text)
+    return re.sub(r"(?<![\w.])/(?:[^\s/'\"]+/)+", "", text)
