@@ -511,14 +511,14 @@ OWN = {
 }
 MANIFEST = {
     "a number that is none": ({"hold_out": {"salt": "s", "val": float("nan")}}, "val is nan"),
-    "a wrong type": ({"labels": [1, 2, 3]}, "got [1, 2, 3]; expected names"),
+    "a wrong type": ({"labels": [1, 2, 3]}, "labels is [1, 2, 3]; expected keys and values"),
     "a folder above": ({"folders": {"..": "train"}}, "expected folders inside the source folder"),
     "an absolute folder": ({"folders": {"/etc": "train"}}, "expected folders inside"),
     "a root above": ({"roots": ["../.."]}, "inside the source folder"),
     "info above": ({"info": "../{case}.cfg"}, "inside the source folder"),
 }
 PIPELINE = {
-    "NaN": ({"objective": {"gamma": float("nan")}}, "objective.gamma is nan; expected 0 to inf"),
+    "NaN": ({"objective": {"gamma": float("nan")}}, "objective.gamma is nan; expected a number, 0"),
     "a number beyond floats": ({"objective": {"gamma": 10**400}}, "objective.gamma is 1000"),
     "a wrong type": ({"schedule": {"epochs": "many"}}, "schedule.epochs is 'many'; expected"),
     "a list for keys": ({"network": [1]}, "network is [1]; expected keys and values"),

@@ -9,13 +9,22 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
-from reprlib import repr as short
 from string import Formatter
 from typing import Any
 
+from ..runtime.validation import (
+    TEXT,
+    Rule,
+    build,
+    check_mapping,
+    number,
+    one_of,
+    option,
+    refuse,
+)
 from ..runtime.yaml_files import nearest, read_yaml, shipped
 from ..schema import HEART, MATCHES, SPLITS, ManifestError, Structure
 
@@ -27,13 +36,84 @@ NAME = r"[\w-]+"
 DOMAINS = ("dataset", "vendor", "centre", "pathology")
 
 
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(re.fullmatch(NAME, value))
+
+
+def is_inside(value: Any) -> bool:
+    """Whether a text is a path that, by itself, cannot lead out of the folder it starts from."""
+    if not TEXT.fits(value) or "\\" in value or "**" in value or not value.isprintable():
+        return False
+    path = PureWindowsPath(value)  # knows '/' and drive letters, on every system
+    return not path.anchor and ".." not in path.parts
+
+
+def _is_pattern(value: Any) -> bool:
+    if not is_inside(value) or "{{" in value or "}}" in value:
+        return False
+    try:
+        parts = [part[1:] for part in Formatter().parse(value) if part[1] is not None]
+    except ValueError:
+        return False
+    folders_before = value.partition("{case}")[0].rpartition("/")[0]
+    return (
+        "{case}" in value
+        and "{frame" not in folders_before
+        and value.count("{folder}") == folders_before.count("{folder}")
+        and all(
+            re.fullmatch(r"(case|phase|folder):|frame:(0?\dd)?", f"{name}:{spec}")
+            and not conversion
+            for name, spec, conversion in parts
+        )
+    )
+
+
+INSIDE = "inside the source folder: relative, with '/', without '..'"
+FOLDER = Rule(f"folders {INSIDE}", is_inside)
+PATTERN = Rule(
+    f"a path {INSIDE}, with {{case}} and, if need be, {{frame}}, {{frame:02d}}, {{phase}}, and "
+    "{folder} in a folder before {case}",
+    _is_pattern,
+)
+COUNT = number(whole=True)
+FRAME = Rule(f"{COUNT.expected}, or {' or '.join(ENDS)}", lambda v: v in ENDS or COUNT.fits(v))
+FACTS = dict.fromkeys(("ED", "ES", "vendor", "centre", "pathology"), TEXT)
+COLUMNS = dict.fromkeys(("case", *FACTS, "frames", "split", "image", "mask"), TEXT)
+LABEL = Rule(
+    "a number from 0 to 65535, or a list of such numbers",
+    lambda value: value != [] and all(map(number(0, 65535, whole=True).fits, _listed(value))),
+)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _labels(values: Any, key: str) -> dict[int, Structure]:
+    """Raw label number -> structure, of structure -> its number or numbers."""
+    check_mapping(values, key)
+    labels: dict[int, Structure] = {}
+    for structure, numbers in {"BACKGROUND": 0, **values}.items():
+        if structure not in Structure.__members__:
+            known = ", ".join(Structure.__members__)
+            hint = nearest(structure, Structure.__members__)
+            raise ValueError(f"unknown structure {structure!r}{hint}; expected one of {known}")
+        if not LABEL.fits(numbers):
+            refuse(f"{key}.{structure}", numbers, LABEL.expected)
+        for label in _listed(numbers):
+            if label in labels:
+                refuse(f"{key}.{structure}", label, f"not the {labels[label].name} number")
+            labels[label] = Structure[structure]
+    return labels
+
+
 @dataclass(frozen=True)
 class HoldOut:
     """Shares of the training cases that a hash of the id alone moves to ``val`` and ``test``."""
 
-    salt: str
-    val: float = 0.0
-    test: float = 0.0
+    salt: str = option(rule=TEXT)
+    val: float = option(0.0, number(0, 1))
+    test: float = option(0.0, number(0, 1))
 
     def split(self, case: str) -> str:
         """``val``, ``test`` or ``train``; never depends on which other cases there are."""
@@ -67,29 +147,31 @@ class Manifest:
         oddities: What a reader should know before trusting the data, in words.
     """
 
-    name: str
-    title: str
-    licence: str
-    citation: str
-    frame_base: int
-    labels: Mapping[int, Structure] = field(hash=False)
-    folders: Mapping[str, str] = field(hash=False)
-    image: str = ""
-    mask: str = ""
-    match: str = ""
-    roots: tuple[str, ...] = (".",)
-    url: str = ""
-    info: str = ""
-    table: tuple[str, ...] = ()
-    columns: Mapping[str, str] = field(default_factory=dict, hash=False)
-    constants: Mapping[str, str | int] = field(default_factory=dict, hash=False)
-    domain: str = "dataset"
-    split_values: Mapping[str, str] = field(default_factory=dict, hash=False)
+    name: str = option(rule=Rule("letters, digits, '_' and '-'", _is_name))
+    title: str = option(rule=TEXT)
+    licence: str = option(rule=TEXT)
+    citation: str = option(rule=TEXT)
+    frame_base: int = option(rule=Rule("0 or 1", number(0, 1, whole=True).fits))
+    labels: Mapping[int, Structure] = option(read=_labels, hash=False)
+    folders: Mapping[str, str] = option(rule=one_of(*SPLITS, "column"), hash=False)
+    image: str = option("", PATTERN)
+    mask: str = option("", PATTERN)
+    match: str = option("", one_of(*MATCHES))
+    roots: tuple[str, ...] = option((".",), FOLDER)
+    url: str = option("", TEXT)
+    info: str = option("", PATTERN)
+    table: tuple[str, ...] = option((), Rule(f"file names {INSIDE}", is_inside))
+    columns: Mapping[str, str] = option(factory=dict, rule=COLUMNS, hash=False)
+    constants: Mapping[str, str | int] = option(
+        factory=dict, rule=FACTS | dict.fromkeys(PHASES, FRAME), hash=False
+    )
+    domain: str = option("dataset", one_of(*DOMAINS))
+    split_values: Mapping[str, str] = option(factory=dict, rule=one_of(*SPLITS), hash=False)
     hold_out: HoldOut | None = None
-    expected: Mapping[str, int] = field(default_factory=dict, hash=False)
+    expected: Mapping[str, int] = option(factory=dict, hash=False)
     unlabelled: int = 0
-    duplicates: tuple[tuple[str, ...], ...] = ()
-    oddities: tuple[str, ...] = ()
+    duplicates: tuple[tuple[str, ...], ...] = option((), Rule("ids in quotes", TEXT.fits))
+    oddities: tuple[str, ...] = option((), TEXT)
 
     def gives(self, fact: str) -> bool:
         return fact in self.columns or fact in self.constants
@@ -143,185 +225,54 @@ def load_manifest(name_or_path: str | Path) -> Manifest:
 
 
 def parse_manifest(data: Any, name: str) -> Manifest:
-    """Turns what a YAML file says into a manifest; ``name`` is how errors speak of it."""
-    where = f"manifest {name!r}"
-    values = _checked(where, data, _KEYS)
-    labels: dict[int, Structure] = {}
-    for structure, numbers in {"BACKGROUND": 0, **values["labels"]}.items():
-        if structure not in Structure.__members__:
-            raise ManifestError(
-                f"unknown structure {structure!r} in {where}; expected one of "
-                f"{', '.join(Structure.__members__)}"
-            )
-        for number in numbers if isinstance(numbers, list) else [numbers]:
-            if number in labels:
-                _fail(where, f"labels.{structure}", number, f"not the {labels[number].name} number")
-            labels[number] = Structure[structure]
-    hold_out = values.pop("hold_out", None)
-    for key, value in values.items():
-        if isinstance(value, list):
-            values[key] = tuple(tuple(v) if isinstance(v, list) else v for v in value)
-    manifest = Manifest(
-        **{**values, "labels": labels, "hold_out": HoldOut(**hold_out) if hold_out else None}
-    )
-    for kind in ("image", "mask"):
-        if not (kind in data or kind in manifest.columns):
-            raise ManifestError(
-                f"{where}: {kind} is missing; expected {_PATTERN}, or its column in 'columns'"
-            )
-    ids = [case for group in manifest.duplicates for case in group]
-    held = manifest.hold_out.val + manifest.hold_out.test if manifest.hold_out else 0
-    for key, wrong, accepted in (
-        ("labels", not set(HEART) <= set(labels.values()), "a number for each of LV, MYO, RV"),
-        ("folders", not manifest.folders, "a folder and its split, for example {'.': train}"),
-        ("folders", not all(map(is_inside, manifest.folders)), f"folders {INSIDE}"),
-        ("folders", re.search("[{}]", "".join(manifest.folders)), "names without { and }"),
-        ("folders", manifest.lists_files and len(manifest.folders) > 1,
-         "one, because the table lists the files"),
-        ("mask", "mask" in data and manifest.image == manifest.mask,
-         "another path than that of the image"),
-        ("mask", manifest.mask.endswith("/"), "a file"),
-        ("info", manifest.info and manifest.table, "either 'info' or 'table', not both"),
-        ("info", re.search("{frame|{phase", manifest.info), "one file per case, with {case} alone"),
-        ("columns", manifest.table and "case" not in manifest.columns, "the column 'case' too"),
-        ("columns", manifest.columns and not (manifest.table or manifest.info), "a 'table'"),
-        ("columns", manifest.lists_files and not manifest.table, "a 'table' that lists the files"),
-        ("columns", not {"image", "mask"}.isdisjoint(set(data) & set(manifest.columns)),
-         "'image' and 'mask' as paths or as columns, not both"),
-        ("constants", not set(ENDS).isdisjoint(manifest.constants.values())
-         and "{frame" not in manifest.image.rpartition("/")[2],
-         "a number, because the image's file name has no {frame}"),
-        ("columns", not manifest.gives("ED"), "ED, the frame of end-diastole (or in constants)"),
-        ("columns", "column" in manifest.folders.values() and "split" not in manifest.columns,
-         "the column 'split', because a folder is mapped to 'column'"),
-        ("expected", not set(manifest.expected) <= set(manifest.folders), "names from 'folders'"),
-        ("hold_out", held >= 1, "shares that leave some cases to train"),
-        ("duplicates", len(set(ids)) < len(ids), "each id once"),
-    ):  # fmt: skip
-        if wrong:
-            _fail(where, key, data.get(key), accepted)
+    """Turns what a YAML file says into a manifest; ``name`` is how errors speak of it.
+
+    Raises:
+        ManifestError: See `load_manifest`.
+    """
+    try:
+        manifest = build(Manifest, data)
+        for kind in ("image", "mask"):
+            if not (kind in data or kind in manifest.columns):
+                raise ValueError(
+                    f"{kind} is missing; expected {PATTERN.expected}, or its column in 'columns'"
+                )
+        for key, wrong, accepted in _contradictions(manifest):
+            if wrong:
+                refuse(key, data.get(key), accepted)
+    except ValueError as error:
+        raise ManifestError(f"manifest {name!r}: {error}") from None
     return manifest
 
 
-def _fail(where: str, key: str, value: Any, accepted: str) -> None:
-    raise ManifestError(f"{where}: {key} is {short(value)}; expected {accepted}")
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and bool(re.fullmatch(NAME, value))
-
-
-def is_inside(value: Any) -> bool:
-    """Whether a text is a path that, by itself, cannot lead out of the folder it starts from."""
-    if not _is_text(value) or "\\" in value or "**" in value or not value.isprintable():
-        return False
-    path = PureWindowsPath(value)  # knows '/' and drive letters, on every system
-    return not path.anchor and ".." not in path.parts
-
-
-def _is_pattern(value: Any) -> bool:
-    if not is_inside(value) or "{{" in value or "}}" in value:
-        return False
-    try:
-        parts = [part[1:] for part in Formatter().parse(value) if part[1] is not None]
-    except ValueError:
-        return False
-    folders_before = value.partition("{case}")[0].rpartition("/")[0]
-    return (
-        "{case}" in value
-        and "{frame" not in folders_before
-        and value.count("{folder}") == folders_before.count("{folder}")
-        and all(
-            re.fullmatch(r"(case|phase|folder):|frame:(0?\dd)?", f"{name}:{spec}")
-            and not conversion
-            for name, spec, conversion in parts
-        )
-    )
-
-
-def _is_label(value: Any) -> bool:
-    numbers = value if isinstance(value, list) else [value]
-    return bool(numbers) and all(type(n) is int and 0 <= n <= 65535 for n in numbers)
-
-
-def _is_list_of(ok: Any) -> Any:
-    return lambda value: isinstance(value, list) and bool(value) and all(ok(v) for v in value)
-
-
-def _is_number(low: float, high: float, *kinds: type) -> Any:
-    return lambda value: type(value) in kinds and low <= value <= high
-
-
-def _is_one_of(choices: Iterable[str]) -> Any:
-    return lambda value: isinstance(value, str) and value in choices
-
-
-_REQUIRED = True
-INSIDE = "inside the source folder: relative, with '/', without '..'"
-_PATTERN = (
-    f"a path {INSIDE}, with {{case}} and, if need be, {{frame}}, {{frame:02d}}, {{phase}}, and "
-    "{folder} in a folder before {case}"
-)
-_TEXT = ("text", _is_text)
-_SPLIT = (f"one of {', '.join(SPLITS)}", _is_one_of(SPLITS))
-_FOLDER_SPLIT = (f"{_SPLIT[0]}, column", _is_one_of((*SPLITS, "column")))
-_COUNT = ("a whole number, 0 or more", _is_number(0, 10**9, int))
-_FRAME = (f"{_COUNT[0]}, or {' or '.join(ENDS)}", lambda v: v in ENDS or _COUNT[1](v))
-_SHARE = ("a number from 0 to 1", _is_number(0, 1, int, float))
-_FACTS = ("ED", "ES", "vendor", "centre", "pathology")
-_COLUMNS = ("case", *_FACTS, "frames", "split", "image", "mask")
-
-# Key -> (what is accepted, how to tell, required?). A mapping in second place is a section of its
-# own; the key "*" in it stands for any name.
-_KEYS: dict[str, tuple] = {
-    "name": ("letters, digits, '_' and '-'", _is_name, _REQUIRED),
-    "title": (*_TEXT, _REQUIRED),
-    "licence": (*_TEXT, _REQUIRED),
-    "citation": (*_TEXT, _REQUIRED),
-    "url": _TEXT,
-    "roots": (f"a list of folders {INSIDE}", _is_list_of(is_inside)),
-    "folders": ("folders with their splits", {"*": _FOLDER_SPLIT}, _REQUIRED),
-    "image": (_PATTERN, _is_pattern),
-    "mask": (_PATTERN, _is_pattern),
-    "match": (f"one of {', '.join(MATCHES)}", _is_one_of(MATCHES)),
-    "labels": ("structures", {"*": ("a number from 0 to 65535, or a list", _is_label)}, _REQUIRED),
-    "info": (_PATTERN, _is_pattern),
-    "table": (f"a list of file names {INSIDE}", _is_list_of(is_inside)),
-    "columns": ("names of columns", dict.fromkeys(_COLUMNS, _TEXT)),
-    "constants": ("facts", {fact: _FRAME if fact in PHASES else _TEXT for fact in _FACTS}),
-    "frame_base": ("0 or 1", _is_number(0, 1, int), _REQUIRED),
-    "domain": (f"one of {', '.join(DOMAINS)}", _is_one_of(DOMAINS)),
-    "split_values": ("values", {"*": _SPLIT}),
-    "hold_out": ("shares", {"salt": (*_TEXT, _REQUIRED), "val": _SHARE, "test": _SHARE}),
-    "expected": ("counts", {"*": _COUNT}),
-    "unlabelled": _COUNT,
-    "duplicates": ("a list of lists of ids in quotes", _is_list_of(_is_list_of(_is_text))),
-    "oddities": ("a list of texts", _is_list_of(_is_text)),
-}
-
-
-def _checked(where: str, data: Any, keys: Mapping[str, tuple]) -> dict[str, Any]:
-    """The values of one mapping of the YAML, or an error that names what is wrong in it."""
-    if not isinstance(data, Mapping) or not all(isinstance(key, str) for key in data):
-        raise ManifestError(f"{where}: got {short(data)}; expected names (in quotes) with values")
-    values = {}
-    for key, value in data.items():
-        if key not in keys and "*" not in keys:
-            raise ManifestError(
-                f"{where}: unknown key {key!r}{nearest(key, keys)}; expected one of "
-                f"{', '.join(keys)}"
-            )
-        accepted, rule = keys.get(key, keys.get("*"))[:2]
-        if isinstance(rule, dict):
-            value = _checked(f"{where}, {key}", value, rule)
-        elif not rule(value):
-            _fail(where, key, value, accepted)
-        values[key] = value
-    for key, (accepted, _, *required) in keys.items():
-        if required and key not in data:
-            raise ManifestError(f"{where}: {key} is missing; expected {accepted}")
-    return values
+def _contradictions(manifest: Manifest) -> list[tuple[str, Any, str]]:
+    """Key, whether it disagrees with the others, and what is accepted."""
+    m, columns, listed = manifest, manifest.columns, manifest.lists_files
+    ids = [case for group in m.duplicates for case in group]
+    return [
+        ("roots", not m.roots, "one folder or more, such as ['.']"),
+        ("labels", not set(HEART) <= {*m.labels.values()}, "a number for each of LV, MYO, RV"),
+        ("folders", not m.folders, "a folder and its split, for example {'.': train}"),
+        ("folders", not all(map(is_inside, m.folders)), FOLDER.expected),
+        ("folders", re.search("[{}]", "".join(m.folders)), "names without { and }"),
+        ("folders", listed and len(m.folders) > 1, "one, because the table lists the files"),
+        ("mask", m.mask and m.image == m.mask, "another path than that of the image"),
+        ("mask", m.mask.endswith("/"), "a file"),
+        ("info", m.info and m.table, "either 'info' or 'table', not both"),
+        ("info", re.search("{frame|{phase", m.info), "one file per case, with {case} alone"),
+        ("columns", m.table and "case" not in columns, "the column 'case' too"),
+        ("columns", columns and not (m.table or m.info), "a 'table'"),
+        ("columns", listed and not m.table, "a 'table' that lists the files"),
+        ("columns", m.image and "image" in columns or m.mask and "mask" in columns,
+         "'image' and 'mask' as paths or as columns, not both"),
+        ("constants", not set(ENDS).isdisjoint(m.constants.values())
+         and "{frame" not in m.image.rpartition("/")[2],
+         "a number, because the image's file name has no {frame}"),
+        ("columns", not m.gives("ED"), "ED, the frame of end-diastole (or in constants)"),
+        ("columns", "column" in m.folders.values() and "split" not in columns,
+         "the column 'split', because a folder is mapped to 'column'"),
+        ("expected", not set(m.expected) <= set(m.folders), "names from 'folders'"),
+        ("hold_out", m.hold_out and m.hold_out.val + m.hold_out.test >= 1,
+         "shares that leave some cases to train"),
+        ("duplicates", len(set(ids)) < len(ids), "each id once"),
+    ]  # fmt: skip

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -19,49 +18,10 @@ from torch import Generator, Tensor
 from ..attributes import AREAS
 from ..data.store import SliceDataset, Slices
 from ..schema import HEART, Keys
+from .config import Augmentation
 
 LATTICE = 33
 """Deformations are smooth: they are computed on this many points a side and interpolated."""
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """How far each change may go. Uniform within +-range unless it says otherwise; 0 is none.
-
-    Attributes:
-        rotation: Degrees.
-        shift: Pixels.
-        zoom: Log of the zoom, the same in both directions.
-        stretch: Log of a zoom along, and of its inverse across, a random direction.
-        cavity: Log of a zoom of the LV cavity alone, about its centre.
-        wall: Log of a zoom of the thickness of the myocardium alone; what is outside moves along.
-        elastic: Standard deviation in pixels of smooth random displacements.
-        blood: Relative brightness of both cavities.
-        muscle: Brightness added to the myocardium.
-        contrast: Log of the gamma exponent.
-        bias: Standard deviation of the log of a smooth bias field.
-        blur: Largest share of a 3 x 3 mean, uniform from 0.
-        noise: Largest standard deviation of Gaussian noise, uniform from 0.
-    """
-
-    rotation: float = 0.0
-    shift: float = 0.0
-    zoom: float = 0.0
-    stretch: float = 0.0
-    cavity: float = 0.0
-    wall: float = 0.0
-    elastic: float = 0.0
-    blood: float = 0.0
-    muscle: float = 0.0
-    contrast: float = 0.0
-    bias: float = 0.0
-    blur: float = 0.0
-    noise: float = 0.0
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            if not getattr(self, field.name) >= 0:
-                raise ValueError(f"{field.name} is {getattr(self, field.name)}; expected 0 or more")
 
 
 def structure_masks(labels: Tensor) -> Tensor:

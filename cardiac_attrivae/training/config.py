@@ -6,16 +6,19 @@ Names are those of the paper's hyper-parameters: ``beta``, ``gamma`` (weight of 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from reprlib import repr as short
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 from ..attributes import check_names
+from ..runtime.validation import build, check, number, one_of, option, refuse
 from ..runtime.yaml_files import nearest, read_yaml, shipped
-from .augmentation import Augmentation
+from .objectives import DEFAULT, OBJECTIVES, Objective
+
+EPOCHS = number(1, 10**7, whole=True)
+DECAY = number(0, 0.999999)
 
 
 @dataclass(frozen=True)
@@ -23,52 +26,7 @@ class Network:
     """``name`` in `NETWORKS` or the dotted path of a class, and what its constructor takes."""
 
     name: str = "BetaVAE"
-    arguments: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Objective:
-    """The attribute term, which all objectives have; see `AttributeLoss`."""
-
-    gamma: float = 0.0
-    delta: float = 10.0
-    attribute_target: str = "sign"
-    attribute_codes: str = "sampled"
-
-
-@dataclass(frozen=True)
-class AttriVAEObjective(Objective):
-    """beta-VAE and Attri-VAE; see `AttriVAELoss`."""
-
-    name: str = "AttriVAE"
-    beta: float = 1.0
-
-
-@dataclass(frozen=True)
-class SoftIntroObjective(Objective):
-    """Soft-Intro VAE and Attri-SIVAE; see `SoftIntroLoss`.
-
-    Attributes:
-        vae_epochs: Epochs as a plain VAE before introspection begins.
-        perceptual: Feature network of the perceptual loss, see `perceptual_loss`.
-        perceptual_weights: File of its weights; empty looks in the usual places.
-    """
-
-    name: str = "SoftIntro"
-    beta_rec: float = 1.0
-    beta_kl: float = 1.0
-    beta_neg: float = 256.0
-    gamma_r: float = 1e-8
-    w_mse: float = 1.0
-    w_perceptual: float = 0.0
-    perceptual: str = "none"
-    perceptual_weights: str = ""
-    attribute_scaled: bool = False
-    vae_epochs: int = 0
-
-
-OBJECTIVES = {"AttriVAE": AttriVAEObjective, "SoftIntro": SoftIntroObjective}
-"""What ``objective.name`` may be; it decides which keys ``objective`` has, and who trains."""
+    arguments: dict[str, Any] = option(factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,10 +41,48 @@ class Data:
         residual: See `AttributeTargets`.
     """
 
-    slices: str = "basal"
+    slices: str = option("basal", one_of("basal", "all"))
     basal_weight: float = 0.0
-    batch_size: int = 16
-    residual: float = 1.0
+    batch_size: int = option(16, number(2, 65536, whole=True))
+    residual: float = option(1.0, number(0, 1))
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far each change may go. Uniform within +-range unless it says otherwise; 0 is none.
+
+    Attributes:
+        rotation: Degrees.
+        shift: Pixels.
+        zoom: Log of the zoom, the same in both directions.
+        stretch: Log of a zoom along, and of its inverse across, a random direction.
+        cavity: Log of a zoom of the LV cavity alone, about its centre.
+        wall: Log of a zoom of the thickness of the myocardium alone; what is outside moves along.
+        elastic: Standard deviation in pixels of smooth random displacements.
+        blood: Relative brightness of both cavities.
+        muscle: Brightness added to the myocardium.
+        contrast: Log of the gamma exponent.
+        bias: Standard deviation of the log of a smooth bias field.
+        blur: Largest share of a 3 x 3 mean, uniform from 0.
+        noise: Largest standard deviation of Gaussian noise, uniform from 0.
+    """
+
+    rotation: float = 0.0
+    shift: float = 0.0
+    zoom: float = 0.0
+    stretch: float = 0.0
+    cavity: float = 0.0
+    wall: float = 0.0
+    elastic: float = 0.0
+    blood: float = 0.0
+    muscle: float = 0.0
+    contrast: float = 0.0
+    bias: float = 0.0
+    blur: float = 0.0
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True)
@@ -104,13 +100,13 @@ class Optimiser:
             saved is the average.
     """
 
-    lr: float = 1e-4
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.0
-    warmup: float = 0.0
-    schedule: str = "constant"
-    milestones: tuple[int, ...] = ()
-    average: float = 0.0
+    lr: float = option(1e-4, number(1e-9, 10), searched=True)
+    betas: tuple[float, float] = option((0.9, 0.999), DECAY)
+    weight_decay: float = option(0.0, searched=True)
+    warmup: float = option(0.0, number(0, 1))
+    schedule: str = option("constant", one_of("constant", "cosine"))
+    milestones: tuple[int, ...] = option((), EPOCHS)
+    average: float = option(0.0, DECAY)
 
 
 @dataclass(frozen=True)
@@ -126,11 +122,11 @@ class Schedule:
         pictures_every: Epochs between pictures; 0 is at the end alone.
     """
 
-    epochs: int = 100
+    epochs: int = option(100, EPOCHS)
     steps_per_epoch: int = 0
     patience: int = 0
-    evaluate_every: int = 1
-    keep: str = "best"
+    evaluate_every: int = option(1, EPOCHS)
+    keep: str = option("best", one_of("best", "last"))
     pictures_every: int = 0
 
 
@@ -151,6 +147,14 @@ class Speed:
     compile: bool = False
 
 
+def _objective(values: Any, key: str) -> Objective:
+    """The objective that ``name`` says, of its own options."""
+    name = values.get("name", DEFAULT.name) if isinstance(values, Mapping) else DEFAULT.name
+    if not isinstance(name, str) or name not in OBJECTIVES:
+        refuse(f"{key}.name", name, f"one of {', '.join(OBJECTIVES)}")
+    return build(OBJECTIVES[name], values, key)
+
+
 @dataclass(frozen=True)
 class Pipeline:
     """Everything that a training run depends on but the data and the seed.
@@ -169,14 +173,14 @@ class Pipeline:
     method: str
     attributes: tuple[str, ...]
     network: Network = Network()
-    objective: Objective = AttriVAEObjective()
+    objective: Objective = option(DEFAULT, read=_objective)
     data: Data = Data()
     augmentation: Augmentation = Augmentation()
     optimiser: Optimiser = Optimiser()
     schedule: Schedule = Schedule()
     speed: Speed = Speed()
-    precision: str = "float32"
-    codes: str = "mean"
+    precision: str = option("float32", one_of("float32", "bfloat16"))
+    codes: str = option("mean", one_of("mean", "sampled"))
     bn_recalibrate: bool = True
     deterministic: bool = False
 
@@ -194,30 +198,6 @@ class Pipeline:
         """Every value, as plain YAML and JSON can hold it."""
         return _plain(asdict(self))
 
-
-CHOICES = {
-    "data.slices": ("basal", "all"),
-    "objective.attribute_target": ("sign", "graded"),
-    "objective.attribute_codes": ("sampled", "mean"),
-    "optimiser.schedule": ("constant", "cosine"),
-    "schedule.keep": ("best", "last"),
-    "precision": ("float32", "bfloat16"),
-    "codes": ("mean", "sampled"),
-}
-
-# Smallest and largest accepted value. Numbers that are not listed may be anything from 0 up.
-LIMITS = {
-    "data.batch_size": (2, 65536),
-    "data.residual": (0, 1),
-    "objective.delta": (1e-6, 1e6),
-    "optimiser.lr": (1e-9, 10),
-    "optimiser.betas": (0, 0.999999),
-    "optimiser.warmup": (0, 1),
-    "optimiser.average": (0, 0.999999),
-    "optimiser.milestones": (1, 10**7),
-    "schedule.epochs": (1, 10**7),
-    "schedule.evaluate_every": (1, 10**7),
-}
 
 DEEPEST = 16
 """Pipelines that may lie over one another by their ``base``."""
@@ -257,7 +237,7 @@ def load_pipeline(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Pi
 
 def parse_pipeline(values: Any) -> Pipeline:
     """A pipeline from plain values, see `load_pipeline`."""
-    return _build(Pipeline, values, "")
+    return build(Pipeline, values)
 
 
 def _read(name_or_path: str | Path, seen: tuple[str, ...], folder: Path = Path()) -> dict[str, Any]:
@@ -292,74 +272,10 @@ def _laid_over(below: Any, above: Any, key: str = "") -> Any:
     """
     if not (isinstance(below, dict) and isinstance(above, dict)):
         return above
-    default = {"network": Network.name, "objective": AttriVAEObjective.name}.get(key)
+    default = {"network": Network.name, "objective": DEFAULT.name}.get(key)
     if "name" in above and above["name"] != below.get("name", default):
         return above
     return below | {key: _laid_over(below.get(key), value, key) for key, value in above.items()}
-
-
-def _build(kind: type, values: Any, where: str) -> Any:
-    """An instance of a dataclass from plain values; ``where`` is its dotted path."""
-    if not isinstance(values, Mapping):
-        place = where.rstrip(".") or "the pipeline"
-        raise ValueError(f"{place} is {short(values)}; expected keys and values")
-    hints, known = get_type_hints(kind), {f.name: f for f in fields(kind)}
-    for key in values:
-        if key not in known:
-            accepted = f"expected one of {', '.join(known)}"
-            raise ValueError(f"unknown key {where}{key}{nearest(key, known)}; {accepted}")
-    for name, f in known.items():
-        if f.default is MISSING and f.default_factory is MISSING and name not in values:
-            raise ValueError(f"{where}{name} is missing")
-    built = {key: _value(hints[key], value, where + key) for key, value in values.items()}
-    return kind(**built)
-
-
-def _value(hint: Any, value: Any, key: str) -> Any:
-    if hint is Objective:
-        hint = _objective(value)
-    if is_dataclass(hint):
-        return _build(hint, value, key + ".")
-    if get_origin(hint) is tuple:
-        kinds = get_args(hint)
-        fits = isinstance(value, (list, tuple)) and (kinds[1] is ... or len(value) == len(kinds))
-        if not fits:
-            length = "" if kinds[1] is ... else f" of {len(kinds)} values"
-            raise ValueError(f"{key} is {short(value)}; expected a list{length}")
-        return tuple(_value(kinds[0], item, key) for item in value)
-    if get_origin(hint) is dict:
-        if not isinstance(value, dict):
-            raise ValueError(f"{key} is {short(value)}; expected keys and values")
-        return value
-    if hint is float and isinstance(value, str):  # YAML 1.1 reads 1e-4 as text
-        value = _number(value)
-    fits = isinstance(value, (int, float) if hint is float else hint)
-    if not fits or isinstance(value, bool) != (hint is bool):
-        kinds = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}
-        expected = kinds[hint]
-        raise ValueError(f"{key} is {short(value)}; expected {expected}")
-    if hint in (int, float):
-        low, high = LIMITS.get(key, (0, float("inf")))
-        if not low <= value <= min(high, sys.float_info.max):
-            raise ValueError(f"{key} is {short(value)}; expected {low} to {high}")
-        return hint(value)
-    if key in CHOICES and value not in CHOICES[key]:
-        raise ValueError(f"{key} is {value!r}; expected one of {', '.join(CHOICES[key])}")
-    return value
-
-
-def _objective(values: Any) -> type[Objective]:
-    name = values.get("name", "AttriVAE") if isinstance(values, Mapping) else "AttriVAE"
-    if not isinstance(name, str) or name not in OBJECTIVES:
-        raise ValueError(f"objective.name is {name!r}; expected one of {', '.join(OBJECTIVES)}")
-    return OBJECTIVES[name]
-
-
-def _number(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def _plain(value: Any) -> Any:

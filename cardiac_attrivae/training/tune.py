@@ -11,6 +11,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -35,18 +36,6 @@ if TYPE_CHECKING:
 SCORES = ("Interpretability", "SSIM_in_mask")
 """What is made as high as possible: their mean over the validation patients. A code that carries
 its attributes and draws no heart is of no use, nor the reverse."""
-
-SEARCHED = (
-    "optimiser.lr",
-    "optimiser.weight_decay",
-    "objective.gamma",
-    "objective.beta",
-    "objective.beta_rec",
-    "objective.beta_kl",
-    "objective.beta_neg",
-)
-"""Keys that are searched if nothing is said, from a tenth to ten times their value in the pipeline;
-those that are 0 there are left out."""
 
 HEARTBEAT = 60
 """Seconds between signs of life of a process; after three without one, its trial is given up."""
@@ -87,14 +76,13 @@ def parse_search(text: str) -> tuple[str, Range | list[Any]]:
 
 
 def default_space(pipeline: Pipeline) -> dict[str, Range]:
-    """`SEARCHED`, as far as the pipeline has them above 0."""
-    space = {}
-    for key in SEARCHED:
-        section, name = key.split(".")
-        value = getattr(getattr(pipeline, section), name, 0)
-        if value > 0:
-            space[key] = Range(value / 10, value * 10, log=True)
-    return space
+    """A tenth to ten times each value above 0 whose option is marked as searched."""
+    return {
+        f"{section}.{f.name}": Range(value / 10, value * 10, log=True)
+        for section in ("optimiser", "objective")
+        for f in fields(getattr(pipeline, section))
+        if f.metadata.get("searched") and (value := getattr(getattr(pipeline, section), f.name))
+    }
 
 
 def tune(

@@ -46,10 +46,11 @@ from ..runtime.provenance import versions
 from ..runtime.weights import write_weights
 from ..runtime.yaml_files import read_yaml
 from ..schema import DataError, Keys
-from .augmentation import AttributeTargets, Augmentation, Augmenter, prepared
-from .config import Objective, Pipeline, SoftIntroObjective, load_pipeline, parse_pipeline
+from .augmentation import AttributeTargets, Augmenter, prepared
+from .config import Augmentation, Pipeline, load_pipeline, parse_pipeline
 from .engines import NetworkTrainer, SoftIntroTrainer, VAEEvaluator, VAETrainer, deterministic
 from .handlers import Checkpoints, History, KLBalance, LossTerms, Pictures
+from .objectives import Objective, SoftIntroObjective
 from .run import draw_reconstructions, draw_traversals, encode, make_evaluator, memory_format
 from .trackers import Tracking, parse_trackers
 

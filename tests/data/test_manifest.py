@@ -99,7 +99,7 @@ def test_frames_of_acdc_files_count_from_one_and_ours_from_zero():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"lables": {}}, "unknown key 'lables', did you mean 'labels'?; expected one of name,"),
+        ({"lables": {}}, "unknown key lables, did you mean 'labels'?; expected one of name,"),
         ({"title": 3}, "title is 3; expected text"),
         ({"table": ["**x.csv"]}, "inside the source folder"),
         ({"image": "a\0{case}.nii.gz"}, "inside the source folder"),
@@ -107,11 +107,11 @@ def test_frames_of_acdc_files_count_from_one_and_ours_from_zero():
         ({"frame_base": 2}, "frame_base is 2; expected 0 or 1"),
         ({"frame_base": True}, "frame_base is True; expected 0 or 1"),
         ({"folders": {}}, "folders is {}; expected a folder and its split"),
-        ({"folders": {".": "training"}}, "folders: . is 'training'; expected one of train, val,"),
+        ({"folders": {".": "training"}}, "folders['.'] is 'training'; expected one of train, val,"),
         ({"folders": {"../other": "train"}}, "expected folders inside the source folder"),
         ({"folders": {".": "column"}}, "expected the column 'split'"),
         ({"labels": {"LV": 1, "MYO": 2, "RV": 3, "la": 4}},
-         "unknown structure 'la' in manifest 'own'; expected one of BACKGROUND, LV, MYO, RV"),
+         "unknown structure 'la'; expected one of BACKGROUND, LV, MYO, RV"),
         ({"labels": {"LV": 1, "MYO": 2, "RV": 2}}, "labels.RV is 2; expected not the MYO number"),
         ({"labels": {"LV": 0, "MYO": 2, "RV": 3}}, "labels.LV is 0; expected not the BACKGROUND"),
         ({"labels": {"LV": 1, "MYO": 2}}, "expected a number for each of LV, MYO, RV"),
@@ -156,7 +156,7 @@ def test_a_wrong_manifest_is_an_error_that_says_what_is_accepted(changes, messag
 
 def test_a_misspelt_key_is_named_before_the_one_it_leaves_missing():
     data = {("lables" if key == "labels" else key): value for key, value in OWN.items()}
-    with pytest.raises(ManifestError, match="unknown key 'lables', did you mean 'labels'"):
+    with pytest.raises(ManifestError, match="unknown key lables, did you mean 'labels'"):
         parse_manifest(data, "own")
 
 
@@ -168,7 +168,7 @@ def test_every_required_key_is_missed(key):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a: [", "not valid YAML"), ("- a", "expected names"), ("", "expected names"),
+    [("a: [", "not valid YAML"), ("- a", "expected keys and val"), ("", "expected keys and val"),
      ("!!python/object/apply:os.getcwd []", "not valid YAML")],
 )  # fmt: skip
 def test_a_file_that_is_no_manifest_is_refused(tmp_path, text, message):

@@ -192,7 +192,7 @@ def test_slices_that_are_drawn_twice_in_a_batch_are_changed_differently(hearts):
 
 @pytest.mark.parametrize("bad", [-0.1, float("nan")])
 def test_a_range_below_0_is_an_error_that_names_it(bad):
-    with pytest.raises(ValueError, match=f"elastic is {bad}; expected 0 or more"):
+    with pytest.raises(ValueError, match=f"elastic is {bad}; expected a number, 0 or more"):
         Augmentation(elastic=bad)
 
 
