@@ -79,10 +79,10 @@ def hasty_segmenters():
     """Segmenters of a few steps, where it is not asked what they see."""
     from functools import partial
 
-    from cardiac_attrivae.segmentation import judge as segmenter
+    from cardiac_attrivae.segmentation import judge
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(segmenter, "Training", partial(segmenter.Training, steps=8, batch_size=8))
+        patch.setattr(judge, "Training", partial(judge.Training, steps=8, batch_size=8))
         yield
 
 

@@ -31,7 +31,7 @@ from ..runtime.device import find_device
 from ..runtime.files import atomic_file, atomic_folder, locked, write
 from ..runtime.provenance import versions
 from ..schema import SPLITS, STRUCTURES, DataError
-from ..segmentation.judge import Segmenter, Training, cache_of, segmenter_for
+from ..segmentation.judge import Segmenter, Training, cache_of, segmenters_for
 from ..training.run import Run, load_run
 from .gallery import draw_gallery
 from .score import Scored, check_fit, score_model
@@ -145,9 +145,9 @@ def cross_domain_eval(
             check_fit(run, dataset)
     with locked(output):
         segmenters = {
-            name: segmenter_for(
+            name: segmenters_for(
                 dataset, cache_of(dataset, output), device=where, training=teaching, tell=tell
-            )
+            )[0]
             for name, dataset in datasets.items()
             if _teaches(dataset)
         }

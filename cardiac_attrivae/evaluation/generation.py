@@ -26,7 +26,7 @@ from ..report.style import SYMBOLS, picture
 from ..runtime.device import find_device
 from ..runtime.files import atomic_file, locked, write
 from ..schema import HEART, STRUCTURES, DataError, LatentTable
-from ..segmentation.judge import Segmenter, areas, cache_of, segmenter_for
+from ..segmentation.judge import Segmenter, areas, cache_of, segmenters_for
 from ..training.run import Run, decode, encode, load_run
 from .control import segmented, traversed
 from .score import check_fit, evaluate
@@ -99,9 +99,7 @@ class Studio:
         model, opened, known = open_trained(run, store, device)
         calibration, where = Calibration.fit(known), find_device(device)
         cache = cache_of(opened, model.folder)
-        aim, judge = (
-            segmenter_for(opened, cache, device=where, half=half, tell=tell) for half in (0, 1)
-        )
+        aim, judge = segmenters_for(opened, cache, (0, 1), device=where, tell=tell)
         return cls(model, opened, calibration, aim, judge)
 
     def start(self, case: str | None) -> tuple[np.ndarray, Tensor]:

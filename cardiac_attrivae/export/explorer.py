@@ -26,7 +26,7 @@ from ..report.style import COLOURS, SYMBOLS, grey
 from ..runtime.device import find_device
 from ..runtime.files import atomic_folder, is_empty, write
 from ..schema import HEART, DataError, LatentTable, Structure
-from ..segmentation.judge import Segmenter, areas, cache_of, segmenter_for
+from ..segmentation.judge import Segmenter, areas, cache_of, segmenters_for
 from ..training.run import Run, encode
 from .formats import Decoder, examples, write_module
 
@@ -84,7 +84,8 @@ def explore(
     check_replaceable(output)
     model, slices, known = open_trained(run, store, device)
     where = find_device(device)
-    segmenter = segmenter_for(slices, cache_of(slices, model.folder), device=where, tell=tell)
+    cache = cache_of(slices, model.folder)
+    (segmenter,) = segmenters_for(slices, cache, device=where, tell=tell)
     return write_explorer(output, model, slices.basal(), known, segmenter)
 
 

@@ -1,4 +1,4 @@
-"""The segmenter: known masks and hearts, and a cache that is read only if whole and right."""
+"""The segmenter: known masks and hearts, and a cache that is read only if it is undamaged."""
 
 import dataclasses
 
@@ -10,15 +10,16 @@ from scipy.ndimage import gaussian_filter
 
 from cardiac_attrivae.data.store import SliceDataset
 from cardiac_attrivae.schema import DataError
-from cardiac_attrivae.segmentation import judge as room
+from cardiac_attrivae.segmentation import judge, judge_training
 from cardiac_attrivae.segmentation.judge import (
     Training,
     areas,
-    as_decoded,
     dice,
-    segmenter_for,
-    train_segmenter,
+    patients_of,
+    scored,
+    segmenters_for,
 )
+from cardiac_attrivae.segmentation.judge_training import as_decoded, train_network
 
 SHORT = Training(steps=4, batch_size=8)
 
@@ -30,14 +31,17 @@ def phantoms(acdc_store_all):
 
 @pytest.fixture(scope="module")
 def learned(phantoms):
-    train, unseen = room._patients(phantoms, seed=0)
-    return train_segmenter(train, unseen, training=Training(steps=40, batch_size=8)), unseen
+    train, unseen = patients_of(phantoms, seed=0)
+    network = train_network(train, training=Training(steps=40, batch_size=8))
+    return scored(network, unseen.basal()), unseen
 
 
-def weights(segmenter):
-    return torch.cat(
-        [value.flatten().double() for value in segmenter.network.state_dict().values()]
-    )
+def weights(network):
+    return torch.cat([value.flatten().double() for value in network.state_dict().values()])
+
+
+def segmenter_for(store, cache, **options):
+    return segmenters_for(store, cache, **options)[0]
 
 
 def drawn(*labels):
@@ -100,26 +104,26 @@ def test_labels_are_bytes_and_do_not_depend_on_the_batch(learned):
 
 
 def test_the_same_seed_trains_the_same_network_whatever_was_drawn_before(drawn_slices):
-    train, unseen = room._patients(drawn_slices, seed=0)
-    first = weights(train_segmenter(train, unseen, training=SHORT))
+    train, unseen = patients_of(drawn_slices, seed=0)
+    first = weights(train_network(train, training=SHORT))
     torch.rand(3)
-    second = weights(train_segmenter(train, unseen, training=SHORT))
-    other = weights(train_segmenter(train, unseen, seed=1, training=SHORT))
+    second = weights(train_network(train, training=SHORT))
+    other = weights(train_network(train, seed=1, training=SHORT))
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
 
 
 def test_training_leaves_the_global_generator_alone(drawn_slices):
-    train, unseen = room._patients(drawn_slices, seed=0)
+    train, unseen = patients_of(drawn_slices, seed=0)
     state = torch.get_rng_state()
-    train_segmenter(train, unseen, training=SHORT)
+    train_network(train, training=SHORT)
     assert torch.equal(state, torch.get_rng_state())
 
 
 def test_a_cached_segmenter_is_read_and_labels_the_same(drawn_slices, tmp_path, monkeypatch):
     trained = segmenter_for(drawn_slices, tmp_path, training=SHORT)
     assert [file.suffix for file in tmp_path.iterdir()] == [".safetensors"]
-    monkeypatch.setattr(room, "train_segmenter", None)  # a second training would fail
+    monkeypatch.setattr(judge, "train_network", None)  # a second training would fail
     read = segmenter_for(drawn_slices, tmp_path, training=SHORT)
     assert torch.equal(read(drawn_slices.images), trained(drawn_slices.images))
     assert (read.dice, read.patients) == (trained.dice, trained.patients)
@@ -133,6 +137,76 @@ def test_another_store_seed_or_training_has_a_file_of_its_own(drawn_slices, tmp_
     segmenter_for(drawn_slices, tmp_path, training=SHORT, seed=1)
     segmenter_for(drawn_slices, tmp_path, training=dataclasses.replace(SHORT, blur=1))
     assert len(list(tmp_path.iterdir())) == 4
+
+
+def interrupted_after(batches):
+    """A progress bar that a user interrupts."""
+
+    def bar(items, total):
+        for count, item in enumerate(items):
+            if count == batches:
+                raise KeyboardInterrupt
+            yield item
+
+    return bar
+
+
+@pytest.fixture
+def often_kept(monkeypatch):
+    monkeypatch.setattr(judge_training, "CHECKPOINT_EVERY", 2)
+
+
+@pytest.mark.parametrize("batches", [1, 2, 3])
+def test_an_interrupted_training_goes_on_to_the_same_weights(
+    drawn_slices, tmp_path, often_kept, monkeypatch, batches
+):
+    expected = segmenter_for(drawn_slices, tmp_path / "straight", training=SHORT)
+    cache = tmp_path / "interrupted"
+    with pytest.raises(KeyboardInterrupt):
+        segmenter_for(drawn_slices, cache, training=SHORT, progress=interrupted_after(batches))
+    trained = []
+    look = judge_training.as_decoded
+    monkeypatch.setattr(
+        judge_training, "as_decoded", lambda *given: trained.append(1) or look(*given)
+    )
+    found = segmenter_for(drawn_slices, cache, training=SHORT)
+    assert torch.equal(weights(found.network), weights(expected.network))
+    assert len(trained) == SHORT.steps - batches // 2 * 2
+    assert [file.suffix for file in cache.iterdir()] == [".safetensors"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a checkpoint", "another network", "no generator"])
+def test_a_damaged_checkpoint_is_not_taken_up(drawn_slices, tmp_path, often_kept, damage):
+    expected = segmenter_for(drawn_slices, tmp_path / "straight", training=SHORT)
+    cache = tmp_path / "interrupted"
+    with pytest.raises(KeyboardInterrupt):
+        segmenter_for(drawn_slices, cache, training=SHORT, progress=interrupted_after(3))
+    (checkpoint,) = cache.glob("*.checkpoint")
+    if isinstance(damage, bytes):
+        checkpoint.write_bytes(damage)
+    else:
+        states = torch.load(checkpoint, weights_only=True)
+        states.pop("generator" if damage == "no generator" else "network")
+        torch.save(states, checkpoint)
+    found = segmenter_for(drawn_slices, cache, training=SHORT)
+    assert torch.equal(weights(found.network), weights(expected.network))
+
+
+def test_all_that_are_missing_are_announced_at_once_and_shown(drawn_slices, tmp_path):
+    told, shown = [], []
+
+    def bar(batches, total):
+        shown.append(total)
+        return batches
+
+    options = {"training": SHORT, "tell": told.append, "progress": bar}
+    first, second = segmenters_for(drawn_slices, tmp_path, (0, 1), **options)
+    assert len(told) == 1
+    assert "training 2 segmenters of drawn" in told[0]
+    assert shown == [SHORT.steps] * 2
+    assert not torch.equal(weights(first.network), weights(second.network))
+    segmenters_for(drawn_slices, tmp_path, (1, 0), **options)
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "without what is known", "another network"])
@@ -152,13 +226,13 @@ def test_a_damaged_file_is_trained_anew(drawn_slices, tmp_path, damage):
     else:
         save_file({"weight": torch.zeros(1)}, file, metadata={"cardiac_attrivae": "{}"})
     again = segmenter_for(drawn_slices, tmp_path, training=SHORT)
-    assert torch.equal(weights(again), weights(trained))
+    assert torch.equal(weights(again.network), weights(trained.network))
     assert file.read_bytes() == whole
 
 
 def test_scored_patients_are_never_trained_on(phantoms, drawn_slices):
     for store in (phantoms, drawn_slices, drawn_slices.basal()):
-        train, unseen = room._patients(store, seed=0)
+        train, unseen = patients_of(store, seed=0)
         assert not set(train.cases["case"]) & set(unseen.cases["case"])
         assert set(train.cases["split"]) == {"train"}
 
@@ -167,11 +241,11 @@ def test_five_patients_of_val_and_test_are_scored_and_fewer_are_not(drawn_slices
     store = drawn_slices.take(range(24))
     patients = store.cases["case"].unique()
     store.cases.loc[store.cases["case"].isin(patients[:5]), "split"] = "test"
-    train, unseen = room._patients(store, seed=0)
+    train, unseen = patients_of(store, seed=0)
     assert set(unseen.cases["case"]) == set(patients[:5])
     assert len(train) == 2 * 7
     store.cases.loc[store.cases["case"] == patients[0], "split"] = "train"
-    train, unseen = room._patients(store, seed=0)
+    train, unseen = patients_of(store, seed=0)
     assert set(unseen.cases["split"]) == {"train"}
     assert unseen.cases["case"].nunique() == 1
 
@@ -181,7 +255,7 @@ def test_one_slice_per_patient_is_enough(drawn_slices, tmp_path):
     assert segmenter.patients == 2
 
 
-def test_too_few_patients_are_told(drawn_slices, tmp_path):
+def test_too_few_patients_are_an_error(drawn_slices, tmp_path):
     store = drawn_slices.take(range(4))
     with pytest.raises(DataError, match="drawn has 2 training patients.*at least 3"):
         segmenter_for(store, tmp_path, training=SHORT)
