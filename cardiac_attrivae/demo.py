@@ -13,7 +13,7 @@ from .data.store import SliceDataset
 from .data.transforms import Recipe
 from .evaluation.cross_domain import cross_domain_eval
 from .report.page import write_report
-from .runtime.files import is_empty, locked
+from .runtime.folders import is_empty, locked
 from .schema import DataError
 from .segmentation.judge import Training
 from .training.config import load_pipeline

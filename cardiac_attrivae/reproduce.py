@@ -23,7 +23,8 @@ from joblib import cpu_count
 
 from .metrics.codes import LEAST
 from .runtime.device import find_device
-from .runtime.files import is_empty, locked, write
+from .runtime.files import write
+from .runtime.folders import is_empty, locked
 from .runtime.jobs import FAILED, LEFT_OUT, Outcome, Runner, Step, carry_out, run_command
 from .schema import DataError
 from .training.config import load_pipeline

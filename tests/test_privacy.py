@@ -39,6 +39,7 @@ from cardiac_attrivae.data.store import SliceDataset
 from cardiac_attrivae.evaluation.cross_domain import cross_domain_eval
 from cardiac_attrivae.evaluation.generation import generate, traverse
 from cardiac_attrivae.report.page import write_report
+from cardiac_attrivae.runtime.folders import LOCK
 from cardiac_attrivae.runtime.messages import without_folder
 from cardiac_attrivae.schema import DataError
 
@@ -251,7 +252,7 @@ def test_nothing_tells_of_this_machine(made):
                if n.startswith(place) and k == kind}  # fmt: skip
     assert leaked - excused == set()
     assert all(any(n.startswith(place) for n, _ in excused) for place in ALLOWED)
-    assert not list(folder.rglob(".lock"))
+    assert not list(folder.rglob(LOCK))
 
 
 def test_under_pseudonyms_no_id_of_the_source_is_left(made, ids):

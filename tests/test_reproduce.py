@@ -17,6 +17,7 @@ from cardiac_attrivae import reproduce as room
 from cardiac_attrivae.cli.main import main
 from cardiac_attrivae.data.phantom import write_phantoms
 from cardiac_attrivae.reproduce import METHODS, choose_split, claimed, plan
+from cardiac_attrivae.runtime.folders import LOCK
 from cardiac_attrivae.schema import DataError
 from cardiac_attrivae.training.config import load_pipeline
 
@@ -337,7 +338,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(world, sources, tmp_pa
 
 def test_a_start_that_was_broken_off_leaves_an_empty_folder(world, sources, tmp_path):
     (tmp_path / "o").mkdir()
-    for name in (".lock", ".part-1234-plan.json"):
+    for name in (LOCK, ".part-1234-plan.json"):
         (tmp_path / "o" / name).write_text("{")
     assert call(tmp_path / "o", sources, "--seeds", 1).exit_code == 0
 

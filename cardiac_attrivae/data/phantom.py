@@ -11,7 +11,8 @@ import nibabel as nib
 import numpy as np
 from scipy.linalg import polar
 
-from ..runtime.files import atomic_file, is_empty, locked, write
+from ..runtime.files import atomic_file, write
+from ..runtime.folders import is_empty, locked
 from ..schema import SYNTHETIC, DataError, Structure
 from .hearts import ACDC_SCANNER, POPULATIONS, SCANNERS, Scan, draw_scan, pictures, redrawn
 

@@ -28,15 +28,8 @@ from monai.transforms import Compose
 
 from ..attributes import ATTRIBUTES
 from ..report.contact_sheet import chosen, contact_sheet
-from ..runtime.files import (
-    atomic_file,
-    empty,
-    enough_space,
-    is_empty,
-    locked,
-    replace_folder,
-    write,
-)
+from ..runtime.files import atomic_file, enough_space, replace_folder, write
+from ..runtime.folders import empty, is_empty, locked
 from ..runtime.messages import without_folder
 from ..runtime.pool import Crew, Fate, cluster, each, processes
 from ..runtime.provenance import __version__, versions

@@ -28,7 +28,8 @@ from ..metrics.images import FIDELITY
 from ..metrics.uncertainty import FEWEST, SCORES, holm
 from ..report.page import latex, markdown
 from ..runtime.device import find_device
-from ..runtime.files import atomic_file, atomic_folder, locked, write
+from ..runtime.files import atomic_file, atomic_folder, write
+from ..runtime.folders import locked
 from ..runtime.provenance import versions
 from ..schema import SPLITS, STRUCTURES, DataError
 from ..segmentation.judge import Segmenter, Training, cache_of, segmenters_for

@@ -24,7 +24,8 @@ from ..metrics.calibration import Calibration
 from ..report.slices import requested_slice, traversal_gif, traversals
 from ..report.style import SYMBOLS, picture
 from ..runtime.device import find_device
-from ..runtime.files import atomic_file, locked, write
+from ..runtime.files import atomic_file, write
+from ..runtime.folders import locked
 from ..schema import HEART, STRUCTURES, DataError, LatentTable
 from ..segmentation.judge import Segmenter, areas, cache_of, segmenters_for
 from ..training.run import Run, decode, encode, load_run

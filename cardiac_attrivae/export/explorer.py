@@ -24,7 +24,8 @@ from ..evaluation.generation import REACH, open_trained
 from ..metrics.calibration import Calibration
 from ..report.style import COLOURS, SYMBOLS, grey
 from ..runtime.device import find_device
-from ..runtime.files import atomic_folder, is_empty, write
+from ..runtime.files import atomic_folder, write
+from ..runtime.folders import is_empty
 from ..schema import HEART, DataError, LatentTable, Structure
 from ..segmentation.judge import Segmenter, areas, cache_of, segmenters_for
 from ..training.run import Run, encode

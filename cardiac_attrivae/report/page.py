@@ -20,7 +20,8 @@ from PIL import Image
 from ..metrics.calibration import CONTROL
 from ..metrics.images import FIDELITY
 from ..metrics.prediction import AGREEMENT
-from ..runtime.files import locked, write
+from ..runtime.files import write
+from ..runtime.folders import locked
 from ..schema import STRUCTURES, DataError
 from .published import SCORES as PAPER
 from .published import SOURCE

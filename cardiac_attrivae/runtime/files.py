@@ -1,199 +1,150 @@
-"""Files that are whole or absent, and folders that one run at a time works in.
+"""Files and folders that are written atomically.
 
-Everything that the package keeps is written through here: beside its place, flushed to the disk,
-then renamed. What a killed process leaves is called ``.part-PID-NAME``; the next run that locks the
-folder removes it.
+Everything that the package keeps is written through here: to a temporary name beside its place,
+flushed to the disk, then renamed. What a killed process leaves is called ``.part-TOKEN-NAME`` or
+``.old-TOKEN-NAME``; the next run that locks the folder removes it.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import fcntl
 import json
 import os
 import re
+import secrets
 import shutil
-import socket
-import warnings
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any
 
+from filelock import lock_descriptor
+
 from ..schema import DataError
 
-LOCK = ".lock"
-"""In the folder that is locked, as long as it is."""
-PART = re.compile(r"\.part-(\d{1,9})-")
-"""How the name of a file begins that is not whole yet; the number is that of its writer."""
+PART = re.compile(r"\.(part|old)-(?:[0-9a-f]{16}|\d{1,9})-(.+)")
+"""Temporary names: ``part`` is being written, ``old`` is being replaced. Earlier versions put the
+number of the process where a random token stands now."""
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF)
+"""What file systems without locks answer, for example Lustre without the mount option ``flock``."""
+DAY_S = 86_400
+"""Age of a leftover, where no lock can tell whether its writer is alive."""
 
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
-"""What file systems answer that cannot lock, Lustre without the mount option ``flock`` for one."""
-
-# of Linux: linux/fcntl.h and linux/fs.h
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+WINDOWS = os.name == "nt"
+NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """Writes a file as a whole or not at all.
+    """Writes a file atomically.
 
-    Yields a path in the same folder, with the same ending, to write to. When the block ends, that
-    file is flushed to the disk and takes its place in one step; if it ends with an error it is
-    removed, and the file that was there before stays. At a kill, or when the power goes, the old
-    file or the new one is there, never a part.
+    Yields a temporary path in the same folder, with the same ending, to write to. When the block
+    ends, that file is flushed to the disk and renamed; if the block raises, it is removed and the
+    file that was there before stays. A kill or a power cut leaves the old file or the new one,
+    never a part. A link at ``path`` is replaced, not followed.
 
     Args:
-        path: The place; its folders are created.
+        path: Where the file goes; its folders are created.
 
     Raises:
-        OSError: If it cannot be written, with the name of the place.
+        OSError: If the file cannot be written; the message names ``path``.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = _beside(path)
-    try:
-        yield beside
-        _flush(beside)
-        os.replace(beside, path)
+    with errors_name(path), _temporary(path, _create_file) as temporary:
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, path)
         _flush(path.parent)
-    except BaseException as error:
-        beside.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename in (None, str(beside)):
-            why = f"cannot write {path}: {error.strerror or error}"
-            raise OSError(error.errno or errno.EIO, why) from error
-        raise
 
 
 def write(path: str | Path, content: str | bytes | memoryview) -> None:
-    """Writes text (UTF-8, line ends as they are) or bytes, see `atomic_file`."""
-    with atomic_file(path) as beside:
-        beside.write_bytes(content.encode() if isinstance(content, str) else content)
+    """Writes text (as UTF-8, line ends unchanged) or bytes, see `atomic_file`."""
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Writes a folder as a whole or not at all: yields an empty one, which then takes its place.
+    """Writes a folder atomically: yields an empty one, which takes its place when the block ends.
 
     See `replace_folder` for what happens to a folder that is there already. It stays if the block
-    ends with an error.
+    raises.
     """
-    path = Path(path)
-    beside = _beside(path)
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    try:
-        yield beside
-        replace_folder(beside, path)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    place = real_place(path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with errors_name(place), _temporary(place, os.mkdir) as temporary:
+        yield temporary
+        replace_folder(temporary, place)
 
 
 def replace_folder(folder: Path, place: Path) -> None:
-    """Flushes a folder to the disk and renames it; what was in its place is removed.
+    """Flushes a folder to the disk and gives it another name; what had that name is removed.
 
-    On Linux the two change names in one step, where the file system can do that (ext4, XFS, Btrfs,
-    tmpfs): at every instant one of them is there, whole. Elsewhere (NFS, macOS) the old one is
-    renamed first; a kill between two renamings then leaves nothing in the place, and both of them
-    whole beside it.
+    The old folder is renamed, then the new one, then the old one is removed. A kill between the two
+    renames leaves no folder of that name: the next call, or the next run that locks the folder
+    around it, brings the old one back.
 
     Args:
-        folder: Whole, on the same file system as the place.
-        place: What it shall be called.
+        folder: Complete, on the same file system as ``place``.
+        place: Its new name.
     """
     for root, _, files in os.walk(folder):
         for name in files:
             _flush(Path(root, name))
         _flush(Path(root))
-    old = _beside(folder)
-    if not place.exists():
-        os.rename(folder, place)
-    elif _exchange(folder, place):
-        os.rename(folder, old)
-    else:
+    for old in place.parent.glob(".old-*"):
+        if (named := PART.fullmatch(old.name)) and named[2] == place.name:
+            _remove_leftover(old)
+    old = _beside(place, "old")
+    if place.exists():
         os.rename(place, old)
-        try:
-            os.rename(folder, place)
-        except OSError:
+    try:
+        os.rename(folder, place)
+    except OSError:
+        with suppress(OSError):
             os.rename(old, place)
-            raise
+        raise
     _flush(place.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
-@contextmanager
-def locked(folder: str | Path, called: str | Path | None = None) -> Iterator[int]:
-    """Keeps other runs out of a folder, and removes what killed ones left half written there.
-
-    The lock is one of the system (``flock``) on `LOCK` in the folder: it ends with the last process
-    that holds it, however that ends, so that no file left behind can keep a run from starting. It
-    holds against other machines as far as the file system is shared with locks (NFS is); where it
-    knows none, a warning says so.
-
-    Args:
-        folder: Created if absent, and then removed again if it is empty in the end.
-        called: What a user knows it by, if not by its name.
-
-    Yields:
-        File descriptor of the lock. Processes that inherit it keep the folder locked if their
-        parent is killed: two must not write one run.
+def real_place(path: str | Path) -> Path:
+    """Where a folder that replaces another one goes: absolute, the user's own links followed.
 
     Raises:
-        DataError: If it is a file, or locked by another process.
+        DataError: If the current folder is that place or inside of it.
     """
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise DataError(f"{folder} is a file; choose another folder")
-    made = not folder.exists()
-    lock = _lock(folder, called or folder)
-    try:
-        remove_leftovers(folder)
-        yield lock
-    finally:
-        os.close(lock)
-        _unlock(folder)
-        if made:
-            with suppress(OSError):
-                folder.rmdir()
+    place, here = Path(os.path.realpath(path)), Path.cwd()
+    if place == here or place in here.parents:
+        raise DataError(
+            f"{path} is the current folder or holds it, and would be replaced as a whole; "
+            f"name a new folder, such as {Path(path) / 'output'}"
+        )
+    return place
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what processes of this machine that are gone left half written, at any depth."""
+    """Removes what killed processes left half written, at any depth, and brings back a folder that
+    one of them was about to replace. What a living process is writing stays."""
     for root, folders, files in os.walk(folder):
-        for name in filter(_is_left_over, files):
-            Path(root, name).unlink(missing_ok=True)
-        for name in filter(_is_left_over, folders):
-            shutil.rmtree(Path(root, name), ignore_errors=True)
-        folders[:] = [name for name in folders if not PART.match(name)]
-
-
-def empty(folder: Path, *kept: str) -> None:
-    """Removes everything in a folder but its lock, and what is called as one of ``kept``."""
-    for path in folder.iterdir():
-        if path.name in (LOCK, *kept):
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-
-
-def is_empty(folder: Path) -> bool:
-    """Whether a folder holds nothing but its lock and what is not whole."""
-    return all(path.name == LOCK or PART.match(path.name) for path in folder.iterdir())
+        for name in (*files, *folders):
+            if PART.fullmatch(name):
+                _remove_leftover(Path(root, name))
+        folders[:] = [name for name in folders if not PART.fullmatch(name)]
 
 
 def enough_space(folder: Path, needed: float) -> None:
-    """Asks before a long write whether there is room for it.
+    """Checks before a long write whether there is room for it.
 
     Args:
-        folder: Where it goes; must be there.
-        needed: Bytes.
+        folder: Where the files go; must exist.
+        needed: Size in bytes.
 
     Raises:
-        DataError: If fewer are free.
+        DataError: If fewer bytes are free.
     """
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -203,105 +154,129 @@ def enough_space(folder: Path, needed: float) -> None:
         )
 
 
-def _beside(path: Path) -> Path:
-    # the name comes last: many libraries choose the format by its ending
-    return path.with_name(f".part-{os.getpid()}-{path.name}")
+def read_json(file: Path) -> dict[str, Any]:
+    """Reads a JSON file of a store or a run.
+
+    Raises:
+        DataError: If the file is missing, or holds no names with values (it was cut off, say).
+    """
+    if not file.is_file():
+        raise DataError(f"{file} is missing")
+    try:
+        values = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file} is no JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise DataError(f"{file} holds {short(values)}; expected names with values")
+    return values
 
 
-def _is_left_over(name: str) -> bool:
-    """Whether a name is that of a part whose writer is gone."""
-    writer = PART.match(name)
-    if writer:
-        try:
-            os.kill(int(writer[1]), 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:  # there is such a process, of another user
-            pass
-    return False
+# Temporary names ----------------------------------------------------------------------------------
+
+
+def _beside(path: Path, kind: str = "part") -> Path:
+    # random, so that nobody can put a link there beforehand: containers share process numbers.
+    # The name comes last, since many libraries choose the format by its ending.
+    return path.with_name(f".{kind}-{secrets.token_hex(8)}-{path.name}")
+
+
+def _create_file(path: Path) -> None:
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+
+
+@contextmanager
+def _temporary(path: Path, create: Callable[[Path], None]) -> Iterator[Path]:
+    """A new file or folder beside its place: locked while the block runs, absent afterwards."""
+    while True:
+        temporary = _beside(path)
+        create(temporary)
+        with suppress(BlockingIOError, FileNotFoundError):  # taken for a leftover: once more
+            holder = _hold(temporary)
+            break
+    try:
+        yield temporary
+    finally:
+        if holder is not None:
+            os.close(holder)
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def _hold(path: Path) -> int | None:
+    """Locks a temporary file or folder.
+
+    Returns:
+        The descriptor that holds the lock; None where there are no such locks.
+
+    Raises:
+        BlockingIOError: If another process holds the lock.
+        FileNotFoundError: If another process removed it.
+    """
+    if WINDOWS:  # a folder cannot be opened there, nor an open file be renamed
+        return None
+    opened = os.open(path, (os.O_RDONLY if path.is_dir() else os.O_RDWR) | NO_LINK)
+    try:
+        if not lock_descriptor(opened, blocking=False):
+            raise BlockingIOError(errno.EAGAIN, "another process is writing it", str(path))
+        path.lstat()
+    except OSError as error:
+        os.close(opened)
+        if error.errno not in NO_LOCKS:
+            raise
+        return None
+    return opened
+
+
+def _remove_leftover(path: Path) -> None:
+    """Removes what bears a temporary name, or renames it back, unless its writer is alive."""
+    named = PART.fullmatch(path.name)
+    if not named or path.is_symlink():
+        return
+    try:
+        holder = _hold(path)
+    except OSError:  # it is being written, or was removed meanwhile, or belongs to another user
+        return
+    try:
+        kind, place = named[1], path.with_name(named[2])
+        if holder is None and time.time() - path.lstat().st_mtime < DAY_S:
+            return
+        if kind == "old" and not place.exists():
+            os.rename(path, place)
+        elif path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    finally:
+        if holder is not None:
+            os.close(holder)
 
 
 def _flush(path: Path) -> None:
-    """To the disk: the content of a file, or the names in a folder."""
-    opened = os.open(path, os.O_RDONLY)
+    """Flushes the content of a file, or the names in a folder, to the disk."""
+    folder = path.is_dir()
+    if folder and WINDOWS:
+        return
+    opened = os.open(path, os.O_RDONLY if folder else os.O_RDWR)  # Windows flushes no reader
     try:
         os.fsync(opened)
     except OSError as error:
-        # some network drives know no flush of a folder; they keep order themselves
-        if not (path.is_dir() and error.errno == errno.EINVAL):
+        # some network drives cannot flush a folder; they keep the order themselves
+        if not (folder and error.errno == errno.EINVAL):
             raise
     finally:
         os.close(opened)
 
 
-def _exchange(one: Path, other: Path) -> bool:
-    """Lets two folders change names in one step; False where that cannot be done."""
-    rename = getattr(ctypes.CDLL(None), "renameat2", None)
-    names = (_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other))
-    return rename is not None and rename(*names, _RENAME_EXCHANGE) == 0
-
-
-def _lock(folder: Path, called: str | Path) -> int:
-    """File descriptor of the locked `LOCK` of a folder, which is created."""
-    file = folder / LOCK
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):  # its last holder removed it just now: once more
-            lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                _take(lock, called)
-                if os.path.samestat(os.fstat(lock), os.stat(file)):
-                    os.truncate(lock, 0)
-                    os.write(lock, f"process {os.getpid()} on {socket.gethostname()}".encode())
-                    return lock
-            except BaseException:
-                os.close(lock)
-                raise
-            os.close(lock)
-
-
-def _take(lock: int, called: str | Path) -> None:
+@contextmanager
+def errors_name(path: Path) -> Iterator[None]:
+    """Has an error name a path, if it names no file or a temporary one."""
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.read(lock, 200).decode(errors="replace")
-        raise DataError(
-            f"{called} is being worked on by another process, or by one that it left"
-            f"{holder and f' ({holder})'}; wait for it or end it, or choose another folder"
-        ) from None
+        yield
     except OSError as error:
-        if error.errno not in NO_LOCKS:
+        named = error.filename
+        if named is not None and not PART.fullmatch(Path(os.fsdecode(named)).name):
             raise
-        warnings.warn(
-            f"{called} is on a file system without locks ({error.strerror}); take care that no "
-            "other run writes there",
-            stacklevel=5,
-        )
-
-
-def _unlock(folder: Path) -> None:
-    """Removes the lock file, unless a process that inherited the lock still holds it."""
-    with suppress(OSError):
-        lock = os.open(folder / LOCK, os.O_RDWR)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(folder / LOCK)
-        finally:
-            os.close(lock)
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """What a JSON file of a store or a run says.
-
-    Raises:
-        DataError: If it is missing, or holds no names with values: it was cut off, say.
-    """
-    if not file.is_file():
-        raise DataError(f"{file} is missing")
-    try:
-        said = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{file} is no JSON: {error}") from None
-    if not isinstance(said, dict):
-        raise DataError(f"{file} holds {short(said)}; expected names with values")
-    return said
+        why = f"cannot write {path}: {error.strerror or error}"
+        raise OSError(error.errno or errno.EIO, why) from error

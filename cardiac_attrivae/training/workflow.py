@@ -41,7 +41,8 @@ from ..runtime.distributed import (
     synchronise,
     world_size,
 )
-from ..runtime.files import empty, enough_space, is_empty, locked, write
+from ..runtime.files import enough_space, write
+from ..runtime.folders import empty, is_empty, locked
 from ..runtime.provenance import versions
 from ..runtime.weights import write_weights
 from ..runtime.yaml_files import read_yaml

@@ -127,7 +127,7 @@ def test_phantom_refuses_a_folder_that_is_not_empty(tmp_path):
 
 
 def test_demo_refuses_a_folder_that_is_not_empty_or_in_use(tmp_path):
-    from cardiac_attrivae.runtime.files import locked
+    from cardiac_attrivae.runtime.folders import locked
 
     with locked(tmp_path):
         used = call("demo", "--output", tmp_path)

@@ -10,7 +10,7 @@ import pytest
 from cardiac_attrivae.data import phantom
 from cardiac_attrivae.data.hearts import POPULATIONS, Heart, draw_heart
 from cardiac_attrivae.data.phantom import RAW_LABELS, write_phantoms
-from cardiac_attrivae.runtime.files import locked
+from cardiac_attrivae.runtime.folders import LOCK, locked
 from cardiac_attrivae.schema import HEART, DataError
 
 DATASETS = ("acdc", "mnms")
@@ -377,7 +377,7 @@ def test_two_runs_into_one_folder_are_told_apart(dataset, tmp_path):
     with locked(tmp_path / "tree"):
         with pytest.raises(DataError, match="tree is being worked on by another process"):
             write_phantoms(dataset, tmp_path / "tree", cases=1)
-        assert [file.name for file in (tmp_path / "tree").iterdir()] == [".lock"]
+        assert [file.name for file in (tmp_path / "tree").iterdir()] == [LOCK]
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "mine.txt").touch()
     with pytest.raises(DataError, match="tree is not empty; choose another folder"):

@@ -1,4 +1,4 @@
-"""Files are whole or absent, whatever happens, and one run at a time works in a folder."""
+"""Files and folders are written atomically, whatever happens."""
 
 import ast
 import errno
@@ -10,27 +10,19 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 import cardiac_attrivae
-from cardiac_attrivae.cli.main import main
 from cardiac_attrivae.runtime import files
 from cardiac_attrivae.runtime.files import (
-    LOCK,
     atomic_file,
     atomic_folder,
-    empty,
     enough_space,
-    is_empty,
-    locked,
     remove_leftovers,
     write,
 )
 from cardiac_attrivae.schema import DataError
 
 PACKAGE = Path(cardiac_attrivae.__file__).parent
-GONE = 999_999_999
-"""No process has this number: systems end at 2^22."""
 
 
 def names(folder):
@@ -47,7 +39,7 @@ def raised(error):
     raise error
 
 
-# Whole files --------------------------------------------------------------------------------------
+# Files --------------------------------------------------------------------------------------------
 
 
 def test_what_is_written_is_what_was_given(tmp_path):
@@ -113,17 +105,9 @@ def test_the_content_reaches_the_disk_before_its_name(tmp_path, monkeypatch):
     assert order == [str(beside), "renamed", str(tmp_path)]
 
 
-# Whole folders ------------------------------------------------------------------------------------
+# Folders ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["in one step", "in two"])
-def renaming(request, monkeypatch):
-    """With the file system at hand, and as on one that cannot let two names change places."""
-    if request.param == "in two":
-        monkeypatch.setattr(files, "_exchange", lambda *_: False)
-
-
-@pytest.mark.usefixtures("renaming")
 def test_a_folder_takes_its_place_and_the_old_one_is_gone(tmp_path):
     place = tmp_path / "deep" / "store"
     for content in ("first", "second"):
@@ -134,7 +118,6 @@ def test_a_folder_takes_its_place_and_the_old_one_is_gone(tmp_path):
         assert names(place.parent) == {"store"}
 
 
-@pytest.mark.usefixtures("renaming")
 def test_a_folder_that_fails_leaves_the_old_one(tmp_path):
     with atomic_folder(tmp_path / "store") as folder:
         write(folder / "a", "old")
@@ -153,19 +136,11 @@ def test_a_folder_that_cannot_take_its_place_brings_the_old_one_back(tmp_path, m
             raise OSError(errno.EIO, "lost network drive")
         rename(one, other)
 
-    monkeypatch.setattr(files, "_exchange", lambda *_: False)
     monkeypatch.setattr(os, "rename", lost)
     with pytest.raises(OSError, match="lost network"), atomic_folder(tmp_path / "store") as folder:
         write(folder / "a", "new")
     assert (tmp_path / "store" / "a").read_text() == "old"
     assert names(tmp_path) == {"store"}
-
-
-def test_a_file_system_that_cannot_exchange_is_noticed(tmp_path):
-    one, other = tmp_path / "one", tmp_path / "other"
-    one.mkdir()
-    assert not files._exchange(one, other)  # there is nothing to exchange it with
-    assert names(tmp_path) == {"one"}
 
 
 # Kills --------------------------------------------------------------------------------------------
@@ -174,6 +149,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from cardiac_attrivae.runtime import files
+from cardiac_attrivae.runtime.folders import locked
 
 what, folder, steps = sys.argv[1], Path(sys.argv[2]), 0
 
@@ -216,11 +192,13 @@ while True:
         globals()[what]("new")
         os._exit(0)
     status = os.waitpid(child, 0)[1]
+    if what == "write" or (folder / "place").exists():  # nothing is there between two renames
+        assert held() in ({"old"}, {"new"}), (last, held())
+    with locked(folder):
+        pass
     content = held()
     assert content in ({"old"}, {"new"}), (last, content)
     seen += content
-    with files.locked(folder):
-        pass
     left = sorted(os.listdir(folder))
     assert left == ["place"], (last, left)
     if os.WEXITSTATUS(status) == 0:
@@ -234,123 +212,125 @@ print(last, seen.count("old"))
 @pytest.mark.parametrize("what", ["write", "write_folder"])
 def test_a_kill_before_any_line_leaves_the_old_or_the_new_and_the_next_run_tidies(tmp_path, what):
     done = python(KILLED, what, tmp_path)
-    if what == "write_folder" and not exchanges(tmp_path):
-        pytest.skip("this file system cannot let two folders change names in one step")
     assert done.returncode == 0, done.stderr
     kills, old = map(int, done.stdout.split())
     assert kills > 15
     assert 10 < old < kills
 
 
-def exchanges(folder):
-    one, other = folder / "one", folder / "other"
-    one.mkdir()
-    other.mkdir()
-    return files._exchange(one, other)
-
-
-def test_only_what_the_dead_left_is_removed(tmp_path):
-    left = (f".part-{GONE}-a.csv", f"figures/.part-{GONE}-b.png", f"parts/.part-{GONE}-c/key")
-    kept = ("a.csv", f".part-{os.getpid()}-a.csv", ".part-1-a.csv", ".part-x", "figures/b.png")
-    for name in left + kept:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("x")
+def test_only_leftovers_are_removed(tmp_path):
+    token = "0123456789abcdef"
+    left = (
+        f".part-{token}-a.csv", f"figures/.part-{token}-b.png", f"parts/.part-{token}-c/key",
+        f"sub/.old-{token}-there/key", ".part-1-from.an.older.version",
+    )  # fmt: skip
+    back = f".old-{token}-gone/key"
+    kept = ("a.csv", ".part-x", "figures/b.png", "sub/there/key", f"part-{token}-a")
+    for name in (*left, back, *kept):
+        write(tmp_path / name, "x")
     remove_leftovers(tmp_path)
     found = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
-    assert found == set(kept)
+    assert found == {*kept, "gone/key"}
     assert not list((tmp_path / "parts").iterdir())
 
 
-# Locks --------------------------------------------------------------------------------------------
-
-HOLDER = """
+WRITER = """
 import sys, time
-from cardiac_attrivae.runtime.files import locked
-with locked(sys.argv[1]):
-    print("held", flush=True)
+from pathlib import Path
+from cardiac_attrivae.runtime import files
+with getattr(files, sys.argv[2])(Path(sys.argv[1], "a")) as temporary:
+    print(temporary, flush=True)
     time.sleep(60)
 """
 
 
-def test_a_second_run_is_told_and_a_killed_one_is_no_obstacle(tmp_path):
-    folder = tmp_path / "run"
-    with subprocess.Popen([sys.executable, "-c", HOLDER, folder], stdout=subprocess.PIPE) as other:
-        try:
-            assert other.stdout.readline() == b"held\n"
-            told = rf"{folder} is being worked on .*process {other.pid} on .*wait for it or end it"
-            with pytest.raises(DataError, match=told), locked(folder):
-                pass
-            again = python(HOLDER, folder)
-            assert again.returncode
-            assert "is being worked on" in again.stderr
-        finally:
-            other.kill()
-    assert names(folder) == {LOCK}
-    write(folder / f".part-{GONE}-a", "x")
-    with locked(folder):
-        assert names(folder) == {LOCK}
-        write(folder / "a", "x")
-    assert names(folder) == {"a"}
+@pytest.mark.parametrize("kind", ["atomic_file", "atomic_folder"])
+def test_what_a_living_process_writes_stays_whatever_its_number_means_here(tmp_path, kind):
+    """As it is in another container on the same disk, whose process numbers are not ours."""
+    command = [sys.executable, "-c", WRITER, tmp_path, kind]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+        temporary = Path(writer.stdout.readline().strip())
+        assert str(writer.pid) not in temporary.name
+        remove_leftovers(tmp_path)
+        assert temporary.exists()
+        writer.kill()
+    remove_leftovers(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
-def test_children_that_inherit_it_keep_the_lock(tmp_path):
-    with locked(tmp_path) as lock:
-        child = subprocess.Popen(["sleep", "60"], pass_fds=(lock,))
-    try:
-        with pytest.raises(DataError, match="is being worked on"), locked(tmp_path):
-            pass
-    finally:
-        child.kill()
-        child.wait()
-    with locked(tmp_path):
-        pass
-    assert is_empty(tmp_path)
+def test_two_writers_with_one_process_number_do_not_meet(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    with atomic_file(tmp_path / "a") as one:
+        one.write_text("one")
+        with atomic_file(tmp_path / "a") as other:
+            remove_leftovers(tmp_path)
+            other.write_text("other")
+        assert (tmp_path / "a").read_text() == "other"
+    assert (tmp_path / "a").read_text() == "one"
+    assert names(tmp_path) == {"a"}
 
 
-def test_a_lock_leaves_nothing_behind(tmp_path):
-    with locked(tmp_path / "new" / "run"):
-        assert is_empty(tmp_path / "new" / "run")
-    assert names(tmp_path / "new") == set()
-    write(tmp_path / "file", "keep")
-    with pytest.raises(DataError, match="is a file"), locked(tmp_path / "file"):
-        pass
-    assert (tmp_path / "file").read_text() == "keep"
+def test_without_locks_only_what_is_a_day_old_counts_as_left(tmp_path, monkeypatch):
+    def unknown(*_, **__):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(files, "lock_descriptor", unknown)
+    for name in ("0123456789abcdef-new", "fedcba9876543210-old"):
+        write(tmp_path / f".part-{name}", "x")
+    os.utime(tmp_path / ".part-fedcba9876543210-old", (1, 1))
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == {".part-0123456789abcdef-new"}
 
 
-def test_a_lock_that_was_removed_while_it_was_waited_for_is_taken_anew(tmp_path, monkeypatch):
-    flock, taken = files.fcntl.flock, []
-
-    def removed_meanwhile(lock, how):
-        if not taken:
-            os.unlink(tmp_path / LOCK)
-        taken.append(lock)
-        flock(lock, how)
-
-    monkeypatch.setattr(files.fcntl, "flock", removed_meanwhile)
-    with locked(tmp_path):
-        assert len(taken) == 2
-        with pytest.raises(DataError, match="is being worked on"), locked(tmp_path):
-            pass
+# Links --------------------------------------------------------------------------------------------
 
 
-def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch):
-    def unknown(*_):
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+def test_links_under_temporary_names_are_neither_written_through_nor_followed(tmp_path):
+    """A run folder that somebody sends may hold any link."""
+    write(tmp_path / "mine" / "thesis.tex", "years of work")
+    run = tmp_path / "run"
+    run.mkdir()
+    for number in (os.getpid(), 1, 999_999_999):
+        for name in ("summary.json", "last.pt"):
+            (run / f".part-{number}-{name}").symlink_to(tmp_path / "mine" / "thesis.tex")
+    (run / ".part-0123456789abcdef-a").symlink_to(tmp_path / "mine")
+    (run / "history.csv").symlink_to(tmp_path / "mine" / "thesis.tex")
+    remove_leftovers(run)
+    for name in ("summary.json", "last.pt", "history.csv"):
+        write(run / name, "own")
+        assert not (run / name).is_symlink()
+    assert (tmp_path / "mine" / "thesis.tex").read_text() == "years of work"
+    assert names(tmp_path / "mine") == {"thesis.tex"}
 
-    monkeypatch.setattr(files.fcntl, "flock", unknown)
-    with pytest.warns(UserWarning, match="file system without locks"), locked(tmp_path):
+
+def test_a_temporary_name_that_exists_is_not_taken(tmp_path, monkeypatch):
+    (tmp_path / "target").write_text("mine")
+    monkeypatch.setattr("secrets.token_hex", lambda _: "0123456789abcdef")
+    (tmp_path / ".part-0123456789abcdef-a").symlink_to(tmp_path / "target")
+    with pytest.raises(OSError, match=rf"cannot write {tmp_path}/a: File exists"):
         write(tmp_path / "a", "x")
-    assert (tmp_path / "a").is_file()
+    assert (tmp_path / "target").read_text() == "mine"
 
 
-def test_emptying_spares_the_lock_and_what_is_named(tmp_path):
-    with locked(tmp_path):
-        write(tmp_path / "kept" / "a", "x")
-        write(tmp_path / "b" / "a", "x")
-        write(tmp_path / "a", "x")
-        assert not is_empty(tmp_path)
-        empty(tmp_path, "kept")
-        assert names(tmp_path) == {LOCK, "kept"}
+def test_a_folder_goes_to_where_the_users_own_link_points(tmp_path):
+    write(tmp_path / "disk" / "store" / "a", "old")
+    (tmp_path / "store").symlink_to(tmp_path / "disk" / "store")
+    with atomic_folder(tmp_path / "store") as folder:
+        write(folder / "b", "new")
+    assert (tmp_path / "store").is_symlink()
+    assert names(tmp_path / "disk" / "store") == {"b"}
+    assert names(tmp_path / "disk") == {"store"}
+
+
+@pytest.mark.parametrize("output", [".", "..", "", "../here"])
+def test_the_current_folder_is_not_replaced(tmp_path, monkeypatch, output):
+    write(tmp_path / "here" / "a", "mine")
+    monkeypatch.chdir(tmp_path / "here")
+    wanted = "is the current folder or holds it, .*name a new folder"
+    with pytest.raises(DataError, match=wanted), atomic_folder(output):
+        pass
+    assert names(tmp_path) == {"here"}
+    assert names(tmp_path / "here") == {"a"}
 
 
 # Room ---------------------------------------------------------------------------------------------
@@ -465,15 +445,6 @@ def test_a_command_on_a_full_disk_ends_with_2_and_the_last_good_state(acdc_tree,
     )
     assert done.returncode == 0, done.stderr
     assert names(tmp_path) == {"s"}
-
-
-def test_two_commands_into_one_folder(tmp_path):
-    words = ("--dataset", "acdc", "--source", str(tmp_path), "--output", str(tmp_path / "s"))
-    with locked(tmp_path / ".s.partial"):
-        done = CliRunner().invoke(main, ["preprocess", *words])
-    assert done.exit_code == 2
-    assert f"{tmp_path / 's'} is being worked on by another process" in done.stderr
-    assert names(tmp_path) == set()
 
 
 # Nobody writes past it ----------------------------------------------------------------------------
