@@ -27,8 +27,8 @@ from joblib import Parallel, delayed
 
 from cardiac_attrivae.attributes import AREAS
 from cardiac_attrivae.data.store import SliceDataset
+from cardiac_attrivae.evaluation.aiming import aimed
 from cardiac_attrivae.evaluation.control import control_scores, measure_control
-from cardiac_attrivae.evaluation.generation import aimed
 from cardiac_attrivae.evaluation.score import evaluate
 from cardiac_attrivae.metrics.calibration import Calibration
 from cardiac_attrivae.runtime.device import find_device

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from .data.store import SliceDataset
-from .evaluation.generation import Heart, Studio, Turned
 from .evaluation.score import Scored, check_fit, score_model
+from .evaluation.studio import Heart, Studio, Turned
 from .report.style import picture
 from .runtime.device import find_device
 from .schema import DataError

@@ -24,6 +24,9 @@ from ..schema import HEART, STRUCTURES
 from ..segmentation.judge import Segmenter, areas
 from ..training.run import decode
 
+CHUNK = 64
+"""Slices that are drawn and measured at a time: memory does not grow with the patients."""
+
 
 def turn(codes: np.ndarray, dimension: int, positions: np.ndarray) -> np.ndarray:
     """Codes (N, D) with one dimension set to each of the positions (S,), (N, S, D)."""
@@ -57,6 +60,14 @@ def segmented(
     return labels.reshape(slices.shape).numpy(), measured
 
 
+def measured_areas(
+    network: nn.Module, segmenter: Segmenter, codes: np.ndarray, pixel_cm2: float
+) -> np.ndarray:
+    """Draws codes (N, D) and measures LV, MYO and RV in cm^2, (N, 3), a few slices at a time."""
+    chunks = (codes[start : start + CHUNK] for start in range(0, len(codes), CHUNK))
+    return np.concatenate([areas(segmenter(decode(network, chunk)), pixel_cm2) for chunk in chunks])
+
+
 def measure_control(
     network: nn.Module,
     segmenter: Segmenter,
@@ -86,7 +97,7 @@ def measure_control(
         zip(calibration.names, calibration.dimensions, strict=True)
     ):
         turned = turn(codes, dimension, positions[k]).reshape(-1, codes.shape[1])
-        measured = areas(segmenter(decode(network, turned)), pixel_cm2)
+        measured = measured_areas(network, segmenter, turned, pixel_cm2)
         n = len(codes)
         part = pd.DataFrame(
             {

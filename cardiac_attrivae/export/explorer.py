@@ -20,7 +20,8 @@ import pandas as pd
 
 from ..attributes import ATTRIBUTES
 from ..data.store import SliceDataset
-from ..evaluation.generation import REACH, open_trained
+from ..evaluation.aiming import REACH
+from ..evaluation.studio import open_trained
 from ..metrics.calibration import Calibration
 from ..report.style import COLOURS, SYMBOLS, grey
 from ..runtime.device import find_device

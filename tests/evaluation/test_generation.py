@@ -10,7 +10,9 @@ from PIL import Image
 
 from cardiac_attrivae.cli.main import main
 from cardiac_attrivae.data.store import SliceDataset
-from cardiac_attrivae.evaluation.generation import REACH, Studio, aimed, generate, traverse
+from cardiac_attrivae.evaluation.aiming import REACH, aimed
+from cardiac_attrivae.evaluation.generation import generate, traverse
+from cardiac_attrivae.evaluation.studio import Studio
 from cardiac_attrivae.metrics.calibration import Calibration
 from cardiac_attrivae.schema import DataError, LatentTable
 from cardiac_attrivae.segmentation.judge import areas

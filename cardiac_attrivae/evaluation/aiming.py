@@ -1,0 +1,68 @@
+"""Sets latent dimensions so that a decoder draws the requested areas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from torch import nn
+
+from ..attributes import ATTRIBUTES, is_area
+from ..metrics.calibration import Calibration
+from ..schema import HEART
+from ..segmentation.judge import Segmenter
+from .control import measured_areas
+
+REACH = 4.0
+"""How far a dimension may be set from its mean, in standard deviations of the training codes."""
+
+
+def aimed(
+    network: nn.Module,
+    segmenter: Segmenter,
+    calibration: Calibration,
+    codes: np.ndarray,
+    request: Mapping[str, float | np.ndarray],
+    pixel_cm2: float,
+    rounds: int = 12,
+) -> np.ndarray:
+    """Sets the dimensions of the requested attributes so that they are drawn.
+
+    Starts from the lines of the calibration, then moves each dimension by what is still missing
+    divided by its slope, up to `REACH` from the mean; of all rounds, the nearest one is kept. One
+    slice does not show a volume, so dimensions of volumes stay on their lines.
+
+    Args:
+        network: Decoder.
+        segmenter: Measures what is drawn in each round.
+        calibration: Lines of the network.
+        codes: Codes to start from, (N, D).
+        request: Attribute -> one value, or one for each code, (N,).
+        pixel_cm2: Area of a pixel.
+        rounds: How often the dimensions are moved.
+
+    Returns:
+        The new codes, (N, D).
+
+    Raises:
+        ValueError: As `Calibration.set`.
+    """
+    codes = calibration.set(codes, request)
+    shown = [k for k, name in enumerate(calibration.names) if name in request and is_area(name)]
+    if not shown:
+        return codes
+    columns = [calibration.dimensions[k] for k in shown]
+    own = [HEART.index(ATTRIBUTES[calibration.names[k]].structure) for k in shown]
+    values = [request[calibration.names[k]] for k in shown]
+    wanted = np.stack([np.broadcast_to(value, len(codes)) for value in values], axis=1)
+    reach = REACH * calibration.code_deviation[shown]
+    low, high = calibration.code_mean[shown] - reach, calibration.code_mean[shown] + reach
+    codes[:, columns] = codes[:, columns].clip(low, high)
+    best, least = codes.copy(), np.full(len(codes), np.inf)
+    for _ in range(rounds):
+        missing = wanted - measured_areas(network, segmenter, codes, pixel_cm2)[:, own]
+        error = np.abs(missing).max(axis=1)
+        best[error < least] = codes[error < least]
+        least = np.minimum(error, least)
+        codes[:, columns] = (codes[:, columns] + missing / calibration.slope[shown]).clip(low, high)
+    return best

@@ -1,0 +1,287 @@
+"""A trained model with all that drawing hearts needs: lines, segmenters, patients to start from.
+
+What a dimension stands for is a line fitted on the training patients of the store (`Calibration`).
+A decoder draws hearts nearer to the mean than that line says, so dimensions are then corrected
+until one segmenter finds the requested areas (`aimed`). The reported areas are measured by another
+segmenter, trained on other patients, which took no part in the correction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from ..attributes import ATTRIBUTES, is_area
+from ..data.store import SliceDataset
+from ..metrics.calibration import Calibration
+from ..report.slices import requested_slice, traversals
+from ..report.style import picture
+from ..runtime.device import find_device
+from ..schema import HEART, STRUCTURES, DataError, LatentTable
+from ..segmentation.judge import Segmenter, areas, cache_of, segmenters_for
+from ..training.run import Run, decode, encode, load_run
+from .aiming import aimed
+from .control import segmented, traversed
+from .score import check_fit, evaluate
+
+
+def open_trained(
+    run: str | Path, store: str | Path | None = None, device: str = "auto"
+) -> tuple[Run, SliceDataset, LatentTable]:
+    """A run, the slices that it was trained on, and its training patients, one slice each.
+
+    Args and errors as `Studio.open`.
+    """
+    model = load_run(run, device)
+    store = store or model.summary.get("store")
+    if store is None or not Path(store).is_dir():
+        raise DataError(f"the store that {run} was trained on is gone; give it with --data")
+    opened = SliceDataset.open(store)
+    if opened.name != model.about["train_dataset"]:
+        raise DataError(
+            f"{run} was trained on {model.about['train_dataset']} and {store} holds "
+            f"{opened.name}; give the store that it was trained on"
+        )
+    check_fit(model, opened)
+    known, names = opened.split("train").basal(), model.pipeline.attributes
+    return model, opened, evaluate(model, known, names, find_device(device)).table
+
+
+@dataclass(frozen=True)
+class Studio:
+    """A model with all that is needed to draw with it.
+
+    Attributes:
+        run: The model.
+        store: Slices of the data set that it was trained on.
+        calibration: What its dimensions stand for.
+        aim: Corrects dimensions until what is drawn is what was asked for.
+        judge: Measures what is drawn in the end; taught by other patients than ``aim``.
+    """
+
+    run: Run
+    store: SliceDataset
+    calibration: Calibration
+    aim: Segmenter
+    judge: Segmenter
+
+    @classmethod
+    def open(
+        cls,
+        run: str | Path,
+        store: str | Path | None = None,
+        device: str = "auto",
+        tell: Callable[[str], None] = lambda message: None,
+    ) -> Studio:
+        """Reads run and store, fits the calibration, and trains segmenters or finds them trained.
+
+        Args:
+            run: Folder that ``train`` wrote.
+            store: Folder that ``preprocess`` wrote; None is the one that the run was trained on.
+            device: See `find_device`.
+            tell: Called with a message before something takes minutes.
+
+        Raises:
+            DataError: If the store is gone, of another data set, or does not fit the model.
+        """
+        model, opened, known = open_trained(run, store, device)
+        calibration, where = Calibration.fit(known), find_device(device)
+        cache = cache_of(opened, model.folder)
+        aim, judge = segmenters_for(opened, cache, (0, 1), device=where, tell=tell)
+        return cls(model, opened, calibration, aim, judge)
+
+    def start(self, case: str | None) -> tuple[np.ndarray, Tensor]:
+        """Code (1, D) to start from and its slice (1, 1, H, W): a patient's, or the mean one.
+
+        Raises:
+            DataError: If the store has no such patient.
+        """
+        if case is None:
+            code = np.asarray(self.run.about["code_mean"])[None]
+            return code, decode(self.run.network, code)
+        patients = self.store.basal()
+        rows = np.flatnonzero(patients.cases["case"] == case)
+        if not len(rows):
+            some = ", ".join(patients.cases["case"][:3])
+            raise DataError(
+                f"{self.store.folder} has no case {case!r}; expected one of {some}, ..."
+            )
+        slices = patients.take(rows).images
+        device = next(self.run.network.parameters()).device
+        return encode(self.run.network, slices.to(device))[0], slices
+
+    def heart(self, request: Mapping[str, float], case: str | None = None) -> Heart:
+        """One heart with the requested attributes, of a patient or of the mean code.
+
+        Args:
+            request: Attribute -> value in its unit.
+            case: Patient to start from; None is the mean code of the training patients.
+        """
+        code, original = self.start(case)
+        before, after = self.generate(code, {}), self.generate(code, request)
+        return Heart(
+            case or "mean of the training patients",
+            dict(request),
+            original[0, 0].numpy(),
+            before,
+            after,
+            self.measured(after.areas[0], request),
+            self.calibration.outside(request),
+        )
+
+    def turned(self, case: str | None = None, reach: float = 3.0, steps: int = 7) -> Turned:
+        """One heart, every attribute turned by ``reach`` deviations of the codes to either side."""
+        code, original = self.start(case)
+        places = np.linspace(-reach, reach, steps)
+        slices, requested = traversed(self.run.network, code[0], self.calibration, places)
+        labels, measured = segmented(self.judge, slices, self.store.pixel_cm2)
+        return Turned(
+            self.calibration, original[0, 0].numpy(), places, slices, labels, measured, requested
+        )
+
+    def generate(self, codes: np.ndarray, request: Mapping[str, float]) -> Generated:
+        """Slices of codes (N, D) with the requested attributes, and what is measured on them."""
+        codes = aimed(
+            self.run.network, self.aim, self.calibration, codes, request, self.store.pixel_cm2
+        )
+        slices = decode(self.run.network, codes)
+        labels = self.judge(slices)
+        return Generated(slices, labels, areas(labels, self.store.pixel_cm2))
+
+    def measured(self, found: np.ndarray, request: Mapping[str, float]) -> pd.DataFrame:
+        """Requested beside measured: a row per attribute that a slice can show, or was requested.
+
+        Args:
+            found: Measured areas of LV, MYO and RV, (3,).
+            request: Attribute -> value.
+        """
+        rows = []
+        for name in dict.fromkeys([*request, *self.calibration.names]):
+            attribute = ATTRIBUTES[name]
+            area = float(found[HEART.index(attribute.structure)])
+            rows.append(
+                {
+                    "attribute": name,
+                    "requested": request.get(name, np.nan),
+                    "unit": attribute.unit,
+                    "structure": attribute.structure.name,
+                    "measured_cm2": area,
+                    "error_cm2": area - request[name]
+                    if name in request and is_area(name)
+                    else np.nan,
+                }
+            )
+        return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Decoded slices and labels, (N, 1, H, W), and areas of LV, MYO and RV in cm^2, (N, 3)."""
+
+    slices: Tensor
+    labels: Tensor
+    areas: np.ndarray
+
+
+@dataclass(frozen=True)
+class Heart:
+    """One heart as asked for.
+
+    Attributes:
+        title: Of which patient it is made.
+        request: Attribute -> value asked for.
+        original: Slice that it starts from, (H, W).
+        before, after: As the model draws it unchanged, and with the request; one slice each.
+        table: See `Studio.measured`.
+        warnings: A sentence for each value that no training patient had.
+    """
+
+    title: str
+    request: Mapping[str, float]
+    original: np.ndarray
+    before: Generated
+    after: Generated
+    table: pd.DataFrame
+    warnings: list[str]
+
+    @property
+    def slice(self) -> np.ndarray:
+        """The slice as asked for, (H, W) in [0, 1]."""
+        return self.after.slices[0, 0].numpy()
+
+    def draw(self, path: Path) -> None:
+        """Before, after and their difference, as PNG."""
+        both = (self.before, self.after)
+        requested_slice(
+            self.original,
+            [part.slices[0, 0].numpy() for part in both],
+            [part.labels[0, 0].numpy() for part in both],
+            [part.areas[0] for part in both],
+            self.request,
+            path,
+            title=self.title,
+        )
+
+    def _repr_html_(self) -> str:
+        return picture(self.draw) + self.table.to_html(index=False, float_format="{:.1f}".format)
+
+
+@dataclass(frozen=True)
+class Turned:
+    """One heart, every attribute turned.
+
+    Attributes:
+        calibration: Its ``names`` are the K attributes.
+        original: Slice that it starts from, (H, W).
+        places: Deviations of the training codes, (S,).
+        slices, labels: What is drawn, and what the judge sees there, (K, S, H, W).
+        measured: Areas of LV, MYO and RV in cm^2, (K, S, 3).
+        requested: What the places stand for, in the unit of each attribute, (K, S).
+    """
+
+    calibration: Calibration
+    original: np.ndarray
+    places: np.ndarray
+    slices: Tensor
+    labels: np.ndarray
+    measured: np.ndarray
+    requested: np.ndarray
+
+    @property
+    def units(self) -> list[str]:
+        return [ATTRIBUTES[name].unit for name in self.calibration.names]
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row per attribute and place: requested in its unit, LV, MYO and RV in cm^2."""
+        about = zip(self.calibration.names, self.calibration.dimensions, self.units, strict=True)
+        return pd.DataFrame(
+            {"attribute": name, "dimension": dimension, "step": float(place),
+             "requested": self.requested[k, s], "unit": unit,
+             **dict(zip(STRUCTURES, self.measured[k, s], strict=True))}
+            for k, (name, dimension, unit) in enumerate(about)
+            for s, place in enumerate(self.places)
+        )  # fmt: skip
+
+    def draw(self, path: Path) -> None:
+        """A row of pictures per attribute, measured areas below each, as PNG."""
+        traversals(
+            self.slices.numpy(),
+            self.calibration.names,
+            self.places,
+            path,
+            original=self.original,
+            dimensions=self.calibration.dimensions,
+            labels=self.labels,
+            areas=self.measured,
+            requested=self.requested,
+            units=self.units,
+        )
+
+    def _repr_html_(self) -> str:
+        return picture(self.draw)
