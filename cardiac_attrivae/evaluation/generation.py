@@ -14,7 +14,8 @@ from torch import Tensor
 from ..attributes import check_names
 from ..report.slices import traversal_gif
 from ..report.style import SYMBOLS
-from ..runtime.files import atomic_file, locked, write
+from ..runtime.files import atomic_file, write
+from ..runtime.folders import locked
 from .control import traversed
 from .studio import Studio
 
