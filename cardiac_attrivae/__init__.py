@@ -5,7 +5,7 @@
     model = ca.load_model("runs/acdc")
     heart = model.generate({"LVEDA": 28}, case="patient012")
 
-The names below are loaded when they are first used: ``import cardiac_attrivae`` takes no time.
+Each name below is loaded when it is first used, so ``import cardiac_attrivae`` is quick.
 """
 
 from importlib import import_module
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .report.page import write_report as write_report
     from .training.config import load_pipeline as load_pipeline
 
-_ROOMS = {
+_MODULES = {
     "Model": "api",
     "cross_domain_eval": "evaluation.cross_domain",
     "load_manifest": "data.manifest",
@@ -33,15 +33,15 @@ _ROOMS = {
     "train": "api",
     "write_report": "report.page",
 }
-"""Public name -> the room it lives in."""
+"""Public name -> module that defines it."""
 
-__all__ = ["__version__", *_ROOMS]
+__all__ = ["__version__", *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _ROOMS:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_ROOMS[name]}", __name__), name)
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

@@ -1,6 +1,6 @@
-"""The Python face: a trained model as an object to ask, in a script or in a notebook.
+"""The Python interface: a trained model as an object, in a script or in a notebook.
 
-The commands write folders; here the same answers are arrays and tables, and show themselves in a
+The commands write folders; here the same results are arrays and tables, and show themselves in a
 notebook.
 """
 
@@ -26,6 +26,8 @@ from .training.config import load_pipeline
 from .training.run import Run, decode, draw_traversals, encode, load_run
 from .training.workflow import train as run_training
 
+__all__ = ["Model", "load_model", "open_store", "train"]
+
 
 def load_model(
     folder: str | Path,
@@ -38,7 +40,7 @@ def load_model(
     Args:
         folder: The run.
         store: Folder that ``preprocess`` wrote, with the slices that it was trained on; None is
-            where it lay then. Needed by ``traverse`` and ``generate``.
+            where that folder was during training. Needed by ``traverse`` and ``generate``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         tell: Called with a message before something takes minutes.
 
@@ -49,7 +51,7 @@ def load_model(
 
 
 def open_store(folder: str | Path) -> SliceDataset:
-    """Opens a store that ``preprocess`` wrote, see `SliceDataset.open`."""
+    """Opens a store that ``preprocess`` wrote; errors as `SliceDataset.open`."""
     return SliceDataset.open(folder)
 
 
@@ -66,8 +68,8 @@ def train(
     """Trains one model, as the command ``train`` does, and opens it.
 
     Args:
-        pipeline: Name of one that comes along, or the path of a YAML file.
-        store: Its train split is learnt, its val split watched.
+        pipeline: Name of a shipped pipeline, or the path of a YAML file.
+        store: Slices; trained on its train split, validated on its val split.
         output: Folder of the run.
         changes: Values to change, ``["schedule.epochs=10"]``.
         seed, device, resume: See `training.workflow.train`.
@@ -83,7 +85,7 @@ class Model:
 
     Attributes:
         run: Network, pipeline, and what is known about the training.
-        store: Where the slices lie that it was trained on; None is where they lay then.
+        store: Folder of the slices that it was trained on; None is where it was during training.
         device: Where it runs.
         tell: Called with a message before something takes minutes.
     """
@@ -100,13 +102,13 @@ class Model:
 
     @cached_property
     def studio(self) -> Studio:
-        """What draws and measures. Teaches two segmenters once per store: minutes on a CPU."""
+        """What draws and measures. Trains two segmenters once per store: minutes on a CPU."""
         return Studio.open(self.run.folder, self.store, self.device, self.tell)
 
     def encode(self, slices: SliceDataset | np.ndarray | Tensor) -> np.ndarray:
-        """Codes (N, D), the posterior means, of the slices of a store or of an array (N, H, W).
+        """Returns codes (N, D), the posterior means, of a store's slices or of an array (N, H, W).
 
-        An array holds what a store does: values in [0, 1], 0 outside the heart, cropped and turned
+        An array holds what a store does: values in [0, 1], 0 outside the heart, cropped and aligned
         as preprocessing does.
         """
         if isinstance(slices, SliceDataset):
@@ -120,11 +122,11 @@ class Model:
         return encode(self.run.network, images.to(find_device(self.device)))[0]
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
-        """Slices (N, H, W) of codes (N, D)."""
+        """Returns slices (N, H, W) in [0, 1] of codes (N, D)."""
         return decode(self.run.network, np.asarray(codes))[:, 0].numpy()
 
     def traverse(self, case: str | None = None, reach: float = 3.0, steps: int = 7) -> Turned:
-        """One heart, every attribute turned by ``reach`` deviations to either side, and measured.
+        """Turns every attribute of one heart by ``reach`` deviations each way, and measures it.
 
         Args:
             case: Patient to start from; None is the mean of the training patients.
@@ -134,7 +136,7 @@ class Model:
         return self.studio.turned(case, reach, steps)
 
     def generate(self, request: Mapping[str, float], case: str | None = None) -> Heart:
-        """A heart as asked for, and what a segmenter measures on it.
+        """Draws a heart with requested values, and measures it with a segmenter.
 
         Args:
             request: Attribute -> value in its unit, ``{"LVEDA": 28}``.
@@ -143,15 +145,16 @@ class Model:
         return self.studio.heart(request, case)
 
     def evaluate(self, store: SliceDataset, split: str = "test", rounds: int = 1000) -> Scored:
-        """Scores on one split of a store, one slice per patient, with 95 % intervals.
+        """Scores one split of a store, one slice per patient, with 95 % intervals.
 
-        Reconstruction, and how well one dimension carries one attribute. ``cross-domain-eval`` does
-        more: lines fitted at home and read abroad, measured control, several models compared.
+        Scores reconstructions, and how well one dimension carries one attribute.
+        ``cross-domain-eval`` does more: attributes predicted on other data sets, measured control,
+        several models compared.
 
         Args:
-            store: Slices; another data set than that of the training is what this is for.
+            store: Slices of the training data set or of another one.
             split: ``train``, ``val`` or ``test``.
-            rounds: Draws behind every interval and floor.
+            rounds: Draws behind every interval and null distribution.
         """
         target = store.split(split).basal()
         if not len(target):
@@ -164,7 +167,7 @@ class Model:
         return (
             f"<Model {self.run.pipeline.method}, trained on {about['train_dataset']}, seed "
             f"{about['seed']}: {', '.join(self.attributes)} and "
-            f"{self.run.network.latent_size - len(self.attributes)} free dimensions>"
+            f"{len(about['code_mean']) - len(self.attributes)} free dimensions>"
         )
 
     def _repr_html_(self) -> str:

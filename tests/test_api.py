@@ -1,4 +1,4 @@
-"""The Python face: a trained model asked for codes, slices, hearts and scores, as in a notebook."""
+"""The Python interface: a trained model asked for codes, slices, hearts and scores, as in a notebook."""
 
 import subprocess
 import sys
@@ -96,6 +96,6 @@ def test_a_model_shows_itself(model):
     assert "<img" in model._repr_html_()
 
 
-def test_a_folder_without_a_run_is_told(tmp_path):
+def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(DataError, match="no trained model"):
         ca.load_model(tmp_path)

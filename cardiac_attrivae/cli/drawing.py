@@ -28,15 +28,15 @@ def generate(request: tuple[str, ...], output: Path, **given: Any) -> None:
     """Draw a heart with requested values, and measure it."""
     from ..evaluation.generation import generate as run
 
-    wanted = dict(_assignment(text) for text in request)
-    table, warnings = run(request=wanted, output=output, tell=tell, **given)
+    values = dict(_assignment(text) for text in request)
+    table, warnings = run(request=values, output=output, tell=tell, **given)
     for warning in warnings:
         warn(warning)
     for row in table.to_dict("records"):
         asked, unit = row["requested"], row["unit"]
-        request = "" if math.isnan(asked) else f"requested {asked:g} {unit}, "
+        wanted = "" if math.isnan(asked) else f"requested {asked:g} {unit}, "
         found = f"measured {row['structure']} {row['measured_cm2']:.1f} cm2"
-        say(f"{row['attribute']}: {request}{found}")
+        say(f"{row['attribute']}: {wanted}{found}")
     say(f"Slice, labels and picture are in {output}")
 
 
