@@ -538,7 +538,7 @@ def alter(store, **facts):
 
 def say(store, **facts):
     """Changes dataset.json and its seal, so that the next check meets it."""
-    from cardiac_attrivae.data.store import seal
+    from cardiac_attrivae.runtime.provenance import seal
 
     said = json.loads((store / "dataset.json").read_text()) | facts
     alter(store, **facts, sha256=seal(said))

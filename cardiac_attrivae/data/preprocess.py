@@ -32,12 +32,12 @@ from ..runtime.files import atomic_file, enough_space, replace_folder, write
 from ..runtime.folders import empty, is_empty, locked
 from ..runtime.messages import without_folder
 from ..runtime.pool import Crew, Fate, cluster, each, processes
-from ..runtime.provenance import __version__, versions
+from ..runtime.provenance import __version__, seal, versions
 from ..schema import SPLITS, SYNTHETIC, CaseRecord, DataError, Keys
 from .cases import Cases, Skipped, drop_duplicates, find_cases
 from .manifest import Manifest
 from .pseudonyms import hidden, pseudonymised
-from .store import FILES, FORMAT, SPACING, content_hash, seal
+from .store import FILES, FORMAT, SPACING, content_hash
 from .transforms import Recipe, preprocessing
 
 PACKAGES = ("monai", "nibabel", "numpy", "pandas", "torch")

@@ -7,7 +7,6 @@ larger than memory. `loader.py` makes batches of them.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from torch.utils.data import Dataset
 
 from ..attributes import AREAS, ATTRIBUTES, check_names, measure, pixel_counts
 from ..runtime.files import read_json
+from ..runtime.provenance import seal
 from ..schema import SPLITS, DataError, Keys, Structure
 from .manifest import NAME
 from .nifti import MOST_VOXELS
@@ -58,23 +58,6 @@ def content_hash(folder: Path) -> str:
 def _digest(path: Path) -> bytes:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
-
-
-def seal(info: dict[str, Any]) -> str:
-    """Computes the SHA-256 of the content of dataset.json, without its key ``sha256``.
-
-    Raises:
-        DataError: If the content is nested too deeply to be written as JSON.
-
-    Example:
-        >>> seal({"cases": 3}) == seal({"cases": 3, "sha256": "of an earlier version"})
-        True
-    """
-    content = {key: value for key, value in info.items() if key != "sha256"}
-    try:
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    except RecursionError:
-        raise DataError("values of dataset.json are nested too deeply") from None
 
 
 class _Files(NamedTuple):

@@ -1,15 +1,22 @@
-"""The device to compute on."""
+"""The device to compute on: which one, what it is called, and how much memory was used."""
 
 from __future__ import annotations
 
+import sys
+
+import psutil
 import torch
 
 
 def find_device(name: str) -> torch.device:
-    """The device of a name; ``auto`` is the GPU if there is one.
+    """Returns the device of a name; ``auto`` is the GPU if there is one.
 
     Raises:
-        ValueError: If the name is none, or there is no such device.
+        ValueError: If the name is none of a device, or there is no such device.
+
+    Example:
+        >>> find_device("cpu")
+        device(type='cpu')
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -23,3 +30,28 @@ def find_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"device is {name!r}; expected auto, cpu, cuda or cuda:N")
     return device
+
+
+def describe_device(device: torch.device) -> str:
+    """Names a device in the words of summary.json: the GPU's, or the number of CPU threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"cpu, {threads} thread{'s' * (threads > 1)}"
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Returns the most memory that this process has used so far: of the GPU, else of the machine.
+
+    Returns:
+        MiB.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    used = psutil.Process().memory_info()
+    if hasattr(used, "peak_wset"):  # Windows, the only system where psutil knows the peak
+        return used.peak_wset / 2**20
+    import resource  # not on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere

@@ -1,15 +1,47 @@
-"""What made a result: the versions of this package and of those below it."""
+"""What made a result: versions of this package and those below it, and seals over what it says."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
+from typing import Any
+
+from ..schema import DataError
 
 __version__ = "0.1.0"
 
+SEAL = "sha256"
+"""Key under which facts hold their own seal."""
+
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """Versions of this package, of Python and of the named packages."""
+    """Returns the versions of this package, of Python and of the named packages."""
     own = {"cardiac-attrivae": __version__, "python": platform.python_version()}
     return own | {name: version(name) for name in packages}
+
+
+def seal(facts: Mapping[str, Any], content: str = "") -> str:
+    """Returns the SHA-256 of facts, as JSON without their own seal, and of what they describe.
+
+    Args:
+        facts: Values that JSON can hold, by name. The order of the names does not matter.
+        content: Digest of the arrays or weights that the facts describe, unless it is one of them.
+
+    Raises:
+        DataError: If the facts cannot be written as JSON, though perhaps read.
+
+    Example:
+        >>> seal({"cases": 3}) == seal({"cases": 3, "sha256": "of an earlier version"})
+        True
+        >>> seal({"cases": 3}) == seal({"cases": 4})
+        False
+    """
+    values = {key: value for key, value in facts.items() if key != SEAL}
+    try:
+        text = json.dumps(values, sort_keys=True)
+    except RecursionError:
+        raise DataError("values are nested too deeply") from None
+    return hashlib.sha256((content + text).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors, with facts about them, and a hash that tells every changed byte."""
+"""Weights on disk: safetensors with facts about them, and a hash that shows every changed byte."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ from torch import Tensor
 
 from ..schema import DataError
 from .files import write
+from .provenance import SEAL, seal
 
 FACTS = "cardiac_attrivae"
 """Key of the metadata: the facts, as JSON."""
-SEAL = "sha256"
-"""Key of the facts: hash of the weights and of all other facts."""
 
 Weights = dict[str, Tensor]
 Facts = dict[str, Any]
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, shapes, types and bytes of weights, in the order of their names."""
+    """Returns the SHA-256 of names, shapes, types and bytes of weights, sorted by name."""
     found = hashlib.sha256()
     for name, values in sorted(weights.items()):
         found.update(f"{name} {tuple(values.shape)} {values.dtype}".encode())
@@ -38,21 +37,21 @@ def write_weights(file: str | Path, weights: Mapping[str, Tensor], facts: Facts)
     """Writes weights with facts about them, and seals both by a hash; see `files.write`.
 
     Args:
-        file: Where to.
+        file: Path to write to.
         weights: Tensors by their name, on any device.
-        facts: What JSON can hold.
+        facts: Values that JSON can hold, by name.
     """
     weights = {name: values.detach().cpu().contiguous() for name, values in weights.items()}
-    sealed = facts | {SEAL: _seal(weights, facts)}
+    sealed = facts | {SEAL: seal(facts, weights_digest(weights))}
     write(file, save(weights, {FACTS: json.dumps(sealed)}))
 
 
 def read_weights(file: str | Path) -> tuple[Weights, Facts]:
-    """Weights, on the CPU, and facts that `write_weights` wrote. No code is run from the file.
+    """Reads weights, onto the CPU, and facts that `write_weights` wrote. Runs no code of the file.
 
     Raises:
-        DataError: If it cannot be read, was written by something else or by an older version, was
-            changed, or holds values that are no numbers.
+        DataError: If the file cannot be read, was written by something else or by an older version,
+            was changed, or holds NaN or infinite values.
     """
     weights, facts, sealed = open_weights(file)
     if not sealed:
@@ -67,25 +66,22 @@ def read_weights(file: str | Path) -> tuple[Weights, Facts]:
 
 
 def open_weights(file: str | Path) -> tuple[Weights, Facts, bool]:
-    """As `read_weights`, but tells whether the hash fits instead of refusing what was changed."""
+    """Reads as `read_weights` does, but returns whether the hash fits instead of refusing what was
+    changed."""
     try:
         with safe_open(file, "pt") as stored:
             facts = json.loads((stored.metadata() or {}).get(FACTS, "null"))
             weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-        seal = facts.pop(SEAL, None) if isinstance(facts, dict) else None
-        sealed = seal == _seal(weights, facts)
+        found = expected = None
+        if isinstance(facts, dict):
+            found, expected = facts.pop(SEAL, None), seal(facts, weights_digest(weights))
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file} cannot be read: {error}") from None
-    if not isinstance(facts, dict):
+    if expected is None:
         raise DataError(f"{file} was not written by cardiac-attrivae: it has no configuration")
-    if seal is None:
+    if found is None:
         raise DataError(
             f"{file} was written by an older version of cardiac-attrivae: it has no hash; train "
             "again, or use that version"
         )
-    return weights, facts, sealed
-
-
-def _seal(weights: Mapping[str, Tensor], facts: Facts) -> str:
-    told = weights_digest(weights) + json.dumps(facts, sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()
+    return weights, facts, found == expected

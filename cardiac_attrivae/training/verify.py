@@ -8,9 +8,9 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import Any, NamedTuple
 
-from ..data.store import content_hash, seal
+from ..data.store import content_hash
 from ..runtime.files import read_json
-from ..runtime.provenance import versions
+from ..runtime.provenance import seal, versions
 from ..runtime.weights import Weights, open_weights
 from ..runtime.yaml_files import read_yaml
 from ..schema import DataError

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import resource
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -31,7 +30,7 @@ from ..models.losses import AttriVAELoss, SoftIntroLoss
 from ..models.networks import build_network, recalibrate
 from ..models.perceptual import perceptual_loss
 from ..report.curves import training_curves
-from ..runtime.device import find_device
+from ..runtime.device import describe_device, find_device, peak_memory_mib
 from ..runtime.distributed import (
     barrier,
     from_first,
@@ -308,8 +307,8 @@ class TrainingWorkflow(PythonicWorkflow):
             "epoch_kept": self.epoch_kept,
             "wall_time_s": round(self.seconds, 2),
             "steps_per_second": round(done / self.seconds, 2) if self.seconds else 0.0,
-            "peak_memory_mib": round(self._peak_memory()),
-            "device": self._describe_device(),
+            "peak_memory_mib": round(peak_memory_mib(self._device)),
+            "device": describe_device(self._device),
             "processes": world_size(),
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "versions": versions(PACKAGES),
@@ -560,17 +559,6 @@ class TrainingWorkflow(PythonicWorkflow):
             pixels = np.asarray(Image.open(file).convert("RGB"))
             step = self._trainer.state.epoch
             self.history.writer.add_image(f"figures/{file.stem}", pixels, step, dataformats="HWC")
-
-    def _peak_memory(self) -> float:
-        if self._device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self._device) / 2**20
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-    def _describe_device(self) -> str:
-        if self._device.type == "cuda":
-            return torch.cuda.get_device_name(self._device)
-        threads = torch.get_num_threads()
-        return f"cpu, {threads} thread{'s' * (threads > 1)}"
 
 
 def _configuration(file: Path) -> Any:

@@ -12,8 +12,9 @@ import torch
 
 from cardiac_attrivae.attributes import ATTRIBUTES
 from cardiac_attrivae.data import store as store_module
-from cardiac_attrivae.data.store import FILES, SliceDataset, content_hash, seal
+from cardiac_attrivae.data.store import FILES, SliceDataset, content_hash
 from cardiac_attrivae.runtime.files import replace_folder
+from cardiac_attrivae.runtime.provenance import seal
 from cardiac_attrivae.schema import SPLITS, DataError, Keys
 
 

@@ -304,7 +304,8 @@ def test_an_empty_split_is_refused_with_those_there_are(run, mnms_store_all, tmp
         cases = pd.read_csv(store / "cases.csv")
         cases["split"] = "train"
         cases.to_csv(store / "cases.csv", index=False)
-        from cardiac_attrivae.data.store import content_hash, seal
+        from cardiac_attrivae.data.store import content_hash
+        from cardiac_attrivae.runtime.provenance import seal
 
         info |= {"content_hash": content_hash(store), "splits": {"train": 7, "val": 0, "test": 0}}
         (store / "dataset.json").write_text(json.dumps(info | {"sha256": seal(info)}))
