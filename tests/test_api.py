@@ -1,4 +1,4 @@
-"""The Python interface: a trained model asked for codes, slices, hearts and scores, as in a notebook."""
+"""The Python interface: a trained model asked for codes, slices, hearts and scores."""
 
 import subprocess
 import sys
