@@ -1,7 +1,7 @@
 """The paper's table in one command: stores, runs, evaluation and report, each made only once.
 
-Every step is a command that a user could type, run as a process of its own. What is done already is
-not done again, so that a broken-off reproduction goes on with the same call.
+Every step is a command that a user could type, run in a process of its own. Finished steps are not
+repeated, so the same call continues an interrupted reproduction.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import io
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import product
@@ -36,7 +36,7 @@ METHODS = {
 """Pipelines of the four methods of Table 1 in arXiv 2307.12618; some differ between data sets."""
 
 SPLITS = ("test", "val")
-"""What may be scored, in order of preference."""
+"""Splits that may be scored, in order of preference."""
 
 
 def plan(
@@ -49,15 +49,15 @@ def plan(
     workers: int = 1,
     changes: Sequence[str] = (),
 ) -> list[Step]:
-    """The steps up to the last trained model. The first seed of everything comes first.
+    """Lists the steps up to the last trained model; the first seed of every method comes first.
 
     Args:
-        datasets: Name -> folder that holds it, of ``acdc`` and ``mnms``.
-        seeds: How many; 0 is the first.
+        datasets: ``acdc`` or ``mnms`` -> folder that holds it.
+        seeds: Number of seeds; 0 is the first.
         pipelines: A key of `METHODS`.
         output: Folder of the reproduction.
         device: See `find_device`.
-        workers: Processes at once, shared by the data sets while they are preprocessed.
+        workers: Processes at once; data sets that are preprocessed share them.
         changes: ``key=value``, laid over every pipeline.
     """
     stores = {name: output / "stores" / name for name in datasets}
@@ -83,7 +83,7 @@ def plan(
                  "--output", str(run), "--seed", str(seed), "--device", device, "--resume", *sets),
                 (f"preprocess_{dataset}",),
                 run / "summary.json",  # written after the model: both are there
-                unless=partial(_cannot_teach, dataset, store),
+                unless=partial(_too_few_to_train, dataset, store),
             )
         )  # fmt: skip
     return steps
@@ -99,16 +99,16 @@ def scoring(
     workers: int = 1,
     rounds: int = 1000,
 ) -> list[Step]:
-    """The steps after training: evaluation and report. They are done again if an input changes.
+    """Lists the steps after training, evaluation and report; they are repeated if an input changed.
 
     Args:
         runs: Folders of finished runs.
         stores: Folders of finished stores that have patients in the split.
-        split: Which patients are scored.
+        split: Patients to score.
         output: Folder of the reproduction.
         device: See `find_device`.
         workers: Processes.
-        rounds: Draws behind each interval and floor.
+        rounds: Draws behind each interval and null distribution.
     """
     inputs = [run / "summary.json" for run in runs] + [store / "dataset.json" for store in stores]
     stats = {str(file.relative_to(output)): file.stat() for file in inputs}
@@ -127,15 +127,20 @@ def scoring(
     ]
 
 
-def choose_split(counts: Mapping[str, Mapping[str, int]]) -> str:
-    """The split in which most data sets can be scored: ``test`` if nothing speaks for ``val``.
+def choose_split(counts: Iterable[Mapping[str, int]]) -> str:
+    """Returns the split in which most data sets can be scored; of equal ones ``test``.
 
     Args:
-        counts: Data set -> split -> number of patients.
+        counts: For each data set, split -> number of patients.
+
+    Example:
+        >>> choose_split([{"test": 0, "val": 15}])
+        'val'
     """
+    counts = list(counts)
 
     def scored(split: str) -> tuple[int, int]:
-        patients = [count[split] for count in counts.values()]
+        patients = [count[split] for count in counts]
         return sum(n >= LEAST for n in patients), sum(n > 0 for n in patients)
 
     return max(SPLITS, key=scored)
@@ -143,18 +148,18 @@ def choose_split(counts: Mapping[str, Mapping[str, int]]) -> str:
 
 @contextmanager
 def claimed(output: Path, wanted: Mapping[str, Any]) -> Iterator[int]:
-    """Makes a folder that of one reproduction, described in plan.json, and keeps others out.
+    """Reserves a folder for one reproduction, described in plan.json, and locks it.
 
     Args:
-        output: Folder; absent, empty, or of the same reproduction. It may have had fewer ``seeds``
-            and fewer ``datasets``.
-        wanted: What describes the reproduction, as JSON holds it.
+        output: Folder; absent, empty, or of the same reproduction with perhaps fewer ``seeds`` and
+            ``datasets``.
+        wanted: Description of the reproduction, as JSON holds it.
 
     Yields:
         File descriptor of the lock, see `locked`.
 
     Raises:
-        DataError: If the folder holds something else, or is being worked on.
+        DataError: If the folder holds something else, or another process writes into it.
     """
     file = output / "plan.json"
     with locked(output) as lock:
@@ -180,21 +185,21 @@ def reproduce(
     changes: Sequence[str] = (),
     say: Callable[[str], None] = print,
 ) -> bool:
-    """Everything from files to the report; what is done already is not done again.
+    """Does everything from files to the report, but for what is finished already.
 
     Writes stores/, runs/, evaluation/, report/ and logs/ into ``output``, and failures.csv if a
     step failed.
 
     Args:
-        datasets: Name -> folder that holds it, of ``acdc`` and ``mnms``.
+        datasets: ``acdc`` or ``mnms`` -> folder that holds it.
         output: Folder to write, see `claimed`.
         seeds: Runs of each method on each data set.
         pipelines: A key of `METHODS`.
         device: See `find_device`.
         workers: Commands at once; None is one on a GPU, else the number of cores.
-        rounds: Draws behind each interval and floor.
+        rounds: Draws behind each interval and null distribution.
         changes: ``key=value``, laid over every pipeline.
-        say: Called with a line of text.
+        say: Called with each line of text to print.
 
     Returns:
         Whether no step failed.
@@ -206,7 +211,7 @@ def reproduce(
     """
     start = time.perf_counter()
     for method, dataset in product(METHODS[pipelines], datasets):
-        load_pipeline(method.format(dataset=dataset), changes)  # told here, not in forty logs
+        load_pipeline(method.format(dataset=dataset), changes)  # fails here, not in forty logs
     workers = workers or (cpu_count() if find_device(device).type == "cpu" else 1)
     # absolute, so that no path reads as an option and plan.json means the same from anywhere
     output = Path(output).resolve()
@@ -220,19 +225,20 @@ def reproduce(
     with claimed(output, wanted) as lock:
         logs = output / "logs"
         logs.mkdir(exist_ok=True)
-        options = {"device": device, "workers": workers}
-        steps = plan(datasets, seeds, pipelines, output, changes=changes, **options)
+        steps = plan(
+            datasets, seeds, pipelines, output, device=device, workers=workers, changes=changes
+        )
         threads = max(1, cpu_count() // workers)
         runner = partial(run_command, logs=logs, threads=threads, lock=lock)
         try:
             outcomes = _carry_on(steps, workers, runner, "stores and models", say)
-            last = _scoring_of(steps, output, rounds, options, say)
+            last = _scoring_of(steps, output, device, workers, rounds, say)
             if last:
                 outcomes += _carry_on(last, workers, runner, "evaluation and report", say)
         except KeyboardInterrupt:
-            say("Stopped. What is done is kept; the same command goes on from here.")
+            say("Stopped. Finished steps are kept; the same command continues from here.")
             raise
-        failed = _tell_failures(outcomes, output / "failures.csv", say)
+        failed = _report_failures(outcomes, output / "failures.csv", say)
     if last and last[-1].is_done:
         say(f"Report: {output / 'report'}")
     say(f"{(time.perf_counter() - start) / 60:.1f} min, logs in {logs}")
@@ -242,7 +248,7 @@ def reproduce(
 def _carry_on(
     steps: Sequence[Step], workers: int, runner: Runner, what: str, say: Callable[[str], None]
 ) -> list[Outcome]:
-    """`carry_out` if there is anything to do, which is said."""
+    """Runs the steps that are not done, if there are any, and prints how many."""
     to_do = sum(not step.is_done for step in steps)
     if not to_do:
         say(f"{what}: nothing has changed since they were made")
@@ -254,15 +260,16 @@ def _carry_on(
 def _scoring_of(
     steps: Sequence[Step],
     output: Path,
+    device: str,
+    workers: int,
     rounds: int,
-    options: Mapping[str, Any],
     say: Callable[[str], None],
 ) -> list[Step]:
-    """The steps after training for what is finished; none if that is too little."""
+    """Lists the steps after training for what is finished; none if that is too little."""
     finished = [step.done.parent for step in steps if step.is_done]
     runs = [folder for folder in finished if folder.parent.name == "runs"]
     counts = {folder: _splits(folder) for folder in finished if folder not in runs}
-    split = choose_split(counts)
+    split = choose_split(counts.values())
     stores = [store for store, count in counts.items() if count[split]]
     if not runs or not stores:
         say(f"Nothing to evaluate: {len(runs)} models, {len(stores)} data sets with patients")
@@ -273,11 +280,11 @@ def _scoring_of(
         if count[split] < LEAST:
             few = "too few to score codes" if count[split] else "not evaluated on"
             say(f"{store.name} has {count[split]} {split} patients: {few}")
-    return scoring(runs, stores, split, output, rounds=rounds, **options)
+    return scoring(runs, stores, split, output, device=device, workers=workers, rounds=rounds)
 
 
-def _tell_failures(outcomes: Sequence[Outcome], file: Path, say: Callable[[str], None]) -> bool:
-    """Whether there are any; says and writes what failed, and says what was left out."""
+def _report_failures(outcomes: Sequence[Outcome], file: Path, say: Callable[[str], None]) -> bool:
+    """Prints what failed or was left out, writes failures.csv; returns whether anything failed."""
     left_out = Counter(outcome.why for outcome in outcomes if outcome.state == LEFT_OUT)
     for why, count in left_out.items():
         say(f"Left out {count} x: {why}")
@@ -299,7 +306,7 @@ def _tell_failures(outcomes: Sequence[Outcome], file: Path, say: Callable[[str],
     return True
 
 
-def _cannot_teach(dataset: str, store: Path) -> str:
+def _too_few_to_train(dataset: str, store: Path) -> str:
     patients = _splits(store)["train"]
     few = f"{dataset} has {patients} training patients; training needs {LEAST}"
     return few if patients < LEAST else ""
@@ -310,17 +317,19 @@ def _splits(store: Path) -> dict[str, int]:
 
 
 def _check_same(file: Path, wanted: Mapping[str, Any]) -> None:
-    """Raises a DataError if plan.json describes a reproduction that cannot grow into this one."""
+    """Raises a DataError if plan.json describes a reproduction that this one does not extend."""
     try:
         held = json.loads(file.read_text())
         fits = {key: held[key] == value for key, value in wanted.items()}
         fits["seeds"] = held["seeds"] <= wanted["seeds"]
         fits["datasets"] = held["datasets"].items() <= wanted["datasets"].items()
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise DataError(f"{file} is no plan of a reproduction; choose another --output") from None
+        raise DataError(
+            f"{file} is not the plan of a reproduction; choose another --output"
+        ) from None
     for key in wanted:
         if not fits[key]:
             raise DataError(
-                f"{file.parent} holds a reproduction with {key} {held[key]!r}, asked for is "
+                f"{file.parent} holds a reproduction with {key} {held[key]!r}, but this call has "
                 f"{wanted[key]!r}; seeds and data sets may only be added. Choose another --output"
             )

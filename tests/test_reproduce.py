@@ -1,4 +1,4 @@
-"""The whole way in one command: in which order, what is done once, and what a failure stops."""
+"""Everything in one command: the order of the steps, what is repeated, what a failure stops."""
 
 import asyncio
 import csv
@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from runtime.test_jobs import wait_for
 
-from cardiac_attrivae import reproduce as room
+from cardiac_attrivae import reproduce as module
 from cardiac_attrivae.cli.main import main
 from cardiac_attrivae.data.phantom import write_phantoms
 from cardiac_attrivae.reproduce import METHODS, choose_split, claimed, plan
@@ -26,12 +26,12 @@ NAMES = ("beta_vae_fast", "attri_vae_fast", "soft_intro_vae_fast", "attri_sivae_
 
 
 class World:
-    """Stands for the commands: writes what they write, and remembers what was called.
+    """Replaces the commands: writes what they write, and remembers what was called.
 
     Attributes:
         calls: Steps in the order in which they were run.
         fails: Names of steps that fail.
-        interrupts: Name of a step during which the user breaks off.
+        interrupts: Name of a step during which the user presses Ctrl-C.
         patients: Data set -> patients of each split.
     """
 
@@ -54,7 +54,7 @@ class World:
         return "", ""
 
     def called(self):
-        """Names of the steps since the last time."""
+        """Returns the names of the steps run since the last call."""
         names = [step.name for step in self.calls]
         self.calls.clear()
         return names
@@ -63,7 +63,7 @@ class World:
 @pytest.fixture
 def world(monkeypatch):
     world = World()
-    monkeypatch.setattr(room, "run_command", world)
+    monkeypatch.setattr(module, "run_command", world)
     return world
 
 
@@ -115,11 +115,11 @@ def test_the_first_seed_of_everything_comes_first(tmp_path):
 def test_the_split_is_the_one_that_most_data_sets_can_be_scored_on():
     full, real = PATIENTS, {"train": 85, "val": 15, "test": 0}
     two = {"train": 0, "val": 0, "test": 2}
-    assert choose_split({"acdc": full, "mnms": full}) == "test"
-    assert choose_split({"acdc": real}) == "val"
-    assert choose_split({"acdc": real, "mnms": two}) == "val"
-    assert choose_split({"mnms": two}) == "test"
-    assert choose_split({"acdc": real, "mnms": full}) == "val"  # both have it
+    assert choose_split([full, full]) == "test"
+    assert choose_split([real]) == "val"
+    assert choose_split([real, two]) == "val"
+    assert choose_split([two]) == "test"
+    assert choose_split([real, full]) == "val"  # both have it
 
 
 # reproduce ---------------------------------------------------------------------------------------
@@ -179,18 +179,20 @@ def test_a_store_or_run_that_was_removed_is_made_again(world, sources, tmp_path)
 
 @pytest.mark.parametrize("workers", [1, 4])
 @pytest.mark.parametrize("where", ["preprocess_mnms", "train_attri_vae_fast_acdc_seed0", "report"])
-def test_broken_off_anywhere_it_ends_with_the_same_files(world, sources, tmp_path, where, workers):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert call(whole, sources, "--seeds", 1).exit_code == 0
+def test_interrupted_anywhere_and_repeated_it_ends_with_the_same_files(
+    world, sources, tmp_path, where, workers
+):
+    complete, interrupted = tmp_path / "complete", tmp_path / "interrupted"
+    assert call(complete, sources, "--seeds", 1).exit_code == 0
     world.called()
     world.interrupts = where
-    stopped = call(broken, sources, "--seeds", 1, "--workers", workers)
+    stopped = call(interrupted, sources, "--seeds", 1, "--workers", workers)
     assert stopped.exit_code == 1
-    assert "the same command goes on" in stopped.stdout
+    assert "the same command continues" in stopped.stdout
     first, world.interrupts = world.called(), None
-    assert call(broken, sources, "--seeds", 1, "--workers", workers).exit_code == 0
+    assert call(interrupted, sources, "--seeds", 1, "--workers", workers).exit_code == 0
     second = world.called()
-    assert files_below(broken) == files_below(whole)
+    assert files_below(interrupted) == files_below(complete)
     assert where in second
     if workers == 1:
         assert set(first) & set(second) == {where}
@@ -252,7 +254,7 @@ def test_nothing_is_evaluated_if_no_model_is_finished(world, sources, tmp_path):
     assert "evaluate" not in world.called()
 
 
-def test_few_patients_are_said_not_trained_on_but_scored(world, sources, tmp_path):
+def test_few_patients_are_reported_not_trained_on_but_scored(world, sources, tmp_path):
     world.patients["mnms"] = {"train": 0, "val": 0, "test": 2}
     result = call(tmp_path / "o", sources, "--seeds", 1)
     assert result.exit_code == 0
@@ -263,9 +265,7 @@ def test_few_patients_are_said_not_trained_on_but_scored(world, sources, tmp_pat
     assert "mnms has 2 test patients: too few to score codes" in result.stdout
 
 
-def test_without_test_patients_validation_patients_are_scored_and_it_is_said(
-    world, sources, tmp_path
-):
+def test_without_test_patients_validation_patients_are_scored_with_a_note(world, sources, tmp_path):
     world.patients["acdc"] = {"train": 85, "val": 15, "test": 0}
     world.patients["mnms"] = {"train": 0, "val": 0, "test": 2}
     result = call(tmp_path / "o", sources, "--seeds", 1)
@@ -317,12 +317,12 @@ def test_another_reproduction_is_refused(world, sources, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"seeds": "two"}', "\x00", "null"])
-def test_a_plan_that_is_none_is_refused(world, sources, tmp_path, text):
+def test_a_file_that_is_not_a_plan_is_refused(world, sources, tmp_path, text):
     (tmp_path / "o").mkdir()
     (tmp_path / "o" / "plan.json").write_text(text)
     result = call(tmp_path / "o", sources)
     assert result.exit_code == 2
-    assert "is no plan of a reproduction" in result.stderr
+    assert "is not the plan of a reproduction" in result.stderr
     assert (tmp_path / "o" / "plan.json").read_text() == text
 
 
@@ -336,7 +336,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(world, sources, tmp_pa
     assert world.called() == []
 
 
-def test_a_start_that_was_broken_off_leaves_an_empty_folder(world, sources, tmp_path):
+def test_an_interrupted_start_leaves_an_empty_folder(world, sources, tmp_path):
     (tmp_path / "o").mkdir()
     for name in (LOCK, ".part-1234-plan.json"):
         (tmp_path / "o" / name).write_text("{")
