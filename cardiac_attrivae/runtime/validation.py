@@ -123,9 +123,9 @@ def build(kind: type[T], values: Any, key: str = "") -> T:
         ...     lr: float = option(1e-4, number(1e-9, 10))
         >>> build(Adam, {"lr": "1e-3"})
         Adam(lr=0.001)
-        >>> build(Adam, {"rl": 1})
+        >>> build(Adam, {"lrr": 1})
         Traceback (most recent call last):
-        ValueError: unknown key rl, did you mean 'lr'?; expected one of lr
+        ValueError: unknown key lrr, did you mean 'lr'?; expected one of lr
         >>> build(Adam, {"lr": 100}, "optimiser")
         Traceback (most recent call last):
         ValueError: optimiser.lr is 100; expected a number from 1e-09 to 10
