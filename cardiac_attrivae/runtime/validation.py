@@ -172,6 +172,16 @@ def check_mapping(values: Any, key: str) -> None:
             raise ValueError(f"{key} has the key {short(name)}; expected text, write '{name}'")
 
 
+def require(key: str, value: Any, rule: Rule) -> None:
+    """Refuses a value that a rule does not accept.
+
+    Raises:
+        ValueError: Names the key, the value and what is accepted.
+    """
+    if not rule.fits(value):
+        refuse(key, value, rule.expected)
+
+
 def refuse(key: str, value: Any, expected: str) -> NoReturn:
     """Raises the error of a value that is not accepted.
 
@@ -220,8 +230,7 @@ def _value(hint: Any, value: Any, key: str, metadata: Mapping[str, Any]) -> Any:
     if hint is float and isinstance(value, str):  # YAML 1.1 reads 1e-4 as text
         value = _number(value)
     rule = rule or _RULES[hint]
-    if not rule.fits(value):
-        refuse(key, value, rule.expected)
+    require(key, value, rule)
     return float(value) if hint is float else value
 
 

@@ -19,8 +19,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
-from ..models.losses import SoftIntroLoss, kl_divergence
-from ..models.networks import reparameterise
+from ..models.loss_terms import kl_divergence
+from ..models.losses import SoftIntroLoss
+from ..models.vae import reparameterise
 from ..runtime.distributed import average_gradients, batch_mean, share
 from ..schema import Keys, VAEOutput
 

@@ -9,13 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cardiac_attrivae.models import perceptual
-from cardiac_attrivae.models.perceptual import (
-    PERCEPTUAL,
+from cardiac_attrivae.models.feature_networks import (
+    VGG19_TAPS,
     VGG19_VARIABLE,
-    PerceptualLoss,
     VGG19Features,
     find_vgg19_weights,
+)
+from cardiac_attrivae.models.perceptual import (
+    PERCEPTUAL,
+    PerceptualLoss,
     gradient_ratio,
     perceptual_loss,
 )
@@ -391,7 +393,10 @@ def test_none_is_no_loss():
 def test_an_unknown_network_is_refused():
     accepted = "vgg19, efficientnet_lite0, random_vgg19, ssim, none, monai:<type>"
     assert accepted == ", ".join((*PERCEPTUAL, "monai:<type>"))
-    with pytest.raises(ValueError, match=f"unknown perceptual network 'vgg16'.* of {accepted}"):
+    with pytest.raises(
+        ValueError,
+        match=f"unknown perceptual network 'vgg16', did you mean 'vgg19'.; .* of {accepted}",
+    ):
         perceptual_loss("vgg16")
 
 
@@ -515,4 +520,4 @@ def test_structural_distance_is_one_less_the_score_that_is_reported():
 
 def test_every_name_of_the_table_is_tested_here():
     assert set(PERCEPTUAL) == {"vgg19", "efficientnet_lite0", "random_vgg19", "ssim", "none"}
-    assert perceptual.VGG19_TAPS == (1, 6, 11, 20)
+    assert VGG19_TAPS == (1, 6, 11, 20)

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import cardiac_attrivae
-from cardiac_attrivae.models.losses import AttriVAELoss, SoftIntroLoss, attribute_distance
+from cardiac_attrivae.models.loss_terms import attribute_distance
+from cardiac_attrivae.models.losses import AttriVAELoss, SoftIntroLoss
 from cardiac_attrivae.models.networks import SoftIntroVAE
 from cardiac_attrivae.models.perceptual import perceptual_loss
 from cardiac_attrivae.runtime import distributed as parallel

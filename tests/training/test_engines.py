@@ -15,9 +15,11 @@ from torch.nn.functional import avg_pool2d
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cardiac_attrivae.data.loader import DeviceLoader
-from cardiac_attrivae.models.losses import AttriVAELoss, SoftIntroLoss, kl_divergence, squared_error
-from cardiac_attrivae.models.networks import BetaVAE, SoftIntroVAE, reparameterise
+from cardiac_attrivae.models.loss_terms import kl_divergence, squared_error
+from cardiac_attrivae.models.losses import AttriVAELoss, SoftIntroLoss
+from cardiac_attrivae.models.networks import BetaVAE, SoftIntroVAE
 from cardiac_attrivae.models.perceptual import perceptual_loss
+from cardiac_attrivae.models.vae import reparameterise
 from cardiac_attrivae.schema import Keys, VAEOutput
 from cardiac_attrivae.training.augmentation import (
     AttributeTargets,

@@ -1,0 +1,110 @@
+"""What all networks share: posterior, sampling and decoder of square images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..runtime.validation import number, one_of, require
+from ..schema import VAEOutput
+from .precision import at_least_float32
+
+LARGEST = 4096
+"""Most latent dimensions, channels and filters: a larger number is a mistake or an attack."""
+
+
+class VAE(nn.Module):
+    """Defines what every network here has: a posterior and a decoder of square images.
+
+    A subclass sets ``decoder`` and implements `posterior_of`. The parameters of ``decoder`` are
+    trained as those of the decoder, all others as those of the encoder.
+
+    Args:
+        latent_size: D.
+        image_size: H = W, a power of two of at least ``smallest``.
+        channels: C.
+        output: ``sigmoid`` for pixels in [0, 1], or ``linear``.
+        smallest: Smallest image that the network can halve often enough.
+
+    Raises:
+        ValueError: If an argument is not among the accepted ones.
+    """
+
+    decoder: nn.Module
+
+    def __init__(
+        self, latent_size: int, image_size: int, channels: int, output: str, smallest: int
+    ) -> None:
+        super().__init__()
+        if image_size < smallest or image_size & (image_size - 1):
+            raise ValueError(
+                f"image_size is {image_size}; expected a power of two of at least {smallest}: "
+                f"{smallest}, {2 * smallest}, {4 * smallest}..."
+            )
+        require("latent_size", latent_size, number(1, LARGEST, whole=True))
+        require("channels", channels, number(1, LARGEST, whole=True))
+        require("output", output, one_of("sigmoid", "linear"))
+        self.latent_size, self.image_size, self.channels = latent_size, image_size, channels
+        self.output = output
+
+    def posterior_of(self, image: Tensor) -> Tensor:
+        """Computes the mean and, behind it, the log of the variance, (N, 2 D)."""
+        raise NotImplementedError
+
+    def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Computes the posterior of each image.
+
+        Args:
+            image: Slices, (N, C, H, W).
+
+        Returns:
+            Mean and log of the variance, (N, D) each, in float32 also under autocast.
+
+        Raises:
+            ValueError: If the images are not of the size that the network was built for.
+        """
+        expected = (self.channels, self.image_size, self.image_size)
+        if image.ndim != 4 or image.shape[1:] != expected:  # would give several codes per image
+            raise ValueError(
+                f"image is {tuple(image.shape)}; expected (N, C, H, W) = (N, *{expected})"
+            )
+        mu, logvar = at_least_float32(self.posterior_of(image)).chunk(2, dim=1)
+        return mu, logvar
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Decodes codes (N, D) into images (N, C, H, W), in float32 also under autocast."""
+        image = at_least_float32(self.decoder(z))
+        return torch.sigmoid(image) if self.output == "sigmoid" else image
+
+    def forward(self, image: Tensor, noise: Tensor | None = None) -> VAEOutput:
+        """Encodes, samples, decodes.
+
+        The caller passes the noise, so that the result never depends on train() or eval(): MONAI's
+        VAE returned mu + sigma in eval mode for years.
+
+        Args:
+            image: Slices, (N, C, H, W).
+            noise: Standard normal draws, (N, D). Without it, z is mu.
+
+        Raises:
+            ValueError: If image or noise have another shape.
+        """
+        mu, logvar = self.encode(image)
+        z = mu if noise is None else reparameterise(mu, logvar, noise)
+        return VAEOutput(self.decode(z), mu, logvar, z)
+
+
+def reparameterise(mu: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
+    """Samples z = mu + exp(logvar / 2) * noise; everything is (N, D).
+
+    Raises:
+        ValueError: If the noise has another shape.
+
+    Example:
+        >>> mu, logvar = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 4.0]]).log()
+        >>> reparameterise(mu, logvar, noise=torch.ones(1, 2))  # standard deviations 1 and 2
+        tensor([[2., 4.]])
+    """
+    if noise.shape != mu.shape:
+        raise ValueError(f"noise is {tuple(noise.shape)}; expected (N, D) = {tuple(mu.shape)}")
+    return mu + torch.exp(logvar / 2) * noise
