@@ -488,7 +488,7 @@ YAML = {
     "a key twice": (b"name: one\ntitle: x\nname: two", "key 'name' stands here a second time"),
     "empty": (b"", "expected"),
     "list at the top": (b"- name\n- title", "expected"),
-    "deep nesting": (b"[" * 5000, "are nested too deeply"),
+    "deep nesting": (b"[" * 5000, "lie too deep in one another"),
     "not UTF-8": (b"name: M\xfcller", "invalid start byte"),
     "two documents": (b"name: x\n---\nname: y", "expected a single document"),
     "a date that does not exist": (b"name: 2001-99-99", "month must be in 1..12"),

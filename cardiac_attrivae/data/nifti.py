@@ -22,19 +22,22 @@ if TYPE_CHECKING:
     import nibabel
 
 LEAST_MM, MOST_MM = 0.05, 100.0
-"""Spacing that a header may state: beyond it, it counts in other units, metres or micrometres."""
-MOST_VOXELS = 2**28
-"""Of a frame; a heart has some millions. A header of a few bytes may claim any number."""
+"""Accepted spacings in mm. A header with a spacing beyond them counts in metres or micrometres."""
+MOST_VOXELS = 2**26
+"""Voxels that a frame may have: a short-axis stack has some millions. A header of a few bytes may
+claim any number."""
+MOST_REST = 2**26
+"""Bytes that may follow the voxels in an unpacked file: a few bytes of gzip unpack to gigabytes."""
 MOST_SIGNAL = 1e30
-"""Of a voxel: the difference of two such values is still a float32."""
+"""Accepted magnitude of a voxel: the difference of two such values is still a float32."""
 NEAR = 1e-3
-"""How far from a whole number a label may lie that was stored as a fraction."""
+"""Largest distance from a whole number of a label that was stored as a fraction."""
 
-HEADER_BYTES, NIFTI_1 = 348, b"n+1\0"  # of a NIfTI-1 file, and how its header ends
+HEADER_BYTES, NIFTI_1 = 348, b"n+1\0"  # length and end of the header of a NIfTI-1 file
 
 
 class Volume(NamedTuple):
-    """One frame as stored: ``voxels`` (I, J, S) in file order, and what the header says of it."""
+    """One frame as stored: ``voxels`` (I, J, S) in file order, with the header's geometry."""
 
     voxels: np.ndarray
     spacing_mm: tuple[float, float, float]
@@ -43,7 +46,12 @@ class Volume(NamedTuple):
 
 @contextmanager
 def quiet_nibabel() -> Iterator[None]:
-    """Keeps nibabel's remarks about headers away from the user; they are counted, not shouted."""
+    """Silences nibabel's remarks about headers; the check reports what matters of them.
+
+    Example:
+        >>> with quiet_nibabel():
+        ...     warnings.warn("sform_code 99 not valid; setting to 0")
+    """
     log = logging.getLogger("nibabel.global")
     disabled, log.disabled = log.disabled, True  # setLevel would empty the caches of all loggers
     try:
@@ -65,7 +73,18 @@ def read_volume(file: Path, frame: int) -> Volume:
 
     Raises:
         DataError: If the file cannot be read to the end of the frame, has no such frame, is not
-            3-D or 4-D, or states a spacing that is none or that no scanner has.
+            3-D or 4-D, is far larger than a heart, or states an impossible spacing.
+
+    Example:
+        >>> import nibabel
+        >>> cine = np.zeros((64, 64, 9, 25), np.int16)
+        >>> nibabel.save(nibabel.Nifti1Image(cine, np.diag([1.5, 1.5, 8, 1])), "cine.nii.gz")
+        >>> volume = read_volume(Path("cine.nii.gz"), frame=24)
+        >>> volume.voxels.shape, volume.spacing_mm
+        ((64, 64, 9), (1.5, 1.5, 8.0))
+        >>> read_volume(Path("cine.nii.gz"), frame=25)
+        Traceback (most recent call last):
+        cardiac_attrivae.schema.DataError: cine.nii.gz has 25 frames and no frame 25 ...
     """
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError, ImageDataError
@@ -88,7 +107,7 @@ def read_volume(file: Path, frame: int) -> Volume:
                 raise DataError(f"{file.name} holds {dtype}; expected numbers")
             refuse_huge(file, shape)
             voxels = np.asarray(stored.voxels[..., frame] if len(shape) == 4 else stored.voxels)
-            spacing = tuple(float(zoom) for zoom in stored.header.get_zooms()[:3])
+            x, y, z = (float(zoom) for zoom in stored.header.get_zooms()[:3])
             affine = np.asarray(stored.affine)
     except DataError:
         raise
@@ -96,25 +115,40 @@ def read_volume(file: Path, frame: int) -> Volume:
         raise DataError(f"{file.name} is missing") from None
     # Damage shows as any of these, wherever in gzip, header or voxels it sits.
     except (OSError, EOFError, ValueError, OverflowError, MemoryError, *damage) as error:
-        told = without_folder(error, file).partition(" 0x")[0]
-        raise DataError(f"{file.name} cannot be read: {told}") from None
-    refuse_spacing(file, spacing)
-    return Volume(voxels, spacing, affine)
+        reason = without_folder(error, file).partition(" 0x")[0]  # without the two checksums
+        raise DataError(f"{file.name} cannot be read: {reason}") from None
+    refuse_spacing(file, (x, y, z))
+    return Volume(voxels, (x, y, z), affine)
 
 
 def read_mask(file: Path, frame: int) -> Volume:
-    """Reads one frame of labels: `read_volume`, and 2.9999 of a mask stored as fractions is 3."""
+    """Reads one frame of labels; 2.9999 in a mask stored as fractions becomes 3.
+
+    Args:
+        file: See `read_volume`.
+        frame: See `read_volume`.
+
+    Raises:
+        DataError: See `read_volume`.
+
+    Example:
+        >>> import nibabel
+        >>> stored = np.full((4, 4, 2), 2.9999, np.float32)
+        >>> nibabel.save(nibabel.Nifti1Image(stored, np.eye(4)), "mask.nii.gz")
+        >>> np.unique(read_mask(Path("mask.nii.gz"), 0).voxels).tolist()
+        [3.0]
+    """
     volume = read_volume(file, frame)
     if volume.voxels.dtype.kind != "f":
         return volume
     whole = np.rint(volume.voxels)
-    with np.errstate(invalid="ignore"):  # infinity less itself
+    with np.errstate(invalid="ignore"):  # infinity minus itself
         near = np.abs(volume.voxels - whole) <= NEAR
     return volume._replace(voxels=np.where(near, whole, volume.voxels))
 
 
 class _Stored(NamedTuple):
-    """What a file holds: ``voxels`` are an array, or nibabel's proxy that decodes on demand."""
+    """Content of a file: ``voxels`` are an array, or nibabel's proxy that decodes on demand."""
 
     header: nibabel.spatialimages.SpatialHeader
     affine: np.ndarray
@@ -122,7 +156,8 @@ class _Stored(NamedTuple):
 
 
 def _open(file: Path) -> _Stored:
-    """A 3-D ``.nii.gz`` is unpacked in one go: its stream takes half as long again."""
+    """Opens a file. A 3-D ``.nii.gz`` is unpacked at once: nibabel's stream takes 1.5 times as
+    long."""
     import nibabel
 
     if file.name.endswith(".nii.gz"):
@@ -135,19 +170,36 @@ def _open(file: Path) -> _Stored:
                 header.check_fix()
                 if len(header.get_data_shape()) == 3:
                     refuse_huge(file, header.get_data_shape())
-                    voxels = _voxels(_unpacked(packed + stream.read(), header), header)
+                    size = _size(header)
+                    packed += stream.read(size + MOST_REST)
+                    if stream.read(1):
+                        _refuse_rest(file, size)
+                    voxels = _voxels(_unpacked(file, packed, size), header)
                     return _Stored(header, header.get_best_affine(), voxels)
     image = nibabel.load(file)
-    if isinstance(image, nibabel.AnalyzeImage):  # and NIfTI, which comes after it
+    if not isinstance(image, nibabel.spatialimages.SpatialImage):
+        raise ValueError("it holds no voxels")
+    if isinstance(image, nibabel.AnalyzeImage):  # and NIfTI, which inherits from it
         holder = image.file_map.get("header", image.file_map["image"])
         with holder.get_prepare_fileobj("rb") as stream:
-            header = image.header_class.from_fileobj(stream, check=False)
-            refuse_spacing(file, header["pixdim"][1:4].tolist())
-    return _Stored(image.header, image.affine, image.dataobj)
+            raw = image.header_class.from_fileobj(stream, check=False)
+            refuse_spacing(file, raw["pixdim"][1:4].tolist())
+    return _Stored(image.header, np.asarray(image.affine), image.dataobj)
 
 
 def refuse_spacing(file: Path, spacing: Sequence[float]) -> None:
-    """Asked of the raw header too: nibabel's check of it makes 0 into 1 mm and -2 into 2 mm."""
+    """Refuses an impossible spacing.
+
+    The raw header has to pass too: nibabel's check of it turns 0 into 1 mm and -2 into 2 mm.
+
+    Raises:
+        DataError: If a spacing is not positive, or no scanner has it.
+
+    Example:
+        >>> refuse_spacing(Path("a.nii"), (1.5, 1.5, 0))
+        Traceback (most recent call last):
+        cardiac_attrivae.schema.DataError: a.nii states a spacing of (1.5, 1.5, 0) mm; expected ...
+    """
     if not all(LEAST_MM <= step <= MOST_MM for step in spacing):
         raise DataError(
             f"{file.name} states a spacing of {tuple(spacing)} mm; expected positive numbers, "
@@ -156,27 +208,49 @@ def refuse_spacing(file: Path, spacing: Sequence[float]) -> None:
 
 
 def refuse_huge(file: Path, shape: tuple[int, ...]) -> None:
+    """Refuses a frame that is too large, before memory is asked for.
+
+    Raises:
+        DataError: If it has more than `MOST_VOXELS`.
+
+    Example:
+        >>> refuse_huge(Path("a.nii"), (512, 512, 20))
+        >>> refuse_huge(Path("a.nii"), (32767, 32767, 32767))
+        Traceback (most recent call last):
+        cardiac_attrivae.schema.DataError: a.nii has shape (32767, 32767, 32767); expected at ...
+    """
     if math.prod(shape[:3]) > MOST_VOXELS:
         raise DataError(f"{file.name} has shape {shape}; expected at most {MOST_VOXELS} voxels")
 
 
-def _unpacked(packed: bytes, header: nibabel.Nifti1Header) -> bytes:
-    """What a gzip file holds up to the last voxel, its checksum compared; no more is kept."""
+def _refuse_rest(file: Path, size: int) -> None:
+    raise DataError(
+        f"{file.name} unpacks to far more than its header states; expected {size} bytes, and at "
+        f"most {MOST_REST} after them"
+    )
+
+
+def _size(header: nibabel.spatialimages.SpatialHeader) -> int:
+    """Bytes of an unpacked file up to its last voxel."""
     voxels = math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
-    size = header.get_data_offset() + voxels
+    return max(getattr(header, "get_data_offset", int)() + voxels, 0)
+
+
+def _unpacked(file: Path, packed: bytes, size: int) -> bytes:
+    """Unpacks a gzip file up to the last voxel and compares its checksum."""
     stream = zlib.decompressobj(wbits=31)
-    unpacked = stream.decompress(packed, max(size, 0) + 1)  # room to come to the checksum
+    unpacked = stream.decompress(packed, size + 1)  # room to come to the checksum
     if stream.eof and len(unpacked) == size and not stream.unused_data:
         return unpacked
     # several parts, of which zlib unpacks the first; or more than the header says, or less
     with gzip.open(io.BytesIO(packed)) as parts:
-        unpacked = parts.read(max(size, 0))
-        _to_the_end(parts)
+        unpacked = parts.read(size)
+        _to_the_end(parts, file, size)
     return unpacked
 
 
 def _voxels(unpacked: bytes, header: nibabel.Nifti1Header) -> np.ndarray:
-    """A view of the voxels in an unpacked file, or what the header's scaling makes of them."""
+    """Views the voxels in an unpacked file, or applies the header's scaling to them."""
     from nibabel.volumeutils import apply_read_scaling
 
     shape, dtype = header.get_data_shape(), header.get_data_dtype()
@@ -185,20 +259,48 @@ def _voxels(unpacked: bytes, header: nibabel.Nifti1Header) -> np.ndarray:
 
 
 def are_finite(voxels: np.ndarray) -> bool:
-    """Whether there is neither NaN nor infinity, nor what float32 would make into infinity."""
+    """Tells whether no voxel is NaN, infinite, or too large for float32.
+
+    Example:
+        >>> are_finite(np.array([0.0, -1e6])), are_finite(np.array([0.0, np.nan]))
+        (True, False)
+    """
     return voxels.dtype.kind != "f" or bool((np.abs(voxels) < MOST_SIGNAL).all())
 
 
 def read_to_the_end(file: Path) -> None:
-    """Lets gzip compare its checksum, which it does at the end alone: one frame gets no so far."""
+    """Reads a gzip file to its end, where gzip compares the checksum.
+
+    Raises:
+        DataError: If it is damaged, or unpacks to far more than its header states.
+
+    Example:
+        >>> import nibabel
+        >>> nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 2)), np.eye(4)), "image.nii.gz")
+        >>> file = Path("image.nii.gz")
+        >>> read_to_the_end(file)
+        >>> _ = file.write_bytes(file.read_bytes()[:-1])
+        >>> read_to_the_end(file)
+        Traceback (most recent call last):
+        cardiac_attrivae.schema.DataError: image.nii.gz cannot be read: Compressed file ended ...
+    """
+    import nibabel
+
+    try:
+        with quiet_nibabel():
+            header = nibabel.load(file).header
+        size = _size(header) if isinstance(header, nibabel.spatialimages.SpatialHeader) else 0
+    except Exception:  # `read_volume` says what is wrong with it
+        size = 0
     try:
         with gzip.open(file) as stream:
-            _to_the_end(stream)
+            _to_the_end(stream, file, size)
     except (OSError, EOFError, zlib.error) as error:
-        told = without_folder(error).partition(" 0x")[0]  # without the two checksums
-        raise DataError(f"{file.name} cannot be read: {told}") from None
+        reason = without_folder(error).partition(" 0x")[0]  # without the two checksums
+        raise DataError(f"{file.name} cannot be read: {reason}") from None
 
 
-def _to_the_end(stream: gzip.GzipFile) -> None:
+def _to_the_end(stream: gzip.GzipFile, file: Path, size: int) -> None:
     while stream.read(1 << 22):
-        pass
+        if stream.tell() > size + MOST_REST:
+            _refuse_rest(file, size)

@@ -114,8 +114,6 @@ def _array(file: Path, dtype: type) -> np.ndarray:
             f"{file} holds {mapped.dtype} of shape {mapped.shape}; expected {np.dtype(dtype)} "
             "(N, C, H, W), C 1 or 2"
         )
-    if mapped.shape[2] != mapped.shape[3]:
-        raise DataError(f"{file} holds slices of shape {mapped.shape[2:]}; expected squares")
     return mapped
 
 
@@ -253,6 +251,8 @@ class SliceDataset(Dataset[dict[str, Any]]):
                 f"{folder} has images {files.images.shape}, labels {files.labels.shape} and "
                 f"{len(files.cases)} rows in cases.csv; expected one of each for each slice"
             )
+        if files.images.shape[2] != files.images.shape[3]:
+            raise DataError(f"{folder} holds slices of {files.images.shape[2:]}; expected squares")
         _check_facts(folder / "dataset.json", info, files.cases)
         return cls(files.images, files.labels, files.cases, info, folder, masks=files.masks)
 
