@@ -1,25 +1,24 @@
-"""Walks a data set and tells what it holds against what its manifest expects.
+"""Compares a data set with its manifest.
 
-Reads each mask and image once, at the frames that matter. What stops the package from using a case
-is a problem; what a reader should know, known quirks included, is a note.
+Reads each mask and image once, at the frames that matter. Whatever makes a case unusable or wrong
+is a problem; other facts that a reader should know, expected ones included, are notes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from ..attributes import is_one_heart
-from ..schema import HEART, SPLITS, CaseRecord, DataError, Structure
+from ..schema import HEART, CaseRecord, DataError, Structure
 from .cases import NO_MASK, Cases, find_cases, find_root, list_cases, read_table
+from .check_report import Findings, Report
 from .images import laid_on, read_image
 from .manifest import Manifest
 from .nifti import Volume, are_finite, read_mask, read_to_the_end
@@ -31,122 +30,14 @@ _SIZES = {
     "voxels along j": (64, 1024),
     "slices": (3, 40),
 }
-"""What short-axis cine MRI is acquired with. A case beyond it, or more than a factor of two away
-from the median of its data set, is told of: its header may be wrong."""
+"""Usual ranges of short-axis cine MRI. A case beyond them, or more than a factor of two away from
+the median of its data set, is noted: its header may be wrong."""
 
 _MOMENT = re.compile(r"[_-]((frame|phase|time)[_-]?\d+|ED|ES)$", re.IGNORECASE)
-"""How ids end that name a frame of a patient and not the patient."""
+"""Ends of ids that name a frame of a patient and not the patient."""
 
 ORTHONORMAL = 1e-4
-"""Deviation of the direction cosines from orthonormal above which a header is told of."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One kind of thing, and the cases that show it: (id, detail) pairs."""
-
-    what: str
-    cases: tuple[tuple[str, str], ...] = ()
-
-    def lines(self, width: int, most: int = 5) -> list[str]:
-        """Plain text: the statement, then what is worth telling of each of the first cases."""
-        count = f": {len(self.cases)} case{'s' * (len(self.cases) != 1)}" if self.cases else ""
-        out = textwrap.wrap(
-            f"- {self.what}{count}", width, subsequent_indent="  ", break_long_words=False
-        )
-        if any(detail for _, detail in self.cases):
-            for case, detail in self.cases[:most]:
-                out += textwrap.wrap(
-                    f"{case}  {detail}", width, initial_indent="    ", subsequent_indent="      "
-                )
-        elif self.cases:
-            ids = ", ".join(case for case, _ in self.cases[:most])
-            out += textwrap.wrap(ids, width, initial_indent="    ", subsequent_indent="    ")
-        if len(self.cases) > most:
-            out.append(f"    and {len(self.cases) - most} more")
-        return out
-
-
-@dataclass(frozen=True)
-class Report:
-    """What was found.
-
-    Attributes:
-        manifest: What was expected.
-        root: The folder that holds the data set's folders.
-        found: Folder -> number of cases in it, usable or not.
-        usable: (domain, split) -> number of usable cases.
-        geometry: (name, lowest, median, highest) over the usable cases at ED.
-        problems: What makes cases unusable; the ``check`` command ends with 2 if there are any.
-        notes: What a reader should know.
-    """
-
-    manifest: Manifest
-    root: Path
-    found: Mapping[str, int]
-    usable: Mapping[tuple[str, str], int]
-    geometry: tuple[tuple[str, float, float, float], ...]
-    problems: tuple[Finding, ...]
-    notes: tuple[Finding, ...]
-
-    def render(self, width: int = 80) -> str:
-        """Plain text for a terminal or a pipe, in ``width`` columns."""
-        known, expected = self.manifest, self.manifest.expected
-        splits = [s for s in SPLITS if any(split == s for _, split in self.usable)]
-        rows = [
-            (domain, *(self.usable.get((domain, split), 0) for split in splits))
-            for domain in sorted({domain for domain, _ in self.usable})
-        ]
-        total = sum(self.usable.values())
-        blocks = [
-            _wrap(f"{known.name}: {known.title}", width) + [str(self.root)],
-            _wrap(f"Licence: {known.licence}", width) + _wrap(f"Cite: {known.citation}", width),
-            _table([("folder", "expected", "found")]
-                   + [(f, expected.get(f, "-"), n) for f, n in self.found.items()]),
-            _table([("usable cases", *splits, "all")] + [(*row, sum(row[1:])) for row in rows]),
-            _table([("at ED", "lowest", "median", "highest"), *self.geometry]),
-        ]  # fmt: skip
-        if known.oddities:
-            lines = [line for text in known.oddities for line in _wrap(f"- {text}", width)]
-            blocks.append(["Known of this data set", *lines])
-        for heading, findings in (("Notes", self.notes), ("Problems", self.problems)):
-            if findings:
-                lines = [line for finding in findings for line in finding.lines(width)]
-                blocks.append([heading, *lines])
-        verdict = f"{len(self.problems)} problems" if self.problems[1:] else "1 problem"
-        blocks.append([f"{total} usable cases, {verdict if self.problems else 'no problems'}"])
-        return "\n\n".join("\n".join(block) for block in blocks)
-
-
-def _wrap(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width, subsequent_indent="  ", break_long_words=False)
-
-
-def _table(rows: list[tuple]) -> list[str]:
-    """A header and rows in columns: names to the left, numbers to the right."""
-    cells = [[f"{c:.4g}" if isinstance(c, float) else str(c) for c in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return [
-        "  ".join(
-            [row[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(row, widths, strict=True)][1:]
-        )
-        for row in cells
-    ]
-
-
-class _Findings(dict):
-    """What -> case -> details, in the order in which they turn up."""
-
-    def add(self, what: str, case: str = "", detail: str = "") -> None:
-        cases = self.setdefault(what, {})
-        if case:
-            cases.setdefault(case, []).append(detail)
-
-    def all(self) -> tuple[Finding, ...]:
-        return tuple(
-            Finding(what, tuple((case, "; ".join(dict.fromkeys(d))) for case, d in cases.items()))
-            for what, cases in self.items()
-        )
+"""Deviation of the direction cosines from orthonormal above which a header is noted."""
 
 
 def check_dataset(
@@ -164,13 +55,23 @@ def check_dataset(
     Raises:
         DataError: If there is no case at all, or no table where one is needed.
         ManifestError: If the table lacks the columns that the manifest names.
+
+    Example:
+        >>> from .manifest import load_manifest
+        >>> from .phantom import write_phantoms
+        >>> _ = write_phantoms("acdc", Path("hearts"), cases=2, cine=False)
+        >>> report = check_dataset(load_manifest("acdc"), "hearts")
+        >>> report.problems, sum(report.usable.values())
+        ((), 2)
+        >>> [finding.what for finding in report.notes][-1]
+        'partial copy: 150 cases expected, 2 found'
     """
     root = find_root(manifest, source)
     cases = find_cases(manifest, source)
     has_es = "ES" in manifest.columns or "ES" in manifest.constants
     later = find_cases(manifest, source, "ES") if has_es else Cases([], [])
     at_es = {record.case: record for record in later.records}
-    problems, notes = _Findings(), _Findings()
+    problems, notes = Findings(), Findings()
     scans = []
     for record in progress(cases.records):
         scan = _examine(record, problems, notes)
@@ -181,10 +82,10 @@ def check_dataset(
             scans.append(scan)
     usable = [scan for scan in scans if scan.labelled and scan.sound]
     found = {folder: len(list_cases(manifest, root, folder)) for folder in manifest.folders}
-    _tell_of_skipped(manifest, cases, later, scans, problems, notes)
-    _tell_of_duplicates(manifest, scans, problems, notes)
-    _tell_of_patients(cases.records, problems)
-    _tell_of_completeness(manifest, root, found, cases.records, notes)
+    _note_skipped(manifest, cases, later, scans, problems, notes)
+    _note_duplicates(manifest, scans, problems, notes)
+    _note_patients(cases.records, problems)
+    _note_completeness(manifest, root, found, cases.records, notes)
     return Report(
         manifest=manifest,
         root=root,
@@ -197,7 +98,7 @@ def check_dataset(
 
 
 class _Scan(NamedTuple):
-    """What is kept of one case at ED once its voxels are let go of."""
+    """Facts of one case at ED that are kept after its voxels are released."""
 
     record: CaseRecord
     digest: str
@@ -207,9 +108,9 @@ class _Scan(NamedTuple):
 
 
 def _examine(
-    record: CaseRecord, problems: _Findings, notes: _Findings, whole: bool = True
+    record: CaseRecord, problems: Findings, notes: Findings, whole: bool = True
 ) -> _Scan | None:
-    """Looks at one case at one phase; None where a file cannot be read."""
+    """Examines one case at one phase; returns None where a file cannot be read."""
     at, faults, volumes = f"at {record.phase}", [], []
     for read, file in ((read_image, record.image), (read_mask, record.mask)):
         try:
@@ -254,20 +155,20 @@ def _examine(
     if inside[[0, -1]].any() or inside[:, [0, -1]].any():
         notes.add("heart cut off by the border of the image", record.case, at)
     if record.phase == "ED":
-        _tell_of_header(record.case, image, mask, notes)
+        _note_header(record.case, image, mask, notes)
     across, down, through = image.spacing_mm
-    with np.errstate(over="ignore"):  # told of above
+    with np.errstate(over="ignore"):  # reported above
         values = np.ascontiguousarray(image.voxels, dtype=np.float32)
     return _Scan(
         record,
-        hashlib.sha256(values).hexdigest(),
+        hashlib.sha256(values.data).hexdigest(),
         (max(across, down), through, *map(float, image.voxels.shape)),
         labelled,
         sound=not faults,
     )
 
 
-def _tell_of_header(case: str, image: Volume, mask: Volume, notes: _Findings) -> None:
+def _note_header(case: str, image: Volume, mask: Volume, notes: Findings) -> None:
     across, down, _ = image.spacing_mm
     if not np.allclose(image.affine, mask.affine, atol=across / 10):
         notes.add("image and mask lie apart by their affines; voxels are matched as stored", case)
@@ -288,13 +189,13 @@ def _mm(spacing: Iterable[float]) -> str:
     return " x ".join(f"{s:.4g}" for s in spacing) + " mm"
 
 
-def _tell_of_skipped(
+def _note_skipped(
     manifest: Manifest,
     cases: Cases,
     later: Cases,
     scans: list[_Scan],
-    problems: _Findings,
-    notes: _Findings,
+    problems: Findings,
+    notes: Findings,
 ) -> None:
     unlabelled = [scan.record.case for scan in scans if not scan.labelled]
     for case, reason in cases.skipped:
@@ -311,8 +212,8 @@ def _tell_of_skipped(
         (notes if within else problems).add(what, case)
 
 
-def _tell_of_duplicates(
-    manifest: Manifest, scans: list[_Scan], problems: _Findings, notes: _Findings
+def _note_duplicates(
+    manifest: Manifest, scans: list[_Scan], problems: Findings, notes: Findings
 ) -> None:
     groups: dict[str, list[CaseRecord]] = {}
     for scan in scans:
@@ -331,8 +232,8 @@ def _tell_of_duplicates(
             problems.add(what, ids, " and ".join(record.split for record in same))
 
 
-def _tell_of_patients(records: list[CaseRecord], problems: _Findings) -> None:
-    """nnU-Net and others call each frame a case; as patients they would get into two splits."""
+def _note_patients(records: list[CaseRecord], problems: Findings) -> None:
+    """Finds frames that are listed as cases (by nnU-Net and others): one patient, two splits."""
     patients: dict[str, list[str]] = {}
     for record in records:
         patients.setdefault(_MOMENT.sub("", record.case), []).append(record.case)
@@ -342,8 +243,8 @@ def _tell_of_patients(records: list[CaseRecord], problems: _Findings) -> None:
             problems.add(what, patient, ", ".join(cases))
 
 
-def _geometry(usable: list[_Scan], notes: _Findings) -> tuple[tuple[str, float, float, float], ...]:
-    """(name, lowest, median, highest) of each size; notes the cases that are far from the rest."""
+def _geometry(usable: list[_Scan], notes: Findings) -> tuple[tuple[str, float, float, float], ...]:
+    """Summarises each size, and notes the cases that are far from the rest."""
     rows = []
     for i, (name, (low, high)) in enumerate(_SIZES.items() if usable else ()):
         lowest, median, highest = np.percentile([scan.sizes[i] for scan in usable], (0, 50, 100))
@@ -356,12 +257,12 @@ def _geometry(usable: list[_Scan], notes: _Findings) -> tuple[tuple[str, float, 
     return tuple(rows)
 
 
-def _tell_of_completeness(
+def _note_completeness(
     manifest: Manifest,
     root: Path,
     found: Mapping[str, int],
     records: list[CaseRecord],
-    notes: _Findings,
+    notes: Findings,
 ) -> None:
     expected = sum(manifest.expected.get(folder, 0) for folder in found)
     present = sum(found[folder] for folder in found if folder in manifest.expected)

@@ -1,6 +1,6 @@
-"""Reads one frame of a short-axis cine out of a folder of DICOM files, one image in each.
+"""Reads one frame of a short-axis cine from a folder of DICOM files, one image in each file.
 
-What leaves this room is pixels, spacing and geometry. No text of a header, which may name the
+Only pixels, spacing and geometry leave this module. No text of a header, which may name the
 patient, gets into a message, an array or a file.
 """
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     import SimpleITK
 
 SAME_MM = 0.1
-"""Slices that lie nearer to each other along the normal are one slice at several times."""
+"""Images that are nearer to each other along the normal show one slice at several times."""
 UNEVEN = 0.05
-"""Of the distance between slices: how much it may vary within a stack."""
+"""Accepted variation of the distance between slices, as a share of it."""
 COSINE, RATIO = 1e-3, 1e-3
-"""How far directions and pixel spacings, written in decimals, may differ within a stack."""
+"""Accepted differences of directions and pixel spacings, written in decimals, within a stack."""
 
 MOST = 1e10
-"""Of any number in a header that is read: mm, ms, or a count."""
+"""Accepted magnitude of any number that is read from a header: mm, ms, or a count."""
 
 # DICOM's own names, so that a message can be looked up in its standard (PS3.6).
 TAGS = {
@@ -45,16 +45,16 @@ TAGS = {
 
 
 class Header(NamedTuple):
-    """What one file says of its image.
+    """Place and time of the image in one file.
 
     Attributes:
-        file: Where it is.
+        file: Path of the file.
         size: Columns and rows.
-        spacing_mm: Between columns and between rows; DICOM writes them the other way round.
+        spacing_mm: Between columns and between rows; DICOM stores them in the other order.
         directions: Unit vectors along which columns and rows are counted, in LPS, (2, 3).
         position_mm: Centre of the first pixel, in LPS, (3,).
-        trigger_ms, number: What orders frames, where given.
-        series, frame_of_reference: Compared with those of other files, and nothing else.
+        trigger_ms, number: Order of the frames, where given.
+        series, frame_of_reference: Only compared with those of other files.
     """
 
     file: Path
@@ -76,13 +76,29 @@ def read_dicom(folder: Path, frame: int) -> Volume:
     is that of their positions: SliceThickness leaves out the gap between them.
 
     Args:
-        folder: Holds the files of the cine and no other images, in folders below it or not.
+        folder: Folder of the files of the cine, and of no other images; may have subfolders.
         frame: 0-based, by trigger time or else by instance number; a stack of one frame is that
             frame already.
 
     Raises:
         DataError: If a file cannot be read, there is no such frame, or the files are not the images
             of one complete stack.
+
+    Example:
+        >>> import SimpleITK
+        >>> writer = SimpleITK.ImageFileWriter()
+        >>> writer.KeepOriginalImageUIDOn()
+        >>> Path("cine").mkdir()
+        >>> for number in range(3):
+        ...     image = SimpleITK.GetImageFromArray(np.full((1, 4, 6), number, np.int16))
+        ...     image.SetSpacing((1.25, 1.5, 8)), image.SetOrigin((0, 0, 8 * number))
+        ...     image.SetMetaData("0008|0060", "MR"), image.SetMetaData("0020|0052", "1.2")
+        ...     image.SetMetaData("0020|000e", "1.3")
+        ...     writer.SetFileName(f"cine/{number}.dcm"), writer.Execute(image)
+        (...
+        >>> volume = read_dicom(Path("cine"), frame=0)
+        >>> volume.voxels.shape, volume.spacing_mm, volume.voxels[0, 0].tolist()
+        ((6, 4, 3), (1.25, 1.5, 8.0), [0, 1, 2])
     """
     with quiet_itk():
         headers = [read_header(file) for file in _files(folder)]
@@ -109,9 +125,13 @@ def read_dicom(folder: Path, frame: int) -> Volume:
 
 @contextmanager
 def quiet_itk() -> Iterator[None]:
-    """Keeps what ITK and its decoders print away from the user: what matters of it is refused.
+    """Silences ITK and the decoders in it; files with faults that matter are refused.
 
-    ITK can be told to be quiet, the decoders in it cannot: they print past Python.
+    ITK has an option for this, its decoders have none: they print past Python.
+
+    Example:
+        >>> with quiet_itk():
+        ...     _ = os.write(2, b"this is not shown")
     """
     sys.stderr.flush()
     shown = os.dup(2)
@@ -125,7 +145,7 @@ def quiet_itk() -> Iterator[None]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The files in a folder and below, but for hidden ones and the index of a disc."""
+    """Lists the files in a folder and below, without hidden ones and the index of a disc."""
     inside, files = os.path.realpath(folder), []
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(inside):
@@ -138,10 +158,18 @@ def _files(folder: Path) -> list[Path]:
 
 
 def read_header(file: Path) -> Header:
-    """Reads what a DICOM file says of the place and time of its image.
+    """Reads the place and time of the image in a DICOM file.
 
     Raises:
-        DataError: If it is none, holds several images or one in colour, or says too little.
+        DataError: If the file is not DICOM, holds several images or one in colour, or lacks an
+            element.
+
+    Example:
+        >>> _ = Path("notes.txt").write_text("not an image")
+        >>> with quiet_itk():
+        ...     read_header(Path("notes.txt"))
+        Traceback (most recent call last):
+        cardiac_attrivae.schema.DataError: notes.txt is no DICOM image, or a damaged one; ...
     """
     reader = _reader(file)
     try:
@@ -210,17 +238,27 @@ def _numbers(file: Path, reader: SimpleITK.ImageFileReader, tag: str, count: int
 
 
 def arranged(headers: Sequence[Header]) -> tuple[list[list[Header]], float]:
-    """Sorts the images of a cine.
+    """Sorts the images of a cine by slice and by time.
 
     Args:
-        headers: One or more, in any order.
+        headers: Headers of one or more images, in any order.
 
     Returns:
-        The slices along the normal, the frames of each in time; and the distance of slices in mm.
+        The frames of each slice in time, slices along the normal; and the distance of slices in mm.
 
     Raises:
         DataError: If they are not one stack with equal steps and as many frames in each slice. The
-            message goes on from the name of the folder.
+            message continues after the name of the folder.
+
+    Example:
+        >>> def header(name, z_mm, time_ms):
+        ...     axes, position = np.eye(3)[:2], np.array([0, 0, z_mm])
+        ...     spacing = (1.5, 1.5)
+        ...     return Header(Path(name), (64, 64), spacing, axes, position, time_ms, None, "", "")
+        >>> cine = [header("d", 8, 30), header("a", 0, 0), header("c", 8, 0), header("b", 0, 30)]
+        >>> slices, step_mm = arranged(cine)
+        >>> [[frame.file.name for frame in times] for times in slices], step_mm
+        ([['a', 'b'], ['c', 'd']], 8.0)
     """
     first = headers[0]
     others = sum(not _like(first, header) for header in headers)
@@ -262,7 +300,7 @@ def arranged(headers: Sequence[Header]) -> tuple[list[list[Header]], float]:
 
 
 def _like(one: Header, other: Header) -> bool:
-    """Whether two images may be of one stack."""
+    """Tells whether two images may be of one stack."""
     return (
         one.size == other.size
         and one.frame_of_reference == other.frame_of_reference
@@ -272,7 +310,7 @@ def _like(one: Header, other: Header) -> bool:
 
 
 def _in_time(times: list[Header]) -> list[Header]:
-    """Frames of a slice by trigger time, or where that does not tell them apart by number."""
+    """Sorts frames of a slice by trigger time, or by number where trigger times are equal."""
     for key in ("trigger_ms", "number"):
         moments = [getattr(header, key) for header in times]
         if None not in moments and len(set(moments)) == len(moments):
@@ -280,13 +318,13 @@ def _in_time(times: list[Header]) -> list[Header]:
     if len(times) == 1:
         return times
     raise DataError(
-        "has frames of one slice position that neither TriggerTime nor InstanceNumber tells apart; "
+        "has frames of one slice position with equal TriggerTime and InstanceNumber; "
         "expected each image once"
     )
 
 
 def _pixels(header: Header) -> np.ndarray:
-    """Values of an image, (I, J)."""
+    """Reads the values of an image, (I, J)."""
     import SimpleITK
 
     try:

@@ -1,6 +1,6 @@
-"""One frame of an image, whatever it is stored as, and its mask on the same grid.
+"""Reads one frame of an image, in any known format, and puts its mask on the same grid.
 
-A further format is one function like `read_volume`, and its line in `read_image`.
+To add a format, write a function like `read_volume` and call it in `read_image`.
 """
 
 from __future__ import annotations
@@ -14,23 +14,44 @@ from .dicom import read_dicom
 from .nifti import Volume, read_volume
 
 APART = 0.25
-"""Of a voxel: how far the affines of image and mask may put the same voxel apart."""
+"""Accepted distance, in voxels, of the places that two affines give to the same voxel."""
 
 
 def read_image(image: Path, frame: int) -> Volume:
-    """One frame of a NIfTI file, or of a folder of DICOM files.
+    """Reads one frame of a NIfTI file, or of a folder of DICOM files.
+
+    Args:
+        image: File or folder.
+        frame: 0-based.
 
     Raises:
         DataError: If it cannot be read; says why.
+
+    Example:
+        >>> import nibabel
+        >>> nibabel.save(nibabel.Nifti1Image(np.ones((8, 6, 4)), np.eye(4)), "image.nii")
+        >>> read_image(Path("image.nii"), frame=0).voxels.shape
+        (8, 6, 4)
     """
     return read_dicom(image, frame) if image.is_dir() else read_volume(image, frame)
 
 
 def laid_on(image: Volume, mask: Volume, record: CaseRecord) -> Volume:
-    """The mask with its voxels in the order of the image's, as the record's ``match`` wants it.
+    """Puts the voxels of a mask into the order of its image's, by the record's ``match``.
 
     Raises:
-        DataError: If that is ``affine``, and by the affines the two are not the same voxels.
+        DataError: If ``match`` is ``affine``, and by their affines the two are not the same voxels.
+
+    Example:
+        >>> image = Volume(np.zeros((3, 2, 2)), (1.0, 1.0, 8.0), np.diag([1.0, 1, 8, 1]))
+        >>> mask = Volume(np.arange(12).reshape(3, 2, 2), (1.0, 1.0, 8.0), np.eye(4))
+        >>> about = dict(case="p1", dataset="own", split="train", frame=0, domain="own")
+        >>> files = dict(image=Path("p1.nii"), mask=Path("p1_gt.nii"), label_numbers={})
+        >>> laid_on(image, mask, CaseRecord(**about, **files, match="order")) is mask
+        True
+        >>> laid_on(image, mask, CaseRecord(**about, **files, match="affine"))
+        Traceback (most recent call last):
+        cardiac_attrivae.schema.DataError: p1_gt.nii lies 0.875 voxels off its image by their ...
     """
     if record.match == "order":
         return mask
@@ -46,10 +67,18 @@ def laid_on(image: Volume, mask: Volume, record: CaseRecord) -> Volume:
 def reordered(image: Volume, mask: Volume) -> Volume:
     """Exchanges and flips the axes of a mask until they run as those of its image do.
 
-    Never interpolates: the two must be the same voxels of the patient, in whatever order.
+    Nothing is interpolated: the two must be the same voxels of the patient, in any order.
 
     Raises:
         DataError: If they are not, within a quarter of a voxel.
+
+    Example:
+        >>> image = Volume(np.zeros((3, 2, 1)), (1.0, 1.0, 8.0), np.diag([1.0, 1, 8, 1]))
+        >>> flipped = np.diag([-1.0, 1, 8, 1])
+        >>> flipped[0, 3] = 2  # mm: where its first voxel is
+        >>> mask = Volume(np.arange(6).reshape(3, 2, 1), image.spacing_mm, flipped)
+        >>> reordered(image, mask).voxels[..., 0].tolist()
+        [[4, 5], [2, 3], [0, 1]]
     """
     from nibabel.orientations import (
         OrientationError,
@@ -75,5 +104,6 @@ def reordered(image: Volume, mask: Volume) -> Volume:
         raise DataError(
             f"lies {apart:.3g} voxels off its image by their affines; expected at most {APART}"
         )
-    spacing = tuple(mask.spacing_mm[i] for i in np.argsort(axes[:, 0]))
+    i, j, s = np.argsort(axes[:, 0])
+    spacing = (mask.spacing_mm[i], mask.spacing_mm[j], mask.spacing_mm[s])
     return Volume(voxels, spacing, affine)

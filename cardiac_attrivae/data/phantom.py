@@ -1,4 +1,4 @@
-"""Synthetic hearts, written to disk as ACDC and M&Ms are, quirks included."""
+"""Writes synthetic hearts to disk in the layouts of ACDC and M&Ms, with their oddities."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from scipy.linalg import polar
 from ..runtime.files import atomic_file, write
 from ..runtime.folders import is_empty, locked
 from ..schema import SYNTHETIC, DataError, Structure
-from .hearts import ACDC_SCANNER, POPULATIONS, SCANNERS, Scan, draw_scan, pictures, redrawn
+from .hearts import POPULATIONS
+from .scanner import ACDC_SCANNER, SCANNERS, Scan, draw_scan, pictures, redrawn
 
 # Written here independently of data_manifests/, so that reading a phantom checks the manifest.
 RAW_LABELS = {
@@ -30,11 +31,11 @@ CLINICAL_AXES, _ = polar([[-0.80, 0.33, 0.50], [-0.60, -0.54, -0.60], [0.08, -0.
 
 @dataclass(frozen=True)
 class Truth:
-    """What is exactly known about one written case.
+    """Facts that are known exactly about one written case.
 
     Attributes:
         case, pathology: As on disk.
-        folder: Where its files are.
+        folder: Folder of its files.
         vendor: Empty for ACDC.
         labelled: False where the mask is empty or absent.
         LVEDV, MEDV, RVEDV: Analytic volumes at end diastole, mL.
@@ -60,15 +61,15 @@ def write_phantoms(
     quirks: bool = True,
     cine: bool = True,
 ) -> list[Truth]:
-    """Writes a data set of phantoms in the layout of the real one and returns what is true of it.
+    """Writes a data set of phantoms in the layout of the real one.
 
     Case number i depends on (dataset, i, seed) alone, to the byte, however many cases are written.
 
     Args:
         dataset: ``acdc`` or ``mnms``.
         output: Folder to write into; made if absent.
-        cases: How many patients, at most those of the real data set (150 or 345).
-        seed: Another seed draws other patients.
+        cases: Number of patients, at most those of the real data set (150 or 345).
+        seed: Random seed; another one draws other patients.
         quirks: Whether to reproduce the oddities of the real data as well as their layout: an ED
             that is not the first frame, placeholder or skewed headers, duplicates, unusable masks,
             gaps in the table.
@@ -76,11 +77,18 @@ def write_phantoms(
             of M&Ms are cut to these two time points.
 
     Returns:
-        What is known of each case, in order.
+        The known facts of each case, in order.
 
     Raises:
         ValueError: If there is no such data set, or it cannot have so many cases.
         DataError: If the folder is not empty, or another run writes into it.
+
+    Example:
+        >>> (truth,) = write_phantoms("acdc", Path("hearts"), cases=1, cine=False)
+        >>> truth.case, truth.pathology, round(truth.LVEDV)
+        ('patient001', 'NOR', 142)
+        >>> sorted(file.name for file in truth.folder.glob("*_gt.nii.gz"))
+        ['patient001_frame01_gt.nii.gz', 'patient001_frame07_gt.nii.gz']
     """
     if dataset not in MAX_CASES:
         raise ValueError(f"dataset must be one of {', '.join(MAX_CASES)}, got {dataset!r}")
@@ -90,8 +98,8 @@ def write_phantoms(
     with locked(output):
         if not is_empty(output):
             raise DataError(f"{output} is not empty; choose another folder")
-        told = f"Synthetic hearts in the layout of {dataset}, written by cardiac-attrivae phantom."
-        write(output / SYNTHETIC, f"{told}\n")
+        origin = f"Synthetic hearts in the layout of {dataset}, written by cardiac-attrivae phantom"
+        write(output / SYNTHETIC, f"{origin}.\n")
         written = _write_acdc if dataset == "acdc" else _write_mnms
         return written(output, cases, seed, quirks, cine)
 
@@ -108,7 +116,7 @@ def _save(image: nib.Nifti1Image, path: Path) -> None:
 
 
 def _raw(dataset: str, mask: np.ndarray) -> np.ndarray:
-    """Canonical labels to the numbers of a data set."""
+    """Replaces canonical labels by the numbers of a data set."""
     numbers = np.zeros(len(Structure), dtype=np.uint8)
     for structure, number in RAW_LABELS[dataset].items():
         numbers[structure] = number
@@ -121,7 +129,7 @@ MNMS_TWINS = {5: "K3R0Y7", 9: "A7G0P5"}
 
 
 def _acdc_scan(index: int, seed: int) -> tuple[str, Scan]:
-    """Half and scan: two of three in training from patient001, one in testing from 101."""
+    """Returns half and scan: two of three in training from patient001, one in testing from 101."""
     half, number = ("testing", index // 3) if index % 3 == 2 else ("training", index - index // 3)
     number = number if half == "testing" else ACDC_SWAPPED.get(number, number)
     case = f"patient{number + (101 if half == 'testing' else 1):03d}"
@@ -176,13 +184,15 @@ MNMS_FOLDERS = {
 }
 # Folder and vendor, in turn: about 175 : 34 : 136. As in the challenge, labelled training comes
 # from A and B alone, unlabelled training from C, and D is never seen before validation.
-MNMS_SLOTS = ("LA", "TB", "LB", "TC", "LA", "VC", "UC", "LB", "TD", "LA")
-MNMS_SLOTS += ("LB", "TA", "LA", "TC", "VD", "LB", "UC", "TB", "TD", "TC")
+MNMS_SLOTS = (
+    "LA", "TB", "LB", "TC", "LA", "VC", "UC", "LB", "TD", "LA",
+    "LB", "TA", "LA", "TC", "VD", "LB", "UC", "TB", "TD", "TC",
+)  # fmt: skip
 MNMS_PATHOLOGY = {"NOR": "NOR", "MINF": "IHD", "DCM": "DCM", "HCM": "HCM", "RV": "ARV"}
 
 
 def _mnms_code(index: int) -> str:
-    """A code such as A1B2C3; none repeats, because the step shares no factor with 260^3."""
+    """Makes a code such as A1B2C3; none repeats, as the step shares no factor with 260^3."""
     if index in MNMS_TWINS:
         return MNMS_TWINS[index]
     rest, code = (index + 1) * 7_368_787, ""
@@ -194,7 +204,7 @@ def _mnms_code(index: int) -> str:
 
 
 def _mnms_scan(index: int, seed: int) -> tuple[str, Scan]:
-    """Slot and scan of an M&Ms phantom."""
+    """Returns slot and scan of an M&Ms phantom."""
     slot, code = MNMS_SLOTS[index % len(MNMS_SLOTS)], _mnms_code(index)
     pathology = list(POPULATIONS)[(index + index // 20) % 5]
     return slot, draw_scan("mnms", code, pathology, SCANNERS[slot[1]], 6, seed)
@@ -254,7 +264,7 @@ def _write_mnms(output: Path, cases: int, seed: int, quirks: bool, cine: bool) -
 
 
 def _mnms_affine(scan: Scan) -> np.ndarray:
-    """Voxel to patient (RAS, mm), (4, 4); the plane is oblique, so axis codes follow the angle."""
+    """Returns voxel to patient (RAS, mm), (4, 4); the plane is oblique, as in real scans."""
     right, down, base = CLINICAL_AXES.T
     c, s = np.cos(scan.angle), np.sin(scan.angle)
     towards_base = np.sign(scan.z_mm[0] - scan.z_mm[1])

@@ -36,7 +36,7 @@ from ..runtime.provenance import __version__, seal, versions
 from ..schema import SPLITS, SYNTHETIC, CaseRecord, DataError, Keys
 from .cases import Cases, Skipped, drop_duplicates, find_cases
 from .manifest import Manifest
-from .pseudonyms import hidden, pseudonymised
+from .pseudonyms import fixed_reason, pseudonymised
 from .store import FILES, FORMAT, SPACING, content_hash
 from .transforms import Recipe, preprocessing
 
@@ -215,12 +215,10 @@ def _process(record: CaseRecord, transform: Compose, cases: Path) -> Skipped | N
 
 
 def _reason(record: CaseRecord, error: BaseException) -> str:
-    """What goes into skipped.csv: no folder, and of a case with a pseudonym not its id."""
-    told = without_folder(error, record.image, record.mask)
-    if record.source_case:
-        files = ((record.image, "image"), (record.mask, "mask"))
-        told = hidden(told, record.source_case, record.case, files)
-    return told if isinstance(error, DataError) else f"{type(error).__name__}: {told}"
+    """Says why a case is skipped, without folders and, for a pseudonym, in fixed words."""
+    text = without_folder(error, record.image, record.mask)
+    reason = text if isinstance(error, DataError) else f"{type(error).__name__}: {text}"
+    return fixed_reason(reason) if record.source_case else reason
 
 
 def _assemble(

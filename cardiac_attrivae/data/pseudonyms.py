@@ -1,10 +1,9 @@
-"""Case ids replaced by a keyed hash: who holds the key finds a patient again, and nobody else."""
+"""Replaces case ids by a keyed hash: only the owner of the key can find a patient again."""
 
 from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,20 +12,26 @@ from .cases import Cases, Skipped
 from .manifest import Manifest
 
 LEAST_BYTES = 16
-"""Of a key: what cannot be guessed, 128 bits."""
+"""Length of a key that cannot be guessed: 128 bits."""
 DIGITS = 12
-"""Of a pseudonym: with one key in 50,000 two of 100,000 cases share one, which is refused."""
+"""Length of a pseudonym. Two of 100,000 cases get the same one with one key in 50,000, which is
+refused."""
 
 
 def read_key(file: str | Path, output: str | Path) -> bytes:
-    """All bytes of a key file, an end of line included.
+    """Reads all bytes of a key file, including an end of line.
 
     Args:
-        file: Made once, kept apart from the data and the stores.
-        output: Store to write; the key must not lie in it.
+        file: Key file, made once and kept apart from the data and the stores.
+        output: Store to write; the key must not be in it.
 
     Raises:
-        ValueError: If it is no file, too short to be a secret, or lies in the store.
+        ValueError: If it is no file, too short to be a secret, or in the store.
+
+    Example:
+        >>> _ = Path("key").write_bytes(bytes(range(32)))
+        >>> len(read_key("key", "stores/acdc"))
+        32
     """
     file = Path(file)
     made = (
@@ -47,27 +52,42 @@ def read_key(file: str | Path, output: str | Path) -> bytes:
 
 
 def pseudonym(key: bytes, dataset: str, case: str) -> str:
-    """What a case is called instead: ``case-`` and 12 hexadecimal digits of an HMAC-SHA256.
+    """Makes the pseudonym of a case: ``case-`` and 12 hexadecimal digits of an HMAC-SHA256.
 
-    The same on every machine and in every store of a data set; without the key nobody can tell
-    whose it is, or try out whose it might be.
+    It is the same on every machine and in every store of a data set. Without the key nobody can
+    tell whose it is, nor test a guess.
 
     Args:
         key: What `read_key` returns.
         dataset: Name of the manifest.
         case: Id in the source.
+
+    Example:
+        >>> pseudonym(bytes(range(32)), "acdc", "patient001")
+        'case-9b0dc2b9ee4a'
     """
     digest = hmac.digest(key, f"{dataset}\0{case}".encode(), "sha256").hex()
     return f"case-{digest[:DIGITS]}"
 
 
 def pseudonymised(found: Cases, manifest: Manifest, key: bytes) -> Cases:
-    """The same cases under their pseudonyms, sorted by them: the order tells nothing either.
+    """Renames cases to their pseudonyms and sorts by them, so that the order reveals nothing.
 
-    Splits and duplicates must have been decided, they go by the ids of the source.
+    Splits and duplicates must have been decided before, by the ids of the source.
+
+    Args:
+        found: Cases under the ids of the source.
+        manifest: Data set, whose name is part of the pseudonyms.
+        key: What `read_key` returns.
 
     Raises:
         DataError: If two cases would have the same pseudonym.
+
+    Example:
+        >>> from .manifest import load_manifest
+        >>> found = Cases([], [Skipped("Jane", "no mask: Jane_frame01_gt.nii.gz is missing")])
+        >>> pseudonymised(found, load_manifest("acdc"), bytes(range(32))).skipped
+        [Skipped(case='case-f71ae5f949c7', reason='no mask, or an empty one')]
     """
     cases = {record.case for record in found.records} | {case for case, _ in found.skipped}
     names = {case: pseudonym(key, manifest.name, case) for case in cases}
@@ -76,27 +96,56 @@ def pseudonymised(found: Cases, manifest: Manifest, key: bytes) -> Cases:
     records = [replace(r, case=names[r.case], source_case=r.case) for r in found.records]
     skipped = []
     for case, reason in found.skipped:
-        twins = [twin for group in manifest.duplicates if case in group for twin in group]
-        for known in {case, *twins}:
-            reason = hidden(reason, known, pseudonym(key, manifest.name, known))
+        twin = TWIN.fullmatch(reason)
+        if twin and any({case, twin["case"]} <= set(group) for group in manifest.duplicates):
+            other = pseudonym(key, manifest.name, twin["case"])
+            reason = f"same scan as {other} ({twin['split']}), kept there"
+        else:
+            reason = fixed_reason(reason)
         skipped.append(Skipped(names[case], reason))
     return Cases(sorted(records, key=lambda record: record.case), sorted(skipped))
 
 
-def hidden(text: str, case: str, pseudonym: str, files: Iterable[tuple[Path, str]] = ()) -> str:
-    """What is told about a case, without its id.
+TWIN = re.compile(r"same scan as (?P<case>.+) \((?P<split>\w+)\), kept there", re.DOTALL)
 
-    Names of its files, other file names that hold the id, and the id where it stands as a word are
-    replaced: a number in a message is no id because it holds one.
+REASONS = {
+    r"^no mask\b|is empty at E[DS]\b": "no mask, or an empty one",
+    r"annex|LFS|\blink\b": "a file is only a link or a pointer, its content is not there",
+    r" is missing$": "a file is missing",
+    r"unpacks to|expected at most \d+ voxels": "a file is far larger than a heart",
+    r"states a spacing": "the header states an impossible spacing",
+    r"and no frame \d": "the cine has no such frame",
+    r"holds label": "the mask holds a label that the manifest does not name",
+    r"LV in two places": "the mask shows the LV in two places",
+    r"no slice shows more": "no slice shows enough of LV, MYO and RV",
+    r"same barycentre": "the RV lies around the LV",
+    r"slices? .*axis": "the slices are not along the last axis",
+    r"throughout the mask": "the image has no contrast in the mask",
+    r"NaN or infinite": "the image holds NaN or infinite values",
+    r"and mask \(|voxels off|along the axes": "image and mask do not fit each other",
+    r"affine that leads": "the affine of image or mask is unusable",
+    r"DICOM|slice position|MONOCHROME|images of another": "the DICOM files are no complete cine",
+    r"the table has": "the table has no row for it, or several that differ",
+    r"^E[DS] is|of its frames": "its frame of ED or ES is not given, or impossible",
+    r"^its split is": "its split is none of train, val, test",
+    r"^its (image|mask|id|name) ": "its id or its path in the table is unusable",
+    r"^the id occurs again": "its id occurs again",
+    r"worker was killed": "its worker was killed, and once more when it ran alone",
+    r"cannot be read|has shape|; expected numbers": "a file cannot be read",
+}
+"""Patterns of the reasons for which a case is skipped, and the sentences that replace them."""
 
-    Args:
-        text: What is told.
-        case: Id in the source.
-        pseudonym: What stands there instead.
-        files: Its files, and what to call them.
+
+def fixed_reason(reason: str) -> str:
+    """Replaces a reason by a fixed sentence, in which no id, name or cell of a table can stand.
+
+    Example:
+        >>> fixed_reason("Jane_Doe_gt.nii.gz holds label 7; expected 0 BACKGROUND, 1 LV, ...")
+        'the mask holds a label that the manifest does not name'
+        >>> fixed_reason("KeyError: 'Jane Doe'")
+        'it cannot be used; the command check says why'
     """
-    for file, role in sorted(files, key=lambda known: -len(known[0].name)):
-        text = text.replace(file.name, role)
-    own, rest = re.escape(case), r"[^\s'\",:;()\[\]]*"
-    name, word = rf"{rest}{own}{rest}\.[A-Za-z]{rest}", rf"(?<![^\W_]){own}(?![^\W_])"
-    return re.sub(f"{name}|{word}", pseudonym, text)
+    for pattern, sentence in REASONS.items():
+        if re.search(pattern, reason):
+            return sentence
+    return "it cannot be used; the command check says why"

@@ -14,11 +14,11 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff
 
 from cardiac_attrivae.data.cases import find_cases
 from cardiac_attrivae.data.check import check_dataset
-from cardiac_attrivae.data.hearts import ACDC_SCANNER, draw_scan, pictures
 from cardiac_attrivae.data.images import reordered
 from cardiac_attrivae.data.manifest import load_manifest, parse_manifest
 from cardiac_attrivae.data.nifti import Volume
 from cardiac_attrivae.data.preprocess import preprocess
+from cardiac_attrivae.data.scanner import ACDC_SCANNER, draw_scan, pictures
 from cardiac_attrivae.data.store import SliceDataset
 from cardiac_attrivae.data.transforms import Recipe
 from cardiac_attrivae.schema import DataError

@@ -12,9 +12,9 @@ from scipy.ndimage import affine_transform
 from cardiac_attrivae.attributes import ATTRIBUTES, pixel_counts
 from cardiac_attrivae.data import transforms
 from cardiac_attrivae.data.cases import find_cases
-from cardiac_attrivae.data.hearts import ACDC_SCANNER, draw_scan
 from cardiac_attrivae.data.manifest import load_manifest
 from cardiac_attrivae.data.phantom import RAW_LABELS
+from cardiac_attrivae.data.scanner import ACDC_SCANNER, draw_scan
 from cardiac_attrivae.data.transforms import (
     SLICES,
     MeasureHeart,

@@ -1,0 +1,120 @@
+"""Formats what a check of a data set found, for a terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..schema import SPLITS
+from .manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of fact, and the cases that show it: (id, detail) pairs."""
+
+    what: str
+    cases: tuple[tuple[str, str], ...] = ()
+
+    def lines(self, width: int, most: int = 5) -> list[str]:
+        """Formats the statement, then the details of the first cases."""
+        count = f": {len(self.cases)} case{'s' * (len(self.cases) != 1)}" if self.cases else ""
+        out = textwrap.wrap(
+            f"- {self.what}{count}", width, subsequent_indent="  ", break_long_words=False
+        )
+        if any(detail for _, detail in self.cases):
+            for case, detail in self.cases[:most]:
+                out += textwrap.wrap(
+                    f"{case}  {detail}", width, initial_indent="    ", subsequent_indent="      "
+                )
+        elif self.cases:
+            ids = ", ".join(case for case, _ in self.cases[:most])
+            out += textwrap.wrap(ids, width, initial_indent="    ", subsequent_indent="    ")
+        if len(self.cases) > most:
+            out.append(f"    and {len(self.cases) - most} more")
+        return out
+
+
+@dataclass(frozen=True)
+class Report:
+    """Result of a check.
+
+    Attributes:
+        manifest: Expected content.
+        root: Folder that holds the data set's folders.
+        found: Folder -> number of cases in it, usable or not.
+        usable: (domain, split) -> number of usable cases.
+        geometry: (name, lowest, median, highest) over the usable cases at ED.
+        problems: Facts that make cases unusable or wrong; with any, the command ends with 2.
+        notes: Other facts that a reader should know.
+    """
+
+    manifest: Manifest
+    root: Path
+    found: Mapping[str, int]
+    usable: Mapping[tuple[str, str], int]
+    geometry: tuple[tuple[str, float, float, float], ...]
+    problems: tuple[Finding, ...]
+    notes: tuple[Finding, ...]
+
+    def render(self, width: int = 80) -> str:
+        """Formats the report for a terminal or a pipe, in ``width`` columns."""
+        known, expected = self.manifest, self.manifest.expected
+        splits = [s for s in SPLITS if any(split == s for _, split in self.usable)]
+        rows = [
+            (domain, [self.usable.get((domain, split), 0) for split in splits])
+            for domain in sorted({domain for domain, _ in self.usable})
+        ]
+        total = sum(self.usable.values())
+        blocks = [
+            _wrap(f"{known.name}: {known.title}", width) + [str(self.root)],
+            _wrap(f"Licence: {known.licence}", width) + _wrap(f"Cite: {known.citation}", width),
+            _table([("folder", "expected", "found")]
+                   + [(f, expected.get(f, "-"), n) for f, n in self.found.items()]),
+            _table([("usable cases", *splits, "all")]
+                   + [(domain, *counts, sum(counts)) for domain, counts in rows]),
+            _table([("at ED", "lowest", "median", "highest"), *self.geometry]),
+        ]  # fmt: skip
+        if known.oddities:
+            lines = [line for text in known.oddities for line in _wrap(f"- {text}", width)]
+            blocks.append(["Known of this data set", *lines])
+        for heading, findings in (("Notes", self.notes), ("Problems", self.problems)):
+            if findings:
+                lines = [line for finding in findings for line in finding.lines(width)]
+                blocks.append([heading, *lines])
+        verdict = f"{len(self.problems)} problems" if self.problems[1:] else "1 problem"
+        blocks.append([f"{total} usable cases, {verdict if self.problems else 'no problems'}"])
+        return "\n\n".join("\n".join(block) for block in blocks)
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, subsequent_indent="  ", break_long_words=False)
+
+
+def _table(rows: list[tuple]) -> list[str]:
+    """Formats a header and rows: names to the left, numbers to the right."""
+    cells = [[f"{c:.4g}" if isinstance(c, float) else str(c) for c in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(
+            [row[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(row, widths, strict=True)][1:]
+        )
+        for row in cells
+    ]
+
+
+class Findings(dict[str, dict[str, list[str]]]):
+    """Maps statement -> case -> details, in the order in which they are found."""
+
+    def add(self, what: str, case: str = "", detail: str = "") -> None:
+        cases = self.setdefault(what, {})
+        if case:
+            cases.setdefault(case, []).append(detail)
+
+    def all(self) -> tuple[Finding, ...]:
+        return tuple(
+            Finding(what, tuple((case, "; ".join(dict.fromkeys(d))) for case, d in cases.items()))
+            for what, cases in self.items()
+        )
