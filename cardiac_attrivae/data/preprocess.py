@@ -216,9 +216,11 @@ def _process(record: CaseRecord, transform: Compose, cases: Path) -> Skipped | N
 
 def _reason(record: CaseRecord, error: BaseException) -> str:
     """Says why a case is skipped, without folders and, for a pseudonym, in fixed words."""
+    unexpected = not isinstance(error, DataError)
+    if record.source_case:
+        return f"an unexpected {type(error).__name__}" if unexpected else fixed_reason(str(error))
     text = without_folder(error, record.image, record.mask)
-    reason = text if isinstance(error, DataError) else f"{type(error).__name__}: {text}"
-    return fixed_reason(reason) if record.source_case else reason
+    return f"{type(error).__name__}: {text}" if unexpected else text
 
 
 def _assemble(
