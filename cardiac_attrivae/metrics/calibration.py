@@ -1,4 +1,4 @@
-"""What a latent dimension means in mL and cm^2: lines from codes to attributes, and back."""
+"""What a latent dimension means in mL and cm2: lines from codes to attributes, and back."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..schema import LatentTable
-from .codes import checked, mutual_information
-
-STEPS = np.linspace(-2, 2, 9)
-"""Where a dimension is set when control is measured, in standard deviations of training codes."""
-CONTROL = ("Control", "Control_slope", "Control_monotone", "Control_error", "Control_leak")
-"""What is measured of it, see `control_scores`."""
+from .control import STEPS
+from .information import mutual_information
+from .patients import checked
 
 
 @dataclass(frozen=True)
@@ -27,6 +24,17 @@ class Calibration:
         slope, intercept: Of the lines, (K,), in units of the attributes.
         low, high: Least and largest value of each attribute among the training patients, (K,).
         code_mean, code_deviation: Of the training codes in these dimensions, (K,).
+
+    Example:
+        >>> from .patients import as_table
+        >>> codes = np.array([[1.0, 2.0], [2.0, 0.0], [3.0, 1.0], [4.0, 1.0], [5.0, 2.0]])
+        >>> line = Calibration.fit(as_table(codes, 100 + 20 * codes[:, 0], dimensions=[0]))
+        >>> line.read(np.array([[2.5, 0.0]]))
+        array([[150.]])
+        >>> line.set(codes[:1], {"attribute 0": 180})
+        array([[4., 2.]])
+        >>> line.outside({"attribute 0": 300})
+        ['attribute 0 300 is outside of what was seen in training, 120 to 200']
     """
 
     names: tuple[str, ...]

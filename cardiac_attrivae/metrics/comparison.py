@@ -1,4 +1,4 @@
-"""Models beside each other: spread over training seeds, and differences on the same patients.
+"""Models compared: spread over training seeds, and differences on the same patients.
 
 Scores of models are compared by draws of patients that all of them share, see `bootstrap`.
 """
@@ -12,63 +12,65 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..schema import LatentTable
-from .uncertainty import bootstrap, interval, patients_mean, scores, share_above
+from .codes import SCORES, score
+from .intervals import interval, patient_means, per_patient, share_above
+from .metric import MEAN, Score
+from .uncertainty import bootstrap
 
 Names = Sequence[tuple[str, str]]
 """Metric and attribute of each score, (S)."""
 
 
-class Spread(NamedTuple):
-    """One score of models that differ in their seed alone."""
-
-    metric: str
-    attribute: str
-    value: float  # mean over models
-    seeds: float  # standard deviation over models, of the same patients
-    patients: float  # standard deviation over patients, of one model: root mean square over models
-    low: float  # 95 % interval of the mean over models, over patients
-    high: float
-
-
-def spread(names: Names, values: np.ndarray, drawn: np.ndarray) -> list[Spread]:
-    """Spread over training seeds apart from the spread over patients.
+def spread(names: Names, values: np.ndarray, drawn: np.ndarray) -> list[Score]:
+    """Separates the spread over training seeds from the spread over patients.
 
     Args:
         names: Metric and attribute of each score, (S).
         values: Scores of at least 2 models on the same patients, (M, S).
         drawn: The same of shared draws of patients, (M, rounds, S); all three as `drawn_scores`.
 
+    Returns:
+        Means over models, with ``sd`` over models of the same patients, ``sd_patients`` over
+        patients of one model (root mean square over models), and the 95 % interval of the mean
+        over models, over patients.
+
     Raises:
         ValueError: If there are fewer than 2 models.
+
+    Example:
+        >>> drawn = np.array([[[0.5], [0.7]], [[0.7], [0.9]]])
+        >>> (found,) = spread([("SCC", "mean")], drawn.mean(axis=1), drawn)
+        >>> round(found.value, 2), round(found.sd, 2), round(found.sd_patients, 2), found.models
+        (0.7, 0.14, 0.14, 2)
     """
     if len(values) < 2:
         raise ValueError(f"values are of {len(values)} models; expected at least 2 to spread over")
     over_patients = np.sqrt(drawn.var(axis=1, ddof=min(1, drawn.shape[1] - 1)).mean(axis=0))
     over_seeds, mean, means = values.std(axis=0, ddof=1), values.mean(axis=0), drawn.mean(axis=0)
     return [
-        Spread(
+        Score(
             *name,
             float(mean[s]),
-            float(over_seeds[s]),
-            float(over_patients[s]),
             *interval(mean[s], means[:, s]),
+            sd=float(over_seeds[s]),
+            sd_patients=float(over_patients[s]),
+            models=len(values),
         )
         for s, name in enumerate(names)
     ]
 
 
 class Comparison(NamedTuple):
-    """The difference of two methods on the same patients."""
+    """Two methods on the same patients.
 
-    metric: str
-    attribute: str
+    Example:
+        >>> Comparison(0.9, 0.7, Score("SCC", "mean", 0.2, p=0.03)).difference.p
+        0.03
+    """
+
     first: float
     second: float
-    difference: float  # first - second
-    low: float  # 95 % interval over patients
-    high: float
-    p: float  # two-sided
-    patients: int
+    difference: Score  # first - second, with a two-sided p
 
 
 def differences(
@@ -79,10 +81,10 @@ def differences(
     second_drawn: np.ndarray,
     patients: int,
 ) -> list[Comparison]:
-    """Difference of every score between two methods, each the mean of its models.
+    """Computes the difference of every score between two methods, each the mean of its models.
 
-    p is the share of draws whose difference lies as far from the mean of draws as the difference
-    lies from 0. Rows of two models can not be exchanged, as their dimensions mean different things;
+    p is the share of draws whose difference is as far from the mean of draws as the difference is
+    from 0. Rows of two models cannot be exchanged, because their dimensions mean different things;
     for numbers per patient there is `compare_paired`.
 
     Args:
@@ -90,33 +92,42 @@ def differences(
         first, second: Scores of the models of each method, (M, S), M may differ.
         first_drawn, second_drawn: The same of shared draws, (M, rounds, S); as `drawn_scores`.
         patients: Their number.
+
+    Example:
+        >>> drawn = np.array([[[0.5], [0.7]]])
+        >>> names, value = [("SCC", "mean")], drawn.mean(axis=1)
+        >>> (found,) = differences(names, value, drawn, value - 0.1, drawn - 0.1, patients=8)
+        >>> round(found.difference.value, 2), round(found.difference.p, 2)
+        (0.1, 0.33)
     """
     a, b = first.mean(axis=0), second.mean(axis=0)
     drawn = first_drawn.mean(axis=0) - second_drawn.mean(axis=0)
-    return [
-        Comparison(
-            *name,
-            float(a[s]),
-            float(b[s]),
-            float(a[s] - b[s]),
-            *interval(a[s] - b[s], d),
-            share_above(np.abs(d - d.mean()), abs(a[s] - b[s])),
-            patients,
-        )
-        for s, (name, d) in enumerate(zip(names, drawn.T, strict=True))
-    ]
+    found = []
+    for s, name in enumerate(names):
+        value, draws = float(a[s] - b[s]), drawn[:, s]
+        p = share_above(np.abs(draws - draws.mean()), abs(value))
+        difference = Score(*name, value, *interval(value, draws), p=p, patients=patients)
+        found.append(Comparison(float(a[s]), float(b[s]), difference))
+    return found
 
 
 def drawn_scores(
     tables: Sequence[LatentTable], rounds: int = 1000, seed: int = 0
 ) -> tuple[Names, np.ndarray, np.ndarray]:
-    """Scores of models on the same patients, as `spread` and `differences` want them.
+    """Computes scores of models on the same patients, as `spread` and `differences` need them.
 
     Returns:
-        Names (S), values (M, S) of `scores` and draws (M, rounds, S) of `bootstrap`.
+        Names (S), values (M, S) of `SCORES` and draws (M, rounds, S) of `bootstrap`.
 
     Raises:
         ValueError: If the rows of the tables differ; as `bootstrap`.
+
+    Example:
+        >>> from .patients import as_table
+        >>> codes = np.random.default_rng(0).normal(size=(10, 2))
+        >>> names, values, drawn = drawn_scores([as_table(codes, codes[:, 0])] * 2, rounds=3)
+        >>> names[0], values.shape, drawn.shape
+        (('Interpretability', 'attribute 0'), (2, 18), (2, 3, 18))
     """
     one = tables[0]
     for table in tables[1:]:
@@ -125,7 +136,7 @@ def drawn_scores(
             raise ValueError(
                 "names, cases or attributes of the tables differ; expected codes of the same rows"
             )
-    found = [scores(table, seed) for table in tables]
+    found = [score(table, seed=seed, metrics=SCORES) for table in tables]
     names = [(row.metric, row.attribute) for row in found[0]]
     values = np.array([[row.value for row in rows] for rows in found])
     return names, values, np.array([bootstrap(table, rounds, seed) for table in tables])
@@ -134,7 +145,15 @@ def drawn_scores(
 def compare(
     first: LatentTable, second: LatentTable, rounds: int = 1000, seed: int = 0
 ) -> list[Comparison]:
-    """`differences` of two models; raises as `drawn_scores`."""
+    """Compares two models by `differences`; raises as `drawn_scores`.
+
+    Example:
+        >>> from .patients import as_table
+        >>> codes = np.random.default_rng(0).normal(size=(10, 2))
+        >>> good, poor = (as_table(codes, codes[:, k] + codes[:, 0]) for k in (0, 0))
+        >>> compare(good, poor, rounds=9)[0].difference.value
+        0.0
+    """
     names, values, drawn = drawn_scores([first, second], rounds, seed)
     patients = len(set(first.cases))
     return differences(names, values[:1], drawn[:1], values[1:], drawn[1:], patients)
@@ -148,20 +167,27 @@ def compare_paired(
     rounds: int = 1000,
     seed: int = 0,
 ) -> Comparison:
-    """Difference of what two models have per row, such as an error or a structural similarity.
+    """Compares what two models have per row, such as an error or a structural similarity.
 
-    Each patient counts once, with the mean of its rows. p is of a permutation test: by chance, the
-    two models could be swapped in any patient. The interval is of a bootstrap over patients.
+    Each patient counts once, with the mean of its rows. p comes from a permutation test: under the
+    null hypothesis the two models could be swapped in any patient. The interval comes from a
+    bootstrap over patients.
 
     Args:
         first, second: One number per row and model, (N,).
         cases: Patient of each row, length N.
-        metric: Its name, for the row that is returned.
+        metric: Name of what is compared, for the result.
         rounds: Draws of patients, and as many permutations.
-        seed: Of both.
+        seed: Seed of both.
 
     Raises:
         ValueError: If lengths differ, a number is not finite, or there are fewer than 8 patients.
+
+    Example:
+        >>> ssim, cases = np.linspace(0.5, 0.7, 8), [*"abcdefgh"]
+        >>> found = compare_paired(ssim, ssim - 0.1, cases, "SSIM")
+        >>> round(found.difference.value, 2), found.difference.p < 0.05
+        (0.1, True)
     """
     first, second = (np.asarray(v, dtype=float) for v in (first, second))
     for name, values in (("first", first), ("second", second)):
@@ -170,8 +196,10 @@ def compare_paired(
                 f"{name} is {values.shape} with {np.count_nonzero(~np.isfinite(values))} NaN or "
                 f"infinite for {len(cases)} cases; expected one finite number per row"
             )
-    both = np.column_stack([first, second, first - second])
-    (a, b, value), (*_, low), (*_, high), each = patients_mean(both, cases, rounds, seed)
+    difference = first - second
+    each = per_patient(difference, cases)
+    columns = {("first", MEAN): first, ("second", MEAN): second, (metric, MEAN): difference}
+    a, b, found = patient_means(columns, cases, rounds, seed)
     signs = np.random.default_rng(seed).choice([-1, 1], size=(rounds, len(each)))
-    p = share_above(np.abs(signs @ each[:, 2] / len(each)), abs(value))
-    return Comparison(metric, "mean", *map(float, (a, b, value, low, high)), p, len(each))
+    p = share_above(np.abs(signs @ each / len(each)), abs(found.value))
+    return Comparison(a.value, b.value, found._replace(p=p, n=None))

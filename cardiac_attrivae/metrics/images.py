@@ -1,4 +1,4 @@
-"""How near a reconstruction comes to its image: pure functions, and one table that names them.
+"""How close a reconstruction comes to its image: pure functions, and the table that names them.
 
 Arrays are (N, H, W) or (N, C, H, W), intensities in [0, 1] (data range 1); every score is (N,),
 computed in float64. To add one, add an entry to `FIDELITY`.
@@ -10,11 +10,12 @@ them. `ssim_in_mask` looks at the heart, where black scores .002.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.ndimage import binary_erosion, convolve, gaussian_filter, uniform_filter
+
+from ..schema import HEART
+from .metric import Good, Metric, Section, table_of
 
 WINDOW = 7  # pixels, side of the uniform window
 SMOOTH, RIM = 1.5, 3  # pixels
@@ -23,14 +24,14 @@ C1, C2 = 0.01**2, 0.03**2  # (K1 L)^2 and (K2 L)^2 at data range L = 1
 
 
 def ssim_map(image: ArrayLike, reconstruction: ArrayLike) -> np.ndarray:
-    r"""Structural similarity of the 7 x 7 windows around every pixel.
+    r"""Computes the structural similarity of the 7 x 7 window around every pixel.
 
     .. math:: \frac{(2 \mu_x \mu_y + C_1)(2 \sigma_{xy} + C_2)}
         {(\mu_x^2 + \mu_y^2 + C_1)(\sigma_x^2 + \sigma_y^2 + C_2)}
 
     Uniform windows, sample covariance (divided by 48), K1 = .01, K2 = .03: the defaults of
-    scikit-image. Windows that reach over the border see the image reflected. Channels are
-    compared each on its own.
+    scikit-image. Windows that reach over the border see the image reflected. Each channel is
+    compared on its own.
 
     Args:
         image: (N, H, W) or (N, C, H, W) with H, W >= 7.
@@ -45,23 +46,30 @@ def ssim_map(image: ArrayLike, reconstruction: ArrayLike) -> np.ndarray:
     References:
         | Image quality assessment: from error visibility to structural similarity
         | (Wang et al., 2004), https://doi.org/10.1109/TIP.2003.819861
+
+    Example:
+        >>> image = np.random.default_rng(0).random((1, 8, 8))
+        >>> ssim_map(image, image).min().round(6)
+        np.float64(1.0)
     """
     x, y = _checked(image, reconstruction)
     if min(x.shape[-2:]) < WINDOW:
         raise ValueError(f"images are {x.shape[-2:]}; expected at least {WINDOW} pixels a side")
     similarity = np.empty(x.shape)
-    for n in np.ndindex(
-        x.shape[:-2]
-    ):  # one image at a time fits in the cache: a batch at once is slower
+    for n in np.ndindex(x.shape[:-2]):  # one image fits in the cache, a batch at once is slower
         similarity[n] = _ssim_of_one(x[n], y[n])
     return similarity
 
 
 def ssim(image: ArrayLike, reconstruction: ArrayLike) -> np.ndarray:
-    """Mean of `ssim_map` over the windows that lie within the image, (N,).
+    """Averages `ssim_map` over the windows that lie within the image, (N,).
 
-    The number of ``skimage.metrics.structural_similarity(..., data_range=1)``, with
+    It equals ``skimage.metrics.structural_similarity(..., data_range=1)``, with
     ``channel_axis=0`` for (C, H, W): the published evaluation.
+
+    Example:
+        >>> ssim(np.zeros((2, 8, 8)), np.stack([np.zeros((8, 8)), np.ones((8, 8))])).round(3)
+        array([1., 0.])
     """
     edge = WINDOW // 2
     inner = ssim_map(image, reconstruction)[..., edge:-edge, edge:-edge]
@@ -69,7 +77,7 @@ def ssim(image: ArrayLike, reconstruction: ArrayLike) -> np.ndarray:
 
 
 def ssim_in_mask(image: ArrayLike, reconstruction: ArrayLike, mask: ArrayLike) -> np.ndarray:
-    """Mean of `ssim_map` over the pixels of the mask, (N,); nan where the mask is empty.
+    """Averages `ssim_map` over the pixels of the mask, (N,); nan where the mask is empty.
 
     Args:
         image: (N, H, W) or (N, C, H, W).
@@ -78,6 +86,11 @@ def ssim_in_mask(image: ArrayLike, reconstruction: ArrayLike, mask: ArrayLike) -
 
     Raises:
         ValueError: If the shapes do not fit.
+
+    Example:
+        >>> image = np.random.default_rng(0).random((1, 8, 8))
+        >>> ssim_in_mask(image, 0 * image, image > 0.5).round(2)
+        array([0.])
     """
     similarity, mask = ssim_map(image, reconstruction), np.asarray(mask)
     one_channel = (*similarity.shape[:-3], 1, *similarity.shape[-2:])
@@ -92,23 +105,32 @@ def ssim_in_mask(image: ArrayLike, reconstruction: ArrayLike, mask: ArrayLike) -
 
 
 def mse(image: ArrayLike, reconstruction: ArrayLike) -> np.ndarray:
-    """Squared error averaged over pixels and channels, (N,)."""
+    """Averages the squared error over pixels and channels, (N,).
+
+    Example:
+        >>> mse(np.zeros((1, 2, 2)), np.full((1, 2, 2), 0.5))
+        array([0.25])
+    """
     x, y = _checked(image, reconstruction)
     return _mean_per_image((x - y) ** 2)
 
 
 def psnr(image: ArrayLike, reconstruction: ArrayLike) -> np.ndarray:
-    """Peak signal-to-noise ratio in dB at a peak of 1, -10 log10(MSE), (N,).
+    """Computes the peak signal-to-noise ratio in dB at a peak of 1, -10 log10(MSE), (N,).
 
     inf where image and reconstruction are identical, as in scikit-image: no cap is invented, and
     a mean over images shows at once that one of them was copied rather than reconstructed.
+
+    Example:
+        >>> psnr(np.zeros((1, 2, 2)), np.full((1, 2, 2), 0.1)).round(1)
+        array([20.])
     """
     with np.errstate(divide="ignore"):
         return -10 * np.log10(mse(image, reconstruction))
 
 
 def sharpness(image: ArrayLike, reconstruction: ArrayLike, mask: ArrayLike) -> np.ndarray:
-    """Variance of the Laplacian of the reconstruction over that of the image, (N,).
+    """Divides the variance of the reconstruction's Laplacian by that of the image, (N,).
 
     1 is as sharp as the image, 0 is black. Below 1 is blur, above 1 is noise or invented detail. It
     is the Laplacian of the slices smoothed by a Gaussian of 1.5 pixels (2 mm at 1.3 mm): at the
@@ -123,6 +145,11 @@ def sharpness(image: ArrayLike, reconstruction: ArrayLike, mask: ArrayLike) -> n
     References:
         | Diatom autofocusing in brightfield microscopy (Pech-Pacheco et al., 2000)
         | https://doi.org/10.1109/ICPR.2000.903548
+
+    Example:
+        >>> image = np.random.default_rng(0).random((1, 32, 32))
+        >>> sharpness(image, 0.5 * image, np.ones((1, 32, 32)))
+        array([0.25])
     """
     x, y = _checked(image, reconstruction)
     cross = CROSS.reshape((1,) * (x.ndim - 2) + (3, 3))
@@ -132,14 +159,72 @@ def sharpness(image: ArrayLike, reconstruction: ArrayLike, mask: ArrayLike) -> n
         return _bending(y, inside) / _bending(x, inside)
 
 
-FIDELITY: dict[str, Callable[[ArrayLike, ArrayLike, ArrayLike], np.ndarray]] = {
-    "SSIM": lambda image, reconstruction, mask: ssim(image, reconstruction),
-    "SSIM_in_mask": ssim_in_mask,
-    "Sharpness": sharpness,
-    "PSNR": lambda image, reconstruction, mask: psnr(image, reconstruction),
-    "MSE": lambda image, reconstruction, mask: mse(image, reconstruction),
-}
-"""Metric name -> function of (image, reconstruction, mask) that returns (N,)."""
+def dice(predicted: ArrayLike, labels: ArrayLike) -> np.ndarray:
+    """Computes the Dice overlap of LV, myocardium and RV, float32 (N, 3).
+
+    nan where neither of the two shows a structure.
+
+    Args:
+        predicted: Canonical labels, (N, H, W) or (N, C, H, W).
+        labels: What they should be, same shape.
+
+    References:
+        | Measures of the amount of ecologic association between species (Dice, 1945)
+        | https://doi.org/10.2307/1932409
+
+    Example:
+        >>> dice([[[1, 1, 0, 2]]], [[[1, 0, 0, 2]]]).round(2)
+        array([[0.67, 1.  ,  nan]], dtype=float32)
+    """
+    predicted, labels = np.asarray(predicted), np.asarray(labels)
+    axes = tuple(range(1, labels.ndim))
+    scores = []
+    for structure in HEART:
+        found, wanted = predicted == structure, labels == structure
+        both, total = (found & wanted).sum(axis=axes), found.sum(axis=axes) + wanted.sum(axis=axes)
+        with np.errstate(invalid="ignore"):  # 0 / 0 where neither shows it
+            scores.append((2 * both).astype(np.float32) / total.astype(np.float32))
+    return np.stack(scores, axis=1)
+
+
+FIDELITY: dict[str, Metric[[ArrayLike, ArrayLike, ArrayLike], np.ndarray]] = table_of(
+    Metric(
+        "SSIM", "SSIM",
+        "Structural similarity over the whole slice, as published; the empty background counts.",
+        Section.PICTURES, lambda image, reconstruction, mask: ssim(image, reconstruction),
+        limits=(-1.0, 1.0), headline=True,
+    ),
+    Metric(
+        "SSIM_in_mask", "SSIM in mask", "Structural similarity inside the heart alone.",
+        Section.PICTURES, ssim_in_mask, limits=(-1.0, 1.0), headline=True,
+        question="Are the pictures faithful?",
+    ),
+    Metric(
+        "Sharpness", "Sharpness",
+        "1 is as sharp as the slice, below is blur, above is noise or invented detail.",
+        Section.PICTURES, sharpness, good=Good.ONE, limits=(0.0, np.inf), headline=True,
+    ),
+    Metric(
+        "PSNR", "PSNR", "Peak signal-to-noise ratio in dB, over the whole slice.",
+        Section.PICTURES, lambda image, reconstruction, mask: psnr(image, reconstruction),
+        digits=1, limits=(-np.inf, np.inf), unit="dB",
+    ),
+    Metric(
+        "MSE", "MSE", "Mean squared error of intensities in [0, 1], over the whole slice.",
+        Section.PICTURES, lambda image, reconstruction, mask: mse(image, reconstruction),
+        digits=4, good=Good.LOW,
+    ),
+)  # fmt: skip
+"""Scores of images, reconstructions and masks, a number per slice, (N,)."""
+
+ANATOMY: dict[str, Metric[[ArrayLike, ArrayLike], np.ndarray]] = table_of(
+    Metric(
+        "Dice", "Dice",
+        "Overlap of the expert's mask and the segmented reconstruction, 1 if the anatomy is kept.",
+        Section.ANATOMY, dice, headline=True,
+    ),
+)  # fmt: skip
+"""Scores of the labels of a reconstruction and of its slice, a number per structure, (N, 3)."""
 
 
 def _ssim_of_one(x: np.ndarray, y: np.ndarray) -> np.ndarray:

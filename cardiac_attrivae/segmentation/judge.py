@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from monai.metrics import compute_dice
 from torch import Tensor, nn
 
 from ..attributes import AREAS
 from ..data.loader import DeviceLoader
 from ..data.store import SliceDataset
+from ..metrics.images import dice
 from ..runtime.files import remove_leftovers
 from ..runtime.weights import read_weights, write_weights
 from ..schema import STRUCTURES, DataError, Keys
@@ -68,32 +68,13 @@ def areas(labels: Tensor | np.ndarray, pixel_cm2: float) -> np.ndarray:
     return structure_masks(torch.as_tensor(labels)).sum((2, 3)).double().cpu().numpy() * pixel_cm2
 
 
-def dice(predicted: Tensor, labels: Tensor) -> np.ndarray:
-    """Computes the Dice of LV, myocardium and RV, (N, 3).
-
-    Args:
-        predicted: Canonical labels, (N, 1, H, W).
-        labels: What they should be, (N, 1, H, W).
-
-    Returns:
-        Dice in [0, 1]; nan where neither of the two shows a structure.
-
-    Example:
-        >>> half, full = torch.tensor([[[[1, 0]]]]), torch.tensor([[[[1, 1]]]])
-        >>> dice(half, full).round(2)
-        array([[0.67,  nan,  nan]], dtype=float32)
-    """
-    found, wanted = structure_masks(predicted), structure_masks(labels)
-    scores = compute_dice(found, wanted, ignore_empty=False)
-    scores[(found + wanted).sum((2, 3)) == 0] = torch.nan
-    return scores.cpu().numpy()
-
-
 def scored(network: nn.Module, unseen: SliceDataset) -> Segmenter:
     """Returns the segmenter of a network, with its Dice on slices that it was not trained on."""
     segmenter = Segmenter(network, {}, len(unseen))
     batches = DeviceLoader(unseen, unseen.attributes(AREAS), 64, next(network.parameters()).device)
-    found = [dice(segmenter(batch[Keys.IMAGE]), batch[Keys.LABEL]) for batch in batches]
+    found = [
+        dice(segmenter(batch[Keys.IMAGE]).cpu(), batch[Keys.LABEL].cpu()) for batch in batches
+    ]
     means = np.nanmean(np.concatenate(found), axis=0).tolist()
     return replace(segmenter, dice=dict(zip(STRUCTURES, means, strict=True)))
 

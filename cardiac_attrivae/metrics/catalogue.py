@@ -1,0 +1,84 @@
+"""All tables of metrics as one, for those who list, print or draw what was measured."""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Mapping
+from typing import Any
+
+from ..attributes import ATTRIBUTES
+from .codes import METRICS, TRAINED
+from .control import CONTROL
+from .images import ANATOMY, FIDELITY
+from .metric import FIXED, MEAN, Good, Metric, Section
+from .prediction import AGREEMENT
+from .regression import DCI, PREDICTED
+
+TABLES: tuple[dict[str, Metric[Any, Any]], ...] = (
+    METRICS, TRAINED, DCI, PREDICTED, AGREEMENT, CONTROL, ANATOMY, FIDELITY,
+)  # fmt: skip
+EVERY: Mapping[str, Metric[Any, Any]] = ChainMap(*reversed(TABLES))
+"""Every entry by its name, in the order of the tables; an entry that is added to one is here."""
+
+
+def find(name: str) -> Metric[Any, Any]:
+    """Finds the entry of a metric, as in the column ``metric`` of metrics.csv.
+
+    ``R2_fixed`` is the R2 of trained dimensions. A name of no table, as an older evaluation may
+    have, gets an entry that says nothing about it.
+
+    Example:
+        >>> find("R2_fixed").label, find("PSNR").digits, find("mine").label
+        ('R², trained', 1, 'mine')
+    """
+    if name in EVERY:
+        return EVERY[name]
+    base = name.removesuffix(FIXED)
+    if base in EVERY:
+        return EVERY[base].fixed(EVERY[base].measure)
+    return Metric(name, name, "", Section.FURTHER, lambda: None, good=Good.NONE)
+
+
+def label(name: str) -> str:
+    """Names a metric, or the mean over attributes, as the head of a column.
+
+    Example:
+        >>> label("Interpretability"), label("mean"), label("LVEDA")
+        ('Interp', 'Mean', 'LVEDA')
+    """
+    return "Mean" if name == MEAN else find(name).label
+
+
+def names_in(*sections: Section) -> list[str]:
+    """Lists the metrics that some sections of the report show, in order.
+
+    Example:
+        >>> names_in(Section.CODE)
+        ['Interpretability', 'SCC', 'Modularity', 'SAP']
+    """
+    return [entry.name for section in sections for entry in EVERY.values()
+            if entry.section is section]  # fmt: skip
+
+
+def headlines() -> list[str]:
+    """Lists the metrics by which methods are compared, in order.
+
+    Example:
+        >>> headlines()[:3]
+        ['Interpretability', 'SCC', 'SAP']
+    """
+    names = [entry.name for entry in EVERY.values() if entry.headline]
+    at = names.index("R2") + 1
+    return [*names[:at], "R2" + FIXED, *names[at:]]
+
+
+def unit_of(metric: str, attribute: str) -> str:
+    """Says in which unit a score is; empty if it has none.
+
+    Example:
+        >>> unit_of("MAE_fixed", "LVEDA"), unit_of("SCC", "LVEDA")
+        ('cm2', '')
+    """
+    entry = find(metric)
+    known = entry.in_unit and attribute in ATTRIBUTES
+    return ATTRIBUTES[attribute].unit if known else ""

@@ -1,0 +1,181 @@
+"""Does the drawn heart follow its dimension? Scores of areas measured in decoded slices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+
+from ..attributes import ATTRIBUTES
+from ..schema import HEART, STRUCTURES
+from .intervals import with_mean
+from .metric import Good, Metric, Score, Section, table_of
+from .patients import draw_patients
+
+STEPS = np.linspace(-2, 2, 9)
+"""Where a dimension is set when control is measured, in standard deviations of training codes."""
+
+
+@dataclass(frozen=True)
+class Movement:
+    """What was drawn when the dimension of one attribute was moved, from each of P patients.
+
+    Attributes:
+        requested: What the attribute was asked to be, (S,).
+        measured: Areas of LV, MYO and RV in the drawn slices in cm2, (P, S, 3).
+        own: Index of the attribute's structure among the three.
+        deviations: Standard deviation of the areas over patients, (3,).
+        is_area: Whether the attribute is an area; a slice holds no volume.
+
+    Example:
+        >>> requested = np.array([10.0, 20.0])
+        >>> measured = np.array([[[12.0, 9.0, 9.0], [17.0, 9.0, 10.0]]])
+        >>> Movement(requested, measured, own=0, deviations=np.ones(3), is_area=True).slopes
+        array([[0.5, 0. , 0.1]])
+    """
+
+    requested: np.ndarray
+    measured: np.ndarray
+    own: int
+    deviations: np.ndarray
+    is_area: bool = True
+
+    @cached_property
+    def slopes(self) -> np.ndarray:
+        """cm2 measured per unit requested, (P, 3)."""
+        centred = self.requested - self.requested.mean()
+        return np.einsum("s,psk->pk", centred, self.measured) / max((centred**2).sum(), 1e-12)
+
+    @cached_property
+    def grew(self) -> np.ndarray:
+        """Share of neighbouring steps at which the structure grew, (P,)."""
+        return (np.diff(self.measured[:, :, self.own], axis=1) > 0).mean(axis=1)
+
+    @cached_property
+    def errors(self) -> np.ndarray:
+        """Mean of |measured - requested|, (P,); nan where the attribute is no area."""
+        errors = np.abs(self.measured[:, :, self.own] - self.requested).mean(axis=1)
+        return errors if self.is_area else errors * np.nan
+
+
+def follows(movement: Movement, counts: np.ndarray) -> float:
+    """Computes the Spearman correlation of requested and measured, over all slices.
+
+    Args:
+        movement: Slices of P patients.
+        counts: How often each patient counts, (P,).
+
+    Example:
+        >>> measured = np.array([[[1.0, 5.0, 5.0], [2.0, 4.0, 5.0]]])
+        >>> movement = Movement(np.array([1.0, 2.0]), measured, own=1, deviations=np.ones(3))
+        >>> round(follows(movement, np.array([1])), 3)
+        -1.0
+    """
+    drawn = np.repeat(movement.measured[:, :, movement.own], counts, axis=0)
+    wanted = np.tile(movement.requested, len(drawn))
+    flat = np.ptp(drawn) == 0 or np.ptp(movement.requested) == 0
+    return 0.0 if flat else float(np.corrcoef(rankdata(wanted), rankdata(drawn))[0, 1])
+
+
+def leak(movement: Movement, counts: np.ndarray) -> float:
+    """Computes the share of all movement that is of the other structures; nan if nothing moves.
+
+    A structure moves by its slope in units of its deviation over patients.
+
+    Args:
+        movement: Slices of P patients.
+        counts: How often each patient counts, (P,).
+
+    Example:
+        >>> measured = np.array([[[1.0, 5.0, 5.0], [4.0, 4.0, 5.0]]])
+        >>> movement = Movement(np.array([1.0, 2.0]), measured, own=0, deviations=np.ones(3))
+        >>> leak(movement, np.array([1]))
+        0.25
+    """
+    moved = np.abs(counts / counts.sum() @ movement.slopes) / movement.deviations
+    return float(1 - moved[movement.own] / moved.sum()) if moved.sum() > 1e-9 else float("nan")
+
+
+CONTROL: dict[str, Metric[[Movement, np.ndarray], float]] = table_of(
+    Metric(
+        "Control", "Control",
+        "Rank correlation of requested and measured, 1 if the heart always follows.",
+        Section.CONTROL, follows, limits=(-1.0, 1.0), headline=True,
+        question="Does the drawn heart follow?",
+    ),
+    Metric(
+        "Control_slope", "Slope", "Measured cm² per unit requested; of an area, 1 is perfect.",
+        Section.CONTROL, lambda m, counts: (counts / counts.sum() @ m.slopes)[m.own],
+        good=Good.NONE, limits=(-np.inf, np.inf),
+    ),
+    Metric(
+        "Control_monotone", "Monotone", "Share of steps at which the structure grew.",
+        Section.CONTROL, lambda m, counts: counts / counts.sum() @ m.grew,
+    ),
+    Metric(
+        "Control_error", "Error", "Mean absolute difference of measured and requested area.",
+        Section.CONTROL, lambda m, counts: counts / counts.sum() @ m.errors,
+        good=Good.NONE, limits=(0.0, np.inf), in_unit=True,
+    ),
+    Metric(
+        "Control_leak", "Leak",
+        "Share of the movement that went into other structures, 0 at best.",
+        Section.CONTROL, leak, good=Good.LOW,
+    ),
+)  # fmt: skip
+"""Scores of a `Movement` and of how often each patient counts, (P,)."""
+
+
+def control_scores(
+    table: pd.DataFrame, deviations: np.ndarray, rounds: int = 1000, seed: int = 0
+) -> list[Score]:
+    """Computes every entry of `CONTROL` per attribute, with intervals over patients.
+
+    Args:
+        table: A row per attribute, patient and step of `STEPS`: attribute, dimension, case, step,
+            requested, and the measured areas LV, MYO and RV in cm2.
+        deviations: Standard deviation of the areas of LV, MYO and RV over patients, (3,).
+        rounds: Draws of patients.
+        seed: Seed of the draws.
+
+    Raises:
+        ValueError: If there are fewer than 8 patients.
+
+    Example:
+        >>> case, requested = np.divmod(np.arange(72), 9)  # 8 patients, 9 steps
+        >>> table = pd.DataFrame({"attribute": "LVEDA", "dimension": 0, "case": case,
+        ...                       "requested": requested, "LV": requested + 1.0, "MYO": 9, "RV": 9})
+        >>> for found in control_scores(table, np.ones(3), rounds=9)[::2]:
+        ...     print(found.metric, found.attribute, round(found.value, 2))
+        Control LVEDA 1.0
+        Control_slope LVEDA 1.0
+        Control_monotone LVEDA 1.0
+        Control_error LVEDA 1.0
+        Control_leak LVEDA 0.0
+    """
+    parts = dict(tuple(table.groupby("attribute", sort=False)))
+    movements = [_movement(part, name, deviations) for name, part in parts.items()]
+    dimensions = [int(part["dimension"].iloc[0]) for part in parts.values()]
+    rows = next(iter(parts.values()))["case"]
+    cases = tuple(rows.iloc[:: len(STEPS)])
+    counts, everyone = draw_patients(cases, rounds, seed), np.ones(len(cases), dtype=int)
+    found = []
+    for name, metric in CONTROL.items():
+        values = np.array([metric(movement, everyone) for movement in movements])
+        drawn = np.array([[metric(m, count) for m in movements] for count in counts])
+        found += with_mean(name, tuple(parts), tuple(rows), values, drawn, dimensions)
+    return found
+
+
+def _movement(part: pd.DataFrame, name: str, deviations: np.ndarray) -> Movement:
+    attribute = ATTRIBUTES[name]
+    return Movement(
+        part["requested"].to_numpy()[: len(STEPS)],
+        part[list(STRUCTURES)].to_numpy().reshape(-1, len(STEPS), len(STRUCTURES)),
+        HEART.index(attribute.structure),
+        deviations,
+        is_area=attribute.unit == "cm2",
+    )

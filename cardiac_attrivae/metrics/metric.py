@@ -1,0 +1,144 @@
+"""What an entry of a table of metrics says, and the record of one number that was measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Generic, NamedTuple, ParamSpec, TypeVar
+
+MEAN = "mean"
+"""Name of the mean over all attributes, where the name of an attribute stands otherwise."""
+FIXED = "_fixed"
+"""Ending of a metric that reads each attribute from the dimension that was trained on it."""
+
+Inputs = ParamSpec("Inputs")
+Output = TypeVar("Output")
+
+
+class Good(StrEnum):
+    """Which values of a metric are good."""
+
+    HIGH = "high"
+    LOW = "low"
+    ONE = "nearest to 1"
+    NONE = "none"
+
+
+class Section(StrEnum):
+    """Part of the report in which a metric is shown."""
+
+    CODE = "code"  # Table 1 of the paper
+    FURTHER = "further"  # other scores of the code
+    ATTRIBUTES = "attributes"  # the dimension that was trained on each attribute
+    READING = "reading"  # attributes read in new patients
+    CONTROL = "control"
+    ANATOMY = "anatomy"
+    PICTURES = "pictures"
+
+
+@dataclass(frozen=True)
+class Metric(Generic[Inputs, Output]):
+    """An entry of a table of metrics: all that scores, tables, report and docs need to know.
+
+    Attributes:
+        name: As in the column ``metric`` of metrics.csv.
+        label: Head of its column in tables.
+        meaning: One sentence that says what the number is.
+        section: Part of the report that shows it.
+        measure: The function. Its inputs and output are those of all entries of the same table.
+        digits: Decimals in tables.
+        good: Which values are good; a table marks no best value where none is.
+        limits: Least and largest possible value.
+        unit: Unit of the number, such as ``dB``; empty without one.
+        in_unit: Whether the number is in the unit of its attribute.
+        headline: Whether methods are compared by it on the page, and drawn with intervals.
+        question: What it answers in the summary of the report; empty if it is not in there.
+
+    Example:
+        >>> spread = Metric("Spread", "Spread", "Largest less smallest value.",
+        ...                 Section.FURTHER, lambda values: max(values) - min(values), digits=1)
+        >>> spread([1, 4, 2])
+        3
+        >>> spread.good.value
+        'high'
+    """
+
+    name: str
+    label: str
+    meaning: str
+    section: Section
+    measure: Callable[Inputs, Output]
+    digits: int = 2
+    good: Good = Good.HIGH
+    limits: tuple[float, float] = (0.0, 1.0)
+    unit: str = ""
+    in_unit: bool = False
+    headline: bool = False
+    question: str = ""
+
+    def __call__(self, *args: Inputs.args, **kwargs: Inputs.kwargs) -> Output:
+        return self.measure(*args, **kwargs)
+
+    def fixed(self, measure: Callable[Inputs, Output], **changes: object) -> Metric[Inputs, Output]:
+        """The same metric of the dimensions that were trained on the attributes."""
+        entry = replace(
+            self,
+            name=self.name + FIXED,
+            label=f"{self.label}, trained",
+            meaning=f"{self.label} of the dimension that was trained on the attribute.",
+            measure=measure,
+            question="",
+        )
+        return replace(entry, **changes)  # type: ignore[arg-type]  # keywords of any field
+
+    def rank(self, value: float) -> float:
+        """A number that is the smaller, the better the value is.
+
+        >>> Metric("A", "A", "", Section.CODE, abs).rank(0.9)
+        -0.9
+        """
+        if self.good is Good.ONE:
+            return abs(value - 1)
+        return value if self.good is Good.LOW else -value
+
+
+class Score(NamedTuple):
+    """One number that was measured, and what is known about it; nan or None is not known.
+
+    Example:
+        >>> score = Score("SCC", "LVEDA", 0.8, low=0.7, high=0.9)
+        >>> score.value, score.attribute, score.null
+        (0.8, 'LVEDA', nan)
+    """
+
+    metric: str
+    attribute: str  # a name, or "mean"
+    value: float
+    low: float = math.nan  # 95 % interval over patients
+    high: float = math.nan
+    null: float = math.nan  # mean of the null distribution
+    null_95: float = math.nan  # its 95th centile
+    p: float = math.nan  # its share at or above the value, one-sided
+    corrected: float = math.nan  # (value - null) / (1 - null): 0 is chance, 1 is perfect
+    corrected_low: float = math.nan
+    corrected_high: float = math.nan
+    n: int | None = None  # rows that were scored
+    patients: int | None = None
+    dimension: int | None = None  # the latent dimension that was read
+    unit: str = ""
+    sd: float = math.nan  # over models that differ in their seed alone
+    sd_patients: float = math.nan  # over patients
+    models: int = 1  # of which the value is the mean
+
+
+def table_of(*entries: Metric[Inputs, Output]) -> dict[str, Metric[Inputs, Output]]:
+    """Entries by their names, in order.
+
+    Example:
+        >>> least = Metric("Least", "Least", "Smallest value.", Section.FURTHER, min)
+        >>> table_of(least)["Least"]([3, 2])
+        2
+    """
+    return {entry.name: entry for entry in entries}
