@@ -21,7 +21,7 @@ from typing import Any
 
 from joblib import cpu_count
 
-from .metrics.codes import LEAST
+from .metrics.patients import LEAST
 from .runtime.device import find_device
 from .runtime.files import write
 from .runtime.folders import is_empty, locked

@@ -8,19 +8,16 @@ fitted on training patients.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import rankdata
 from torch import nn
 
-from ..attributes import ATTRIBUTES, is_area
-from ..metrics.calibration import CONTROL, STEPS, Calibration
-from ..metrics.prediction import Interval, with_mean
-from ..metrics.uncertainty import draw_patients
-from ..schema import HEART, STRUCTURES
+from ..metrics.calibration import Calibration
+from ..metrics.control import STEPS
+from ..schema import STRUCTURES
 from ..segmentation.judge import Segmenter, areas
 from ..training.run import decode
 
@@ -110,73 +107,3 @@ def measure_control(
         )
         parts.append(part.join(pd.DataFrame(measured, columns=list(STRUCTURES))))
     return pd.concat(parts, ignore_index=True)
-
-
-def control_scores(
-    table: pd.DataFrame, deviations: np.ndarray, rounds: int = 1000, seed: int = 0
-) -> list[Interval]:
-    """What `measure_control` found, in five numbers per attribute, with intervals over patients.
-
-    - Control: Spearman correlation of requested and measured, over all pictures.
-    - Control_slope: cm^2 measured per unit requested, within a patient; 1 is perfect for an area.
-    - Control_monotone: share of neighbouring steps at which the structure grew.
-    - Control_error: mean of |measured - requested|; nan for volumes, which a slice does not hold.
-    - Control_leak: share of all movement that was not the structure's own, 0 at best; a structure
-      moves by its slope in units of its deviation over patients.
-
-    Args:
-        table: Of `measure_control`.
-        deviations: Standard deviation of the areas of LV, MYO and RV over patients, (3,).
-        rounds: Draws of patients.
-        seed: Of the draws.
-
-    Raises:
-        ValueError: If there are fewer than 8 patients.
-    """
-    names = list(dict.fromkeys(table["attribute"]))
-    parts = [table[table["attribute"] == name] for name in names]
-    cases = tuple(parts[0]["case"].iloc[:: len(STEPS)])
-    functions = [_control(part, name, deviations) for part, name in zip(parts, names, strict=True)]
-    everyone = np.ones(len(cases), dtype=int)
-    counts = draw_patients(cases, rounds, seed)
-    values = np.array([score(everyone) for score in functions])  # (K, 5)
-    drawn = np.array([[score(count) for score in functions] for count in counts])
-    dimensions = [int(part["dimension"].iloc[0]) for part in parts]
-    return [
-        row
-        for m, metric in enumerate(CONTROL)
-        for row in with_mean(
-            metric, names, tuple(parts[0]["case"]), values[:, m], drawn[:, :, m], dimensions
-        )
-    ]
-
-
-def _control(
-    part: pd.DataFrame, name: str, deviations: np.ndarray
-) -> Callable[[np.ndarray], np.ndarray]:
-    """The five numbers as a function of how often each patient is drawn, (P,) -> (5,)."""
-    attribute = ATTRIBUTES[name]
-    own = HEART.index(attribute.structure)
-    requested = part["requested"].to_numpy()[: len(STEPS)]
-    measured = (
-        part[list(STRUCTURES)].to_numpy().reshape(-1, len(STEPS), len(STRUCTURES))
-    )  # (P, S, 3)
-    centred = requested - requested.mean()
-    slopes = np.einsum("s,psk->pk", centred, measured) / max((centred**2).sum(), 1e-12)
-    grew = (np.diff(measured[:, :, own], axis=1) > 0).mean(axis=1)
-    error = np.abs(measured[:, :, own] - requested).mean(axis=1)
-    if not is_area(name):
-        error = error * np.nan
-
-    def score(count: np.ndarray) -> np.ndarray:
-        weight = count / count.sum()
-        slope = weight @ slopes
-        moved = np.abs(slope) / deviations
-        leak = 1 - moved[own] / moved.sum() if moved.sum() > 1e-9 else np.nan
-        drawn = np.repeat(measured[:, :, own], count, axis=0)
-        wanted = np.tile(requested, len(drawn))
-        flat = np.ptp(drawn) == 0 or np.ptp(requested) == 0
-        rho = 0.0 if flat else np.corrcoef(rankdata(wanted), rankdata(drawn))[0, 1]
-        return np.array([rho, slope[own], weight @ grew, weight @ error, leak])
-
-    return score

@@ -22,10 +22,11 @@ from joblib import Parallel, delayed
 
 from ..attributes import check_names
 from ..data.store import SliceDataset
-from ..metrics.codes import LEAST
+from ..metrics.codes import SCORES
 from ..metrics.comparison import compare_paired, differences, spread
 from ..metrics.images import FIDELITY
-from ..metrics.uncertainty import FEWEST, SCORES, holm
+from ..metrics.intervals import holm
+from ..metrics.patients import FEWEST, LEAST
 from ..report.page import latex, markdown
 from ..runtime.device import find_device
 from ..runtime.files import atomic_file, atomic_folder, write
@@ -379,7 +380,10 @@ def _spread(groups: dict[tuple[str, ...], dict[str, Scores]]) -> pd.DataFrame:
             if len(values) > 1:
                 about = {"method": method} | dict(zip(ABOUT[3:], place, strict=True))
                 found = spread(names, values, draws)
-                rows += [about | row._asdict() | {"models": len(values)} for row in found]
+                rows += [
+                    about | row._asdict() | {"seeds": row.sd, "patients": row.sd_patients}
+                    for row in found
+                ]
     return pd.DataFrame(rows, columns=list(SPREAD))
 
 
@@ -407,8 +411,9 @@ def _comparisons(
                 found.append(compare_paired(*pair, cases, metric, rounds))
             about = dict(zip(ABOUT[3:], place, strict=True))
             for row in found:
-                values = {"first_value": row.first, "second_value": row.second}
-                rows.append(about | row._asdict() | values | {"first": one, "second": other})
+                values = {"first": one, "second": other, "difference": row.difference.value}
+                values |= {"first_value": row.first, "second_value": row.second}
+                rows.append(about | row.difference._asdict() | values)
     table = pd.DataFrame(rows, columns=list(COMPARISONS))
     families = table.groupby([*ABOUT[3:], "metric", "attribute"])["p"]
     return table.assign(p_holm=families.transform(lambda p: holm(p.to_numpy())))

@@ -15,8 +15,11 @@ import pandas as pd
 from ..attributes import ATTRIBUTES
 from ..data.store import SliceDataset
 from ..metrics.calibration import Calibration
-from ..metrics.codes import LEAST, determination, rank_correlation
+from ..metrics.catalogue import headlines
+from ..metrics.dependence import determination, rank_correlation
 from ..metrics.images import ssim
+from ..metrics.metric import MEAN, Section
+from ..metrics.patients import LEAST
 from ..report import charts, curves
 from ..report import slices as figures
 from ..report.published import dataset_label
@@ -29,10 +32,6 @@ from .score import evaluate
 
 SHOWN = 6
 """Patients in a picture of reconstructions."""
-FOREST = ("Interpretability_fixed", "Interpretability", "SCC", "SAP", "R2_fixed", "Control")
-"""Scores of a forest plot, their means over attributes."""
-CURVES = ("train_loss", "val_Interpretability", "val_SCC", "val_SSIM", "val_SSIM_in_mask")
-"""Columns of history.csv that are drawn."""
 
 
 def draw_gallery(
@@ -139,8 +138,9 @@ def draw_distributions(tables: Mapping[str, pd.DataFrame], metric: str, path: Pa
 def draw_forest(scores: pd.DataFrame, path: Path) -> None:
     """Means over attributes of the first seed of each method."""
     first = scores[scores["model"].isin(scores.groupby("method", sort=False)["model"].first())]
-    rows = first[first["metric"].isin(FOREST) & (first["attribute"] == "mean")]
-    order = rows["metric"].map(FOREST.index).argsort(kind="stable")
+    drawn = headlines(Section.CODE, Section.ATTRIBUTES, Section.READING, Section.CONTROL)
+    rows = first[first["metric"].isin(drawn) & (first["attribute"] == MEAN)]
+    order = rows["metric"].map(drawn.index).argsort(kind="stable")
     charts.intervals(rows.iloc[order].rename(columns={"metric": "row"}), path, "score")
 
 
@@ -218,7 +218,8 @@ def draw_curves(runs: Sequence[Run], path: Path) -> None:
         )
         for run in runs
     }
-    curves.compare_curves(histories, CURVES, path)
+    columns = ["train_loss", *(f"val_{name}" for name in headlines())]
+    curves.compare_curves(histories, columns, path)
 
 
 def _first_seeds(models: Mapping[str, Run]) -> dict[str, Run]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,20 +10,24 @@ import pandas as pd
 from ignite.engine import State
 from torch import device
 
-from ..attributes import AREAS, ATTRIBUTES
+from ..attributes import AREAS
 from ..data.store import SliceDataset
 from ..metrics.calibration import Calibration
-from ..metrics.codes import LEAST, score
-from ..metrics.prediction import Interval, dci, held_out, leakage
-from ..metrics.uncertainty import FEWEST, bootstrap, estimate, patients_mean
+from ..metrics.catalogue import unit_of
+from ..metrics.codes import score
+from ..metrics.control import control_scores
+from ..metrics.images import dice
+from ..metrics.intervals import patient_means
+from ..metrics.metric import MEAN, Score
+from ..metrics.patients import FEWEST, LEAST
+from ..metrics.prediction import held_out
+from ..metrics.regression import dci, leakage
+from ..metrics.uncertainty import bootstrap, estimate
 from ..report.tables import wide
 from ..schema import HEART, DataError, LatentTable
-from ..segmentation.judge import Segmenter, dice
+from ..segmentation.judge import Segmenter
 from ..training.run import Run, make_evaluator, reconstruct
-from .control import control_scores, measure_control
-
-IN_UNITS = ("bias", "MAE", "lower_limit", "upper_limit", "Control_error")
-"""Metrics in the unit of their attribute."""
+from .control import measure_control
 
 CROP = ("size", "spacing", "percentiles")
 """What slices must share with those that a model was trained on."""
@@ -34,7 +38,7 @@ class Scored(NamedTuple):
 
     Attributes:
         metrics: A row per score and attribute: metric, attribute, value, n, unit, and where they
-            exist the interval and the floor of chance, named as in `Estimate` and `Interval`.
+            exist the interval and the null distribution, named as in `Score`.
         patients: A row per patient: fidelity of its slice, Dice of its reconstruction.
         control: Of `measure_control`; empty without a segmenter.
         table: Codes and attributes, a row per patient.
@@ -84,7 +88,7 @@ def score_model(
     rows, draws = [], np.empty((0, 0))
     if len(target) >= FEWEST:
         draws = bootstrap(table, rounds)
-        rows += estimate(table, rounds, drawn=draws)
+        rows += estimate(table, rounds=rounds, drawn=draws)
         rows += leakage(table, rounds=rounds) + dci(table, rounds=rounds)
         rows += held_out(known, table, rounds) if known is not None else []
     elif len(target) >= LEAST:
@@ -93,7 +97,7 @@ def score_model(
     fidelity, control = dict(state.fidelity), pd.DataFrame()
     if segmenter is not None:
         decoded = reconstruct(run.network, target.images)
-        found = dice(segmenter(decoded), target.labels)
+        found = dice(segmenter(decoded).cpu(), target.labels.cpu())
         fidelity |= {f"Dice_{s.name}": found[:, k] for k, s in enumerate(HEART)}
         fitted = table if known is None else known
         if len(fitted.cases) >= LEAST:
@@ -111,12 +115,7 @@ def score_model(
     rows += fidelity_scores(fidelity, table.cases, rounds)
 
     metrics = pd.DataFrame([row._asdict() for row in rows])
-    metrics["unit"] = [
-        ATTRIBUTES[attribute].unit
-        if metric.removesuffix("_fixed") in IN_UNITS and attribute in ATTRIBUTES
-        else ""
-        for metric, attribute in zip(metrics["metric"], metrics["attribute"], strict=True)
-    ]
+    metrics["unit"] = [unit_of(row.metric, row.attribute) for row in rows]
     facts = target.cases[["domain", "pathology"]].to_dict("list")
     patients = pd.DataFrame({"case": table.cases, **facts, **fidelity})
     return Scored(metrics, patients, control, table, draws)
@@ -138,28 +137,22 @@ def evaluate(run: Run, dataset: SliceDataset, names: Sequence[str], where: devic
 
 def fidelity_scores(
     fidelity: Mapping[str, np.ndarray], cases: Sequence[str], rounds: int
-) -> Iterator[Interval]:
-    """Means over patients, with intervals if there are 8; ``Dice_LV`` is Dice of attribute LV.
+) -> list[Score]:
+    """Averages over patients, with intervals if there are 8; ``Dice_LV`` is Dice of attribute LV.
 
     Args:
         fidelity: Name -> one value per slice, (N,).
         cases: Patient of each slice, length N.
         rounds: Draws of patients.
     """
-    values = dict(fidelity)
-    parts = [values[f"Dice_{s.name}"] for s in HEART if f"Dice_{s.name}" in values]
+    values: dict[tuple[str, str], np.ndarray] = {}
+    for name, value in fidelity.items():
+        metric, _, structure = name.partition("_") if name.startswith("Dice_") else (name, "", MEAN)
+        values[metric, structure] = value
+    parts = [value for (metric, _), value in values.items() if metric == "Dice"]
     if parts:
-        values["Dice"] = np.nanmean(parts, axis=0)
-    table, patients = np.column_stack([*values.values()]), len(set(cases))
-    if patients >= FEWEST:
-        mean, low, high, _ = patients_mean(table, cases, rounds)
-    else:
-        mean = table.mean(axis=0)
-        low = high = np.full(len(mean), np.nan)
-    for name, *numbers in zip(values, mean, low, high, strict=True):
-        metric, _, attribute = name.partition("_") if name.startswith("Dice_") else (name, "", "")
-        numbers = map(float, numbers)
-        yield Interval(metric, attribute or "mean", *numbers, len(cases), patients, None)
+        values["Dice", MEAN] = np.nanmean(parts, axis=0)
+    return patient_means(values, cases, rounds)
 
 
 def check_fit(run: Run, dataset: SliceDataset) -> None:

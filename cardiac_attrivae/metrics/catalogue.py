@@ -60,16 +60,16 @@ def names_in(*sections: Section) -> list[str]:
             if entry.section is section]  # fmt: skip
 
 
-def headlines() -> list[str]:
-    """Lists the metrics by which methods are compared, in order.
+def headlines(*sections: Section) -> list[str]:
+    """Lists the metrics by which methods are compared, of some sections or all, in order.
 
     Example:
-        >>> headlines()[:3]
-        ['Interpretability', 'SCC', 'SAP']
+        >>> headlines(Section.READING, Section.CONTROL)
+        ['R2', 'R2_fixed', 'Control']
     """
-    names = [entry.name for entry in EVERY.values() if entry.headline]
-    at = names.index("R2") + 1
-    return [*names[:at], "R2" + FIXED, *names[at:]]
+    found = [e for e in EVERY.values() if e.headline and e.section in (sections or Section)]
+    names = [[e.name, e.name + FIXED] if e.section is Section.READING else [e.name] for e in found]
+    return [name for pair in names for name in pair]
 
 
 def unit_of(metric: str, attribute: str) -> str:

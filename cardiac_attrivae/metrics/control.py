@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from ..attributes import ATTRIBUTES
+from ..attributes import ATTRIBUTES, is_area
 from ..schema import HEART, STRUCTURES
 from .intervals import with_mean
 from .metric import Good, Metric, Score, Section, table_of
@@ -171,11 +171,10 @@ def control_scores(
 
 
 def _movement(part: pd.DataFrame, name: str, deviations: np.ndarray) -> Movement:
-    attribute = ATTRIBUTES[name]
     return Movement(
         part["requested"].to_numpy()[: len(STEPS)],
         part[list(STRUCTURES)].to_numpy().reshape(-1, len(STEPS), len(STRUCTURES)),
-        HEART.index(attribute.structure),
+        HEART.index(ATTRIBUTES[name].structure),
         deviations,
-        is_area=attribute.unit == "cm2",
+        is_area=is_area(name),
     )

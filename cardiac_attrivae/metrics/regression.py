@@ -46,7 +46,8 @@ def explained(measured: np.ndarray, predicted: np.ndarray, means: np.ndarray) ->
         >>> explained(np.array([[1.0], [3.0]]), np.array([[2.0], [3.0]]), np.array([[2.0], [1.0]]))
         array([0.8])
     """
-    return _share(measured, predicted, means, np.ones(len(measured)))
+    squared, total = _squares(measured, predicted, means)
+    return 1 - squared.sum(axis=0) / total.sum(axis=0)
 
 
 PREDICTED: dict[str, Metric[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = table_of(
@@ -177,9 +178,7 @@ def dci(
     x, y = checked(table.codes, table.attributes, table.names)
     n, cases = len(x), np.asarray(table.cases)
 
-    def measure(
-        rows: np.ndarray, origin: np.ndarray, penalties: Sequence[float]
-    ) -> list[Score]:
+    def measure(rows: np.ndarray, origin: np.ndarray, penalties: Sequence[float]) -> list[Score]:
         return tabulate(_importance(x[rows], y[origin], penalties), table.names, n, DCI)
 
     counts, everyone = draw_patients(table.cases, rounds, seed), np.arange(n)
@@ -250,13 +249,15 @@ def _left_out(
     means = np.empty_like(measured)
     for train, test in split.split():
         means[test] = [column[train].mean() for column in measured.T]
-    drawn = np.array([_share(measured, predicted, means, count) for count in counts])
+    squared, total = _squares(measured, predicted, means)
+    drawn = 1 - (counts @ squared) / (counts @ total)
     values = PREDICTED[metric](measured, predicted, means)
     return with_mean(metric, table.names, table.cases, values, drawn, dimensions)
 
 
-def _share(
-    measured: np.ndarray, predicted: np.ndarray, means: np.ndarray, weights: np.ndarray
-) -> np.ndarray:
+def _squares(
+    measured: np.ndarray, predicted: np.ndarray, means: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Squared errors of predictions and of means (N, K); the latter nan for a constant."""
     total = np.where(np.ptp(measured, axis=0) > 0, (measured - means) ** 2, np.nan)
-    return 1 - weights @ (measured - predicted) ** 2 / (weights @ total)
+    return (measured - predicted) ** 2, total

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..metrics.catalogue import EVERY, find
 from .published import method_label
 from .style import LINES, Look, legend, looks, plain, save
 
@@ -17,18 +18,17 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-SCORES = ("Interpretability", "SCC", "Modularity", "SAP", "MIG", "SSIM", "SSIM_in_mask")
-"""Scores in [0, 1] that share an axis; PSNR (dB) gets its own, everything else is a loss."""
-
+ALIKE = 30
+"""Largest factor between losses that share an axis."""
 NOT_A_CURVE = re.compile(r"epoch|iteration|step|second|time|memory|seed|\blr\b|learning", re.I)
 
 
 def training_curves(history: pd.DataFrame, path: str | Path) -> None:
     """Draws loss terms and validation scores by epoch.
 
-    A panel of losses, logarithmic where the values span more than two decades and are positive;
-    panels of scores from 0 to 1; PSNR in decibels on its own. Empty cells, where a score was not
-    taken in that epoch, are bridged.
+    Losses of similar size share a panel, which is logarithmic where the values are positive and
+    span more than two decades. Scores from 0 to 1 share one; every other metric has its own. Empty
+    cells, where a score was not taken in that epoch, are bridged.
 
     Args:
         history: A row per epoch, a column per loss term and score; ``epoch`` is the axis if there.
@@ -47,26 +47,16 @@ def training_curves(history: pd.DataFrame, path: str | Path) -> None:
     if not curves:
         raise ValueError(f"no curve among the columns {', '.join(map(str, history.columns))}")
 
-    groups: dict[str, list[str]] = {}
-    for name in curves:
-        groups.setdefault(_metric(name), []).append(name)
-    losses, decibels = groups.pop("", []), groups.pop("PSNR", [])
-    panels = [("loss terms", losses)]
-    if sum(map(len, groups.values())) > len(LINES):  # a value per attribute: a panel per metric
-        panels += groups.items()
-    else:
-        panels.append(("scores", [name for names in groups.values() for name in names]))
-    panels = [(title, names) for title, names in [*panels, ("PSNR (dB)", decibels)] if names]
-
+    panels = _panels(curves)
     figure, axes = _stack(len(panels))
     for axis, (title, names) in zip(axes, panels, strict=True):
         for name, look in looks(names).items():
             _curve(axis, epochs, curves[name], look, name)
         axis.set_ylabel(title)
         axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
-        if title == "loss terms":
+        if not _metric(names[0]):
             _scale(axis, np.concatenate([curves[name] for name in names]))
-        elif title != "PSNR (dB)":
+        elif _is_share(names[0]):
             low = min(float(np.nanmin(curves[name])) for name in names)
             axis.set_ylim(min(0.0, 1.1 * low), 1.02)
     _end_stack(axes, epochs)
@@ -114,6 +104,36 @@ def compare_curves(
     save(figure, path)
 
 
+def _panels(curves: dict[str, np.ndarray]) -> list[tuple[str, list[str]]]:
+    """Title and columns of each panel: losses by size, shares together, other metrics apart."""
+    sizes = {n: float(np.nanmedian(np.abs(c))) for n, c in curves.items() if not _metric(n)}
+    losses: list[list[str]] = []
+    for name in sorted(sizes, key=lambda name: -sizes[name]):
+        if not losses or sizes[losses[-1][0]] > ALIKE * sizes[name] > 0:
+            losses.append([])
+        losses[-1].append(name)
+    panels = [("loss terms", [n for n in curves if n in names]) for names in losses]
+
+    metrics: dict[str, list[str]] = {}
+    for name in (name for name in curves if name not in sizes):
+        metrics.setdefault(_metric(name), []).append(name)
+    shares = [name for names in metrics.values() for name in names if _is_share(name)]
+    if len(shares) <= len(LINES):
+        panels += [("scores", shares)] if shares else []
+        metrics = {m: names for m, names in metrics.items() if not _is_share(m)}
+    # more curves, as of every attribute, have a panel per metric
+    for metric, names in metrics.items():
+        unit = find(metric).unit
+        panels.append((f"{metric} ({unit})" if unit else metric, names))
+    return panels
+
+
+def _is_share(column: str) -> bool:
+    """Whether a column holds a score from 0 (or -1) to 1 whose differences show on that scale."""
+    metric = find(_metric(column))
+    return metric.limits in ((0.0, 1.0), (-1.0, 1.0)) and metric.digits == 2
+
+
 def _epochs(history: pd.DataFrame) -> np.ndarray:
     return np.asarray(history.get("epoch", history.index), dtype=float)
 
@@ -147,8 +167,8 @@ def _scale(axis: Axes, values: np.ndarray) -> None:
 
 
 def _metric(column: str) -> str:
-    """Which score a column holds (``val/SSIM``, ``val_SCC_LVEDA``, ...); empty for a loss."""
-    for score in sorted((*SCORES, "PSNR"), key=len, reverse=True):
-        if re.search(rf"(^|[^A-Za-z]){score}([^A-Za-z]|$)", column):
-            return score
+    """Finds the metric that a column holds (``val/SSIM``, ``val_SCC_LVEDA``); empty for a loss."""
+    for name in sorted(EVERY, key=len, reverse=True):
+        if re.search(rf"(^|[^A-Za-z]){name}([^A-Za-z]|$)", column):
+            return name
     return ""

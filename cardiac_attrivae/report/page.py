@@ -17,43 +17,16 @@ import pandas as pd
 import yaml
 from PIL import Image
 
-from ..metrics.calibration import CONTROL
-from ..metrics.images import FIDELITY
-from ..metrics.prediction import AGREEMENT
+from ..metrics.catalogue import EVERY, headlines, names_in
+from ..metrics.metric import FIXED, MEAN, Score, Section
 from ..runtime.files import write
 from ..runtime.folders import locked
 from ..schema import STRUCTURES, DataError
-from .published import SCORES as PAPER
-from .published import SOURCE
-from .tables import (
-    HEADS,
-    PLACE,
-    WHOLE,
-    Grid,
-    Place,
-    Score,
-    Scores,
-    attribute_names,
-    grid,
-    latex,
-    markdown,
-    means,
-    per_attribute,
-    places,
-    rank,
-    render,
-    summarise,
-    table_1,
-    tidy,
-    variants,
-)
-
-FURTHER = ("MIG", "Leakage", "Disentanglement", "Completeness", "Informativeness")
-COMPARED = ("Interpretability", "Interpretability_fixed", "SCC", "SAP", "R2", "R2_fixed")
-COMPARED += ("Control", "SSIM", "SSIM_in_mask", "Sharpness", "Dice")
-"""Metrics whose differences and spread are shown; the rest is in comparisons.csv and spread.csv."""
-QUESTIONS = ("Interpretability", "Control", "SSIM_in_mask")
-"""Metrics that answer what the summary asks: attributes in the code, drawn heart, pictures."""
+from .published import SOURCE, TABLE_1
+from .render import render
+from .scores import PLACE, Place, Scores, places, rank, summarise, variants
+from .tables import Grid, attribute_names, grid, means, per_attribute, table_1
+from .text_tables import latex, markdown, tidy
 
 
 class Finding(NamedTuple):
@@ -63,7 +36,7 @@ class Finding(NamedTuple):
     best method there, by metric and attribute.
     """
 
-    question: int  # of `QUESTIONS`
+    question: str
     place: Place
     method: str
     score: Score
@@ -153,8 +126,8 @@ def write_report(
         comparisons=_by_place(found.comparisons, "first", "second"),
         spread=_by_place(found.spread, "method"),
         source=SOURCE,
-        heads=HEADS,
-        paper=PAPER,
+        table_1_metrics=TABLE_1,
+        picture_metrics=names_in(Section.PICTURES),
     )
     output = Path(output)
     with locked(output):
@@ -229,49 +202,54 @@ def _grids(scores: Scores) -> dict[str, Grid | None]:
     """The tables of the page, by name; None where nothing was measured."""
     held = dict.fromkeys(attribute_names(scores, "R2_fixed") + attribute_names(scores, "R2"))
     rows = {
-        "scores": means(PAPER),
+        "scores": means(names_in(Section.CODE)),
         "best": per_attribute(scores, "Interpretability"),
-        "trained": per_attribute(scores, "Interpretability_fixed"),
-        "agreement": {name: [(f"{m}_fixed|{m}", name) for m in AGREEMENT] for name in held},
-        "control": {
-            name: [(m, name) for m in CONTROL] for name in attribute_names(scores, "Control")
+        "trained": per_attribute(scores, f"Interpretability{FIXED}"),
+        "agreement": {
+            name: [(f"{m}{FIXED}|{m}", name) for m in names_in(Section.READING)] for name in held
         },
-        "dice": {"": [("Dice", name) for name in (*STRUCTURES, WHOLE)]},
-        "pictures": means(FIDELITY),
-        "further": means(FURTHER),
+        "control": {
+            name: [(m, name) for m in names_in(Section.CONTROL)]
+            for name in attribute_names(scores, "Control")
+        },
+        "dice": {"": [("Dice", name) for name in (*STRUCTURES, MEAN)]},
+        "pictures": means(names_in(Section.PICTURES)),
+        "further": means(names_in(Section.FURTHER)),
     }
     return {name: grid(scores, wanted) if wanted else None for name, wanted in rows.items()}
 
 
-def _findings(scores: Scores, comparisons: pd.DataFrame) -> list[Finding]:
-    """The best method at each place, question by question; across domains codes alone are asked."""
-    found = []
-    for question, metric in enumerate(QUESTIONS):
-        for place in places(scores):
+def _findings(scores: Scores, comparisons: pd.DataFrame) -> list[list[Finding]]:
+    """Lists the best method at each place, question by question; codes alone across domains."""
+    questions = []
+    for metric in EVERY.values():
+        found = []
+        for place in places(scores) if metric.question else ():
             there = {
                 method: score
                 for (method, at, *about), score in scores.items()
-                if at == place and about == [metric, WHOLE]
+                if at == place and about == [metric.name, MEAN]
             }
-            if not there or (question > 0 and not place.at_home):
+            if not there or not (place.at_home or metric.section is Section.CODE):
                 continue
             first, *others = sorted(there, key=lambda method: rank(there[method]))
             second = others[0] if others else ""
             floors = Place("", place.tested, place.split)
             found.append(
                 Finding(
-                    question,
+                    metric.question,
                     place,
                     first,
                     there[first],
                     second,
                     there.get(second),
-                    _test(comparisons, place, metric, {first, second}),
+                    _test(comparisons, place, metric.name, {first, second}),
                     {key[2]: score for key, score in scores.items() if key[1] == floors},
                     {key[2:]: score for key, score in scores.items() if key[:2] == (first, place)},
                 )
             )
-    return found
+        questions += [found] if found else []
+    return questions
 
 
 def _test(comparisons: pd.DataFrame, place: Place, metric: str, pair: set[str]) -> float | None:
@@ -284,13 +262,14 @@ def _test(comparisons: pd.DataFrame, place: Place, metric: str, pair: set[str]) 
 
 
 def _by_place(frame: pd.DataFrame, *methods: str) -> dict[Place, list[dict[str, Any]]]:
-    """Rows of the means over attributes of `COMPARED`; ``methods`` are columns that name one."""
+    """Rows of means over attributes of headline metrics; ``methods`` are columns that name one."""
     if frame.empty:
         return {}
-    chosen = frame[frame["metric"].isin(COMPARED) & (frame["attribute"] == WHOLE)]
+    compared = headlines()
+    chosen = frame[frame["metric"].isin(compared) & (frame["attribute"] == MEAN)]
     chosen = chosen.dropna(subset="low")  # where one of the two has no trained dimension
     chosen = variants(chosen, *methods)
-    order = chosen["metric"].map(COMPARED.index).argsort(kind="stable")
+    order = chosen["metric"].map(compared.index).argsort(kind="stable")
     places: dict[Place, list[dict[str, Any]]] = {}
     for row in chosen.iloc[order].to_dict("records"):
         places.setdefault(Place(*(row[name] for name in PLACE)), []).append(row)

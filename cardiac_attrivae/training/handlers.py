@@ -20,8 +20,9 @@ from ignite.engine import Engine, Events
 from torch import Generator, nn
 
 from ..data.store import SliceDataset
-from ..metrics.codes import LEAST, score
+from ..metrics.codes import score
 from ..metrics.images import FIDELITY
+from ..metrics.patients import LEAST
 from ..runtime.files import write
 from ..schema import Keys, LatentTable
 

@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from cardiac_attrivae.evaluation.control import (
-    control_scores,
     measure_control,
     segmented,
     traversed,
     turn,
 )
-from cardiac_attrivae.metrics.calibration import STEPS, Calibration
+from cardiac_attrivae.metrics.calibration import Calibration
+from cardiac_attrivae.metrics.control import STEPS, control_scores
 from cardiac_attrivae.schema import HEART, STRUCTURES, LatentTable, Structure
 from cardiac_attrivae.segmentation.judge import Segmenter
 from cardiac_attrivae.training.run import decode

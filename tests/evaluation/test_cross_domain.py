@@ -12,11 +12,10 @@ from cardiac_attrivae.data.phantom import write_phantoms
 from cardiac_attrivae.data.store import SliceDataset
 from cardiac_attrivae.evaluation import cross_domain
 from cardiac_attrivae.evaluation.cross_domain import COLUMNS, FLOOR, cross_domain_eval
-from cardiac_attrivae.metrics.calibration import CONTROL, STEPS
-from cardiac_attrivae.metrics.codes import METRICS, score
+from cardiac_attrivae.metrics.codes import METRICS, SCORES, score
+from cardiac_attrivae.metrics.control import CONTROL, STEPS
 from cardiac_attrivae.metrics.images import FIDELITY
 from cardiac_attrivae.metrics.prediction import AGREEMENT
-from cardiac_attrivae.metrics.uncertainty import SCORES
 from cardiac_attrivae.report.page import write_report
 from cardiac_attrivae.schema import DataError, LatentTable
 from cardiac_attrivae.training.run import encode, load_run

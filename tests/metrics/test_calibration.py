@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from cardiac_attrivae.metrics.calibration import STEPS, Calibration
+from cardiac_attrivae.metrics.calibration import Calibration
+from cardiac_attrivae.metrics.control import STEPS
 from cardiac_attrivae.schema import LatentTable
 
 NAMES = ("LVEDA", "MEDA", "RVEDA")

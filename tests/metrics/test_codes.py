@@ -12,8 +12,11 @@ from scipy.stats import spearmanr
 from sklearn.feature_selection import mutual_info_regression
 from sklearn.linear_model import LinearRegression
 
-from cardiac_attrivae.metrics import codes as metrics
-from cardiac_attrivae.metrics.codes import METRICS, Dependence, ScoreRow, score
+from cardiac_attrivae.metrics import dependence, disentanglement, information
+from cardiac_attrivae.metrics.codes import METRICS, score
+from cardiac_attrivae.metrics.dependence import Dependence
+from cardiac_attrivae.metrics.information import mutual_information, self_information
+from cardiac_attrivae.metrics.metric import Score
 from cardiac_attrivae.schema import LatentTable
 
 REFERENCE = Path(__file__).parents[1] / "reference"
@@ -107,7 +110,7 @@ def test_every_score_of_the_reference_with_ties_and_constant_dimensions():
 def test_information_is_scikit_learns_pair_by_pair(n, d, decimals):
     codes, attributes = (v.round(decimals) for v in draw(n, d, 2, seed=n))
     codes[:, -1] = 4 if decimals == 0 else codes[:, -1]  # 4: scikit-learn sees it is constant
-    ours = metrics.mutual_information(codes, attributes, seed=3)
+    ours = mutual_information(codes, attributes, seed=3)
     for j in range(2):
         theirs = mutual_info_regression(codes, attributes[:, j], n_neighbors=3, random_state=3)
         np.testing.assert_allclose(ours[:, j], theirs, rtol=0, atol=EXACT)
@@ -121,7 +124,7 @@ def test_information_is_scikit_learns_pair_by_pair(n, d, decimals):
 def test_information_is_scikit_learns_for_any_number_of_neighbours(neighbours):
     codes, attributes = draw(40, 4, 1)
     theirs = mutual_info_regression(codes, attributes[:, 0], n_neighbors=neighbours, random_state=0)
-    ours = metrics.mutual_information(codes, attributes, neighbours)[:, 0]
+    ours = mutual_information(codes, attributes, neighbours)[:, 0]
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=EXACT)
 
 
@@ -131,13 +134,13 @@ def test_information_of_gaussians_is_the_closed_form():
     x, noise = rng.normal(size=(2, 4000, 1))
     y = rho * x + np.sqrt(1 - rho**2) * noise
     # -ln(1 - rho^2)/2 = .511; the spread of this estimator at N = 4000 is about .015
-    ours = metrics.mutual_information(x, y)[0, 0]
+    ours = mutual_information(x, y)[0, 0]
     assert ours == pytest.approx(-0.5 * np.log(1 - rho**2), abs=0.05)
 
 
 def test_determination_is_the_score_of_a_linear_regression():
     codes, attributes = draw(30, 3, 2)
-    ours = metrics.determination(codes, attributes)
+    ours = dependence.determination(codes, attributes)
     for i, j in np.ndindex(3, 2):
         x, y = codes[:, [i]], attributes[:, j]
         assert ours[i, j] == pytest.approx(LinearRegression().fit(x, y).score(x, y), abs=EXACT)
@@ -146,7 +149,7 @@ def test_determination_is_the_score_of_a_linear_regression():
 @pytest.mark.parametrize("decimals", [15, 0])
 def test_rank_correlation_is_scipys_where_significant(decimals):
     codes, attributes = (v.round(decimals) for v in draw(25, 20, 2))
-    ours = metrics.rank_correlation(codes, attributes)
+    ours = dependence.rank_correlation(codes, attributes)
     zeroed = 0
     for i, j in np.ndindex(20, 2):
         rho, p = spearmanr(codes[:, i], attributes[:, j])
@@ -171,20 +174,22 @@ def test_rank_correlation_is_scipys_where_significant(decimals):
     ],
 )
 def test_modularity_of_matrices_with_a_known_score(information, expected):
-    assert metrics.modularity(information) == pytest.approx(expected, abs=1e-12)
+    assert disentanglement.modularity(information) == pytest.approx(expected, abs=1e-12)
 
 
 def test_gaps_of_matrices_with_a_known_score():
     matrix = np.array([[0.9, 0.2], [0.1, 0.2], [0.4, 0.0]])
-    np.testing.assert_allclose(metrics.sap(matrix), [0.5, 0.0])
-    np.testing.assert_allclose(metrics.mig(matrix, np.array([2.0, 1.0])), [0.25, 0.0])
+    np.testing.assert_allclose(disentanglement.sap(matrix), [0.5, 0.0])
+    np.testing.assert_allclose(disentanglement.mig(matrix, np.array([2.0, 1.0])), [0.25, 0.0])
 
 
 def test_the_dimension_is_chosen_by_information_and_read_by_determination():
     information = np.array([[0.1, 0.9], [0.5, 0.2]])
     fit = np.array([[0.8, 0.3], [0.6, 0.7]])
-    np.testing.assert_array_equal(metrics.interpretability(information, fit), [0.6, 0.3])
-    np.testing.assert_array_equal(metrics.interpretability(information, fit, (0, 1)), [0.8, 0.7])
+    np.testing.assert_array_equal(disentanglement.interpretability(information, fit), [0.6, 0.3])
+    np.testing.assert_array_equal(
+        disentanglement.interpretability(information, fit, (0, 1)), [0.8, 0.7]
+    )
 
 
 def test_a_perfect_code_has_every_ceiling():
@@ -196,9 +201,7 @@ def test_a_perfect_code_has_every_ceiling():
     assert ours["SAP", "mean"] > 0.9
     assert ours["MIG", "mean"] > 0.9
     assert ours["Modularity", "mean"] > 0.98
-    np.testing.assert_allclose(
-        metrics.self_information(attributes), digamma(60) - digamma(4), atol=1e-12
-    )
+    np.testing.assert_allclose(self_information(attributes), digamma(60) - digamma(4), atol=1e-12)
 
 
 def test_a_duplicated_code_has_no_gap_and_keeps_the_rest():
@@ -390,7 +393,7 @@ def test_a_constant_attribute_scores_nothing_and_disturbs_no_other():
     for metric in ("Interpretability", "SCC", "SAP", "MIG"):
         assert ours[metric, "a0"] == alone[metric, "a0"]
     for seed in range(5):  # no chance information of two jitters to divide by
-        assert metrics.self_information(attributes, seed)[2] == 0
+        assert self_information(attributes, seed)[2] == 0
 
 
 @pytest.mark.parametrize("n", [0, 1, 4])
@@ -448,10 +451,10 @@ def test_shapes_and_neighbours_that_do_not_fit_are_errors():
     codes, attributes = draw(20, 4, 2)
     for wrong in (codes[:10], codes[:, 0], codes[:, :0]):
         with pytest.raises(ValueError, match=r"expected \(N, D\) and \(N, K\)"):
-            metrics.mutual_information(wrong, attributes)
+            mutual_information(wrong, attributes)
     for neighbours in (0, 20):
         with pytest.raises(ValueError, match="expected 1 to N - 1 = 19"):
-            metrics.mutual_information(codes, attributes, neighbours)
+            mutual_information(codes, attributes, neighbours)
 
 
 def test_single_precision_codes_score_like_double():
@@ -476,16 +479,17 @@ def test_every_metric_tells_signal_from_noise(metric):
     if len(good) > 1:
         assert good[-1].value == pytest.approx(np.mean([row.value for row in good[:-1]]))
         assert [row.dimension for row in good] == [0, 1, 2, None]
-    assert all(isinstance(row, ScoreRow) and row.n == 60 for row in good)
+    assert all(isinstance(row, Score) and row.n == 60 for row in good)
 
 
 def test_information_is_computed_once_for_all_metrics(monkeypatch):
-    shapes, compute = [], metrics.mutual_information
+    shapes, compute = [], mutual_information
 
     def counted(codes, attributes, *args, **kwargs):
         shapes.append(np.shape(codes))
         return compute(codes, attributes, *args, **kwargs)
 
-    monkeypatch.setattr(metrics, "mutual_information", counted)
+    monkeypatch.setattr(dependence, "mutual_information", counted)
+    monkeypatch.setattr(information, "mutual_information", counted)
     score(table(*draw(20, 6, 2)))
     assert sorted(shapes) == [(20, 1), (20, 1), (20, 6)]  # the entropies, and the one matrix

@@ -6,20 +6,11 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from cardiac_attrivae.metrics import codes as metrics
-from cardiac_attrivae.metrics import uncertainty as statistics
-from cardiac_attrivae.metrics.uncertainty import (
-    bootstrap,
-    corrected,
-    draw_patients,
-    estimate,
-    holm,
-    interval,
-    patients_mean,
-    permutation_null,
-    permute_patients,
-    scores,
-)
+from cardiac_attrivae.metrics.codes import METRICS, SCORES, score
+from cardiac_attrivae.metrics.disentanglement import fixed_gap, fixed_modularity, modularity
+from cardiac_attrivae.metrics.intervals import corrected, holm, interval, patient_means
+from cardiac_attrivae.metrics.patients import draw_patients, permute_patients
+from cardiac_attrivae.metrics.uncertainty import bootstrap, estimate, permutation_null
 from cardiac_attrivae.schema import LatentTable
 
 
@@ -47,9 +38,17 @@ def by_name(rows) -> dict:
     return {(row.metric, row.attribute): row for row in rows}
 
 
-def numbers(rows) -> np.ndarray:
-    """All that a row says but its names and the dimension, which an order may change."""
-    return np.array([[v for v in row if isinstance(v, float)] for row in rows])
+INTERVAL = ("value", "low", "high")
+NULL = ("null", "null_95", "p", "corrected", "corrected_low", "corrected_high")
+
+
+def scores(table, seed=0) -> list:
+    return score(table, seed=seed, metrics=SCORES)
+
+
+def numbers(rows, fields=(*INTERVAL, *NULL)) -> np.ndarray:
+    """What a score says but for names and the dimension, which an order may change."""
+    return np.array([[getattr(row, field) for field in fields] for row in rows])
 
 
 # Scores where the attributes were trained to be --------------------------------------------------
@@ -57,19 +56,19 @@ def numbers(rows) -> np.ndarray:
 
 def test_a_fixed_gap_is_negative_where_another_dimension_is_better():
     matrix = np.array([[0.9, 0.2], [0.1, 0.5], [0.4, 0.6]])
-    np.testing.assert_allclose(statistics.fixed_gap(matrix, (0, 1)), [0.5, -0.1])
-    np.testing.assert_allclose(statistics.fixed_gap(matrix, (None, 2)), [np.nan, 0.1])
-    assert np.isnan(statistics.fixed_gap(matrix[:1], (0, 0))).all()
+    np.testing.assert_allclose(fixed_gap(matrix, (0, 1)), [0.5, -0.1])
+    np.testing.assert_allclose(fixed_gap(matrix, (None, 2)), [np.nan, 0.1])
+    assert np.isnan(fixed_gap(matrix[:1], (0, 0))).all()
     with pytest.raises(ValueError, match="0 to 2"):
-        statistics.fixed_gap(matrix, (0, -1))
+        fixed_gap(matrix, (0, -1))
 
 
 def test_fixed_modularity_looks_at_the_trained_dimensions_alone():
     information = np.array([[1.0, 0], [0, 1], [1, 1], [1, 1]])
-    assert metrics.modularity(information) == pytest.approx(0.5)
-    assert statistics.fixed_modularity(information, (0, 1)) == pytest.approx(1)
-    assert statistics.fixed_modularity(information, (2, None)) == pytest.approx(0)
-    assert np.isnan(statistics.fixed_modularity(information, (None, None)))
+    assert modularity(information) == pytest.approx(0.5)
+    assert fixed_modularity(information, (0, 1)) == pytest.approx(1)
+    assert fixed_modularity(information, (2, None)) == pytest.approx(0)
+    assert np.isnan(fixed_modularity(information, (None, None)))
 
 
 def test_fixed_modularity_tells_a_perfect_code_from_noise_where_modularity_does_not():
@@ -82,9 +81,9 @@ def test_fixed_modularity_tells_a_perfect_code_from_noise_where_modularity_does_
 
 def test_the_scores_of_metrics_come_first_and_unchanged():
     t = table(30, 4, noise=1.0)
-    plain = metrics.score(t)
+    plain = score(t)
     assert scores(t)[: len(plain)] == plain
-    assert set(metrics.METRICS) < set(statistics.SCORES)
+    assert set(METRICS) < set(SCORES)
 
 
 # Chance ------------------------------------------------------------------------------------------
@@ -96,12 +95,12 @@ def test_the_null_is_a_plain_loop_over_permuted_attributes():
     rng, theirs = np.random.default_rng(3), []
     for _ in range(6):
         shuffled = t.attributes[rng.permutation(20)]
-        theirs.append([row.value for row in metrics.score(replace(t, attributes=shuffled), seed=3)])
+        theirs.append([row.value for row in score(replace(t, attributes=shuffled), seed=3)])
     np.testing.assert_array_equal(ours[:, : len(theirs[0])], theirs)
 
 
 def test_chance_is_what_independent_codes_score():
-    t, k = table(40, 6, noise=0.3), 3 * len(metrics.METRICS)
+    t, k = table(40, 6, noise=0.3), 3 * len(METRICS)
     chance = permutation_null(t, rounds=60).mean(axis=0)
     fresh = [[row.value for row in scores(table(40, 6, seed=s))] for s in range(60)]
     error = np.std(fresh, axis=0) * np.sqrt(2 / 60)
@@ -290,12 +289,16 @@ def test_a_mean_over_patients_counts_each_once_and_has_the_interval_of_students_
     cases = ["p000"] * 9 + [f"p{i:03d}" for i in range(200)]
     values = np.random.default_rng(0).normal(3, 2, size=(209, 2))
     values[:10] = values[0]
-    found = patients_mean(values, cases)
+    found = patient_means({("SSIM", "mean"): values[:, 0], ("MSE", "mean"): values[:, 1]}, cases)
+    value, low, high = numbers(found, INTERVAL).T
     once = values[9:]
-    np.testing.assert_allclose(found.value, once.mean(axis=0))
+    np.testing.assert_allclose(value, once.mean(axis=0))
     half = 1.97 * once.std(axis=0, ddof=1) / np.sqrt(200)
-    np.testing.assert_allclose(found.low, once.mean(axis=0) - half, atol=0.04)
-    np.testing.assert_allclose(found.high, once.mean(axis=0) + half, atol=0.04)
+    np.testing.assert_allclose(low, once.mean(axis=0) - half, atol=0.04)
+    np.testing.assert_allclose(high, once.mean(axis=0) + half, atol=0.04)
+    assert [(row.metric, row.n, row.patients) for row in found] == [
+        ("SSIM", 209, 200), ("MSE", 209, 200),
+    ]  # fmt: skip
 
 
 # Degenerate input --------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from cardiac_attrivae.report.style import DPI
 from report.test_charts import legend, seen_looks
 from report.test_slices import blank, keep_figures, pixels
 
+SCORES = ("Interpretability", "SCC", "Modularity", "SAP", "MIG", "SSIM", "SSIM_in_mask")
+
 
 @pytest.fixture
 def drawn(monkeypatch):
@@ -19,7 +21,7 @@ def drawn(monkeypatch):
 def history(epochs):
     t = np.arange(1, epochs + 1)
     columns = {"epoch": t, "seconds": 0.1, "loss": 1000 / t**2, "kl": t * 1.0, "note": "x"}
-    for k, score in enumerate((*curves.SCORES, "PSNR")):
+    for k, score in enumerate((*SCORES, "PSNR")):
         columns[f"val_{score}"] = np.where(t % 5 == 1, k / 8, np.nan)
     return pd.DataFrame(columns)
 
@@ -56,7 +58,7 @@ def test_training_curves_need_a_curve(tmp_path):
         ("val SCC LVEDA", "SCC"),
         ("PSNR", "PSNR"),
         ("attribute", ""),
-        ("val_MSE", ""),
+        ("val_MSE", "MSE"),
     ],
 )
 def test_a_column_knows_its_metric(column, metric):
