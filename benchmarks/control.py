@@ -31,9 +31,10 @@ from cardiac_attrivae.evaluation.aiming import aimed
 from cardiac_attrivae.evaluation.control import control_scores, measure_control
 from cardiac_attrivae.evaluation.score import evaluate
 from cardiac_attrivae.metrics.calibration import Calibration
+from cardiac_attrivae.metrics.images import dice
 from cardiac_attrivae.runtime.device import find_device
 from cardiac_attrivae.schema import STRUCTURES
-from cardiac_attrivae.segmentation.judge import Segmenter, areas, dice, train_segmenter
+from cardiac_attrivae.segmentation.judge import Segmenter, areas, train_segmenter
 from cardiac_attrivae.training.run import Run, decode, load_run, reconstruct
 
 FOLDS, REQUESTS = 5, 30
@@ -50,7 +51,7 @@ def measure_fold(data: Path, folders: tuple[Path, ...], fold: int) -> dict[str, 
         for part in (names, names[::2], names[1::2])
     )
     known, target = train.basal(), unseen.basal()
-    own = dice(segmenter(target.images), target.labels).mean(axis=0)
+    own = dice(segmenter(target.images).cpu(), target.labels.cpu()).mean(axis=0)
     tables = {"control": [], "dice": [], "requests": []}
     tables["segmenter"] = [pd.DataFrame([own], columns=list(STRUCTURES))]
     for folder in folders:
@@ -66,7 +67,10 @@ def measure_fold(data: Path, folders: tuple[Path, ...], fold: int) -> dict[str, 
                     run.network, segmenter, calibration, table.codes, table.cases, pixel
                 ),
                 "dice": pd.DataFrame(
-                    dice(segmenter(reconstruct(run.network, target.images)), target.labels),
+                    dice(
+                        segmenter(reconstruct(run.network, target.images)).cpu(),
+                        target.labels.cpu(),
+                    ),
                     columns=list(STRUCTURES),
                 ),
                 "requests": requests(run, calibration, aim, judge, table.codes, pixel, fold),

@@ -23,8 +23,11 @@ from scipy.stats import spearmanr
 from sklearn.feature_selection import mutual_info_regression
 from sklearn.linear_model import LinearRegression
 
-from cardiac_attrivae.metrics.codes import METRICS, Dependence, mutual_information, tabulate
-from cardiac_attrivae.metrics.prediction import dci, held_out, leakage
+from cardiac_attrivae.metrics.codes import METRICS, tabulate
+from cardiac_attrivae.metrics.dependence import Dependence
+from cardiac_attrivae.metrics.information import mutual_information
+from cardiac_attrivae.metrics.prediction import held_out
+from cardiac_attrivae.metrics.regression import dci, leakage
 from cardiac_attrivae.metrics.uncertainty import bootstrap, permutation_null
 from cardiac_attrivae.schema import LatentTable
 

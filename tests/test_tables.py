@@ -11,6 +11,9 @@ from cardiac_attrivae.data.phantom import write_phantoms
 from cardiac_attrivae.evaluation.cross_domain import cross_domain_eval
 from cardiac_attrivae.evaluation.generation import generate
 from cardiac_attrivae.export.explorer import explore
+from cardiac_attrivae.metrics.codes import METRICS
+from cardiac_attrivae.metrics.images import FIDELITY
+from cardiac_attrivae.metrics.metric import Good, Metric, Section
 from cardiac_attrivae.report.page import write_report
 from cardiac_attrivae.schema import Phase, Structure
 
@@ -28,7 +31,25 @@ def diameter():
 
 
 @pytest.fixture(scope="module")
-def evaluated(diameter, hasty_segmenters, tmp_path_factory):
+def metrics():
+    """A new score of codes, and a new score of images."""
+    fit = Metric(
+        "BestFit", "Best fit", "Largest R² over all dimensions.", Section.CODE,
+        lambda m: (m.fit.max(axis=0), m.fit.argmax(axis=0)), digits=3, headline=True,
+    )  # fmt: skip
+    worst = Metric(
+        "WorstPixel", "Worst pixel", "Largest absolute error of a pixel.", Section.PICTURES,
+        lambda image, drawn, mask: abs(image - drawn).reshape(len(image), -1).max(axis=1),
+        good=Good.LOW, headline=True,
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(METRICS, fit.name, fit)
+        patch.setitem(FIDELITY, worst.name, worst)
+        yield fit, worst
+
+
+@pytest.fixture(scope="module")
+def evaluated(diameter, metrics, hasty_segmenters, tmp_path_factory):
     """A store, a run that is trained on the new attribute, and its evaluation."""
     folder = tmp_path_factory.mktemp("new attribute")
     write_phantoms("acdc", folder / "scans", cases=20, cine=False)
@@ -76,3 +97,35 @@ def test_a_new_attribute_can_be_requested(evaluated, diameter):
 def test_a_new_attribute_is_named_where_a_wrong_one_is_refused(diameter):
     with pytest.raises(ValueError, match=rf"unknown attribute 'LVEF'; .*{diameter.name}"):
         check_names(["LVEF"])
+
+
+def test_a_new_metric_is_scored_and_compared_with_its_null_distribution(evaluated, metrics):
+    fit, worst = metrics
+    table = pd.read_csv(evaluated / "evaluation" / "metrics.csv")
+    rows = table[table["metric"] == fit.name].set_index("attribute")
+    assert set(rows.index) == {"LVDIAM", "RVEDA", "mean"}
+    assert (rows["low"] < rows["value"]).all()
+    assert rows["null_95"].notna().all()
+    means = table[table["attribute"] == "mean"].set_index("metric")["value"]
+    assert means[fit.name] >= means["Interpretability"]
+    rows = table[table["metric"] == worst.name].set_index("model")["value"]
+    assert rows["black image"] == pytest.approx(1, abs=0.01)
+    assert worst.name in pd.read_csv(evaluated / "evaluation" / "patients.csv")
+
+
+def test_a_new_metric_is_in_the_report_as_its_entry_says(evaluated, metrics):
+    page = write_report([evaluated / "evaluation"], evaluated / "report").read_text("utf-8")
+    for metric in metrics:
+        assert f'<th scope="col">{metric.label}</th>' in page
+        assert f"{metric.label}: {metric.meaning}" in page
+    table = pd.read_csv(evaluated / "evaluation" / "metrics.csv").set_index("attribute")
+    value = table[table["metric"] == "BestFit"]["value"]["mean"]
+    assert f"{value:.3f}".removeprefix("0") in page
+    assert "Best fit" in (evaluated / "report" / "table.md").read_text("utf-8")
+    assert "Worst pixel" in (evaluated / "report" / "table.md").read_text("utf-8")
+    assert "BestFit" in set(pd.read_csv(evaluated / "report" / "scores.csv")["metric"])
+
+
+def test_a_new_metric_is_a_curve_of_training(evaluated, metrics):
+    history = pd.read_csv(evaluated / "run" / "history.csv")
+    assert f"val_{metrics[1].name}" in history  # code scores need 5 patients of validation

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ..evaluation.score import CROP
-from ..report.tables import render
+from ..report.render import render
 from ..runtime.files import atomic_file, atomic_folder, write
 from ..schema import DataError
 from ..training.run import Run, load_run

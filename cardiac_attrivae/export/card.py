@@ -10,7 +10,8 @@ import pandas as pd
 
 from ..attributes import ATTRIBUTES
 from ..data.manifest import load_manifest, shipped_manifests
-from ..report.tables import markdown, summarise
+from ..report.scores import summarise
+from ..report.text_tables import markdown
 from ..runtime.files import read_json
 from ..runtime.provenance import __version__, versions
 from ..schema import DataError

@@ -72,9 +72,7 @@ def scored(network: nn.Module, unseen: SliceDataset) -> Segmenter:
     """Returns the segmenter of a network, with its Dice on slices that it was not trained on."""
     segmenter = Segmenter(network, {}, len(unseen))
     batches = DeviceLoader(unseen, unseen.attributes(AREAS), 64, next(network.parameters()).device)
-    found = [
-        dice(segmenter(batch[Keys.IMAGE]).cpu(), batch[Keys.LABEL].cpu()) for batch in batches
-    ]
+    found = [dice(segmenter(batch[Keys.IMAGE]).cpu(), batch[Keys.LABEL].cpu()) for batch in batches]
     means = np.nanmean(np.concatenate(found), axis=0).tolist()
     return replace(segmenter, dice=dict(zip(STRUCTURES, means, strict=True)))
 

@@ -26,13 +26,12 @@ def history(epochs):
     return pd.DataFrame(columns)
 
 
-@pytest.mark.parametrize("epochs", [1, 40])
-def test_training_curves(tmp_path, epochs):
+@pytest.mark.parametrize(("epochs", "panels"), [(1, 4), (40, 3)])  # losses 1000 and 1; 2 and 20
+def test_training_curves(tmp_path, epochs, panels):
     path = tmp_path / "c.png"
     curves.training_curves(history(epochs), path)
     assert blank(path)
-    three_panels = int((2.8 * 3 + 0.3) * DPI)
-    assert pixels(path).shape[:2] == (three_panels, 8 * DPI)
+    assert pixels(path).shape[:2] == (int((2.8 * panels + 0.3) * DPI), 8 * DPI)
 
 
 def test_training_curves_bridge_empty_cells(drawn):
