@@ -1,6 +1,6 @@
 """The paper's table in one command: stores, runs, evaluation and report, each made only once.
 
-Every step is a command that a user could type, run in a process of its own. Finished steps are not
+Every job is a command that a user could type, run in a process of its own. Finished jobs are not
 repeated, so the same call continues an interrupted reproduction.
 """
 
@@ -25,7 +25,7 @@ from .metrics.patients import LEAST
 from .runtime.device import find_device
 from .runtime.files import write
 from .runtime.folders import is_empty, locked
-from .runtime.jobs import FAILED, LEFT_OUT, Outcome, Runner, Step, carry_out, run_command
+from .runtime.jobs import FAILED, LEFT_OUT, Job, Outcome, Runner, run_command, run_jobs
 from .schema import DataError
 from .training.config import load_pipeline
 
@@ -48,8 +48,8 @@ def plan(
     device: str = "auto",
     workers: int = 1,
     changes: Sequence[str] = (),
-) -> list[Step]:
-    """Lists the steps up to the last trained model; the first seed of every method comes first.
+) -> list[Job]:
+    """Lists the jobs up to the last trained model; the first seed of every method comes first.
 
     Args:
         datasets: ``acdc`` or ``mnms`` -> folder that holds it.
@@ -62,8 +62,8 @@ def plan(
     """
     stores = {name: output / "stores" / name for name in datasets}
     share = max(1, workers // len(datasets))
-    steps = [
-        Step(
+    jobs = [
+        Job(
             f"preprocess_{name}",
             ("preprocess", "--dataset", name, "--source", str(source), "--output",
              str(stores[name]), "--slice", "all", "--workers", str(share)),
@@ -76,8 +76,8 @@ def plan(
         name = f"{method.removesuffix('_{dataset}')}_{dataset}_seed{seed}"
         run = output / "runs" / name
         sets = (word for change in changes for word in ("--set", change))
-        steps.append(
-            Step(
+        jobs.append(
+            Job(
                 f"train_{name}",
                 ("train", "--pipeline", method.format(dataset=dataset), "--data", str(store),
                  "--output", str(run), "--seed", str(seed), "--device", device, "--resume", *sets),
@@ -86,7 +86,7 @@ def plan(
                 unless=partial(_too_few_to_train, dataset, store),
             )
         )  # fmt: skip
-    return steps
+    return jobs
 
 
 def scoring(
@@ -98,8 +98,8 @@ def scoring(
     device: str = "auto",
     workers: int = 1,
     rounds: int = 1000,
-) -> list[Step]:
-    """Lists the steps after training, evaluation and report; they are repeated if an input changed.
+) -> list[Job]:
+    """Lists the jobs after training, evaluation and report; they are repeated if an input changed.
 
     Args:
         runs: Folders of finished runs.
@@ -122,8 +122,8 @@ def scoring(
     evaluate = ("cross-domain-eval", *(word for pair in words for word in pair))
     describe = ("report", "--evaluation", str(evaluation), "--output", str(report))
     return [
-        Step("evaluate", evaluate, (), evaluation / "made_from.json", made_from),
-        Step("report", describe, ("evaluate",), report / "made_from.json", made_from),
+        Job("evaluate", evaluate, (), evaluation / "made_from.json", made_from),
+        Job("report", describe, ("evaluate",), report / "made_from.json", made_from),
     ]
 
 
@@ -188,7 +188,7 @@ def reproduce(
     """Does everything from files to the report, but for what is finished already.
 
     Writes stores/, runs/, evaluation/, report/ and logs/ into ``output``, and failures.csv if a
-    step failed.
+    job failed.
 
     Args:
         datasets: ``acdc`` or ``mnms`` -> folder that holds it.
@@ -202,7 +202,7 @@ def reproduce(
         say: Called with each line of text to print.
 
     Returns:
-        Whether no step failed.
+        Whether no job failed.
 
     Raises:
         DataError: If the folder cannot be claimed.
@@ -225,18 +225,18 @@ def reproduce(
     with claimed(output, wanted) as lock:
         logs = output / "logs"
         logs.mkdir(exist_ok=True)
-        steps = plan(
+        jobs = plan(
             datasets, seeds, pipelines, output, device=device, workers=workers, changes=changes
         )
         threads = max(1, cpu_count() // workers)
         runner = partial(run_command, logs=logs, threads=threads, lock=lock)
         try:
-            outcomes = _carry_on(steps, workers, runner, "stores and models", say)
-            last = _scoring_of(steps, output, device, workers, rounds, say)
+            outcomes = _carry_on(jobs, workers, runner, "stores and models", say)
+            last = _scoring_of(jobs, output, device, workers, rounds, say)
             if last:
                 outcomes += _carry_on(last, workers, runner, "evaluation and report", say)
         except KeyboardInterrupt:
-            say("Stopped. Finished steps are kept; the same command continues from here.")
+            say("Stopped. Finished jobs are kept; the same command continues from here.")
             raise
         failed = _report_failures(outcomes, output / "failures.csv", say)
     if last and last[-1].is_done:
@@ -246,27 +246,27 @@ def reproduce(
 
 
 def _carry_on(
-    steps: Sequence[Step], workers: int, runner: Runner, what: str, say: Callable[[str], None]
+    jobs: Sequence[Job], workers: int, runner: Runner, what: str, say: Callable[[str], None]
 ) -> list[Outcome]:
-    """Runs the steps that are not done, if there are any, and prints how many."""
-    to_do = sum(not step.is_done for step in steps)
+    """Runs the jobs that are not done, if there are any, and prints how many."""
+    to_do = sum(not job.is_done for job in jobs)
     if not to_do:
         say(f"{what}: nothing has changed since they were made")
         return []
-    say(f"{what}: {len(steps)} steps, {len(steps) - to_do} done already, {to_do} to do")
-    return carry_out(steps, workers, runner)
+    say(f"{what}: {len(jobs)} jobs, {len(jobs) - to_do} done already, {to_do} to do")
+    return run_jobs(jobs, workers, runner)
 
 
 def _scoring_of(
-    steps: Sequence[Step],
+    jobs: Sequence[Job],
     output: Path,
     device: str,
     workers: int,
     rounds: int,
     say: Callable[[str], None],
-) -> list[Step]:
-    """Lists the steps after training for what is finished; none if that is too little."""
-    finished = [step.done.parent for step in steps if step.is_done]
+) -> list[Job]:
+    """Lists the jobs after training for what is finished; none if that is too little."""
+    finished = [job.done.parent for job in jobs if job.is_done]
     runs = [folder for folder in finished if folder.parent.name == "runs"]
     counts = {folder: _splits(folder) for folder in finished if folder not in runs}
     split = choose_split(counts.values())
@@ -295,12 +295,12 @@ def _report_failures(outcomes: Sequence[Outcome], file: Path, say: Callable[[str
     with io.StringIO(newline="") as stream:
         table = csv.writer(stream)
         table.writerow(("step", "why", "log"))
-        table.writerows((outcome.step, outcome.why, outcome.log) for outcome in failed)
+        table.writerows((outcome.job, outcome.why, outcome.log) for outcome in failed)
         write(file, stream.getvalue().encode(errors="backslashreplace"))
     for outcome in failed:
         say("\n".join((str(outcome), indent(outcome.log, "    "))))
     say(
-        f"{len(failed)} of {len(outcomes)} steps failed, see {file}; "
+        f"{len(failed)} of {len(outcomes)} jobs failed, see {file}; "
         "the same command tries them again"
     )
     return True

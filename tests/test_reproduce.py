@@ -1,4 +1,4 @@
-"""Everything in one command: the order of the steps, what is repeated, what a failure stops."""
+"""Everything in one command: the order of the jobs, what is repeated, what a failure stops."""
 
 import asyncio
 import csv
@@ -29,9 +29,9 @@ class World:
     """Replaces the commands: writes what they write, and remembers what was called.
 
     Attributes:
-        calls: Steps in the order in which they were run.
-        fails: Names of steps that fail.
-        interrupts: Name of a step during which the user presses Ctrl-C.
+        calls: Jobs in the order in which they were run.
+        fails: Names of jobs that fail.
+        interrupts: Name of a job during which the user presses Ctrl-C.
         patients: Data set -> patients of each split.
     """
 
@@ -39,23 +39,23 @@ class World:
         self.calls, self.fails, self.interrupts = [], set(), None
         self.patients = {"acdc": PATIENTS, "mnms": PATIENTS}
 
-    async def __call__(self, step, logs=None, threads=1, lock=0):
-        self.calls.append(step)
+    async def __call__(self, job, logs=None, threads=1, lock=0):
+        self.calls.append(job)
         await asyncio.sleep(0)
-        if step.name == self.interrupts:
+        if job.name == self.interrupts:
             raise KeyboardInterrupt
-        if step.name in self.fails:
+        if job.name in self.fails:
             return "exit code 2", "the disk\nhas a hole"
-        command, name = step.arguments[0], step.done.parent.name
+        command, name = job.arguments[0], job.done.parent.name
         if command in ("preprocess", "train"):
-            step.done.parent.mkdir(parents=True)
+            job.done.parent.mkdir(parents=True)
             known = {"splits": self.patients[name]} if command == "preprocess" else {}
-            step.done.write_text(json.dumps(known))
+            job.done.write_text(json.dumps(known))
         return "", ""
 
     def called(self):
-        """Returns the names of the steps run since the last call."""
-        names = [step.name for step in self.calls]
+        """Returns the names of the jobs run since the last call."""
+        names = [job.name for job in self.calls]
         self.calls.clear()
         return names
 
@@ -90,25 +90,25 @@ def files_below(folder):
 
 @pytest.mark.parametrize("pipelines", sorted(METHODS))
 def test_every_planned_pipeline_is_shipped_and_belongs_to_its_method(pipelines, tmp_path):
-    steps = plan({"acdc": Path("a"), "mnms": Path("m")}, 2, pipelines, tmp_path)
-    trained = [step for step in steps if step.arguments[0] == "train"]
+    jobs = plan({"acdc": Path("a"), "mnms": Path("m")}, 2, pipelines, tmp_path)
+    trained = [job for job in jobs if job.arguments[0] == "train"]
     assert len(trained) == 4 * 2 * 2
-    assert len({step.name for step in steps}) == len({step.done for step in steps}) == 18
-    for step in trained:
-        options = dict(zip(step.arguments[1:-1:2], step.arguments[2::2], strict=True))
+    assert len({job.name for job in jobs}) == len({job.done for job in jobs}) == 18
+    for job in trained:
+        options = dict(zip(job.arguments[1:-1:2], job.arguments[2::2], strict=True))
         pipeline = load_pipeline(options["--pipeline"])
         method = pipeline.method.removesuffix("_acdc").removesuffix("_mnms")
         dataset = Path(options["--data"]).name
-        assert step.needs == (f"preprocess_{dataset}",)
+        assert job.needs == (f"preprocess_{dataset}",)
         assert pipeline.method in (method, f"{method}_{dataset}")
-        assert step.done.parent.name == f"{method}_{dataset}_seed{options['--seed']}"
+        assert job.done.parent.name == f"{method}_{dataset}_seed{options['--seed']}"
         attribute_term = method.startswith("attri")
         assert (pipeline.objective.gamma > 0) == attribute_term
 
 
 def test_the_first_seed_of_everything_comes_first(tmp_path):
-    steps = plan({"acdc": Path("a"), "mnms": Path("m")}, 3, "fast", tmp_path)
-    seeds = [step.name[-1] for step in steps if step.arguments[0] == "train"]
+    jobs = plan({"acdc": Path("a"), "mnms": Path("m")}, 3, "fast", tmp_path)
+    seeds = [job.name[-1] for job in jobs if job.arguments[0] == "train"]
     assert seeds == sorted(seeds)
 
 
@@ -129,7 +129,7 @@ def test_everything_is_done_once_and_in_order(world, sources, tmp_path):
     output = tmp_path / "o"
     result = call(output, sources, "--seeds", 2, "--rounds", 7, "--workers", 3)
     assert result.exit_code == 0, result.output
-    evaluate, report = (step.arguments for step in world.calls[-2:])
+    evaluate, report = (job.arguments for job in world.calls[-2:])
     names = world.called()
     assert len(names) == len(set(names)) == 2 + 16 + 2
     for dataset in ("acdc", "mnms"):
@@ -148,7 +148,7 @@ def test_everything_is_done_once_and_in_order(world, sources, tmp_path):
     assert report == (
         "report", "--evaluation", str(output / "evaluation"), "--output", str(output / "report"),
     )  # fmt: skip
-    assert "18 steps, 0 done already, 18 to do" in result.stdout
+    assert "18 jobs, 0 done already, 18 to do" in result.stdout
     assert f"Report: {output / 'report'}" in result.stdout
     assert result.stderr.count(" done after ") == 20
 
@@ -361,8 +361,8 @@ def test_relative_paths_are_those_of_the_folder_it_was_called_from(
     short = {name: Path(source.name) for name, source in sources.items()}
     output = Path("..") / "--out put"
     assert call(output, short, "--seeds", 1).exit_code == 0
-    for step in world.calls:
-        paths = [word for word in step.arguments if "/" in word]
+    for job in world.calls:
+        paths = [word for word in job.arguments if "/" in word]
         assert paths
         assert all(Path(word).is_absolute() for word in paths)
     world.called()

@@ -31,7 +31,7 @@ from ..report.contact_sheet import chosen, contact_sheet
 from ..runtime.files import atomic_file, enough_space, replace_folder, write
 from ..runtime.folders import empty, is_empty, locked
 from ..runtime.messages import without_folder
-from ..runtime.pool import Crew, Fate, cluster, each, processes
+from ..runtime.pool import Failure, Pool, cluster, processes, run_each
 from ..runtime.provenance import __version__, seal, versions
 from ..schema import SPLITS, SYNTHETIC, CaseRecord, DataError, Keys
 from .cases import Cases, Skipped, drop_duplicates, find_cases
@@ -128,8 +128,8 @@ def preprocess(
         cases.mkdir(exist_ok=True)
         folders = Path(source).absolute(), cases.absolute()
         skipped = list(found.skipped)
-        with cluster(dask, folders) if dask is not None else processes(workers) as crew:
-            results = _results(crew, todo, preprocessing(recipe), folders[1])
+        with cluster(dask, folders) if dask is not None else processes(workers) as pool:
+            results = _results(pool, todo, preprocessing(recipe), folders[1])
             skipped += filter(None, progress(results, len(todo)))
         skipped.sort()
 
@@ -153,15 +153,15 @@ def preprocess(
 
 
 def _results(
-    crew: Crew, records: list[CaseRecord], transform: Compose, cases: Path
+    pool: Pool, records: list[CaseRecord], transform: Compose, cases: Path
 ) -> Iterator[Skipped | None]:
     """Has each case written into a folder; yields None, or why it is left out."""
     # a worker may have another working folder
     todo = (replace(r, image=r.image.absolute(), mask=r.mask.absolute()) for r in records)
     work = partial(_process, transform=transform, cases=cases)
-    for record, result in each(crew, work, todo):
+    for record, result in run_each(pool, work, todo):
         file = _case_file(cases, record)
-        if result is Fate.KILLED:
+        if result is Failure.KILLED:
             yield Skipped(record.case, f"{result.value}; it may need more memory than there is")
         # to list a folder makes a network drive ask again, which may still know the file as absent
         elif result is None and not file.is_file() and file.name not in os.listdir(cases):

@@ -1,7 +1,6 @@
-"""Commands that need each other's files, carried out several at once.
+"""Jobs: commands that need each other's files, several of which run at once.
 
-A step whose file is there is not done again, so that what was broken off goes on with the same
-call.
+A job whose file exists is not run again, so that the same call continues what was interrupted.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import sys
 import time
 from asyncio.subprocess import DEVNULL, STDOUT
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,17 +25,17 @@ DONE, FAILED, LEFT_OUT = "done", "failed", "left out"
 
 
 @dataclass(frozen=True)
-class Step:
+class Job:
     """One command.
 
     Attributes:
-        name: Unique; also that of its log.
+        name: Unique name, also of its log.
         arguments: What follows ``python -m cardiac_attrivae``.
-        needs: Names of the steps that must be done before it can start.
-        done: File that exists when it is finished.
-        made_from: What ``done`` holds if it was made of the same; `carry_out` writes it. Empty if
-            the command writes ``done``, and its being there says enough.
-        unless: Asked when it could start: why it is left out, or nothing.
+        needs: Names of the jobs that must be done before it can start.
+        done: File that exists when the job is done.
+        made_from: Content of ``done`` if the job was run on the same inputs; `run_jobs` writes it.
+            Empty if the command itself writes ``done``, whose existence then is enough.
+        unless: Called when the job could start; returns why it is left out, or an empty text.
     """
 
     name: str
@@ -52,16 +52,17 @@ class Step:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a step.
+    """How a job ended.
 
     Attributes:
+        job: Name of the job.
         state: ``done``, ``failed`` or ``left out``.
-        why: Exit code or signal of a failure, or why it was left out.
-        log: Last lines of the log of a failure.
-        seconds: How long it ran.
+        why: Exit code or signal of a failure, or why the job was left out.
+        log: Last lines of the log of a failed job.
+        seconds: Run time.
     """
 
-    step: str
+    job: str
     state: str = DONE
     why: str = ""
     log: str = ""
@@ -69,94 +70,96 @@ class Outcome:
 
     def __str__(self) -> str:
         why = f" ({self.why})" if self.why else ""
-        return f"{self.step} {self.state}{why} after {self.seconds / 60:.1f} min"
+        return f"{self.job} {self.state}{why} after {self.seconds / 60:.1f} min"
 
 
-Runner = Callable[[Step], Awaitable[tuple[str, str]]]
-"""Runs a step. Returns why it failed and the last lines of its log, or two empty texts."""
+Runner = Callable[[Job], Awaitable[tuple[str, str]]]
+"""Runs a job. Returns why it failed and the last lines of its log, or two empty texts."""
 
 
-def carry_out(steps: Sequence[Step], workers: int, runner: Runner) -> list[Outcome]:
-    """Runs the steps that are not done, each when those that it needs are; a failure stops only
-    what needs it.
+def run_jobs(jobs: Sequence[Job], workers: int, runner: Runner) -> list[Outcome]:
+    """Runs the jobs that are not done, each as soon as the jobs that it needs are done.
 
-    A terminal shows a bar and what failed; elsewhere each step that ends is a line on stderr.
+    A job that fails stops only the jobs that need it. A terminal shows a progress bar and the
+    failures; elsewhere each job that ends prints a line on standard error.
 
     Args:
-        steps: In the order in which they start if nothing else decides.
-        workers: How many may run at once.
-        runner: Runs one; cancelled if the whole is broken off.
+        jobs: Started in this order if nothing else decides.
+        workers: Number of jobs that may run at once.
+        runner: Runs one job; cancelled on an interruption.
 
     Returns:
-        What became of each, in the order of ``steps``.
+        Outcome of each job, in the order of ``jobs``.
 
     Raises:
-        KeyboardInterrupt: On Ctrl-C and SIGTERM, when what ran has ended.
+        KeyboardInterrupt: On Ctrl-C and SIGTERM, after the running jobs have ended.
     """
     try:
-        return asyncio.run(_carry_out(steps, workers, runner))
+        return asyncio.run(_run_jobs(jobs, workers, runner))
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
 
 
-async def _carry_out(steps: Sequence[Step], workers: int, runner: Runner) -> list[Outcome]:
-    whole = asyncio.current_task()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, whole.cancel)
-    slots, running = asyncio.Semaphore(workers), []
+async def _run_jobs(jobs: Sequence[Job], workers: int, runner: Runner) -> list[Outcome]:
+    everything = asyncio.current_task()
+    assert everything is not None
+    with suppress(NotImplementedError):  # Windows
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, everything.cancel)
+    slots, running = asyncio.Semaphore(workers), list[str]()
 
     def show_running() -> None:
         more = f" and {len(running) - 1} more" if len(running) > 1 else ""
         bar.set_postfix_str(f"{running[0]}{more}" if running else "")
 
-    async def outcome_of(step: Step) -> Outcome:
-        if step.is_done:
-            return Outcome(step.name)
-        lacking = [name for name in step.needs if (await tasks[name]).state != DONE]
-        if why := f"it needs {lacking[0]}" if lacking else step.unless():
+    async def outcome_of(job: Job) -> Outcome:
+        if job.is_done:
+            return Outcome(job.name)
+        missing = [name for name in job.needs if (await tasks[name]).state != DONE]
+        if why := f"it needs {missing[0]}" if missing else job.unless():
             bar.update()
-            return Outcome(step.name, LEFT_OUT, why)
+            return Outcome(job.name, LEFT_OUT, why)
         async with slots:
-            running.append(step.name)
+            running.append(job.name)
             show_running()
-            outcome = await _run(step, runner)
-            running.remove(step.name)
+            outcome = await _run(job, runner)
+            running.remove(job.name)
         show_running()
         bar.update()
         if outcome.state == FAILED or bar.disable:
             tqdm.write(str(outcome), file=sys.stderr)
         return outcome
 
-    to_do = sum(not step.is_done for step in steps)
-    with tqdm(total=to_do, unit="step", dynamic_ncols=True, disable=None) as bar:
+    to_do = sum(not job.is_done for job in jobs)
+    with tqdm(total=to_do, unit="job", dynamic_ncols=True, disable=None) as bar:
         async with asyncio.TaskGroup() as group:
-            tasks = {step.name: group.create_task(outcome_of(step)) for step in steps}
+            tasks = {job.name: group.create_task(outcome_of(job)) for job in jobs}
     return [task.result() for task in tasks.values()]
 
 
-async def _run(step: Step, runner: Runner) -> Outcome:
+async def _run(job: Job, runner: Runner) -> Outcome:
     start = time.perf_counter()
     try:
-        why, log = await runner(step)
-        if not why and step.made_from:
-            write(step.done, step.made_from)
+        why, log = await runner(job)
+        if not why and job.made_from:
+            write(job.done, job.made_from)
     except OSError as error:  # a full disk, or no more processes
         why, log = str(error), ""
-    if not why and not step.is_done:
-        why = f"it did not write {step.done}"
-    return Outcome(step.name, FAILED if why else DONE, why, log, time.perf_counter() - start)
+    if not why and not job.is_done:
+        why = f"it did not write {job.done}"
+    return Outcome(job.name, FAILED if why else DONE, why, log, time.perf_counter() - start)
 
 
-async def run_command(step: Step, logs: Path, threads: int, lock: int) -> tuple[str, str]:
-    """Runs a step as a process; see `Runner`.
+async def run_command(job: Job, logs: Path, threads: int, lock: int) -> tuple[str, str]:
+    """Runs a job as a process of its own; see `Runner`.
 
     Args:
-        step: What to run.
-        logs: Folder of the log, which is appended to.
+        job: Job to run.
+        logs: Folder of the log, to which the output is appended.
         threads: OMP_NUM_THREADS, unless the user set it.
-        lock: File descriptor that the process holds open, and with it the lock.
+        lock: File descriptor of a lock that the process inherits, and so keeps if this one dies.
     """
-    log = logs / f"{step.name}.log"
-    command = [sys.executable, "-m", "cardiac_attrivae", *step.arguments]
+    log = logs / f"{job.name}.log"
+    command = [sys.executable, "-m", "cardiac_attrivae", *job.arguments]
     environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
     with open(log, "ab", buffering=0) as stream:
         stream.write(os.fsencode(f"$ {shlex.join(command)}\n"))
@@ -166,7 +169,7 @@ async def run_command(step: Step, logs: Path, threads: int, lock: int) -> tuple[
             stdout=stream,
             stderr=STDOUT,
             env=environment,
-            pass_fds=(lock,),
+            pass_fds=() if os.name == "nt" else (lock,),
         )
         try:
             status = await child.wait()
@@ -181,7 +184,7 @@ async def run_command(step: Step, logs: Path, threads: int, lock: int) -> tuple[
 
 
 def last_lines(log: Path, count: int = 5) -> str:
-    """The end of a text file, whatever bytes it holds, without empty lines."""
+    """Returns the end of a text file, whatever bytes it holds, without empty lines."""
     with open(log, "rb") as stream:
         stream.seek(max(0, log.stat().st_size - 4000))
         text = stream.read().decode(errors="replace")

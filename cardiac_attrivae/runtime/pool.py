@@ -1,13 +1,14 @@
-"""A call per item in workers that may die: processes of this machine, or a Dask cluster.
+"""A pool of workers that may die: processes of this machine, or a Dask cluster.
 
-A worker that is killed, for want of memory or with its machine, costs what it had in hand one more
-try, and the others nothing. As many items are in hand as keep the workers busy, however many there
-are.
+Work is one call per item. When a worker is killed, because memory ran out or its machine went down,
+the items that were submitted at that time are run once more; the others lose nothing. Only as many
+items are submitted at once as keep the workers busy, however many there are.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,8 +19,10 @@ from enum import Enum
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from threading import Thread
 from typing import Any, TypeVar
 
+import psutil
 from joblib.externals.loky import ProcessPoolExecutor
 from joblib.externals.loky.process_executor import BrokenProcessPool
 
@@ -29,20 +32,20 @@ from .provenance import __version__
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
-class Fate(Enum):
-    """What stands in place of a result that will never come."""
+class Failure(Enum):
+    """Stands in place of a result that could not be computed."""
 
     KILLED = "its worker was killed, and once more when it ran alone"
 
 
 @dataclass(frozen=True)
-class Crew:
-    """Workers, and how they are told from the call that killed them.
+class Pool:
+    """Workers that take calls.
 
     Attributes:
-        submit: Hands out a call as ``Executor.submit`` does.
-        window: Calls that are in hand at once, those that wait for a worker included.
-        died: Error of each call that was in hand when a worker died; the culprit is among them.
+        submit: Submits a call as ``Executor.submit`` does.
+        window: Number of calls that are submitted at once, including those that wait for a worker.
+        died: Error that each submitted call raises when a worker dies. One of them killed it.
     """
 
     submit: Callable[..., Future]
@@ -51,82 +54,105 @@ class Crew:
 
 
 WINDOW = 1000
-"""Calls that a cluster has in hand; its scheduler knows of no more."""
+"""Number of calls that are submitted to a cluster at once."""
 PATIENCE_S = 20
-"""How long a scheduler, its file and its first worker are waited for."""
+"""Longest time to wait for a scheduler, for its file and for its first worker."""
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
-def each(
-    crew: Crew, work: Callable[[Item], Result], items: Iterable[Item]
-) -> Iterator[tuple[Item, Result | Fate]]:
-    """Every item with its result, as they come; with KILLED where its worker died twice.
+def run_each(
+    pool: Pool, work: Callable[[Item], Result], items: Iterable[Item]
+) -> Iterator[tuple[Item, Result | Failure]]:
+    """Yields every item with its result as they come; KILLED if its worker died twice.
 
-    What was in hand when a worker died is run again in the end, one at a time: so a second death
-    convicts one item, and an innocent one has no neighbour that could take its memory.
+    Items that were submitted when a worker died are retried at the end, one at a time: a second
+    death then shows which item is the cause, and no other item can take the memory that it needs.
 
     Args:
-        crew: Of `processes` or `cluster`.
-        work: Must bear being run twice on an item: its worker may die after the work was done.
-        items: Drawn as workers need them.
+        pool: Workers of `processes` or `cluster`.
+        work: Called with each item. It must tolerate a second call with the same item, since a
+            worker may die after the work was done.
+        items: Items, drawn as workers become free.
     """
-    suspects = []
-    for item, result in _once(crew, work, items):
-        if result is Fate.KILLED:
-            suspects.append(item)
+    retried = []
+    for item, result in _once(pool, work, items):
+        if result is Failure.KILLED:
+            retried.append(item)
         else:
             yield item, result
-    for item in suspects:
-        yield from _once(crew, work, [item])
+    for item in retried:
+        yield from _once(pool, work, [item])
 
 
 def _once(
-    crew: Crew, work: Callable[[Item], Result], items: Iterable[Item]
-) -> Iterator[tuple[Item, Result | Fate]]:
-    """Every item with its result, with KILLED if it was in hand when a worker died."""
-    todo, in_hand = iter(items), {}
+    pool: Pool, work: Callable[[Item], Result], items: Iterable[Item]
+) -> Iterator[tuple[Item, Result | Failure]]:
+    """Every item with its result, or KILLED if it was submitted when a worker died."""
+    todo, submitted = iter(items), dict[Future, Item]()
     while True:
-        for item in islice(todo, crew.window - len(in_hand)):
-            in_hand[crew.submit(work, item)] = item
-        if not in_hand:
+        for item in islice(todo, pool.window - len(submitted)):
+            submitted[pool.submit(work, item)] = item
+        if not submitted:
             return
-        for future in wait(in_hand, return_when=FIRST_COMPLETED).done:
-            item = in_hand.pop(future)
+        for future in wait(submitted, return_when=FIRST_COMPLETED).done:
+            item = submitted.pop(future)
             try:
                 result = future.result()
-            except crew.died:
-                result = Fate.KILLED
+            except pool.died:
+                result = Failure.KILLED
             yield item, result
 
 
 @contextmanager
-def processes(number: int) -> Iterator[Crew]:
-    """Processes of this machine, one thread each; one is this process itself.
+def processes(number: int) -> Iterator[Pool]:
+    """Starts processes of this machine, one thread each; a single one is this process itself.
 
-    What they have in hand when an error ends the block is not finished.
+    They end with the block, at once if it raises, and also when this process is killed.
     """
     if number == 1:
-        yield Crew(_here, 1, BrokenProcessPool)
+        yield Pool(_here, 1, BrokenProcessPool)
         return
-    # joblib's pool, and not its Parallel, which at a death does not say what was in hand
-    new = partial(ProcessPoolExecutor, number, env=dict.fromkeys(THREADS, "1"))
-    pool = new()
+    # joblib's executor, and not its Parallel, which does not say which calls a death cost
+    new = partial(
+        ProcessPoolExecutor,
+        number,
+        env=dict.fromkeys(THREADS, "1"),
+        initializer=_end_with,
+        initargs=(os.getpid(),),
+    )
+    executor = new()
 
     def submit(work: Callable, item: Item) -> Future:
-        nonlocal pool
+        nonlocal executor
         try:
-            return pool.submit(work, item)
+            return executor.submit(work, item)
         except BrokenProcessPool:
-            pool.shutdown(kill_workers=True)
-            pool = new()
+            executor.shutdown(kill_workers=True)
+            executor = new()
             return submit(work, item)
 
     try:
-        yield Crew(submit, 2 * number, BrokenProcessPool)
+        yield Pool(submit, 2 * number, BrokenProcessPool)
     except BaseException:
-        pool.shutdown(kill_workers=True)
+        executor.shutdown(kill_workers=True)
         raise
-    pool.shutdown()
+    executor.shutdown()
+
+
+def _end_with(parent: int) -> None:
+    """Has this worker end soon after its parent, which cannot tell it so when it is killed."""
+
+    def watch() -> None:
+        while _is_alive(parent):
+            time.sleep(1)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
+def _is_alive(parent: int) -> bool:
+    # elsewhere than on Windows, a parent that was killed may stay as a zombie
+    return psutil.pid_exists(parent) if os.name == "nt" else os.getppid() == parent
 
 
 def _here(work: Callable[[Item], Result], item: Item) -> Future:
@@ -136,18 +162,18 @@ def _here(work: Callable[[Item], Result], item: Item) -> Future:
 
 
 @contextmanager
-def cluster(address: str, folders: Iterable[Path]) -> Iterator[Crew]:
-    """Workers of a Dask cluster that runs already.
+def cluster(address: str, folders: Iterable[Path]) -> Iterator[Pool]:
+    """Connects to the workers of a running Dask cluster.
 
-    Dask itself gives an item whose worker dies to another one, three times by default
-    (``distributed.scheduler.allowed-failures``), and waits for workers that come and go.
+    Dask itself gives an item whose worker died to another worker, three times by default
+    (``distributed.scheduler.allowed-failures``), and copes with workers that join and leave.
 
     Args:
-        address: ``tcp://HOST:PORT`` of its scheduler, or the file in which that wrote it.
-        folders: What every worker must see under the same path, absolute.
+        address: ``tcp://HOST:PORT`` of the scheduler, or the file to which it wrote its address.
+        folders: Absolute paths that every worker must see.
 
     Raises:
-        DataError: If Dask is not installed, or nobody answers, or a worker cannot take part.
+        DataError: If Dask is not installed, no scheduler answers, or a worker cannot do the work.
     """
     try:
         from distributed import Client, KilledWorker
@@ -156,7 +182,7 @@ def cluster(address: str, folders: Iterable[Path]) -> Iterator[Crew]:
             f"a Dask cluster needs the package distributed ({error}); "
             "pip install 'cardiac-attrivae[dask]'"
         ) from None
-    asked = __version__, tuple(folders)
+    expected = __version__, tuple(folders)
     address = _address(address)
     try:
         connected = Client(address, timeout=PATIENCE_S, set_as_default=False)
@@ -173,22 +199,22 @@ def cluster(address: str, folders: Iterable[Path]) -> Iterator[Crew]:
                 f"dask worker {address} --nthreads 1"
             ) from None
         try:
-            client.run(_check_worker, *asked)
+            client.run(_check_worker, *expected)
         except ImportError as error:
             raise DataError(
                 f"a worker at {address} lacks this package ({error}); install cardiac-attrivae "
                 f"{__version__} where the workers run"
             ) from None
 
-        # as its own executor does, which takes a result that is lost with its worker for an error
+        # not Dask's own executor, which reports a result that was lost with its worker as an error
         def submit(work: Callable, item: Item) -> Future:
-            called: Future = Future()
-            future = client.submit(_take_part, *asked, work, item, pure=False)
-            future.add_done_callback(partial(_pass_on, called))
-            return called
+            promised: Future = Future()
+            future = client.submit(_checked, *expected, work, item, pure=False)
+            future.add_done_callback(partial(_copy_result, promised))
+            return promised
 
         try:
-            yield Crew(submit, WINDOW, KilledWorker)
+            yield Pool(submit, WINDOW, KilledWorker)
         except CancelledError:
             raise DataError(
                 f"the Dask scheduler at {address} is gone; what is done is kept: start the cluster "
@@ -196,42 +222,42 @@ def cluster(address: str, folders: Iterable[Path]) -> Iterator[Crew]:
             ) from None
 
 
-def _pass_on(called: Future, future: Any) -> None:
-    """What became of a call on the cluster, to whom waits for it."""
+def _copy_result(promised: Future, future: Any) -> None:
+    """Gives the result or the error of one future to another."""
     try:
-        called.set_result(future.result())
+        promised.set_result(future.result())
     except Exception as error:
-        called.set_exception(error)
+        promised.set_exception(error)
 
 
-def _address(told: str) -> str:
-    """Of a scheduler, as it is told or as it stands in the scheduler's file, which may be late."""
+def _address(given: str) -> str:
+    """Returns the address of a scheduler: as given, or from the scheduler's file once it exists."""
     end = time.monotonic() + PATIENCE_S
-    while "://" not in told:
+    while "://" not in given:
         with suppress(OSError, ValueError, KeyError, TypeError):
-            return json.loads(Path(told).read_bytes())["address"]
+            return json.loads(Path(given).read_bytes())["address"]
         if time.monotonic() > end:
             raise DataError(
-                f"{told!r} is neither tcp://HOST:PORT nor the file of a scheduler; expected the "
+                f"{given!r} is neither tcp://HOST:PORT nor the file of a scheduler; expected the "
                 "address of a Dask scheduler, or what dask scheduler --scheduler-file FILE writes"
             )
         time.sleep(0.2)
-    return told
+    return given
 
 
-def _take_part(
+def _checked(
     version: str, folders: tuple[Path, ...], work: Callable[[Item], Result], item: Item
 ) -> Result:
-    """One call on a worker, which may have joined after the others were asked."""
+    """One call on a worker, which may have joined after the others were checked."""
     _check_worker(version, folders)
     return work(item)
 
 
 def _check_worker(version: str, folders: tuple[Path, ...]) -> None:
-    """Whether this process can do the work as the one that hands it out would do it.
+    """Checks that this process would do the work as the submitting process does.
 
     Raises:
-        DataError: If it is of another version, or does not see a folder.
+        DataError: If this process has another version of the package, or does not see a folder.
     """
     host = socket.gethostname()
     if version != __version__:

@@ -13,65 +13,65 @@ from cardiac_attrivae.runtime.jobs import (
     DONE,
     FAILED,
     LEFT_OUT,
-    Step,
-    carry_out,
+    Job,
     last_lines,
     run_command,
+    run_jobs,
 )
 
 
-def step_of(folder, name, *needs, **options):
-    return Step(name, (name,), needs, folder / name, **options)
+def job_of(folder, name, *needs, **options):
+    return Job(name, (name,), needs, folder / name, **options)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
-def test_a_step_starts_when_those_it_needs_have_ended_and_no_more_run_than_may(tmp_path, workers):
+def test_a_job_starts_when_those_it_needs_have_ended_and_no_more_run_than_may(tmp_path, workers):
     needs = {"a": (), "b": ("a",), "c": (), "d": ("b", "c"), "e": ("a",), "f": ()}
-    steps = [step_of(tmp_path, name, *others) for name, others in needs.items()]
+    jobs = [job_of(tmp_path, name, *others) for name, others in needs.items()]
     events, running, most = [], 0, 0
 
-    async def runner(step):
+    async def runner(job):
         nonlocal running, most
         running += 1
         most = max(most, running)
-        events.append(("start", step.name))
-        await asyncio.sleep(0.001 * (ord(step.name) % 3))
+        events.append(("start", job.name))
+        await asyncio.sleep(0.001 * (ord(job.name) % 3))
         running -= 1
-        events.append(("end", step.name))
-        step.done.touch()
+        events.append(("end", job.name))
+        job.done.touch()
         return "", ""
 
-    outcomes = carry_out(steps, workers, runner)
-    assert [(outcome.step, outcome.state) for outcome in outcomes] == [(n, DONE) for n in needs]
+    outcomes = run_jobs(jobs, workers, runner)
+    assert [(outcome.job, outcome.state) for outcome in outcomes] == [(n, DONE) for n in needs]
     assert most == min(workers, 3)  # of a, c and f, then b, e and what is left: never more than 3
     for name, others in needs.items():
         for other in others:
             assert events.index(("end", other)) < events.index(("start", name))
 
 
-def test_one_worker_keeps_the_order_of_steps_that_need_nothing(tmp_path):
+def test_one_worker_keeps_the_order_of_jobs_that_need_nothing(tmp_path):
     order = []
 
-    async def runner(step):
-        order.append(step.name)
-        step.done.touch()
+    async def runner(job):
+        order.append(job.name)
+        job.done.touch()
         return "", ""
 
-    carry_out([step_of(tmp_path, name) for name in "dbca"], 1, runner)
+    run_jobs([job_of(tmp_path, name) for name in "dbca"], 1, runner)
     assert order == list("dbca")
 
 
 def test_a_failure_stops_what_needs_it_and_nothing_else(tmp_path):
     needs = {"a": (), "b": ("a",), "c": ("b",), "d": (), "e": ("d",)}
-    steps = [step_of(tmp_path, name, *others) for name, others in needs.items()]
+    jobs = [job_of(tmp_path, name, *others) for name, others in needs.items()]
 
-    async def runner(step):
-        if step.name == "a":
+    async def runner(job):
+        if job.name == "a":
             return "signal 9, Killed", "last words"
-        step.done.touch()
+        job.done.touch()
         return "", ""
 
-    outcomes = {outcome.step: outcome for outcome in carry_out(steps, 2, runner)}
+    outcomes = {outcome.job: outcome for outcome in run_jobs(jobs, 2, runner)}
     states = [outcome.state for outcome in outcomes.values()]
     assert states == [FAILED, LEFT_OUT, LEFT_OUT, DONE, DONE]
     assert outcomes["a"].why == "signal 9, Killed"
@@ -79,36 +79,36 @@ def test_a_failure_stops_what_needs_it_and_nothing_else(tmp_path):
     assert (outcomes["b"].why, outcomes["c"].why) == ("it needs a", "it needs b")
 
 
-def test_a_step_that_ends_well_without_its_file_has_failed(tmp_path):
-    async def runner(step):
+def test_a_job_that_ends_well_without_its_file_has_failed(tmp_path):
+    async def runner(job):
         return "", ""
 
-    (outcome,) = carry_out([step_of(tmp_path, "a")], 1, runner)
+    (outcome,) = run_jobs([job_of(tmp_path, "a")], 1, runner)
     assert outcome.state == FAILED
     assert str(tmp_path / "a") in outcome.why
 
 
-def test_a_full_disk_fails_one_step(tmp_path):
-    async def runner(step):
-        if step.name == "a":
+def test_a_full_disk_fails_one_job(tmp_path):
+    async def runner(job):
+        if job.name == "a":
             raise OSError("No space left on device")
-        step.done.touch()
+        job.done.touch()
         return "", ""
 
-    outcomes = carry_out([step_of(tmp_path, name) for name in "ab"], 1, runner)
+    outcomes = run_jobs([job_of(tmp_path, name) for name in "ab"], 1, runner)
     assert [outcome.state for outcome in outcomes] == [FAILED, DONE]
     assert outcomes[0].why == "No space left on device"
 
 
-def test_a_step_made_from_something_is_done_until_that_changes(tmp_path):
+def test_a_job_made_from_something_is_done_until_that_changes(tmp_path):
     ran = []
 
-    async def runner(step):
-        ran.append(step.made_from)
+    async def runner(job):
+        ran.append(job.made_from)
         return "", ""
 
     for made_from in ("one", "one", "two", "one"):
-        carry_out([step_of(tmp_path, "a", made_from=made_from)], 1, runner)
+        run_jobs([job_of(tmp_path, "a", made_from=made_from)], 1, runner)
     assert ran == ["one", "two", "one"]
 
 
@@ -131,9 +131,9 @@ def wait_for(condition, seconds=30.0):
 
 
 def test_sigterm_ends_the_running_commands_first(tmp_path, sleeper):
-    async def runner(step):
+    async def runner(job):
         with open(tmp_path / "lock", "w") as lock:
-            return await run_command(step, tmp_path, 1, lock.fileno())
+            return await run_command(job, tmp_path, 1, lock.fileno())
 
     def end():
         wait_for(sleeper.exists)
@@ -142,7 +142,7 @@ def test_sigterm_ends_the_running_commands_first(tmp_path, sleeper):
     thread = threading.Thread(target=end)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
-        carry_out([step_of(tmp_path, "a"), step_of(tmp_path, "b")], 1, runner)
+        run_jobs([job_of(tmp_path, "a"), job_of(tmp_path, "b")], 1, runner)
     thread.join()
     with pytest.raises(ProcessLookupError):
         os.kill(int(sleeper.read_text()), 0)
@@ -158,9 +158,9 @@ def test_a_command_tells_its_exit_code_or_signal_and_its_last_lines(tmp_path, mo
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 
     def ran(*words):
-        step = Step("s", words, (), tmp_path / "s")
+        job = Job("s", words, (), tmp_path / "s")
         with open(tmp_path / "lock", "w") as lock:
-            return asyncio.run(run_command(step, tmp_path, 3, lock.fileno()))
+            return asyncio.run(run_command(job, tmp_path, 3, lock.fileno()))
 
     assert ran("true") == ("", "")
     why, log = ran("exit 7")
@@ -170,8 +170,8 @@ def test_a_command_tells_its_exit_code_or_signal_and_its_last_lines(tmp_path, mo
     assert ran("x")[0] == "signal 9, Killed"
     script.write_text("#!/bin/sh\necho held > /dev/fd/$3\n")
     with open(tmp_path / "held", "w") as lock:
-        step = Step("s", (str(lock.fileno()),), (), tmp_path / "s")
-        assert asyncio.run(run_command(step, tmp_path, 3, lock.fileno())) == ("", "")
+        job = Job("s", (str(lock.fileno()),), (), tmp_path / "s")
+        assert asyncio.run(run_command(job, tmp_path, 3, lock.fileno())) == ("", "")
     assert (tmp_path / "held").read_text() == "held\n"
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
     script.write_text("#!/bin/sh\necho $OMP_NUM_THREADS; exit 1\n")

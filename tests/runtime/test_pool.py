@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from contextlib import ExitStack
@@ -19,7 +20,7 @@ from cardiac_attrivae.data.preprocess import preprocess
 from cardiac_attrivae.data.store import content_hash
 from cardiac_attrivae.data.transforms import Recipe
 from cardiac_attrivae.runtime import pool as workers
-from cardiac_attrivae.runtime.pool import Fate, cluster, each, processes
+from cardiac_attrivae.runtime.pool import Failure, cluster, processes, run_each
 from cardiac_attrivae.schema import DataError
 
 KILLED = "its worker was killed, and once more when it ran alone"
@@ -44,7 +45,7 @@ def dask_address():
 
 
 @pytest.fixture(params=["processes", "cluster"])
-def crew(request):
+def pool(request):
     """Two workers of each kind."""
     with ExitStack() as stack:
         if request.param == "processes":
@@ -79,26 +80,26 @@ def loky_workers():
 # Deaths -------------------------------------------------------------------------------------------
 
 
-def test_every_item_gets_its_result_once(crew, tmp_path):
-    results = sorted(each(crew, deadly(tmp_path, -1, 0), range(30)))
+def test_every_item_gets_its_result_once(pool, tmp_path):
+    results = sorted(run_each(pool, deadly(tmp_path, -1, 0), range(30)))
     assert results == [(n, n * n) for n in range(30)]
 
 
-def test_a_worker_that_dies_once_costs_one_retry(crew, tmp_path):
-    results = sorted(each(crew, deadly(tmp_path, 7, 1), range(30)))
+def test_a_worker_that_dies_once_costs_one_retry(pool, tmp_path):
+    results = sorted(run_each(pool, deadly(tmp_path, 7, 1), range(30)))
     assert results == [(n, n * n) for n in range(30)]
     assert len(list(tmp_path.glob("7-*"))) == 2
 
 
-def test_an_item_that_kills_every_worker_is_told_and_the_others_go_on(crew, tmp_path):
-    results = dict(each(crew, deadly(tmp_path, 7, 99), range(30)))
-    assert results == {n: Fate.KILLED if n == 7 else n * n for n in range(30)}
+def test_an_item_that_kills_every_worker_is_told_and_the_others_go_on(pool, tmp_path):
+    results = dict(run_each(pool, deadly(tmp_path, 7, 99), range(30)))
+    assert results == {n: Failure.KILLED if n == 7 else n * n for n in range(30)}
     assert len(list(tmp_path.glob("7-*"))) == 2
 
 
-def test_items_are_drawn_as_workers_need_them(crew):
+def test_items_are_drawn_as_workers_need_them(pool):
     drawn, ahead = [], []
-    for count, _ in enumerate(each(replace(crew, window=4), id, map(drawn.append, range(40)))):
+    for count, _ in enumerate(run_each(replace(pool, window=4), id, map(drawn.append, range(40)))):
         ahead.append(len(drawn) - count)
     assert len(drawn) == 40
     assert max(ahead) == 4
@@ -131,11 +132,11 @@ def test_a_store_is_the_same_though_a_worker_was_shot(acdc_tree, acdc_store, tmp
 
 
 def test_a_case_that_kills_every_worker_is_skipped(acdc_tree, tmp_path, monkeypatch):
-    def killed(crew, work, records):
+    def killed(pool, work, records):
         for record in records:
-            yield record, Fate.KILLED if record.case == "patient003" else work(record)
+            yield record, Failure.KILLED if record.case == "patient003" else work(record)
 
-    monkeypatch.setattr(preprocessing, "each", killed)
+    monkeypatch.setattr(preprocessing, "run_each", killed)
     summary = preprocess(load_manifest("acdc"), acdc_tree, tmp_path / "s")
     assert summary.cases == 8
     assert summary.skipped == [("patient003", f"{KILLED}; it may need more memory than there is")]
@@ -210,14 +211,14 @@ def test_a_case_that_is_done_must_be_seen_here(acdc_tree, tmp_path, monkeypatch)
 
 def test_a_scheduler_file_tells_the_address(dask_address, tmp_path):
     (tmp_path / "scheduler.json").write_text(f'{{"address": "{dask_address}"}}')
-    with cluster(str(tmp_path / "scheduler.json"), []) as crew:
-        assert sorted(each(crew, abs, range(3))) == [(0, 0), (1, 1), (2, 2)]
+    with cluster(str(tmp_path / "scheduler.json"), []) as pool:
+        assert sorted(run_each(pool, abs, range(3))) == [(0, 0), (1, 1), (2, 2)]
 
 
 def test_a_scheduler_that_goes_is_told():
     def go_on(running):
-        with cluster(running.scheduler_address, []) as crew:
-            for _ in each(crew, time.sleep, [0, *[20] * 5]):
+        with cluster(running.scheduler_address, []) as pool:
+            for _ in run_each(pool, time.sleep, [0, *[20] * 5]):
                 running.close()
 
     with (
@@ -233,11 +234,41 @@ def test_processes_and_a_cluster_are_not_both(acdc_tree, tmp_path):
 
 
 def test_processes_are_as_many_as_asked_for():
-    with processes(2) as crew:
-        pids = {pid for _, pid in each(crew, lambda _: time.sleep(0.05) or os.getpid(), range(20))}
+    with processes(2) as pool:
+        pids = {
+            pid for _, pid in run_each(pool, lambda _: time.sleep(0.05) or os.getpid(), range(20))
+        }
     assert len(pids) == 2
     assert os.getpid() not in pids
-    with processes(1) as crew:
-        assert dict(each(crew, lambda _: os.getpid(), range(2))) == dict.fromkeys(
+    with processes(1) as pool:
+        assert dict(run_each(pool, lambda _: os.getpid(), range(2))) == dict.fromkeys(
             (0, 1), os.getpid()
         )
+
+
+PARENT = """
+import sys, time
+from cardiac_attrivae.runtime.pool import processes, run_each
+with processes(2) as pool:
+    for item, pid in run_each(pool, lambda n: __import__("os").getpid(), range(20)):
+        print(pid, flush=True)
+    for _ in run_each(pool, time.sleep, [0, 600, 600] if sys.argv[1] == "busy" else [0]):
+        print("ready", flush=True)
+        if sys.argv[1] == "idle":
+            time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("work", ["busy", "idle"])
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_workers_end_when_their_parent_is_killed(how, work):
+    command = [sys.executable, "-c", PARENT, work]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        pids = set(iter(lambda: parent.stdout.readline().strip(), "ready"))
+        workers = [psutil.Process(int(pid)) for pid in pids]
+        assert workers
+        parent.send_signal(how)
+        _, alive = psutil.wait_procs(workers, timeout=15)
+        for worker in alive:
+            worker.kill()
+        assert not alive
