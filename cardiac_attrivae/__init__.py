@@ -35,10 +35,19 @@ _MODULES = {
 }
 """Public name -> module that defines it."""
 
+_FORMER = ("codes", "exchange", "networks", "workflow")
+"""Modules of earlier versions that the MONAI bundles of those versions name."""
+
 __all__ = ["__version__", *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _FORMER:
+        raise ImportError(
+            f"{__name__}.{name} belongs to an earlier version of cardiac-attrivae. A MONAI bundle "
+            "that names it must be exported again: cardiac-attrivae export --format bundle; or use "
+            "the version that its configs/metadata.json names"
+        )
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_MODULES[name]}", __name__), name)

@@ -1,13 +1,14 @@
-"""A run as a MONAI bundle: what MONAI's tools expect of a model, in the places they look in.
+"""Writes a run as a MONAI bundle: what MONAI's tools expect of a model, where they look for it.
 
 https://docs.monai.io/en/stable/mb_specification.html. A bundle needs this package installed: its
-configurations name networks and workflows of it.
+configurations, ``templates/bundle_*.json``, name what `export/__init__.py` keeps stable. Values of
+a run are filled in under keys of their own, and may not become code there.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any
@@ -19,11 +20,16 @@ from ..report.render import render
 from ..runtime.files import atomic_file, atomic_folder, write
 from ..schema import DataError
 from ..training.run import Run, load_run
+from .bundle_inference import FORMAT
 from .card import Scores, Source, describe
-from .formats import FORMATS, Autoencoder, plain, recipe_of, write_torchscript
+from .formats import FORMATS, Autoencoder, pipeline_of, plain, write_torchscript
 
-CODE = ("$", "@", "%", "_")
-"""How MONAI's expressions, references, macros and keys as ``_target_`` begin in a configuration."""
+CODE = ("$", "@", "%")
+"""How MONAI's expressions, references and macros begin in a configuration."""
+KEYS = (*CODE, "_", "+")
+"""How keys begin that MONAI obeys: what to build, and what to merge."""
+INSIDE = ("@", "::", "#")
+"""What stands anywhere in a key if MONAI reads it as a place in the configuration."""
 
 
 def export(
@@ -37,7 +43,7 @@ def export(
 
     Args:
         run: Folder that ``train`` wrote.
-        form: ``bundle``, or a name in `exchange.FORMATS`.
+        form: ``bundle``, or a name in `FORMATS`.
         output: Folder to write; a bundle is a new one.
         evaluation: Folder that ``cross-domain-eval`` wrote, whose scores a bundle's card shows.
         tell: Called with the outcome of each check.
@@ -63,14 +69,14 @@ def write_bundle(
     evaluation: str | Path | None = None,
     tell: Callable[[str], None] = lambda message: None,
 ) -> Path:
-    """Writes a bundle, whole or not at all.
+    """Writes a bundle, atomically.
 
     It holds weights, configurations and texts: nothing of single patients, no path, no name of a
     machine or a user.
 
     Args:
-        run: What to write.
-        output: Folder; must not be there yet, or be empty.
+        run: Run to write.
+        output: Folder; must not exist yet, or be empty.
         evaluation: See `export`.
         tell: Called with the outcome of each check.
 
@@ -81,10 +87,12 @@ def write_bundle(
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise DataError(f"{output} is there already; choose another folder for the bundle")
     scores = Scores.read(evaluation, run) if evaluation else None
-    about = describe(run, scores)
-    for given in (recipe_of(run), about):
-        _refuse_code(given, run.folder)
-    configs = {"metadata": about, "inference": inference_config(run), "train": train_config(run)}
+    about = describe(run, scores) | {"bundle_format": FORMAT}
+    configs = {
+        "metadata": filled("metadata", about, run.folder),
+        "inference": filled("inference", inference_values(run), run.folder),
+        "train": filled("train", train_values(run), run.folder),
+    }
     texts = {name: json.dumps(config, indent=4) + "\n" for name, config in configs.items()}
     facts = {"run": run, "about": about, "data": Source.of(run), "scores": scores}
     with atomic_folder(output) as folder:
@@ -100,103 +108,62 @@ def write_bundle(
     return output
 
 
-def _refuse_code(value: Any, folder: Path) -> None:
-    """Raises a DataError where MONAI would run what a run says: it may be crafted."""
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            _refuse_code(f"{key}", folder)
-            _refuse_code(item, folder)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            _refuse_code(item, folder)
-    elif isinstance(value, str) and value.strip().startswith(CODE):
-        raise DataError(
-            f"{folder} holds {short(value)}, which MONAI would run as code; expected no text that "
-            f"begins with one of {' '.join(CODE)}"
-        )
+def filled(name: str, values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Fills values of a run into the template of a configuration.
+
+    Args:
+        name: ``metadata``, ``inference`` or ``train``.
+        values: Value of each key that the template leaves open.
+        folder: Folder of the run, for the error.
+
+    Raises:
+        DataError: If MONAI would run anything in the result that is not in the template: the run
+            may be crafted.
+    """
+    template = json.loads(render(f"bundle_{name}.json", __package__)) if name != "metadata" else {}
+    finished = template | values
+    for key, text in code_in(finished):
+        if (key, text) not in code_in(template):
+            raise DataError(
+                f"{folder} holds {short(text)} in {key}, which MONAI would run as code; expected "
+                f"no text that begins with one of {' '.join(CODE)}"
+            )
+    return finished
 
 
-def inference_config(run: Run) -> dict[str, Any]:
-    """Content of inference.json: slices to codes and reconstructions."""
-    kind = type(run.network)
-    recipe = {key: run.about["recipe"][key] for key in CROP}
+def code_in(config: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Finds every text in a configuration that MONAI may run or look up, with its dotted key.
+
+    Example:
+        >>> list(code_in({"a": ["plain", "$1 + 1"], "b": {"_target_": "x"}}))
+        [('a.1', '$1 + 1'), ('b._target_', '_target_'), ('b._target_', 'x')]
+    """
+    if isinstance(config, Mapping):
+        for name, item in config.items():
+            inner = f"{key}.{name}".lstrip(".")
+            if name.strip().startswith(KEYS) or any(sign in name for sign in INSIDE):
+                yield inner, name
+                if isinstance(item, str):  # what to build, for one
+                    yield inner, item
+                    continue
+            yield from code_in(item, inner)
+    elif isinstance(config, (list, tuple)):
+        for index, item in enumerate(config):
+            yield from code_in(item, f"{key}.{index}")
+    elif isinstance(config, str) and config.strip().startswith(CODE):
+        yield key, config
+
+
+def inference_values(run: Run) -> dict[str, Any]:
+    """Returns what inference.json, slices to codes and reconstructions, holds of a run."""
     return {
-        "imports": ["$import torch"],
-        "bundle_root": ".",
-        "dataset_dir": "$@bundle_root + '/data'",
-        "output_dir": "$@bundle_root + '/eval'",
-        "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
-        "network_def": {
-            "_target_": "cardiac_attrivae.export.formats.Autoencoder",
-            "network": {
-                "_target_": f"{kind.__module__}.{kind.__qualname__}",
-                **run.pipeline.network.arguments,
-            },
-        },
-        "network": "$@network_def.to(@device)",
-        "dataset": {
-            "_target_": "cardiac_attrivae.export.bundle_inference.read_slices",
-            "folder": "@dataset_dir",
-            "recipe": recipe,
-        },
-        "dataloader": {
-            "_target_": "monai.data.DataLoader",
-            "dataset": "@dataset",
-            "batch_size": 64,
-            "shuffle": False,
-        },
-        "inferer": {"_target_": "monai.inferers.SimpleInferer"},
-        "handlers": [
-            {
-                "_target_": "monai.handlers.CheckpointLoader",
-                "load_path": "$@bundle_root + '/models/model.pt'",
-                "load_dict": {"model": "@network"},
-                "map_location": "@device",
-                "strict": True,
-            },
-            {
-                "_target_": "cardiac_attrivae.export.bundle_inference.Codes",
-                "folder": "@output_dir",
-                "spacing": recipe["spacing"],
-            },
-        ],
-        "evaluator": {
-            "_target_": "monai.engines.SupervisedEvaluator",
-            "device": "@device",
-            "val_data_loader": "@dataloader",
-            "network": "@network",
-            "inferer": "@inferer",
-            "val_handlers": "@handlers",
-            "decollate": False,
-        },
-        "run": ["$@evaluator.run()"],
+        "format": FORMAT,
+        "network_name": run.pipeline.network.name,
+        "network_arguments": dict(run.pipeline.network.arguments),
+        "recipe": {key: run.about["recipe"][key] for key in CROP},
     }
 
 
-def train_config(run: Run) -> dict[str, Any]:
-    """Content of train.json: the same training, of any store."""
-    return {
-        "bundle_root": ".",
-        "dataset_dir": "$@bundle_root + '/data'",
-        "output_dir": "$@bundle_root + '/run'",
-        "device": "auto",
-        "seed": run.about["seed"],
-        "pipeline": recipe_of(run),
-        "workflow": {
-            "_target_": "cardiac_attrivae.training.workflow.TrainingWorkflow.from_store",
-            "pipeline": "@pipeline",
-            "data": "@dataset_dir",
-            "output": "@output_dir",
-            "device": "@device",
-            "seed": "@seed",
-        },
-        "train": {
-            "trainer": "$@workflow.get_trainer()",
-            "dataset": "$@workflow.get_train_dataset()",
-            "inferer": "$@workflow.get_train_inferer()",
-        },
-        "max_epochs": "@pipeline#schedule#epochs",
-        "initialize": ["$@workflow.initialize()"],
-        "run": ["$@workflow.run()"],
-        "finalize": ["$@workflow.finalize()"],
-    }
+def train_values(run: Run) -> dict[str, Any]:
+    """Returns what train.json, the same training on any store, holds of a run."""
+    return {"seed": run.about["seed"], "pipeline": pipeline_of(run)}

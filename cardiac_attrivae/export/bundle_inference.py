@@ -1,42 +1,91 @@
-"""Slices in, codes out: what inference by a bundle's configuration is made of."""
+"""What the configurations of a bundle build: the network, slices in, codes out, and training."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Events
+from monai.engines import SupervisedEvaluator
 from torch import Tensor
 
 from ..data.nifti import read_volume
 from ..data.store import SliceDataset
 from ..evaluation.generation import save_nifti
 from ..evaluation.score import check_crop
+from ..models.networks import build_network
 from ..runtime.files import write
 from ..schema import DataError, Keys
+from ..training.run import encode
+from ..training.workflow import TrainingWorkflow
+from .formats import Autoencoder
+
+FORMAT = 2
+"""Format of bundles; counted up when this version cannot read earlier ones."""
+
+
+def bundled_network(name: str, arguments: Mapping[str, Any], format: int) -> Autoencoder:
+    """Builds the network of a bundle, without its weights.
+
+    Args:
+        name: A name in `NETWORKS`, or the dotted path of a class.
+        arguments: Arguments of its constructor.
+        format: Format of the bundle.
+
+    Raises:
+        DataError: If the bundle has another format than `FORMAT`.
+        ValueError: If there is no such network, or it does not take these arguments.
+    """
+    if format != FORMAT:
+        raise DataError(
+            f"the bundle has format {short(format)}; this version of cardiac-attrivae reads "
+            f"{FORMAT}. Export the run again with cardiac-attrivae export --format bundle, or use "
+            "the version that configs/metadata.json names"
+        )
+    return Autoencoder(build_network(name, **arguments))
+
+
+def training_workflow(
+    pipeline: str | Mapping[str, Any],
+    data: str | Path,
+    output: str | Path,
+    changes: Sequence[str] = (),
+    **options: Any,
+) -> TrainingWorkflow:
+    """Makes a training from names, as a bundle's train.json or ``monai.bundle run_workflow`` gives.
+
+    Args:
+        pipeline: Name of a shipped pipeline, a YAML file, or all its values.
+        data: Folder that ``preprocess`` wrote; its train split is learnt, its val split watched.
+        output: Folder of the run.
+        changes: ``key=value``, see `load_pipeline`.
+        options: Device, seed, resume and the other options of `TrainingWorkflow`.
+    """
+    return TrainingWorkflow.from_store(pipeline, data, output, changes, **options)
 
 
 def read_slices(folder: str | Path, recipe: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Slices of a store, or of the NIfTI files of a folder, as a bundle's inference reads them.
+    """Reads the slices of a store, or of the NIfTI files in a folder.
 
-    A NIfTI file is one slice or a stack of them, cropped and scaled as ``preprocess`` does it and
-    lying as ``generate`` and ``traverse`` write them: columns to the patient's left, rows to the
-    back.
+    A NIfTI file holds one slice or a stack of them, cropped and scaled as ``preprocess`` does it,
+    in the orientation in which ``generate`` and ``traverse`` write them: columns run to the
+    patient's left, rows to the back.
 
     Args:
-        folder: Either of the two.
+        folder: The store, or the folder of NIfTI files.
         recipe: ``size`` (pixels), ``spacing`` (mm) and ``percentiles`` of the training slices.
 
     Returns:
         An item per slice: ``image`` (1, H, W), ``name`` (case, or file) and ``slice_index``.
 
     Raises:
-        DataError: If there are none, or they were cropped otherwise.
+        DataError: If there are none, or they were cropped in another way.
     """
     folder = Path(folder)
     if (folder / "dataset.json").is_file():
@@ -61,7 +110,7 @@ def _item(image: Tensor, name: str, index: int) -> dict[str, Any]:
 
 
 def _read_stack(file: Path, size: int, spacing: float) -> Tensor:
-    """Slices (S, H, W) of a NIfTI file, see `read_slices`."""
+    """Reads slices (S, H, W) of a NIfTI file, see `read_slices`."""
     volume = read_volume(file, 0)
     voxels = torch.from_numpy(volume.voxels.astype(np.float32)).permute(2, 1, 0)
     if voxels.shape[1:] != (size, size):
@@ -79,38 +128,37 @@ def _read_stack(file: Path, size: int, spacing: float) -> Tensor:
     )
 
 
-class Codes:
-    """Handler: writes codes.csv and reconstructions.nii.gz when inference is complete.
+class CodeWriter:
+    """Handler that writes codes.csv and reconstructions.nii.gz when inference is complete.
 
     codes.csv has a row per slice: ``name``, ``slice_index``, and the posterior mean as ``z0``,
     ``z1``...; reconstructions.nii.gz is one stack in the same order.
 
     Args:
-        folder: Where.
+        folder: Folder to write into.
         spacing: Pixel size in mm.
     """
 
     def __init__(self, folder: str | Path, spacing: float) -> None:
         self.folder, self.spacing = Path(folder), spacing
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: SupervisedEvaluator) -> None:
         engine.add_event_handler(Events.STARTED, self.begin)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.gather)
         engine.add_event_handler(Events.COMPLETED, self.write)
 
-    def begin(self, engine: Engine) -> None:
+    def begin(self, engine: SupervisedEvaluator) -> None:
         self.rows: list[pd.DataFrame] = []
         self.slices: list[Tensor] = []
 
-    def gather(self, engine: Engine) -> None:
+    def gather(self, engine: SupervisedEvaluator) -> None:
         batch, output = engine.state.batch, engine.state.output
-        with torch.no_grad():
-            codes = engine.network.encode(output[Keys.IMAGE])[0].cpu().numpy()
+        codes = encode(engine.network, output[Keys.IMAGE])[0]
         about = {name: batch[name] for name in ("name", "slice_index")}
         named = {f"z{d}": codes[:, d] for d in range(codes.shape[1])}
         self.rows.append(pd.DataFrame(about | named))
         self.slices.append(output["pred"][:, 0].float().cpu())
 
-    def write(self, engine: Engine) -> None:
+    def write(self, engine: SupervisedEvaluator) -> None:
         write(self.folder / "codes.csv", pd.concat(self.rows).to_csv(index=False))
         save_nifti(torch.cat(self.slices), self.folder / "reconstructions.nii.gz", self.spacing)

@@ -1,4 +1,4 @@
-"""What is said of a model to those who get it: metadata.json and the facts of its model card."""
+"""Describes a model to those who receive it: metadata.json and the facts of its model card."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ..schema import DataError
 from ..training.run import Run
 
 SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
-"""Of metadata.json; the newest that MONAI publishes for models that are no special kind."""
+"""Schema of metadata.json: the newest that MONAI publishes for models of no special kind."""
 
 PACKAGES = ("nibabel", "pandas", "pytorch-ignite", "safetensors")
-"""Needed besides this package, MONAI, PyTorch and NumPy; pip brings them along with this one."""
+"""Packages needed besides this one, MONAI, PyTorch and NumPy; pip installs them with this one."""
 
 PAPERS = (
     "Di Folco, Bercea, Schnabel: Attribute Regularized Soft Introspective VAE: Towards Cardiac "
@@ -40,7 +40,7 @@ USE = (
 
 @dataclass(frozen=True)
 class Source:
-    """The data that a model was trained on, as far as the run and the manifests tell."""
+    """The data that a model was trained on, as far as the run and the manifests describe it."""
 
     name: str
     title: str
@@ -62,7 +62,7 @@ class Source:
 
     @property
     def terms(self) -> str:
-        """What the data demand of those who pass the weights on."""
+        """The terms of the data for those who pass the weights on."""
         if self.synthetic:
             return "Trained on synthetic hearts alone; no terms of a data set apply to the weights."
         if not self.licence:
@@ -78,14 +78,14 @@ class Source:
 
 @dataclass(frozen=True)
 class Scores:
-    """What ``cross-domain-eval`` found of one run: its rows of metrics.csv, and notes."""
+    """Scores of one run that ``cross-domain-eval`` wrote: its rows of metrics.csv, and notes."""
 
     metrics: pd.DataFrame
     notes: list[str]
 
     @classmethod
     def read(cls, folder: str | Path, run: Run) -> Scores:
-        """The scores of this very training, known by its summary.
+        """Reads the scores of exactly this training, which its summary identifies.
 
         Raises:
             DataError: If the folder holds none.
@@ -105,7 +105,7 @@ class Scores:
 
     @property
     def tables(self) -> str:
-        """Markdown below a heading of its own."""
+        """Tables in Markdown, to stand below a heading."""
         text = markdown(self.metrics, self.notes).partition("\n")[2]
         return text.strip().replace("\n## ", "\n### ")
 
@@ -115,13 +115,13 @@ class Scores:
         found = {}
         for (_, place, metric, attribute), score in summarise(self.metrics).items():
             entry = {"value": score.value, "unit": score.unit, "low": score.low, "high": score.high}
-            known = {k: v for k, v in entry.items() if v != "" and not pd.isna(v)}
+            known = {k: v for k, v in entry.items() if v != "" and v == v}  # nan is not itself
             found["/".join((place.tested, place.split, metric, attribute))] = known
         return found
 
 
 def describe(run: Run, scores: Scores | None) -> dict[str, Any]:
-    """Content of metadata.json."""
+    """Returns the content of metadata.json."""
     size, spacing = (run.about["recipe"][key] for key in ("size", "spacing"))
     dimensions, data = len(run.about["code_mean"]), Source.of(run)
     attributes = run.pipeline.attributes

@@ -30,7 +30,7 @@ from ..runtime.folders import is_empty
 from ..schema import HEART, DataError, LatentTable, Structure
 from ..segmentation.judge import Segmenter, areas, cache_of, segmenters_for
 from ..training.run import Run, encode
-from .formats import Decoder, examples, write_module
+from .formats import Part, examples, write_module
 
 PAGE = Path(__file__).parent / "templates" / "explorer"
 """What comes along: the page, and onnxruntime-web as its npm package has it."""
@@ -111,7 +111,9 @@ def write_explorer(
     with atomic_folder(output) as folder:
         for file in filter(Path.is_file, PAGE.rglob("*")):
             write(folder / file.relative_to(PAGE), file.read_bytes())
-        write_module(Decoder(run.network), {"z": z}, ["reconstruction"], folder / "decoder.onnx")
+        write_module(
+            Part(run.network, "decode"), {"z": z}, ["reconstruction"], folder / "decoder.onnx"
+        )
         write_module(segmenter.network, {"image": image}, ["logits"], folder / "segmenter.onnx")
         write(folder / "cases.bin", packed(shown))
         write(folder / "data.json", json.dumps(data, allow_nan=False))

@@ -1,8 +1,8 @@
-"""Trained networks for other programs: safetensors, TorchScript and ONNX.
+"""Writes trained networks for other programs: safetensors, TorchScript and ONNX.
 
-Encoder and decoder apart, in eval mode and float32; the code of an image is its posterior mean. The
-number of images is free. Every file is opened again and its output compared with PyTorch's before
-it takes its place.
+Networks are written in eval mode and float32; the code of an image is its posterior mean. The
+number of images is free. Every file is opened again, and its output compared with PyTorch's, before
+it takes its place. No file names a module of this package.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from zipfile import ZipFile
 import torch
 from torch import Tensor, nn
 
+from ..models.networks import VAE
 from ..runtime.files import atomic_file
 from ..runtime.weights import read_weights, write_weights
 from ..schema import DataError
 from ..training.run import Run
 
 OPSET = 18
-"""Of ONNX: the oldest that PyTorch writes without conversion; onnxruntime-web knows it."""
+"""Version of ONNX's operators: the oldest that PyTorch writes without conversion, and one that
+onnxruntime-web reads."""
 
 TOLERANCE = 1e-4
 """Largest difference from PyTorch's output, in units of the largest value of that output, or of 1
@@ -36,60 +38,57 @@ BATCHES = (1, 3)
 """Numbers of rows that every file is tried with."""
 
 Tell = Callable[[str], None]
-Function = Callable[..., Sequence[Tensor]]
+Function = Callable[..., Tensor | Sequence[Tensor]]
 
 
-class Encoder(nn.Module):
-    """Posterior mean and log of the variance, (N, D) each, of slices (N, C, H, W)."""
+class Part(nn.Module):
+    """One method of a network as a module of its own, which is what ONNX can hold.
 
-    def __init__(self, network: nn.Module) -> None:
+    Args:
+        network: A network as in `models.networks`.
+        method: ``encode``, slices (N, C, H, W) to mean and log of the variance of their codes,
+            (N, D) each; or ``decode``, codes to slices.
+    """
+
+    def __init__(self, network: nn.Module, method: str) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.method = network, method
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        mu, logvar = self.network.encode(image)
-        return mu, logvar
-
-
-class Decoder(nn.Module):
-    """Slices (N, C, H, W) of codes (N, D)."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.network.decode(z)
+    def forward(self, values: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        return getattr(self.network, self.method)(values)
 
 
 class Autoencoder(nn.Module):
     """Slices (N, C, H, W) to their reconstructions: the decoded means. What a bundle runs."""
 
+    network: VAE
+
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network = network
+        self.add_module("network", network)
 
     def forward(self, image: Tensor) -> Tensor:
         return self.decode(self.encode(image)[0])
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Posterior mean and log of the variance, (N, D) each."""
+        """Returns the posterior mean and the log of the variance, (N, D) each."""
         mu, logvar = self.network.encode(image)
         return mu, logvar
 
     def decode(self, z: Tensor) -> Tensor:
-        """Slices of codes (N, D)."""
+        """Returns the slices of codes (N, D)."""
         return self.network.decode(z)
 
 
 def plain(network: nn.Module) -> nn.Module:
-    """A copy in eval mode, float32, on the CPU, with its weights in the usual order in memory."""
-    network = copy.deepcopy(network).to("cpu", torch.float32)
-    return network.to(memory_format=torch.contiguous_format).eval()
+    """Copies a network: in eval mode, float32, on the CPU, weights in the usual memory order."""
+    network = copy.deepcopy(network).to("cpu", torch.float32).eval()
+    # torch's stub of this overload lacks memory_format
+    return network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
 
-def recipe_of(run: Run) -> dict[str, Any]:
-    """The pipeline as plain values, but for the path of a file on the machine it was trained on."""
+def pipeline_of(run: Run) -> dict[str, Any]:
+    """Returns the pipeline as plain values, without the path of a file on its author's machine."""
     pipeline = run.pipeline.to_dict()
     if "perceptual_weights" in pipeline["objective"]:
         pipeline["objective"]["perceptual_weights"] = ""
@@ -97,23 +96,24 @@ def recipe_of(run: Run) -> dict[str, Any]:
 
 
 def examples(run: Run) -> tuple[Tensor, Tensor]:
-    """Slices (3, C, H, W) and codes (3, D) to try a file with; no patient's.
+    """Draws slices (3, C, H, W) and codes (3, D) to try a file with; none is a patient's.
 
-    The codes are drawn with mean and deviation of the training codes, the slices decoded from them.
+    The codes have the mean and the deviation of the training codes; the slices are decoded from
+    them.
     """
     mean, deviation = (torch.tensor(run.about[k]) for k in ("code_mean", "code_deviation"))
     noise = torch.randn(max(BATCHES), len(mean), generator=torch.Generator().manual_seed(0))
     z = mean + deviation * noise
     with torch.no_grad():
-        return plain(run.network).decode(z).clamp(0, 1), z
+        return Autoencoder(plain(run.network)).decode(z).clamp(0, 1), z
 
 
 def write_onnx(run: Run, folder: str | Path, tell: Tell = lambda message: None) -> dict[str, Path]:
     """Writes encoder.onnx (image to mu, logvar) and decoder.onnx (z to reconstruction).
 
     Args:
-        run: What to write.
-        folder: Where; created if absent.
+        run: Run to write.
+        folder: Folder to write into; created if absent.
         tell: Called with the largest difference of each file.
 
     Returns:
@@ -124,33 +124,33 @@ def write_onnx(run: Run, folder: str | Path, tell: Tell = lambda message: None) 
     """
     network, (image, z) = plain(run.network), examples(run)
     parts = {
-        "encoder": (Encoder(network), {"image": image}, ("mu", "logvar")),
-        "decoder": (Decoder(network), {"z": z}, ("reconstruction",)),
+        "encoder": (Part(network, "encode"), {"image": image}, ("mu", "logvar")),
+        "decoder": (Part(network, "decode"), {"z": z}, ("reconstruction",)),
     }
     files = {name: Path(folder) / f"{name}.onnx" for name in parts}
     for name, part in parts.items():
-        tell(told(files[name], write_module(*part, files[name])))
+        tell(outcome(files[name].name, write_module(*part, files[name])))
     return files
 
 
-def told(file: Path, difference: float, method: str = "") -> str:
-    """What is said of a file, or of a method in it, that was checked."""
-    return f"{file.name}{method and f' {method}'}: largest difference from PyTorch {difference:.1e}"
+def outcome(name: str, difference: float) -> str:
+    """Describes a file, or a method in it, that was compared."""
+    return f"{name}: largest difference from PyTorch {difference:.1e}"
 
 
 def write_module(
     network: nn.Module, inputs: dict[str, Tensor], outputs: Sequence[str], file: str | Path
 ) -> float:
-    """Writes any network as ONNX, with a free number of rows, and compares.
+    """Writes any network as ONNX, with a free number of rows, and compares its output.
 
-    Names of modules, lines of source code and paths, which PyTorch notes beside every operation,
-    are left out.
+    PyTorch notes names of modules, lines of source code and paths beside every operation; they are
+    left out.
 
     Args:
         network: Its forward takes the inputs in their order.
         inputs: Names and examples, as many rows as the largest of `BATCHES`.
         outputs: Names of what it returns, a tensor or a tuple.
-        file: Where.
+        file: File to write.
 
     Returns:
         Largest difference from PyTorch's output over all outputs and `BATCHES`.
@@ -178,6 +178,7 @@ def write_module(
             dynamo=True,
             verbose=False,
         )
+    assert program is not None  # None is for a model that is written to a file at once
     ClearMetadataAndDocStringPass()(program.model)
     with atomic_file(file) as beside:
         program.save(beside, external_data=False)
@@ -187,7 +188,7 @@ def write_module(
             fed = {name: value.numpy() for name, value in zip(inputs, values, strict=True)}
             return [torch.from_numpy(part) for part in session.run(list(outputs), fed)]
 
-        return compare(network, answer, tuple(inputs.values()), Path(file))
+        return compare(network, answer, [*inputs.values()], Path(file))
 
 
 def write_torchscript(
@@ -198,8 +199,8 @@ def write_torchscript(
 ) -> dict[str, Path]:
     """Writes model.ts: forward (slices to reconstructions), encode and decode of `Autoencoder`.
 
-    Traced, not compiled; that it holds for other numbers of rows is what `compare` tries. Positions
-    in the source code, with paths, are left out.
+    The network is traced, not compiled; `compare` tries it with other numbers of rows. Positions in
+    the source code, with paths, and names of modules of this package are left out.
 
     Args:
         run, folder, tell: As in `write_onnx`.
@@ -211,7 +212,7 @@ def write_torchscript(
     network, (image, z) = Autoencoder(plain(run.network)).eval(), examples(run)
     inputs, stream = {"forward": image, "encode": image, "decode": z}, io.BytesIO()
     with _quiet(), torch.no_grad():
-        script = torch.jit.trace_module(network, inputs, check_trace=False)
+        script = torch.jit.trace_module(_without_modules(network), inputs, check_trace=False)
         torch.jit.save(script, stream, _extra_files=dict(extra or {}))
     file = Path(folder) / "model.ts"
     with atomic_file(file) as beside:
@@ -222,17 +223,31 @@ def write_torchscript(
         with _quiet():
             written = torch.jit.load(beside)
         for name, value in inputs.items():
-            difference = compare(getattr(network, name), getattr(written, name), (value,), file)
-            tell(told(file, difference, name))
+            difference = compare(getattr(network, name), getattr(written, name), [value], file)
+            tell(outcome(f"{file.name} {name}", difference))
     return {"model": file}
+
+
+def _without_modules(network: nn.Module) -> nn.Module:
+    """Copies a network, with classes that have the same names but belong to no module.
+
+    TorchScript names the classes of what it traces; a module path would bind the file to one
+    version of this package.
+    """
+    network = copy.deepcopy(network)
+    for layer in network.modules():
+        kind = type(layer)
+        if kind.__module__.partition(".")[0] == __name__.partition(".")[0]:
+            layer.__class__ = type(kind.__name__, (kind,), {"__module__": "__main__"})
+    return network
 
 
 def write_safetensors(
     run: Run, folder: str | Path, tell: Tell = lambda message: None
 ) -> dict[str, Path]:
-    """Writes model.safetensors: float32 weights, and in its metadata the whole description of run.
+    """Writes model.safetensors: float32 weights, and in its metadata all that is known of the run.
 
-    `inference.load_run` opens the folder; any other program reads the weights by their names.
+    `load_run` opens the folder; any other program reads the weights by their names.
 
     Raises:
         DataError: If a network with these weights gives another output.
@@ -240,26 +255,32 @@ def write_safetensors(
     file = Path(folder) / "model.safetensors"
     network, (image, _) = plain(run.network), examples(run)
     with atomic_file(file) as beside:
-        write_weights(beside, network.state_dict(), {"pipeline": recipe_of(run)} | run.about)
+        write_weights(beside, network.state_dict(), {"pipeline": pipeline_of(run)} | run.about)
         again = copy.deepcopy(network)
         for parameter in again.parameters():
             nn.init.zeros_(parameter)
         again.load_state_dict(read_weights(beside)[0])
-        tell(told(file, compare(network.encode, again.encode, (image,), file)))
+        difference = compare(Part(network, "encode"), Part(again, "encode"), [image], file)
+        tell(outcome(file.name, difference))
     return {"model": file}
 
 
-def compare(network: Function, written: Function, inputs: dict[str, Tensor], file: Path) -> float:
-    """Largest difference between two functions that should be the same, for all `BATCHES`.
+def compare(network: Function, written: Function, inputs: Sequence[Tensor], file: Path) -> float:
+    """Returns the largest difference between two functions that should be the same.
 
     Args:
-        network: PyTorch's.
-        written: What the file gives.
-        inputs: Examples.
+        network: PyTorch's function.
+        written: The function that the file holds.
+        inputs: Arguments to try, as many rows as the largest of `BATCHES`; each of those is tried.
         file: Named in the error.
 
     Raises:
         DataError: If they differ by more than `TOLERANCE`, or in the shape of an output.
+
+    Example:
+        >>> three = [torch.zeros(3, 2)]
+        >>> round(compare(lambda x: x, lambda x: x + 1e-5, three, Path("model.ts")), 6)
+        1e-05
     """
     largest = 0.0
     for rows in BATCHES:
@@ -287,7 +308,7 @@ def _tensors(output: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps back what PyTorch's exporters say of themselves; the output is compared anyway."""
+    """Silences the notes of PyTorch's exporters; the output is compared anyway."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -304,4 +325,4 @@ FORMATS: dict[str, Callable[..., dict[str, Path]]] = {
     "torchscript": write_torchscript,
     "onnx": write_onnx,
 }
-"""What a run is written as, by the name of the format."""
+"""Name of each format -> function that writes a run in it."""

@@ -1,4 +1,4 @@
-"""A bundle as MONAI's own tools use it; what it says, and what it must not say."""
+"""A bundle as MONAI's own tools use it; what it contains, and what it must not contain."""
 
 import json
 import logging
@@ -18,16 +18,17 @@ from click.testing import CliRunner
 from monai import bundle as monai_bundle
 from monai.data import load_net_with_metadata
 
+import cardiac_attrivae.export
 from cardiac_attrivae.cli.main import main
 from cardiac_attrivae.data.nifti import read_volume
 from cardiac_attrivae.data.store import SliceDataset
 from cardiac_attrivae.evaluation.generation import save_nifti
 from cardiac_attrivae.export.bundle import export, write_bundle
-from cardiac_attrivae.export.bundle_inference import read_slices
+from cardiac_attrivae.export.bundle_inference import bundled_network, read_slices
 from cardiac_attrivae.schema import DataError
 from cardiac_attrivae.training.run import encode, load_run, reconstruct
 from cardiac_attrivae.training.workflow import TrainingWorkflow
-from export.test_formats import nothing_of_the_machine
+from export.test_formats import modules_in, nothing_of_the_machine
 
 SHORT = ("schedule.epochs=1", "schedule.steps_per_epoch=2", "data.batch_size=4")
 
@@ -128,6 +129,37 @@ def test_no_patient_no_path_and_no_machine_in_it(run, written, acdc_store):
         for part in parts:
             assert nothing_of_the_machine(part), file
             assert not [word for word in words if word.encode() in part], file
+
+
+STABLE = {"CodeWriter", "bundled_network", "read_slices", "training_workflow"}
+"""Names in `cardiac_attrivae.export` that bundles of others depend on: never remove one."""
+
+
+def test_only_stable_names_of_the_package_are_in_it(written):
+    found = {name for file in written.rglob("*") if file.is_file() for name in modules_in(file)}
+    assert found == {f"cardiac_attrivae.export.{name}" for name in STABLE}
+    assert set(cardiac_attrivae.export.__all__) == STABLE
+
+
+@pytest.mark.parametrize("config", ["inference", "train"])
+def test_a_bundle_of_an_earlier_version_says_that_it_needs_a_new_export(
+    bundle, tmp_path, config, acdc_store
+):
+    earlier = {
+        "bundled_network": "exchange.Autoencoder", "read_slices": "codes.read_slices",
+        "CodeWriter": "codes.Codes", "training_workflow": "workflow.TrainingWorkflow.from_store",
+    }  # fmt: skip
+    text = (bundle / f"configs/{config}.json").read_text()
+    for name, former in earlier.items():
+        text = text.replace(f"cardiac_attrivae.export.{name}", f"cardiac_attrivae.{former}")
+    (tmp_path / "former.json").write_text(text)
+    with monai_at_work(), pytest.raises(ImportError, match="must be exported again: cardiac-att"):
+        monai_bundle.run(config_file=str(tmp_path / "former.json"), dataset_dir=str(acdc_store))
+
+
+def test_a_bundle_of_another_format_is_refused_in_words():
+    with pytest.raises(DataError, match="has format 3; this version .* reads 2. Export the run"):
+        bundled_network("BetaVAE", {}, format=3)
 
 
 def test_weights_load_without_running_code(run, written):
@@ -304,7 +336,7 @@ def test_the_bundle_repeats_its_own_training(bundle, run, acdc_store):
 
 def test_the_workflow_runs_by_its_name(acdc_store, tmp_path, run):
     monai_bundle.run_workflow(
-        "cardiac_attrivae.training.workflow.TrainingWorkflow.from_store",
+        "cardiac_attrivae.export.training_workflow",
         pipeline="attri_vae_fast", data=str(acdc_store), output=str(tmp_path / "run"),
         changes=list(SHORT), device="cpu", seed=5,
     )  # fmt: skip
@@ -325,7 +357,7 @@ def test_monais_commands_as_one_types_them(bundle, acdc_store, tmp_path):
     call("ckpt_export", *inference, "--use_trace", "True", "--filepath", tmp_path / "model.ts")
     assert torch.jit.load(tmp_path / "model.ts")(torch.rand(2, 1, 128, 128)).shape[0] == 2
     call(
-        "run_workflow", "cardiac_attrivae.training.workflow.TrainingWorkflow.from_store",
+        "run_workflow", "cardiac_attrivae.export.training_workflow",
         "--pipeline", "attri_vae_fast", "--data", acdc_store, "--output", tmp_path / "run",
         "--changes", str(list(SHORT)), "--device", "cpu",
     )  # fmt: skip

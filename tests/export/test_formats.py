@@ -1,6 +1,7 @@
 """Other programs get the network that was trained: other readers, other numbers of slices."""
 
 import io
+import re
 import socket
 import sys
 import zipfile
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import cardiac_attrivae
-from cardiac_attrivae.export import formats as exchange
+from cardiac_attrivae.export import formats
 from cardiac_attrivae.models.networks import NETWORKS, build_network
 from cardiac_attrivae.schema import DataError
 from cardiac_attrivae.training.config import Network, parse_pipeline
@@ -69,7 +70,7 @@ def test_onnx_in_another_program(run, given, tmp_path):
     import onnxruntime
 
     lines = []
-    files = exchange.write_onnx(run, tmp_path, lines.append)
+    files = formats.write_onnx(run, tmp_path, lines.append)
     assert [line.partition(":")[0] for line in lines] == ["encoder.onnx", "decoder.onnx"]
     image, mu, logvar, decoded = given
     encoder, decoder = (onnxruntime.InferenceSession(files[k]) for k in ("encoder", "decoder"))
@@ -85,7 +86,7 @@ def test_onnx_in_another_program(run, given, tmp_path):
 
 
 def test_torchscript_without_this_package(run, given, tmp_path):
-    file = exchange.write_torchscript(run, tmp_path, extra={"note.json": "{}"})["model"]
+    file = formats.write_torchscript(run, tmp_path, extra={"note.json": "{}"})["model"]
     image, mu, logvar, decoded = given
     extra = {"note.json": ""}
     model = torch.jit.load(file, _extra_files=extra)
@@ -100,11 +101,28 @@ def test_torchscript_without_this_package(run, given, tmp_path):
 
 
 def test_safetensors_by_their_names(run, tmp_path):
-    file = exchange.write_safetensors(run, tmp_path)["model"]
+    file = formats.write_safetensors(run, tmp_path)["model"]
     weights = load_file(file)
     expected = run.network.state_dict()
     assert weights.keys() == expected.keys()
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+def modules_in(file):
+    """Paths of modules of this package in a file, also in one that is an archive."""
+    parts = [file.read_bytes()]
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            parts += [archive.read(name) for name in archive.namelist()]
+            parts += [name.replace("/", ".").encode() for name in archive.namelist()]
+    found = {name for part in parts for name in re.findall(rb"cardiac_attrivae(?:\.\w+)+", part)}
+    return {name.decode() for name in found}
+
+
+@pytest.mark.parametrize("form", formats.FORMATS)
+def test_no_file_names_a_module_of_the_package(run, tmp_path, form):
+    files = formats.FORMATS[form](run, tmp_path)
+    assert not [modules_in(file) for file in files.values() if modules_in(file)]
 
 
 def nothing_of_the_machine(content):
@@ -124,7 +142,7 @@ def test_the_run_stays_as_it_was_and_the_file_is_float32(tmp_path):
     run = run_of("SoftIntroVAE")
     run.network.to(torch.float64)
     before = {name: value.clone() for name, value in run.network.state_dict().items()}
-    file = exchange.write_torchscript(run, tmp_path)["model"]
+    file = formats.write_torchscript(run, tmp_path)["model"]
     assert torch.jit.load(file)(torch.rand(2, 1, SIZE, SIZE)).dtype == torch.float32
     after = run.network.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -145,20 +163,20 @@ def test_a_file_that_computes_something_else_is_not_left(tmp_path):
     with pytest.raises(
         DataError, match=r"model.ts: largest difference from PyTorch .* with 1 rows"
     ):
-        exchange.write_torchscript(of(Counting()), tmp_path)
+        formats.write_torchscript(of(Counting()), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("wrong", [torch.nan, 0.5])
 def test_what_differs_is_refused(wrong):
     with pytest.raises(DataError, match="largest difference"):
-        exchange.compare(lambda x: x, lambda x: x + wrong, (torch.zeros(3, 2),), Path("f"))
+        formats.compare(lambda x: x, lambda x: x + wrong, (torch.zeros(3, 2),), Path("f"))
 
 
 def test_what_is_accepted_grows_with_the_values():
-    off = 0.5 * exchange.TOLERANCE
+    off = 0.5 * formats.TOLERANCE
     for scale in (1.0, 1e4):
-        found = exchange.compare(
+        found = formats.compare(
             lambda x: x, lambda x, s=scale: x + s * off, (torch.ones(3, 2) * scale,), Path("f")
         )
         assert found == pytest.approx(scale * off, rel=0.05)
@@ -166,18 +184,18 @@ def test_what_is_accepted_grows_with_the_values():
 
 def test_another_shape_is_refused():
     with pytest.raises(DataError, match=r"output \(1, 1, 2\)"):
-        exchange.compare(lambda x: x, lambda x: x[:, None], (torch.ones(3, 2),), Path("f"))
+        formats.compare(lambda x: x, lambda x: x[:, None], (torch.ones(3, 2),), Path("f"))
 
 
 def test_onnx_tells_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(DataError, match=r'pip install "cardiac-attrivae\[onnx\]"'):
-        exchange.write_onnx(run_of("BetaVAE"), tmp_path)
+        formats.write_onnx(run_of("BetaVAE"), tmp_path)
 
 
 def test_the_place_of_perceptual_weights_stays_private(tmp_path):
     objective = {"name": "SoftIntro", "perceptual_weights": "/home/somebody/vgg19.pth"}
-    file = exchange.write_safetensors(run_of("BetaVAE", objective=objective), tmp_path)["model"]
+    file = formats.write_safetensors(run_of("BetaVAE", objective=objective), tmp_path)["model"]
     assert b"somebody" not in file.read_bytes()
 
 
@@ -185,7 +203,7 @@ def test_weights_that_give_another_output_are_not_left_behind(run, tmp_path, mon
     def refuse(*given):
         raise DataError("largest difference")
 
-    monkeypatch.setattr(exchange, "compare", refuse)
+    monkeypatch.setattr(formats, "compare", refuse)
     with pytest.raises(DataError, match="largest difference"):
-        exchange.write_safetensors(run, tmp_path)
+        formats.write_safetensors(run, tmp_path)
     assert not [*tmp_path.iterdir()]
