@@ -20,7 +20,7 @@ from zipfile import ZipFile
 import torch
 from torch import Tensor, nn
 
-from ..models.networks import VAE
+from ..models.vae import VAE
 from ..runtime.files import atomic_file
 from ..runtime.weights import read_weights, write_weights
 from ..schema import DataError
