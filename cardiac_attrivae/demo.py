@@ -110,7 +110,7 @@ def run_demo(
         announce(4)
         cross_domain_eval(
             list(runs.values()), list(stores.values()), output / "evaluation", device=device,
-            rounds=200, teaching=SEGMENTER, tell=tell, progress=progress("evaluate"),
+            rounds=200, training=SEGMENTER, tell=tell, progress=progress("evaluate"),
         )  # fmt: skip
 
         announce(5)

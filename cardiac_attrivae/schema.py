@@ -6,7 +6,7 @@ C channels, H W pixels (rows, columns), D latent dimensions, K attributes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from pathlib import Path
@@ -149,3 +149,10 @@ class LatentTable:
                 f"attributes {self.attributes.shape}, names {self.names}, "
                 f"dimensions {self.dimensions}"
             )
+
+    def select(self, names: Sequence[str]) -> LatentTable:
+        """Returns the table with some of its attributes, in the given order."""
+        columns = [self.names.index(name) for name in names]
+        dimensions = tuple(self.dimensions[k] for k in columns)
+        values = self.attributes[:, columns]
+        return LatentTable(self.cases, self.codes, values, tuple(names), dimensions)

@@ -87,7 +87,7 @@ def cycle(store, folder, monkeypatch, *, pictures):
     if pictures:
         cross_domain_eval(
             [folder / "run"], [store], folder / "evaluation", device="cpu", split="train",
-            rounds=2, teaching=Training(steps=4, batch_size=4),
+            rounds=2, training=Training(steps=4, batch_size=4),
         )  # fmt: skip
     else:
         run, train = load_run(folder / "run"), data.split("train").basal()

@@ -1,6 +1,6 @@
-"""The pictures of an evaluation: networks draw, `figures`, `charts` and `curves` lay out.
+"""The pictures of an evaluation, drawn from what its parts kept.
 
-Of several seeds the first one is shown. A picture is listed with what it shows (kind, model,
+Only the first of several seeds is shown. Each picture is listed with what it shows (kind, model,
 train_dataset, test_dataset), in the order in which a reader wants them.
 """
 
@@ -23,44 +23,34 @@ from ..metrics.patients import LEAST
 from ..report import charts, curves
 from ..report import slices as figures
 from ..report.published import dataset_label
-from ..runtime.device import find_device
 from ..schema import STRUCTURES, LatentTable
 from ..segmentation.judge import Segmenter
-from ..training.run import TRAVERSAL, Run, reconstruct
+from ..training.run import TRAVERSAL, Run
 from .control import segmented, traversed
-from .score import evaluate
-
-SHOWN = 6
-"""Patients in a picture of reconstructions."""
+from .opening import Opened
+from .parts import Part, shown_rows
 
 
 def draw_gallery(
-    models: Mapping[str, Run],
-    datasets: Mapping[str, SliceDataset],
-    segmenters: Mapping[str, Segmenter],
+    opened: Opened,
+    parts: Sequence[Part],
+    judges: Mapping[str, Segmenter],
     tables: Mapping[str, pd.DataFrame],
     folder: Path,
-    device: str,
-    split: str,
 ) -> list[dict[str, str]]:
-    """Draws everything and tells what there is.
+    """Draws everything and lists what there is.
 
     Args:
-        models: Name -> trained run.
-        datasets: Name -> store.
-        segmenters: Name of a data set -> what measures pictures of models trained on it.
+        opened: Models and stores.
+        parts: Each model on each data set, computed.
+        judges: Name of a data set -> segmenter that was trained on it.
         tables: metrics, patients and control of the evaluation.
         folder: Where the PNG files go.
-        device: See `find_device`.
-        split: Which patients were scored.
 
     Returns:
         A row per picture: file (relative to the evaluation), kind, model, train_dataset,
         test_dataset.
     """
-    where = find_device(device)
-    patients = {name: dataset.split(split).basal() for name, dataset in datasets.items()}
-    shown = _first_seeds(models)
     drawn: list[dict[str, str]] = []
 
     def file(kind: str, model: str = "", train: str = "", test: str = "") -> Path:
@@ -69,53 +59,48 @@ def draw_gallery(
         drawn.append({"file": f"figures/{stem}.png", **about})
         return folder / f"{stem}.png"
 
-    trained = list(dict.fromkeys(run.about["train_dataset"] for run in shown.values()))
-    for train in trained:
-        group = [run for run in shown.values() if run.about["train_dataset"] == train]
-        for test, target in patients.items():
-            draw_methods(group, target, file("reconstructions", "", train, test))
+    models = _first_seeds(opened.models)
+    shown = [part for part in parts if part.about["model"] in models]
+    places = dict.fromkeys((p.about["train_dataset"], p.about["test_dataset"]) for p in shown)
+    for train, test in places:
+        group = [part for part in shown if _place(part) == (train, test)]
+        draw_methods(group, file("reconstructions", "", train, test))
     for metric in ("SSIM", "SSIM_in_mask"):
         draw_distributions(tables, metric, file(f"distributions_{metric}"))
-    for train in trained:
-        for test in patients:
-            scores, turned = (_of(tables[name], train, test) for name in ("metrics", "control"))
-            if scores["low"].notna().any():
-                draw_forest(scores, file("intervals", "", train, test))
-            if len(turned):
-                draw_control(turned, file("control", "", train, test))
-    for name, run in shown.items():
+    for train, test in places:
+        scores, turned = (_of(tables[name], train, test) for name in ("metrics", "control"))
+        if scores["low"].notna().any():
+            draw_forest(scores, file("intervals", "", train, test))
+        if len(turned):
+            draw_control(turned, file("control", "", train, test))
+    for name, run in models.items():
         train, names = run.about["train_dataset"], run.pipeline.attributes
-        codes = {
-            test: evaluate(run, target, names, where).table for test, target in patients.items()
-        }
+        own = {_place(part)[1]: part for part in shown if part.about["model"] == name}
+        codes = {test: part.table().select(names) for test, part in own.items()}
         home = codes.get(train) or next(iter(codes.values()))
-        known = home
-        if train in segmenters:
-            source = datasets[train].split("train").basal()
-            known = evaluate(run, source, names, where).table
+        training = next(iter(own.values())).known
+        known = training.read().table.select(names) if training is not None else home
         if len(known.cases) < LEAST:
             continue
         calibration = Calibration.fit(known)
-        segmenter = segmenters.get(train) or next(iter(segmenters.values()), None)
+        judge = judges.get(train) or next(iter(judges.values()), None)
         for test, table in codes.items():
             row, path = middle_row(table), file("traversals", name, train, test)
-            patient = patients[test].take([row])
-            draw_traversal(run, table.codes[row], patient, calibration, segmenter, path)
+            patient = own[test].patients.open().take([row])
+            draw_traversal(run, table.codes[row], patient, calibration, judge, path)
         draw_scatter(codes, calibration, file("scatter", name, train))
         if len(home.cases) >= LEAST:
             draw_correlations(home, file("correlations", name, train))
-    draw_curves(list(shown.values()), file("curves"))
+    draw_curves(list(models.values()), file("curves"))
     return drawn
 
 
-def draw_methods(runs: Sequence[Run], target: SliceDataset, path: Path) -> None:
+def draw_methods(parts: Sequence[Part], path: Path) -> None:
     """Originals, reconstructions and error maps of every method, for patients of all groups."""
-    groups = target.cases["pathology"].argsort(kind="stable").to_numpy()
-    few = target.take(groups[np.unique(np.linspace(0, len(target) - 1, SHOWN).round().astype(int))])
+    target = parts[0].patients.open()
+    few = target.take(shown_rows(target))
     originals = few.images[:, 0].numpy()
-    rebuilt = {
-        run.pipeline.method: reconstruct(run.network, few.images)[:, 0].numpy() for run in runs
-    }
+    rebuilt = {part.about["method"]: part.shown()[:, 0] for part in parts}
     captions = [
         " ".join(filter(None, facts))
         for facts in few.cases[["case", "pathology"]].itertuples(index=False)
@@ -229,6 +214,11 @@ def _first_seeds(models: Mapping[str, Run]) -> dict[str, Run]:
         run = models[name]
         first.setdefault((run.pipeline.method, run.about["train_dataset"]), name)
     return {name: run for name, run in models.items() if name in first.values()}
+
+
+def _place(part: Part) -> tuple[str, str]:
+    """Training and test set of a part."""
+    return part.about["train_dataset"], part.about["test_dataset"]
 
 
 def _of(table: pd.DataFrame, train: str, test: str) -> pd.DataFrame:

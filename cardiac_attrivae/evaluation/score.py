@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from ignite.engine import State
 from torch import device
 
 from ..attributes import AREAS
@@ -16,7 +15,6 @@ from ..metrics.calibration import Calibration
 from ..metrics.catalogue import unit_of
 from ..metrics.codes import score
 from ..metrics.control import control_scores
-from ..metrics.images import dice
 from ..metrics.intervals import patient_means
 from ..metrics.metric import MEAN, Score
 from ..metrics.patients import FEWEST, LEAST
@@ -24,13 +22,16 @@ from ..metrics.prediction import held_out
 from ..metrics.regression import dci, leakage
 from ..metrics.uncertainty import bootstrap, estimate
 from ..report.tables import wide
-from ..schema import HEART, DataError, LatentTable
+from ..schema import DataError, LatentTable
 from ..segmentation.judge import Segmenter
-from ..training.run import Run, make_evaluator, reconstruct
+from ..training.run import Run
 from .control import measure_control
+from .passes import look
 
 CROP = ("size", "spacing", "percentiles")
 """What slices must share with those that a model was trained on."""
+
+NO_DRAWS = np.empty((0, 0))
 
 
 class Scored(NamedTuple):
@@ -40,9 +41,10 @@ class Scored(NamedTuple):
         metrics: A row per score and attribute: metric, attribute, value, n, unit, and where they
             exist the interval and the null distribution, named as in `Score`.
         patients: A row per patient: fidelity of its slice, Dice of its reconstruction.
-        control: Of `measure_control`; empty without a segmenter.
+        control: Table of `measure_control`; empty without a segmenter.
         table: Codes and attributes, a row per patient.
-        draws: Of `bootstrap`, (rounds, S); (0, 0) with fewer than 8 patients.
+        draws: Draws of `bootstrap`, (rounds, S); (0, 0) with fewer than 8 patients.
+        shown: Reconstructions of the chosen patients, (n, C, H, W).
     """
 
     metrics: pd.DataFrame
@@ -50,89 +52,94 @@ class Scored(NamedTuple):
     control: pd.DataFrame
     table: LatentTable
     draws: np.ndarray
+    shown: np.ndarray
 
     def _repr_html_(self) -> str:
         return wide(self.metrics).to_html()
 
 
+class Known(NamedTuple):
+    """Training patients: what lines are fitted on.
+
+    Attributes:
+        table: Their codes and attributes.
+        areas: Their areas of LV, MYO and RV, (N, 3).
+    """
+
+    table: LatentTable
+    areas: np.ndarray
+
+
 def score_model(
     run: Run,
-    source: SliceDataset | None,
+    known: Known | None,
     target: SliceDataset,
     names: Sequence[str],
     segmenter: Segmenter | None,
     where: device,
     rounds: int = 1000,
+    *,
+    shown: Sequence[int] | np.ndarray = (),
 ) -> Scored:
-    """Everything that is measured of a model on one data set.
+    """Measures everything about a model on one data set.
 
     With fewer than 8 patients there are no intervals, with fewer than 5 no scores of codes.
 
     Args:
         run: The model.
-        source: Slices it was trained on, one per patient: what lines are fitted on. None leaves
-            held-out scores out, and calibrates on the target.
+        known: Its training patients, one slice each. None leaves held-out scores out, and
+            calibrates on the target.
         target: Slices to score, one per patient.
         names: Attributes.
         segmenter: Measures decoded slices; None leaves control and Dice out.
         where: Device.
         rounds: Draws of patients, and permutations.
+        shown: Rows of the target whose reconstructions are kept.
 
     Raises:
         DataError: If the model was trained on slices that were cropped otherwise.
     """
     check_fit(run, target)
-    state = evaluate(run, target, names, where)
-    table: LatentTable = state.table
-    known = evaluate(run, source, names, where).table if source is not None else None
-    rows, draws = [], np.empty((0, 0))
-    if len(target) >= FEWEST:
-        draws = bootstrap(table, rounds)
-        rows += estimate(table, rounds=rounds, drawn=draws)
-        rows += leakage(table, rounds=rounds) + dci(table, rounds=rounds)
-        rows += held_out(known, table, rounds) if known is not None else []
-    elif len(target) >= LEAST:
-        rows += score(table)
+    trained = dict.fromkeys([*names, *run.pipeline.attributes])
+    seen = look(run, target, list(trained), where, segmenter, shown)
+    table = seen.table.select(names)
+    lines = known.table.select(names) if known is not None else None
+    draws = bootstrap(table, rounds) if len(target) >= FEWEST else NO_DRAWS
+    rows = _code_scores(table, lines, draws, rounds)
 
-    fidelity, control = dict(state.fidelity), pd.DataFrame()
-    if segmenter is not None:
-        decoded = reconstruct(run.network, target.images)
-        found = dice(segmenter(decoded).cpu(), target.labels.cpu())
-        fidelity |= {f"Dice_{s.name}": found[:, k] for k, s in enumerate(HEART)}
-        fitted = table if known is None else known
-        if len(fitted.cases) >= LEAST:
-            control = measure_control(
-                run.network,
-                segmenter,
-                Calibration.fit(fitted),
-                table.codes,
-                table.cases,
-                target.pixel_cm2,
-            )
-            if len(target) >= FEWEST:
-                spread = (target if source is None else source).attributes(AREAS).std(axis=0)
-                rows += control_scores(control, spread, rounds)
-    rows += fidelity_scores(fidelity, table.cases, rounds)
+    control, fitted = pd.DataFrame(), table if lines is None else lines
+    if segmenter is not None and len(fitted.cases) >= LEAST:
+        control = measure_control(
+            run.network, segmenter, Calibration.fit(fitted), table.codes, table.cases,
+            target.pixel_cm2,
+        )  # fmt: skip
+        if len(target) >= FEWEST:
+            areas = target.attributes(AREAS) if known is None else known.areas
+            rows += control_scores(control, areas.std(axis=0), rounds)
+    rows += fidelity_scores(seen.fidelity, table.cases, rounds)
+    facts = target.cases[["domain", "pathology"]].to_dict("list")
+    patients = pd.DataFrame({"case": table.cases, **facts, **seen.fidelity})
+    return Scored(_tidy(rows), patients, control, seen.table, draws, seen.shown)
 
+
+def _code_scores(
+    table: LatentTable, known: LatentTable | None, draws: np.ndarray, rounds: int
+) -> list[Score]:
+    """Scores codes, with all that the number of patients allows."""
+    if len(table.cases) < LEAST:
+        return []
+    if not draws.size:
+        return score(table)
+    rows = estimate(table, rounds=rounds, drawn=draws)
+    rows += leakage(table, rounds=rounds) + dci(table, rounds=rounds)
+    return rows + (held_out(known, table, rounds) if known is not None else [])
+
+
+def _tidy(rows: Sequence[Score]) -> pd.DataFrame:
+    """Puts scores into a table, with the unit of each."""
     metrics = pd.DataFrame([row._asdict() for row in rows])
     metrics["unit"] = [unit_of(row.metric, row.attribute) for row in rows]
-    facts = target.cases[["domain", "pathology"]].to_dict("list")
-    patients = pd.DataFrame({"case": table.cases, **facts, **fidelity})
-    return Scored(metrics, patients, control, table, draws)
-
-
-def evaluate(run: Run, dataset: SliceDataset, names: Sequence[str], where: device) -> State:
-    """A pass of a model over slices: ``metrics``, ``table`` and ``fidelity`` of the state."""
-    evaluator = make_evaluator(
-        run.network,
-        dataset,
-        names,
-        dimensions=run.pipeline.dimensions(names),
-        device=where,
-        codes=run.pipeline.codes,
-    )
-    evaluator.run()
-    return evaluator.state
+    return metrics
 
 
 def fidelity_scores(
@@ -156,12 +163,16 @@ def fidelity_scores(
 
 
 def check_fit(run: Run, dataset: SliceDataset) -> None:
-    """Raises a DataError if slices were cropped otherwise than those the model was trained on."""
+    """Checks that slices were cropped like those that the model was trained on.
+
+    Raises:
+        DataError: If they were not.
+    """
     check_crop(run.about["recipe"], dataset, str(run.folder))
 
 
 def check_crop(recipe: Mapping[str, Any], dataset: SliceDataset, model: str) -> None:
-    """As `check_fit`, of a model of which the recipe alone is known, and what it is called."""
+    """Does what `check_fit` does, for a model of which only the recipe and a name are known."""
     for key in CROP:
         trained, given = recipe.get(key), dataset.info["recipe"].get(key)
         if trained is None or trained != given:

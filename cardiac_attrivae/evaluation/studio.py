@@ -27,7 +27,8 @@ from ..segmentation.judge import Segmenter, areas, cache_of, segmenters_for
 from ..training.run import Run, decode, encode, load_run
 from .aiming import aimed
 from .control import segmented, traversed
-from .score import check_fit, evaluate
+from .passes import codes_of
+from .score import check_fit
 
 
 def open_trained(
@@ -49,7 +50,7 @@ def open_trained(
         )
     check_fit(model, opened)
     known, names = opened.split("train").basal(), model.pipeline.attributes
-    return model, opened, evaluate(model, known, names, find_device(device)).table
+    return model, opened, codes_of(model, known, names, find_device(device))
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from conftest import store_of, trained
 
 from cardiac_attrivae.data.phantom import write_phantoms
 from cardiac_attrivae.data.store import SliceDataset
-from cardiac_attrivae.evaluation import cross_domain
-from cardiac_attrivae.evaluation.cross_domain import COLUMNS, FLOOR, cross_domain_eval
+from cardiac_attrivae.evaluation import cross_domain, parts
+from cardiac_attrivae.evaluation.cross_domain import cross_domain_eval
+from cardiac_attrivae.evaluation.tables import COLUMNS, FLOOR
 from cardiac_attrivae.metrics.codes import METRICS, SCORES, score
 from cardiac_attrivae.metrics.control import CONTROL, STEPS
 from cardiac_attrivae.metrics.images import FIDELITY
@@ -141,24 +142,29 @@ def test_nothing_is_computed_twice_and_a_changed_model_is(
 ):
     output, metrics = evaluation
     computed = []
-    real = cross_domain.score_model
+    real = parts.score_model
 
-    def counted(model, *rest):
+    def counted(model, *rest, **options):
         computed.append(model.folder.name)
-        return real(model, *rest)
+        return real(model, *rest, **options)
 
-    monkeypatch.setattr(cross_domain, "score_model", counted)
+    monkeypatch.setattr(parts, "score_model", counted)
     output = shutil.copytree(output, tmp_path / "out")
     call = ([run, *others], [store, mnms_store_all], output)
     again = cross_domain_eval(*call, device="cpu", rounds=20)
     assert computed == []
     pd.testing.assert_frame_equal(again, metrics)
-    shutil.rmtree(output / "parts" / "beta_acdc")  # as if it had been broken off before this one
+    abouts = [json.loads(file.read_text()) for file in output.glob("parts/*/about.json")]
+    folders = {
+        (about["model"], about["test_dataset"]): file.parent
+        for about, file in zip(abouts, output.glob("parts/*/about.json"), strict=True)
+    }
+    shutil.rmtree(folders["beta", "acdc"])  # as if it had been interrupted before this part
     cross_domain_eval(*call, device="cpu", rounds=20)
     assert computed == ["beta"]
-    (output / "parts" / "mine_mnms" / "key").write_text("of another model")
-    cross_domain_eval(*call, device="cpu", rounds=20)
-    assert computed == ["beta", "mine"]
+    changed = trained(store, tmp_path / "mine", "objective.gamma=3")
+    cross_domain_eval([changed, *others], *call[1:], device="cpu", rounds=20)
+    assert computed == ["beta", "mine", "mine"]
     assert not list((output / "parts").glob(".*"))
 
 

@@ -1,0 +1,259 @@
+"""The parts of an evaluation, each one model on one data set.
+
+A part is computed on its own, several at a time, and kept in a folder that is called after the
+content it depends on: weights, slices, options and versions. An evaluation that was interrupted, or
+is given one more model, goes on from there, and two parts can never share a folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+
+from ..attributes import AREAS
+from ..data.store import SliceDataset
+from ..runtime.device import find_device
+from ..runtime.files import atomic_file, atomic_folder, write
+from ..runtime.provenance import versions
+from ..runtime.weights import weights_digest
+from ..schema import DataError, LatentTable
+from ..segmentation.judge import Segmenter
+from ..training.run import Run, load_run
+from .passes import codes_of
+from .score import Known, Scored, score_model
+
+FORMAT = 2
+"""Format of a part; raised when what is measured changes."""
+PACKAGES = ("monai", "numpy", "scikit-learn", "scipy", "torch")
+
+SHOWN = 6
+"""Patients of a data set whose reconstructions are kept for a picture."""
+
+Progress = Callable[[Iterable[Any], int], Iterable[Any]]
+
+
+@dataclass(frozen=True)
+class Patients:
+    """The patients of one split of a store, one slice each: the most basal one.
+
+    Attributes:
+        folder: Store.
+        content: Its content hash.
+        split: ``train``, ``val`` or ``test``.
+    """
+
+    folder: Path
+    content: str
+    split: str
+
+    @classmethod
+    def of(cls, store: SliceDataset, split: str) -> Patients:
+        """Names the patients of an opened store."""
+        return cls(store.folder, store.info["content_hash"], split)
+
+    def open(self) -> SliceDataset:
+        """Opens the store, once per process.
+
+        Raises:
+            DataError: If another store has taken its place since the evaluation began.
+        """
+        return _opened(self)
+
+
+@lru_cache(maxsize=8)
+def _opened(patients: Patients) -> SliceDataset:
+    store = SliceDataset.open(patients.folder)
+    if store.info["content_hash"] != patients.content:
+        raise DataError(
+            f"{patients.folder} was replaced while it was evaluated; run the same command again"
+        )
+    return store.split(patients.split).basal()
+
+
+@dataclass(frozen=True)
+class TrainingCodes:
+    """Codes of the training patients of a model, which lines are fitted on.
+
+    Attributes:
+        parts: Folder that keeps all parts.
+        run: Folder of the model.
+        model: Digest of its weights and facts.
+        names: Attributes of the table.
+        patients: Who they are.
+        device: Where to compute.
+    """
+
+    parts: Path
+    run: Path
+    model: str
+    names: tuple[str, ...]
+    patients: Patients
+    device: str
+
+    @cached_property
+    def folder(self) -> Path:
+        facts = ["codes", self.model, self.names, self.patients.content, self.patients.split]
+        return self.parts / fingerprint(facts)
+
+    def compute(self) -> None:
+        """Writes them, unless they are there."""
+        if self.folder.is_dir():
+            return
+        run, dataset = load_run(self.run, self.device), self.patients.open()
+        table = codes_of(run, dataset, self.names, find_device(self.device))
+        with atomic_folder(self.folder) as folder:
+            write_table(folder / "table.npz", table, areas=dataset.attributes(AREAS))
+
+    def read(self) -> Known:
+        table, more = read_table(self.folder / "table.npz")
+        return Known(table, more["areas"])
+
+
+@dataclass(frozen=True)
+class Part:
+    """One model on one data set, and the folder that holds what came out.
+
+    Attributes:
+        parts: Folder that keeps all parts.
+        about: Values of the columns that say which model and data set it is.
+        run: Folder of the model.
+        model: Digest of its weights and facts.
+        known: Codes of its training patients, if their store was given.
+        patients: Who is scored.
+        names: Attributes.
+        rounds: Draws behind each interval and null distribution.
+        device: Where to compute.
+        segmenter: Measures what the model draws; trained on the store of the training patients, or
+            else on the scored one.
+    """
+
+    parts: Path
+    about: dict[str, Any]
+    run: Path
+    model: str
+    known: TrainingCodes | None
+    patients: Patients
+    names: tuple[str, ...]
+    rounds: int
+    device: str
+    segmenter: Segmenter | None
+
+    @cached_property
+    def folder(self) -> Path:
+        facts = ["scores", self.model, self.patients.content, self.patients.split]
+        facts += [self.known and self.known.folder.name, self.names, self.rounds]
+        judge = self.segmenter and weights_digest(self.segmenter.network.state_dict())
+        return self.parts / fingerprint([*facts, judge])
+
+    def compute(self) -> None:
+        """Scores the model and writes the tables, unless they are there."""
+        if self.folder.is_dir():
+            return
+        target = self.patients.open()
+        scored = score_model(
+            load_run(self.run, self.device),
+            self.known.read() if self.known else None,
+            target,
+            self.names,
+            self.segmenter,
+            find_device(self.device),
+            self.rounds,
+            shown=shown_rows(target),
+        )
+        with atomic_folder(self.folder) as folder:
+            _write(scored, target, self.names, folder)
+            write(folder / "about.json", json.dumps(self.about) + "\n")
+
+    def read(self, name: str) -> pd.DataFrame:
+        """Reads one of its tables, with the columns of ``about`` in front; empty if it has none."""
+        file = self.folder / name
+        if not file.is_file():
+            return pd.DataFrame()
+        table = pd.read_csv(file, dtype={"case": str}, keep_default_na=False, na_values=[""])
+        return pd.DataFrame(self.about, index=table.index).join(table)
+
+    def table(self) -> LatentTable:
+        """Reads its codes, with the asked attributes and those the model was trained on."""
+        return read_table(self.folder / "table.npz")[0]
+
+    def shown(self) -> np.ndarray:
+        """Reads the reconstructions of `shown_rows`, (n, C, H, W)."""
+        return read_table(self.folder / "table.npz")[1]["shown"]
+
+    @property
+    def draws(self) -> np.ndarray:
+        return np.load(self.folder / "draws.npy")
+
+
+def compute(parts: Sequence[Part], workers: int, progress: Progress) -> None:
+    """Computes what is not there yet: first the codes that several parts share, then the parts."""
+    known = {part.known.folder: part.known for part in parts if part.known is not None}
+    pool = Parallel(n_jobs=workers, return_as="generator")
+
+    def steps() -> Iterator[None]:
+        yield from pool(delayed(codes.compute)() for codes in known.values())
+        yield from pool(delayed(part.compute)() for part in parts)
+
+    for _ in progress(steps(), len(known) + len(parts)):
+        pass
+
+
+def fingerprint(facts: Sequence[Any]) -> str:
+    """Returns a name for everything that a part depends on."""
+    everything = [FORMAT, versions(PACKAGES), *facts]
+    return hashlib.sha256(json.dumps(everything).encode()).hexdigest()[:32]
+
+
+def shown_rows(target: SliceDataset) -> np.ndarray:
+    """Chooses the patients in a picture of reconstructions: some of every pathology, in order."""
+    groups = target.cases["pathology"].argsort(kind="stable").to_numpy()
+    return groups[np.unique(np.linspace(0, len(target) - 1, SHOWN).round().astype(int))]
+
+
+def _write(scored: Scored, target: SliceDataset, names: Sequence[str], folder: Path) -> None:
+    write(folder / "metrics.csv", scored.metrics.to_csv(index=False))
+    write(folder / "patients.csv", scored.patients.to_csv(index=False))
+    if len(scored.control):
+        write(folder / "control.csv", scored.control.to_csv(index=False))
+    with atomic_file(folder / "draws.npy") as beside:
+        np.save(beside, scored.draws)
+    write_table(folder / "table.npz", scored.table, shown=scored.shown)
+    table = scored.table.select(names)
+    codes = {f"z{d}": table.codes[:, d] for d in range(table.codes.shape[1])}
+    values = {name: table.attributes[:, k] for k, name in enumerate(table.names)}
+    facts = target.cases.drop_duplicates("case").set_index("case").loc[list(table.cases)]
+    about = facts[["dataset", "split", "domain", "pathology"]].to_dict("list")
+    rows = pd.DataFrame({"case": table.cases, **about, **values, **codes})
+    write(folder / "codes.csv", rows.to_csv(index=False))
+
+
+def write_table(file: Path, table: LatentTable, **more: np.ndarray) -> None:
+    """Writes codes and attributes, and more arrays, as one NPZ file."""
+    dimensions = [-1 if dimension is None else dimension for dimension in table.dimensions]
+    fields = {"codes": table.codes, "attributes": table.attributes, "dimensions": dimensions}
+    with atomic_file(file) as beside, open(beside, "wb") as stream:
+        np.savez(stream, cases=table.cases, names=table.names, **fields, **more)
+
+
+def read_table(file: Path) -> tuple[LatentTable, dict[str, np.ndarray]]:
+    """Reads what `write_table` wrote."""
+    with np.load(file) as arrays:
+        fields = {name: arrays[name] for name in arrays.files}
+    cases, names = (tuple(map(str, fields.pop(name))) for name in ("cases", "names"))
+    dimensions = tuple(None if d < 0 else int(d) for d in fields.pop("dimensions"))
+    codes, attributes = fields.pop("codes"), fields.pop("attributes")
+    return LatentTable(cases, codes, attributes, names, dimensions), fields
+
+
+def digest_of(run: Run) -> str:
+    """Returns a digest of the file that holds a model."""
+    return hashlib.sha256((run.folder / "model.safetensors").read_bytes()).hexdigest()

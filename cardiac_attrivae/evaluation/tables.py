@@ -1,0 +1,166 @@
+"""The tables of an evaluation: those of its parts joined, seeds spread, methods compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ..data.store import SliceDataset
+from ..metrics.codes import SCORES
+from ..metrics.comparison import Comparison, compare_paired, differences, spread
+from ..metrics.images import FIDELITY
+from ..metrics.intervals import holm
+from ..schema import STRUCTURES, Keys
+from .parts import Part
+
+FLOOR = "black image"
+"""Name of the row of an image of zeros: slices are zero outside the heart, so it scores."""
+
+PLACE = ("train_dataset", "test_dataset", "split")
+ABOUT = ("model", "method", "seed", *PLACE)
+COLUMNS = (
+    *ABOUT, "metric", "attribute", "value", "n", "unit", "low", "high", "null", "null_95", "p",
+    "corrected", "corrected_low", "corrected_high", "patients", "dimension",
+)  # fmt: skip
+"""Columns of metrics.csv."""
+SPREAD = (
+    "method", *PLACE, "metric", "attribute", "value", "seeds", "patients", "low", "high", "models",
+)  # fmt: skip
+COMPARISONS = (
+    *PLACE, "metric", "attribute", "first", "second", "first_value", "second_value", "difference",
+    "low", "high", "p", "p_holm", "patients",
+)  # fmt: skip
+
+IMAGES = (*FIDELITY, *(f"Dice_{name}" for name in STRUCTURES))
+"""Columns of patients.csv by which methods are compared patient by patient."""
+
+Tables = dict[str, pd.DataFrame]
+
+
+def gather(
+    parts: Sequence[Part], datasets: Mapping[str, SliceDataset], split: str, rounds: int
+) -> Tables:
+    """Joins the tables of all parts; returns the CSV files of an evaluation, by name."""
+    floors = pd.DataFrame([row for store in datasets.values() for row in _floor(store, split)])
+    metrics = pd.concat([_joined(parts, "metrics.csv"), floors], ignore_index=True)
+    patients, groups = _joined(parts, "patients.csv"), _groups(parts)
+    return {
+        "metrics": metrics.reindex(columns=list(COLUMNS)),
+        "patients": patients,
+        "control": _joined(parts, "control.csv"),
+        "spread": _spread(groups),
+        "comparisons": _comparisons(groups, patients, rounds),
+    }
+
+
+def _joined(parts: Sequence[Part], name: str) -> pd.DataFrame:
+    tables = [table for part in parts if len(table := part.read(name))]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(ABOUT))
+
+
+def _floor(dataset: SliceDataset, split: str) -> Iterator[dict[str, Any]]:
+    """Scores an image of zeros, slice by slice."""
+    patients = dataset.split(split).basal()
+    scores: dict[str, list[float]] = {metric: [] for metric in FIDELITY}
+    for row in range(len(patients)):
+        slices = patients.read([row])
+        image, label = slices[Keys.IMAGE].numpy(), slices[Keys.LABEL].numpy()
+        for metric, measure in FIDELITY.items():
+            scores[metric] += [*measure(image, np.zeros_like(image), label > 0)]
+    about = dict.fromkeys(("model", "method"), FLOOR)
+    about |= dict(zip(PLACE, ("", dataset.name, split), strict=True))
+    for metric, values in scores.items():
+        found = {"metric": metric, "attribute": "mean", "value": float(np.mean(values))}
+        yield about | found | {"n": len(patients)}
+
+
+class Scores(NamedTuple):
+    """Scores of the models of one method, all on the same patients.
+
+    Attributes:
+        names: Metric and attribute of each score, (S).
+        values: Scores of each model, (M, S).
+        draws: Scores of the same draws of patients, (M, rounds, S).
+    """
+
+    names: list[tuple[str, str]]
+    values: np.ndarray
+    draws: np.ndarray
+
+
+Place = tuple[str, ...]
+Groups = dict[Place, dict[str, Scores]]
+"""(train_dataset, test_dataset, split) -> method -> scores of its parts with intervals."""
+
+
+def _groups(parts: Sequence[Part]) -> Groups:
+    groups: dict[Place, dict[str, list[Part]]] = {}
+    for part in parts:
+        if part.draws.size:
+            place = tuple(part.about[key] for key in PLACE)
+            groups.setdefault(place, {}).setdefault(part.about["method"], []).append(part)
+    return {
+        place: {method: _scores(group) for method, group in methods.items()}
+        for place, methods in groups.items()
+    }
+
+
+def _scores(parts: Sequence[Part]) -> Scores:
+    tables = [part.read("metrics.csv") for part in parts]
+    tables = [table[table["metric"].isin(SCORES)] for table in tables]
+    names = list(zip(tables[0]["metric"], tables[0]["attribute"], strict=True))
+    values = np.array([table["value"].to_numpy(float) for table in tables])
+    return Scores(names, values, np.array([part.draws for part in parts]))
+
+
+def _spread(groups: Groups) -> pd.DataFrame:
+    """Separates the spread over the seeds of a method from that over patients: spread.csv."""
+    rows = []
+    for place, methods in groups.items():
+        for method, scores in methods.items():
+            if len(scores.values) > 1:
+                about = {"method": method} | dict(zip(PLACE, place, strict=True))
+                rows += [
+                    about | row._asdict() | {"seeds": row.sd, "patients": row.sd_patients}
+                    for row in spread(*scores)
+                ]
+    return pd.DataFrame(rows, columns=list(SPREAD))
+
+
+def _comparisons(groups: Groups, patients: pd.DataFrame, rounds: int) -> pd.DataFrame:
+    """Compares every two methods, each the mean of its seeds, on the same patients.
+
+    p_holm is adjusted over all pairs of methods, for one score on the same patients.
+    """
+    rows = []
+    for place, methods in groups.items():
+        about = dict(zip(PLACE, place, strict=True))
+        here = patients[(patients[list(PLACE)] == list(place)).all(axis=1)]
+        for one, other in combinations(methods, 2):
+            for row in _differences(methods[one], methods[other], here, (one, other), rounds):
+                values = {"first": one, "second": other, "difference": row.difference.value}
+                values |= {"first_value": row.first, "second_value": row.second}
+                rows.append(about | row.difference._asdict() | values)
+    table = pd.DataFrame(rows, columns=list(COMPARISONS))
+    families = table.groupby([*PLACE, "metric", "attribute"])["p"]
+    return table.assign(p_holm=families.transform(lambda p: holm(p.to_numpy())))
+
+
+def _differences(
+    first: Scores, second: Scores, patients: pd.DataFrame, methods: Sequence[str], rounds: int
+) -> Iterator[Comparison]:
+    """Yields differences in every score, and, patient by patient, in every image score."""
+    if first.names != second.names:  # scores of other attributes
+        return
+    numbers = (first.values, first.draws, second.values, second.draws)
+    yield from differences(first.names, *numbers, patients["case"].nunique())
+    images = [column for column in IMAGES if column in patients]
+    means = patients.groupby(["method", "case"])[images].mean()
+    cases = means.loc[methods[0]].index.tolist()
+    for metric in images:
+        a, b = (means.loc[method, metric].loc[cases] for method in methods)
+        yield compare_paired(a, b, cases, metric, rounds)
