@@ -28,7 +28,8 @@ from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 from cardiac_attrivae.data.manifest import load_manifest
 from cardiac_attrivae.data.store import SliceDataset
 from cardiac_attrivae.training.config import Pipeline, load_pipeline
-from cardiac_attrivae.training.run import encode, make_evaluator
+from cardiac_attrivae.training.run import encode
+from cardiac_attrivae.training.scores import make_evaluator
 from cardiac_attrivae.training.workflow import TrainingWorkflow
 
 

@@ -29,8 +29,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from cardiac_attrivae.models.networks import build_network
 from cardiac_attrivae.training.config import Pipeline, Speed, load_pipeline
 from cardiac_attrivae.training.engines import NetworkTrainer, SoftIntroTrainer, VAETrainer
+from cardiac_attrivae.training.optimisation import compile_passes, split_parameters
 from cardiac_attrivae.training.run import memory_format
-from cardiac_attrivae.training.workflow import compile_passes, make_loss, split_parameters
 
 KINDS = {
     "convolution": "conv", "batch norm": "batch_norm", "optimiser": "adam", "matrix": "mm",
@@ -143,7 +143,7 @@ def reference_soft_intro(network: nn.Module, weights: dict) -> Callable[[Batch],
 
 def our_trainer(pipeline: Pipeline, network: nn.Module, device: torch.device) -> NetworkTrainer:
     """The trainer of a run, without its data."""
-    order, loss = memory_format(pipeline), make_loss(pipeline.objective)
+    order, loss = memory_format(pipeline), pipeline.objective.make_loss()
     network.to(memory_format=order)
     if pipeline.speed.compile:
         compile_passes(network)

@@ -23,7 +23,8 @@ from .report.style import picture
 from .runtime.device import find_device
 from .schema import DataError
 from .training.config import load_pipeline
-from .training.run import Run, decode, draw_traversals, encode, load_run
+from .training.pictures import draw_traversals
+from .training.run import Run, decode, encode, load_run
 from .training.workflow import train as run_training
 
 __all__ = ["Model", "load_model", "open_store", "train"]

@@ -105,7 +105,7 @@ def test_two_steps_change_the_weights_of_encoder_and_decoder(workflow):
     torch.manual_seed(workflow.seed)
     pipeline = workflow.pipeline
     start = build_network(pipeline.network.name, **pipeline.network.arguments).state_dict()
-    end = workflow.network.state_dict()
+    end = workflow.learner.network.state_dict()
     for name in LAYERS[pipeline.network.name]:
         assert not torch.equal(start[name], end[name]), name
 

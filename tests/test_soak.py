@@ -19,6 +19,7 @@ from cardiac_attrivae.evaluation.score import score_model
 from cardiac_attrivae.runtime.device import find_device
 from cardiac_attrivae.segmentation.judge import Training
 from cardiac_attrivae.training.config import parse_pipeline
+from cardiac_attrivae.training.records import Records
 from cardiac_attrivae.training.run import load_run
 from cardiac_attrivae.training.workflow import TrainingWorkflow
 
@@ -76,7 +77,7 @@ def cycle(store, folder, monkeypatch, *, pictures):
     data = SliceDataset.open(store)
     with monkeypatch.context() as patch:
         if not pictures:  # they take longer than all the rest
-            patch.setattr(TrainingWorkflow, "_draw", lambda self, statistics: None)
+            patch.setattr(Records, "draw", lambda self, statistics: None)
         workflow = TrainingWorkflow(
             parse_pipeline(PIPELINE), data.split("train"), data.split("val"), folder / "run",
             device="cpu", overwrite=True,

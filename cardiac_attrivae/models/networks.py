@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -18,19 +18,20 @@ from torch.optim.swa_utils import update_bn
 from ..runtime.yaml_files import nearest
 from .beta_vae import BetaVAE
 from .soft_intro_vae import SoftIntroVAE
+from .vae import VAE
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {
+NETWORKS: dict[str, type[VAE]] = {
     "BetaVAE": BetaVAE,
     "SoftIntroVAE": SoftIntroVAE,
 }
 """Networks that a pipeline names by one word."""
 
 
-def build_network(name: str, /, **arguments: Any) -> nn.Module:
+def build_network(name: str, /, **arguments: Any) -> VAE:
     """Builds the network that a pipeline asks for.
 
     Args:
-        name: A name in `NETWORKS`, or the dotted path of a class, ``package.module.Class``.
+        name: See `network_class`.
         arguments: Arguments of its constructor.
 
     Raises:
@@ -43,7 +44,7 @@ def build_network(name: str, /, **arguments: Any) -> nn.Module:
         Traceback (most recent call last):
         ValueError: unknown network 'BetVAE', did you mean 'BetaVAE'?; expected one of BetaVAE, ...
     """
-    network = NETWORKS.get(name) or _imported(name)
+    network = network_class(name)
     try:
         inspect.signature(network).bind(**arguments)
     except TypeError as error:
@@ -51,24 +52,39 @@ def build_network(name: str, /, **arguments: Any) -> nn.Module:
         raise ValueError(f"network {name!r}: {error}; it takes {accepted}") from None
     try:
         return network(**arguments)
-    except TypeError as error:  # a list where a number belongs, say
+    except TypeError as error:  # a list where a number belongs, for example
         raise ValueError(f"network {name!r} does not take {arguments}: {error}") from error
 
 
-def _imported(path: str) -> type[nn.Module]:
-    module, _, name = path.rpartition(".")
+def network_class(name: str) -> type[VAE]:
+    """Finds the class of a network.
+
+    Args:
+        name: A name in `NETWORKS`, or the dotted path of a class, ``package.module.Class``, with
+            ``latent_size``, ``encode`` and ``decode`` as `VAE` has them.
+
+    Raises:
+        ValueError: If there is no such class, or it is no network.
+
+    Example:
+        >>> network_class("BetaVAE") is BetaVAE
+        True
+    """
+    if name in NETWORKS:
+        return NETWORKS[name]
+    module, _, word = name.rpartition(".")
     accepted = (
         f"expected one of {', '.join(NETWORKS)}, or the path of a class: package.module.Class"
     )
     if not module:
-        raise ValueError(f"unknown network {path!r}{nearest(path, NETWORKS)}; {accepted}")
+        raise ValueError(f"unknown network {name!r}{nearest(name, NETWORKS)}; {accepted}")
     try:
-        found = getattr(importlib.import_module(module), name)
+        found = getattr(importlib.import_module(module), word)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"network {path!r} cannot be imported: {error}; {accepted}") from error
+        raise ValueError(f"network {name!r} cannot be imported: {error}; {accepted}") from error
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise ValueError(f"network {path!r} is {found!r}, no subclass of torch.nn.Module")
-    return found
+        raise ValueError(f"network {name!r} is {found!r}, no subclass of torch.nn.Module")
+    return cast(type[VAE], found)
 
 
 def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:

@@ -225,19 +225,23 @@ class _Draw:
     """Random numbers for N slices, shaped to broadcast over what they change."""
 
     def __init__(self, n: int, generator: Generator, device: torch.device) -> None:
-        self.n, self.options = n, {"generator": generator, "device": device}
+        self.n, self.generator, self.device = n, generator, device
 
     def uniform(self, reach: float) -> Tensor:
         """In [-reach, reach], (N, 1, 1)."""
-        return (torch.rand(self.n, 1, 1, **self.options) * 2 - 1) * reach
+        return (self._rand(self.n, 1, 1) * 2 - 1) * reach
 
     def share(self) -> Tensor:
         """In [0, 1], (N, 1, 1, 1)."""
-        return torch.rand(self.n, 1, 1, 1, **self.options)
+        return self._rand(self.n, 1, 1, 1)
 
     def normal(self, channels: int, points: int) -> Tensor:
         """Standard normal on a coarse lattice, (N, channels, points, points)."""
-        return torch.randn(self.n, channels, points, points, **self.options)
+        shape = (self.n, channels, points, points)
+        return torch.randn(shape, generator=self.generator, device=self.device)
+
+    def _rand(self, *shape: int) -> Tensor:
+        return torch.rand(shape, generator=self.generator, device=self.device)
 
 
 def _turn(x: Tensor, y: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:

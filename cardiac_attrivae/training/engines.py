@@ -1,6 +1,6 @@
-"""The engines: what one iteration of training and of evaluation does, and nothing around it.
+"""Engines: what one iteration of training and of evaluation does, and nothing around it.
 
-They know images, attributes and rows, and no data set. Handlers read ``engine.state.output`` by the
+They know images, attributes and rows, but no data set. Handlers read ``engine.state.output`` by the
 keys that each ``_iteration`` lists.
 """
 
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.engines import SupervisedEvaluator, SupervisedTrainer, Trainer
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from ..models.loss_terms import kl_divergence
 from ..models.losses import SoftIntroLoss
-from ..models.vae import reparameterise
+from ..models.vae import VAE, reparameterise
 from ..runtime.distributed import average_gradients, batch_mean, share
 from ..schema import Keys, VAEOutput
 
@@ -34,18 +34,25 @@ NEGLIGIBLE = 1e-8
 
 
 class NetworkTrainer(SupervisedTrainer):
-    """What a step has in common for all models; a subclass writes `step`.
+    """Does what all objectives have in common in a step; a subclass writes `step`.
+
+    Batches are dictionaries with IMAGE, and ATTRIBUTES and ROW where they exist. Pairs, as a plain
+    `torch.utils.data.TensorDataset` gives them, are read as image and attributes.
 
     Args:
-        generator: Of the noise and of what ``augment`` draws, on the training device.
-        augment: Batch to batch, see `Augmenter`; None is none.
-        schedulers: Of the learning rates, stepped after each iteration.
+        generator: Draws the noise and what ``augment`` draws, on the training device.
+        augment: Turns a batch into another one, see `Augmenter`; None leaves batches as they are.
+        schedulers: Schedulers of the learning rates, stepped after each iteration.
         averaged: Running average of the weights, updated after each iteration.
         precision: dtype that the network computes in under autocast; losses stay in float32.
-        memory_format: Of the images: `torch.channels_last`, or `torch.contiguous_format`.
+        memory_format: Memory order of the images, `torch.channels_last` or
+            `torch.contiguous_format`.
         kwargs: See `monai.engines.SupervisedTrainer`. ``loss_function`` takes
             (VAEOutput, image, attributes) and returns named terms whose sum is minimised.
     """
+
+    network: VAE
+    loss_function: nn.Module
 
     def __init__(
         self,
@@ -65,47 +72,53 @@ class NetworkTrainer(SupervisedTrainer):
         self.schedulers, self.averaged = tuple(schedulers), averaged
         self.memory_format = memory_format
 
-    def _iteration(self, engine: NetworkTrainer, batchdata: Batch) -> Batch:
-        """One step. Leaves IMAGE, ATTRIBUTES, ROW, RECONSTRUCTION, MU, LOGVAR, LATENT, TERMS,
+    @property
+    def optimisers(self) -> dict[str, Optimizer]:
+        """The optimisers by the names that they have in a checkpoint."""
+        return {"optimiser": self.optimizer}
+
+    def _iteration(self, engine: Trainer, batchdata: Any) -> dict[str, Any]:
+        """Does one step. Leaves IMAGE, ATTRIBUTES, ROW, RECONSTRUCTION, MU, LOGVAR, LATENT, TERMS,
         HEALTH and LOSS, all detached.
 
-        Of several processes each is given the whole batch, draws for the whole batch, and works on
+        Each of several processes is given the whole batch, draws for the whole batch, and works on
         its share of it.
         """
+        batch = as_batch(batchdata, self.state.device)
         if self.augment is not None:
             with torch.no_grad():
-                batchdata = self.augment(batchdata, self.generator)
+                batch = self.augment(batch, self.generator)
         self.network.train()
-        n = len(batchdata[Keys.IMAGE])
-        noise = draw_noise(self.network, batchdata[Keys.IMAGE], self.generator, self.draws)
+        n = len(batch[Keys.IMAGE])
+        noise = draw_noise(self.network, batch[Keys.IMAGE], self.generator, self.draws)
         mine = share(n)
-        image = batchdata[Keys.IMAGE][mine]
+        image = batch[Keys.IMAGE][mine]
         if image.ndim == 4:
             image = image.contiguous(memory_format=self.memory_format)
-        output, terms, health = self.step(image, batchdata[Keys.ATTRIBUTES], noise[:, mine])
+        output, terms, health = self.step(image, batch.get(Keys.ATTRIBUTES), noise[:, mine])
         for scheduler in self.schedulers:
             scheduler.step()
         if self.averaged is not None:
             self.averaged.update_parameters(self.network)
-        batchdata = batchdata | {Keys.IMAGE: image, Keys.ROW: batchdata[Keys.ROW][mine]}
+        batch = batch | {Keys.IMAGE: image, Keys.ROW: batch[Keys.ROW][mine]}
         loss = torch.stack(list(terms.values())).sum()
-        return iteration_output(batchdata, output, terms) | {
+        return iteration_output(batch, output, terms) | {
             Keys.LOSS: loss.detach(),
             Keys.HEALTH: {name: value.detach() for name, value in health.items()},
         }
 
     draws = 1
-    """Standard normal draws of the size of the codes that a step needs."""
+    """Number of standard normal draws of the size of the codes that a step needs."""
 
     def step(
-        self, image: Tensor, attributes: Tensor, noise: Tensor
+        self, image: Tensor, attributes: Tensor | None, noise: Tensor
     ) -> tuple[VAEOutput, Terms, Terms]:
         """Changes the weights.
 
         Args:
             image: This process's share of the batch, (n, C, H, W).
-            attributes: Of the whole batch, (N, K).
-            noise: For this process's share, (draws, n, D).
+            attributes: Attributes of the whole batch, (N, K); None if there are none.
+            noise: Draws for this process's share, (draws, n, D).
 
         Returns:
             The network's output for the images, terms of the loss, and signs of health.
@@ -114,7 +127,10 @@ class NetworkTrainer(SupervisedTrainer):
 
     def autocast(self) -> torch.autocast:
         """Computes in ``precision``."""
-        device, half = torch.device(self.state.device).type, self.precision != torch.float32
+        device, half = (
+            torch.device(self.state.device or "cpu").type,
+            self.precision != torch.float32,
+        )
         return torch.autocast(device, self.precision if half else None, enabled=half)
 
 
@@ -122,7 +138,7 @@ class VAETrainer(NetworkTrainer):
     """Trains a network with one optimiser: beta-VAE and Attri-VAE. See `NetworkTrainer`."""
 
     def step(
-        self, image: Tensor, attributes: Tensor, noise: Tensor
+        self, image: Tensor, attributes: Tensor | None, noise: Tensor
     ) -> tuple[VAEOutput, Terms, Terms]:
         with self.autocast():
             output = self.network(image, noise[0])
@@ -134,17 +150,19 @@ class VAETrainer(NetworkTrainer):
 class SoftIntroTrainer(NetworkTrainer):
     """Trains encoder and decoder against each other: Soft-Intro VAE and Attri-SIVAE.
 
-    The encoder learns to tell real images from generated ones by the ELBO that it gives them, the
-    decoder to generate what gets a high one. The network needs ``encode`` and ``decode``; which
-    parameters belong to which is told by the optimisers. Nothing here knows of pictures.
+    The encoder learns to give real images a high ELBO and generated ones a low one; the decoder
+    learns to generate images with a high one. The network needs ``encode``, ``decode`` and
+    ``latent_size``; the optimisers say which parameters belong to the encoder and which to the
+    decoder. Samples need not be images.
 
     Args:
-        decoder_optimizer: Of the decoder's parameters; ``optimizer`` has the encoder's.
+        decoder_optimizer: Optimiser of the decoder's parameters; ``optimizer`` has the encoder's.
         vae_epochs: Epochs at the beginning in which both are trained as a plain VAE.
-        shared_passes: Decodes prior and posterior draws once for both steps (the decoder does not
-            change in between), and leaves out the decoder's second pass if its weight gamma_r is
-            `NEGLIGIBLE`. Losses and gradients are the same up to rounding, but the running
-            statistics of batch norm see fewer passes: estimate them anew, see `recalibrate`.
+        shared_passes: Whether prior and posterior draws are decoded once for both steps (the
+            decoder does not change in between), and the decoder's second pass is left out if its
+            weight gamma_r is at most `NEGLIGIBLE`. Losses and gradients are the same up to
+            rounding, but the running statistics of batch norm see fewer passes: estimate them
+            again with `recalibrate`.
         kwargs: See `NetworkTrainer`; the loss function is a `SoftIntroLoss`.
 
     References:
@@ -152,7 +170,7 @@ class SoftIntroTrainer(NetworkTrainer):
     """
 
     draws = 6
-    """Prior; posterior; twice encoded reconstruction and prior draw, for encoder and decoder."""
+    """Prior; posterior; reconstruction and prior draw encoded again, for encoder and decoder."""
 
     loss_function: SoftIntroLoss
 
@@ -168,8 +186,12 @@ class SoftIntroTrainer(NetworkTrainer):
         self.decoder_optimizer = decoder_optimizer
         self.vae_epochs, self.shared_passes = vae_epochs, shared_passes
 
+    @property
+    def optimisers(self) -> dict[str, Optimizer]:
+        return super().optimisers | {"decoder_optimiser": self.decoder_optimizer}
+
     def step(
-        self, image: Tensor, attributes: Tensor, noise: Tensor
+        self, image: Tensor, attributes: Tensor | None, noise: Tensor
     ) -> tuple[VAEOutput, Terms, Terms]:
         if self.state.epoch <= self.vae_epochs:
             return self.vae_step(image, attributes, noise)
@@ -183,9 +205,9 @@ class SoftIntroTrainer(NetworkTrainer):
         return output, terms | self.decoder_step(image, output, prior, error, noise), health
 
     def vae_step(
-        self, image: Tensor, attributes: Tensor, noise: Tensor
+        self, image: Tensor, attributes: Tensor | None, noise: Tensor
     ) -> tuple[VAEOutput, Terms, Terms]:
-        """One step of both optimisers on the loss of a VAE."""
+        """Does one step of both optimisers on the loss of a VAE."""
         with self.autocast():
             output = self.encode_and_decode(image, noise[1])
         terms = self.loss_function(output, image, attributes)
@@ -193,9 +215,9 @@ class SoftIntroTrainer(NetworkTrainer):
         return output, terms, {}
 
     def encoder_step(
-        self, image: Tensor, attributes: Tensor, noise: Tensor
+        self, image: Tensor, attributes: Tensor | None, noise: Tensor
     ) -> tuple[VAEOutput, Tensor, Terms, Terms]:
-        """High ELBO for images, a low one for what the decoder makes.
+        """Trains the encoder to give images a high ELBO and what the decoder makes a low one.
 
         Returns:
             Output for the images and decoded prior draws, both still with the graph that leads to
@@ -224,14 +246,14 @@ class SoftIntroTrainer(NetworkTrainer):
     def decoder_step(
         self, image: Tensor, output: VAEOutput, prior: Tensor, error: Tensor, noise: Tensor
     ) -> Terms:
-        """Good reconstructions, and a low KL, by the new encoder, of what is generated.
+        """Trains the decoder to reconstruct, and to generate images of a low KL by the new encoder.
 
         Args:
-            image: (n, C, H, W).
-            output: For the images, its reconstruction with the graph that leads to the decoder.
-            prior: Decoded prior draws, with theirs.
+            image: This process's share of the batch, (n, C, H, W).
+            output: The network's output for it; its reconstruction has the graph of the decoder.
+            prior: Decoded prior draws, with the graph of the decoder.
             error: Weighted reconstruction error, with the same graph.
-            noise: (draws, n, D).
+            noise: Draws for this process's share, (draws, n, D).
         """
         loss, encode = self.loss_function, self.network.encode
         encoder = parameters_of(self.optimizer)
@@ -265,10 +287,12 @@ class VAEEvaluator(SupervisedEvaluator):
     """Encodes and decodes. The code of a slice is its posterior mean, unless a generator is given.
 
     Args:
-        generator: Of the noise of sampled codes, as the published evaluations have it.
+        generator: Draws the noise of sampled codes, which the published evaluations use.
         loss_function: As in `VAETrainer`; None leaves TERMS empty.
         kwargs: See `monai.engines.SupervisedEvaluator`.
     """
+
+    network: VAE
 
     def __init__(
         self,
@@ -281,9 +305,9 @@ class VAEEvaluator(SupervisedEvaluator):
         self.logger.setLevel(logging.CRITICAL)  # see `NetworkTrainer`
         self.loss_function, self.generator = loss_function, generator
 
-    def _iteration(self, engine: VAEEvaluator, batchdata: Batch) -> Batch:
-        """One batch. Leaves IMAGE, LABEL, ATTRIBUTES, ROW, RECONSTRUCTION, MU, LOGVAR, LATENT (the
-        code) and TERMS.
+    def _iteration(self, engine: SupervisedEvaluator, batchdata: Any) -> dict[str, Any]:
+        """Evaluates one batch. Leaves IMAGE, LABEL, ATTRIBUTES, ROW, RECONSTRUCTION, MU, LOGVAR,
+        LATENT (the code) and TERMS.
         """
         self.network.eval()
         image, noise = batchdata[Keys.IMAGE], None
@@ -297,14 +321,45 @@ class VAEEvaluator(SupervisedEvaluator):
         return iteration_output(batchdata, output, terms) | {Keys.LABEL: batchdata[Keys.LABEL]}
 
 
-def draw_noise(network: nn.Module, image: Tensor, generator: Generator, draws: int = 1) -> Tensor:
+def as_batch(data: Any, device: torch.device | str | None) -> Batch:
+    """Names the fields of a batch, and moves them to the device.
+
+    Args:
+        data: Tensors by their key, or (image,) or (image, attributes), (N, ...) each.
+        device: Where the network is.
+
+    Returns:
+        The fields that there are, and ROW, which is -1 where it is unknown.
+
+    Raises:
+        ValueError: If it is neither, or there are no images.
+
+    Example:
+        >>> batch = as_batch([torch.zeros(8, 2)], "cpu")
+        >>> {key.name: tuple(field.shape) for key, field in batch.items()}
+        {'IMAGE': (8, 2), 'ROW': (8,)}
+    """
+    if isinstance(data, (list, tuple)) and len(data) in (1, 2):
+        data = dict(zip((Keys.IMAGE, Keys.ATTRIBUTES), data, strict=False))
+    if not (isinstance(data, Mapping) and isinstance(data.get(Keys.IMAGE), Tensor)):
+        raise ValueError(
+            f"a batch is {type(data).__name__}; expected a dictionary with {Keys.IMAGE!r}, "
+            "(image,) or (image, attributes), all tensors"
+        )
+    batch = {key: field.to(device) for key, field in data.items()}
+    image = batch[Keys.IMAGE]
+    batch.setdefault(Keys.ROW, torch.full((len(image),), -1, device=image.device))
+    return batch
+
+
+def draw_noise(network: VAE, image: Tensor, generator: Generator, draws: int = 1) -> Tensor:
     """Standard normal draws for the codes of a batch, (draws, N, D)."""
     shape = (draws, len(image), network.latent_size)
     return torch.randn(shape, generator=generator, device=image.device, dtype=image.dtype)
 
 
 def descend(terms: Terms, *optimizers: Optimizer, keep_graph: bool = False) -> None:
-    """One step of the optimisers on the sum of the terms; no other parameter gets a gradient."""
+    """Does a step of the optimisers on the sum of the terms; no other parameter gets a gradient."""
     loss = torch.stack(list(terms.values())).sum()
     parameters = [p for optimizer in optimizers for p in parameters_of(optimizer)]
     gradients = torch.autograd.grad(loss, parameters, retain_graph=keep_graph, allow_unused=True)
@@ -316,12 +371,13 @@ def descend(terms: Terms, *optimizers: Optimizer, keep_graph: bool = False) -> N
 
 
 def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
+    """All parameters that an optimiser changes."""
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 @contextmanager
 def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """What is computed inside leaves no gradient in these parameters, but lets one pass through."""
+    """Keeps gradients of what is computed inside from these parameters; they still pass through."""
     parameters = [p for p in parameters if p.requires_grad]
     for parameter in parameters:
         parameter.requires_grad_(False)
@@ -334,10 +390,11 @@ def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 
 @contextmanager
 def deterministic() -> Iterator[None]:
-    """What is computed inside is the same each time, on a GPU too; raises where that cannot be.
+    """Makes what is computed inside the same each time, on a GPU too; raises where it cannot.
 
-    Unlike `monai.utils.set_determinism` it draws no seed, and restores what was there before.
-    cuBLAS reads its variable at the first product of a process: compute none on a GPU before.
+    Unlike `monai.utils.set_determinism` it sets no seed, and restores the switches afterwards.
+    cuBLAS reads its variable at the first matrix product of a process, so that a GPU must not have
+    computed one before.
     """
     cudnn, variable = torch.backends.cudnn, "CUBLAS_WORKSPACE_CONFIG"
     wanted = torch.are_deterministic_algorithms_enabled()
@@ -355,11 +412,11 @@ def deterministic() -> Iterator[None]:
             os.environ.pop(variable, None)
 
 
-def iteration_output(batch: Batch, output: VAEOutput, terms: dict[str, Tensor]) -> Batch:
-    """What both engines leave for handlers, detached from the graph."""
+def iteration_output(batch: Batch, output: VAEOutput, terms: Terms) -> dict[str, Any]:
+    """Collects what both engines leave for handlers, detached from the graph."""
     return {
         Keys.IMAGE: batch[Keys.IMAGE],
-        Keys.ATTRIBUTES: batch[Keys.ATTRIBUTES],
+        Keys.ATTRIBUTES: batch.get(Keys.ATTRIBUTES),
         Keys.ROW: batch[Keys.ROW],
         Keys.RECONSTRUCTION: output.reconstruction.detach(),
         Keys.MU: output.mu.detach(),

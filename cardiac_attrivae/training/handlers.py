@@ -1,171 +1,25 @@
-"""What happens around an iteration: measuring, scoring, recording, saving.
+"""What happens between epochs: warnings, history, checkpoints, pictures, progress.
 
-Each handler is a constructor, ``attach`` and one or two callbacks. Scores go to
-``engine.state.metrics`` by name; `History` gathers those of trainer and evaluator in one table.
+Each handler is a constructor, ``attach`` and one or two callbacks. `History` gathers the scores in
+``engine.state.metrics`` of trainer and evaluator in one table.
 """
 
 from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from csv import DictReader
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from ignite.engine import Engine, Events
 from torch import Generator, nn
 
-from ..data.store import SliceDataset
-from ..metrics.codes import score
-from ..metrics.images import FIDELITY
-from ..metrics.patients import LEAST
 from ..runtime.files import write
-from ..schema import Keys, LatentTable
-
-
-class VolumeAttributes:
-    """Measures the attributes from the native masks when an evaluation begins.
-
-    Leaves ``engine.state.attributes``, (N, K) by row of the dataset. Scores read these, so that
-    they never rest on a column of cases.csv that somebody edited.
-    """
-
-    def __init__(self, dataset: SliceDataset, names: Sequence[str]) -> None:
-        self.dataset, self.names = dataset, tuple(names)
-        self._values: np.ndarray | None = None
-
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        if self._values is None:  # masks do not change while a run holds them
-            self._values = self.dataset.measured(self.names)
-        engine.state.attributes = self._values
-
-
-class RegularisationMetrics:
-    """Scores how far the codes speak of the attributes, see `metrics.score`.
-
-    Needs `VolumeAttributes` on the same engine. Leaves ``engine.state.table``, a `LatentTable`, and
-    in ``engine.state.metrics`` each score as ``Metric`` (the mean) and ``Metric/attribute``.
-
-    Args:
-        dataset: What the engine evaluates.
-        names: Attributes.
-        dimensions: Latent dimension that each attribute was trained on; None for those without.
-    """
-
-    def __init__(
-        self,
-        dataset: SliceDataset,
-        names: Sequence[str],
-        dimensions: Sequence[int | None],
-    ) -> None:
-        self.dataset, self.names = dataset, tuple(names)
-        self.dimensions = tuple(dimensions)
-        self._codes: list[np.ndarray] = []
-        self._rows: list[np.ndarray] = []
-
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, self.reset)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.update)
-        engine.add_event_handler(Events.COMPLETED, self.compute)
-
-    def reset(self, engine: Engine) -> None:
-        self._codes, self._rows = [], []
-
-    def update(self, engine: Engine) -> None:
-        self._codes.append(engine.state.output[Keys.LATENT].float().cpu().numpy())
-        self._rows.append(engine.state.output[Keys.ROW].cpu().numpy())
-
-    def compute(self, engine: Engine) -> None:
-        rows = np.concatenate(self._rows)
-        engine.state.table = LatentTable(
-            tuple(self.dataset.cases["case"].iloc[rows]),
-            np.concatenate(self._codes),
-            engine.state.attributes[rows],
-            self.names,
-            self.dimensions,
-        )
-        if len(rows) < LEAST:
-            return
-        for entry in score(engine.state.table):
-            suffix = "" if entry.attribute == "mean" else f"/{entry.attribute}"
-            engine.state.metrics[entry.metric + suffix] = entry.value
-
-
-class ImageFidelity:
-    """How well slices are reconstructed, see `FIDELITY`.
-
-    Leaves ``engine.state.fidelity``, name -> one value per slice, and the means in
-    ``engine.state.metrics``.
-    """
-
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, self.reset)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.update)
-        engine.add_event_handler(Events.COMPLETED, self.compute)
-
-    def reset(self, engine: Engine) -> None:
-        self._values: dict[str, list[np.ndarray]] = {name: [] for name in FIDELITY}
-
-    def update(self, engine: Engine) -> None:
-        output = engine.state.output
-        image, reconstruction, label = (
-            output[key].float().cpu().numpy()
-            for key in (Keys.IMAGE, Keys.RECONSTRUCTION, Keys.LABEL)
-        )
-        for name, measure in FIDELITY.items():
-            self._values[name].append(measure(image, reconstruction, label > 0))
-
-    def compute(self, engine: Engine) -> None:
-        engine.state.fidelity = {n: np.concatenate(v) for n, v in self._values.items()}
-        for name, values in engine.state.fidelity.items():
-            engine.state.metrics[name] = float(np.mean(values))
-
-
-class LossTerms:
-    """Averages the terms of the loss, and signs of health, over an epoch, each slice the same.
-
-    On the device: nothing waits for it before the epoch ends.
-
-    Raises:
-        FloatingPointError: At the end of an epoch in which a term was not finite, with its name.
-    """
-
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.EPOCH_STARTED, self.reset)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.update)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.compute)
-
-    def reset(self, engine: Engine) -> None:
-        self._sums: dict[str, torch.Tensor] = {}
-        self._parts: set[str] = set()
-        self._count = 0
-
-    def update(self, engine: Engine) -> None:
-        output = engine.state.output
-        n = len(output[Keys.ROW])
-        for name, term in (output[Keys.TERMS] | output.get(Keys.HEALTH, {})).items():
-            self._sums[name] = self._sums.get(name, 0) + term * n
-        self._parts |= output[Keys.TERMS].keys()
-        self._count += n
-
-    def compute(self, engine: Engine) -> None:
-        means = {name: float(total) / self._count for name, total in self._sums.items()}
-        for name, value in means.items():
-            if not np.isfinite(value):
-                raise FloatingPointError(
-                    f"the {name} term is {value} in epoch {engine.state.epoch}; training stopped. "
-                    "The last checkpoint is intact: lower optimiser.lr, or the weight of the term"
-                )
-        if means:
-            loss = sum(value for name, value in means.items() if name in self._parts)
-            engine.state.metrics |= means | {"loss": loss}
+from .engines import NetworkTrainer
 
 
 class KLBalance:
@@ -175,8 +29,8 @@ class KLBalance:
     `LossTerms` on the same engine, attached before.
 
     Args:
-        margin: nats by which it may stay below.
-        epochs: For how many epochs in a row, before a warning is given.
+        margin: Difference in nats by which it may stay below.
+        epochs: Number of epochs in a row after which a warning is given.
 
     References:
         | Soft-IntroVAE (Daniel & Tamar, 2021), https://arxiv.org/abs/2012.13253
@@ -212,10 +66,10 @@ class History:
     Attach after the validation, so that its scores are there.
 
     Args:
-        file: history.csv; rewritten as a whole when there are new scores.
-        evaluator: Whose ``state.metrics`` are the scores; None without validation.
-        every: Epochs between validations.
-        writer: TensorBoard's SummaryWriter.
+        file: history.csv; rewritten atomically when there are new scores.
+        evaluator: The engine whose ``state.metrics`` are the scores; None without validation.
+        every: Number of epochs between validations.
+        writer: TensorBoard's SummaryWriter; None where nothing is written.
         tell: Called with the row after each validation.
     """
 
@@ -236,23 +90,23 @@ class History:
         engine.add_event_handler(Events.COMPLETED, self.write)
 
     def resume(self, epoch: int) -> None:
-        """Takes up the rows written until an epoch."""
+        """Reads the rows that were written until an epoch."""
         if self.file.is_file():
             with open(self.file, newline="") as file:  # pandas 2 may miss the last digit of a float
                 known = [{k: float(v or "nan") for k, v in row.items()} for row in DictReader(file)]
             known = [row | {"epoch": int(row["epoch"])} for row in known]
             self.rows = [row for row in known if row["epoch"] <= epoch]
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: NetworkTrainer) -> None:
         epoch = engine.state.epoch
-        row = {"epoch": epoch, "lr": engine.optimizer.param_groups[0]["lr"]}
+        row: dict[str, float] = {"epoch": epoch, "lr": engine.optimizer.param_groups[0]["lr"]}
         row |= {f"train_{name}": value for name, value in engine.state.metrics.items()}
         last = is_due(epoch, self.every, engine.state.max_epochs)
         if last and self.evaluator is not None:
             row |= {f"val_{name}": v for name, v in self.evaluator.state.metrics.items()}
         self.rows.append(row)
         for name, value in row.items():
-            if name != "epoch":
+            if name != "epoch" and self.writer is not None:
                 self.writer.add_scalar(name.replace("_", "/", 1), value, epoch)
         if last:
             self.write(engine)
@@ -265,15 +119,15 @@ class History:
 class Checkpoints:
     """Writes last.pt, from which a run resumes bit for bit, and best.pt.
 
-    Both are written as a whole, so that a kill leaves the one before.
+    Both are written atomically: a run that is killed meanwhile keeps the ones before.
 
     Args:
-        folder: Of the run.
-        parts: Name -> object with ``state_dict``, everything that training changes.
+        folder: The folder of the run.
+        parts: Name -> object with ``state_dict``, for everything that training changes.
         generator: The source of randomness of the run.
-        every: Epochs between them.
-        value: What is smallest for the best weights; None keeps no best.
+        every: Number of epochs between checkpoints.
         weights: The network that is evaluated.
+        value: Returns what is smallest for the best weights; None keeps no best.
     """
 
     def __init__(
@@ -322,8 +176,8 @@ class Pictures:
     """Draws every few epochs.
 
     Args:
-        draw: What draws.
-        every: Epochs between pictures.
+        draw: Draws the pictures.
+        every: Number of epochs between pictures.
     """
 
     def __init__(self, draw: Callable[[], None], every: int) -> None:
@@ -339,12 +193,16 @@ class EpochBar:
     def attach(self, engine: Engine) -> None:
         from ignite.handlers import ProgressBar
 
-        over = {"event_name": Events.EPOCH_COMPLETED, "closing_event_name": Events.COMPLETED}
-        ProgressBar(desc="train", persist=True).attach(engine, ["loss"], **over)
+        ProgressBar(desc="train", persist=True).attach(
+            engine,
+            ["loss"],
+            event_name=Events.EPOCH_COMPLETED,
+            closing_event_name=Events.COMPLETED,
+        )
 
 
 def check_finite(weights: dict[str, torch.Tensor], epoch: int) -> None:
-    """Raises FloatingPointError if a weight is not finite: the last step of an epoch broke it."""
+    """Raises FloatingPointError if a weight is not finite after the last step of an epoch."""
     for name, weight in weights.items():
         if not weight.isfinite().all():
             raise FloatingPointError(
@@ -353,13 +211,13 @@ def check_finite(weights: dict[str, torch.Tensor], epoch: int) -> None:
             )
 
 
-def is_due(epoch: int, every: int, last: int) -> bool:
+def is_due(epoch: int, every: int, last: int | None) -> bool:
     """Whether validation, history and checkpoint happen in this epoch: the last one always."""
     return epoch % every == 0 or epoch == last
 
 
 def save(state: Any, file: Path) -> None:
-    """torch.save, whole or not at all."""
-    stream = io.BytesIO()  # torch tells of a full disk in words that nobody understands
+    """Writes what torch.save writes, atomically."""
+    stream = io.BytesIO()  # torch's own message about a full disk names neither disk nor file
     torch.save(state, stream)
     write(file, stream.getbuffer())

@@ -1,14 +1,21 @@
-"""What can be minimised: the options of each objective and their limits, without torch.
+"""What can be minimised: options with their limits, loss and trainer of each objective.
 
 An objective is one dataclass here, entered in `OBJECTIVES`; pipelines, their errors and the search
-read its fields.
+read its fields. torch is imported only when a loss or a trainer is made.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from ..runtime.validation import number, one_of, option
+
+if TYPE_CHECKING:
+    from ..models.losses import AttributeLoss
+    from ..models.vae import VAE
+    from .config import Pipeline
+    from .engines import NetworkTrainer
 
 
 @dataclass(frozen=True)
@@ -21,6 +28,24 @@ class Objective:
     attribute_codes: str = option("sampled", one_of("sampled", "mean"))
     name: str = ""
 
+    def make_loss(self) -> AttributeLoss:
+        """Builds the loss that is minimised."""
+        raise NotImplementedError
+
+    def make_trainer(self, pipeline: Pipeline, network: VAE, **options: Any) -> NetworkTrainer:
+        """Builds the engine that minimises it, with its optimisers.
+
+        Args:
+            pipeline: The pipeline that has this objective.
+            network: The network to train.
+            options: Further arguments of `NetworkTrainer`.
+        """
+        raise NotImplementedError
+
+    def values(self, *left_out: str) -> dict[str, Any]:
+        """Option -> value, but for the name and those left out."""
+        return {key: value for key, value in vars(self).items() if key not in ("name", *left_out)}
+
 
 @dataclass(frozen=True)
 class AttriVAEObjective(Objective):
@@ -28,6 +53,18 @@ class AttriVAEObjective(Objective):
 
     name: str = "AttriVAE"
     beta: float = option(1.0, searched=True)
+
+    def make_loss(self) -> AttributeLoss:
+        from ..models.losses import AttriVAELoss
+
+        return AttriVAELoss(**self.values())
+
+    def make_trainer(self, pipeline: Pipeline, network: VAE, **options: Any) -> NetworkTrainer:
+        from .engines import VAETrainer
+        from .optimisation import adam
+
+        optimiser = adam(network.parameters(), pipeline)
+        return VAETrainer(network=network, optimizer=optimiser, **options)
 
 
 @dataclass(frozen=True)
@@ -51,6 +88,29 @@ class SoftIntroObjective(Objective):
     perceptual_weights: str = ""
     attribute_scaled: bool = False
     vae_epochs: int = 0
+
+    def make_loss(self) -> AttributeLoss:
+        from ..models.losses import SoftIntroLoss
+        from ..models.perceptual import perceptual_loss
+
+        perceptual = perceptual_loss(self.perceptual, self.perceptual_weights or None)
+        rest = self.values("vae_epochs", "perceptual", "perceptual_weights")
+        return SoftIntroLoss(**rest, perceptual=perceptual)
+
+    def make_trainer(self, pipeline: Pipeline, network: VAE, **options: Any) -> NetworkTrainer:
+        from .engines import SoftIntroTrainer
+        from .optimisation import adam, split_parameters
+
+        encoder, decoder = split_parameters(network)
+        return SoftIntroTrainer(
+            network=network,
+            optimizer=adam(encoder, pipeline),
+            decoder_optimizer=adam(decoder, pipeline),
+            vae_epochs=self.vae_epochs,
+            # running statistics that are not estimated again must see every pass
+            shared_passes=pipeline.speed.shared_passes and pipeline.bn_recalibrate,
+            **options,
+        )
 
 
 OBJECTIVES: dict[str, type[Objective]] = {

@@ -1,10 +1,9 @@
-"""What a trained network is asked: codes, decoded slices, scores. Finished runs are opened here."""
+"""Finished runs: opened, and their networks asked for codes and slices."""
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as short
@@ -12,26 +11,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..data.loader import DeviceLoader
-from ..data.store import SliceDataset
 from ..models.networks import NETWORKS, build_network
-from ..report.slices import methods_side_by_side, traversals
+from ..models.vae import VAE
 from ..runtime.device import find_device
 from ..runtime.files import read_json
 from ..runtime.weights import read_weights
 from ..schema import DataError
 from .config import Pipeline, parse_pipeline
-from .engines import VAEEvaluator
-from .handlers import ImageFidelity, LossTerms, RegularisationMetrics, VolumeAttributes
 
 TRAVERSAL = np.linspace(-3, 3, 7)
 """Steps of a traversal in standard deviations of the training codes, as in the paper's Fig. 3."""
 
 
 TRUSTED = "CARDIAC_ATTRIVAE_NETWORKS"
-"""Environment variable: dotted paths, with commas between, whose classes runs may name."""
+"""Environment variable: dotted paths, separated by commas, whose classes a run may name."""
 
 
 @dataclass(frozen=True)
@@ -39,19 +34,20 @@ class Run:
     """A trained run, as model.safetensors holds it.
 
     Attributes:
-        network: In eval mode, on the device asked for.
+        folder: The folder of the run.
+        network: The trained network in eval mode.
         pipeline: What it was trained with.
         about: Everything else: seed, data set, mean and deviation of training codes.
     """
 
     folder: Path
-    network: nn.Module
+    network: VAE
     pipeline: Pipeline
     about: dict[str, Any]
 
     @property
     def summary(self) -> dict[str, Any]:
-        """How training went: summary.json.
+        """Reads summary.json: how the training went.
 
         Raises:
             DataError: If it is missing or damaged.
@@ -60,13 +56,18 @@ class Run:
 
 
 def load_run(folder: str | Path, device: str = "cpu") -> Run:
-    """Reads a finished run. Its file holds weights and plain values, and no code is run from it.
+    """Reads a finished run. Its file holds weights and plain values; no code of it is executed.
 
     A network that the run names by a dotted path is code of another package. It is imported only
     if the environment variable `TRUSTED` names that class, or a module above it.
 
+    Args:
+        folder: The folder that ``train`` wrote.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
     Raises:
-        DataError: If the folder holds none, or one that is damaged, or that asks for such code.
+        DataError: If the folder holds no finished run, or one that is damaged or names a network
+            that is not trusted.
     """
     folder = Path(folder)
     file = folder / "model.safetensors"
@@ -84,15 +85,19 @@ def load_run(folder: str | Path, device: str = "cpu") -> Run:
         pipeline = parse_pipeline(about.pop("pipeline", None))
         network = trusted_network(pipeline)
         network.load_state_dict(weights)
-    except (ValueError, RuntimeError, MemoryError) as error:  # RuntimeError: of other shapes, say
-        told = str(error).partition("size mismatch for")[0].strip()
-        raise DataError(f"{file} cannot be used: {told}") from error
-    network.to(find_device(device), memory_format=memory_format(pipeline))  # as it was trained
+    except (
+        ValueError,
+        RuntimeError,
+        MemoryError,
+    ) as error:  # Runtime: other shapes
+        reason = str(error).partition("size mismatch for")[0].strip()
+        raise DataError(f"{file} cannot be used: {reason}") from error
+    place(network, find_device(device), pipeline)
     return Run(folder, network.eval(), pipeline, about)
 
 
-def trusted_network(pipeline: Pipeline) -> nn.Module:
-    """The network of a pipeline that a run names, without its weights.
+def trusted_network(pipeline: Pipeline) -> VAE:
+    """Builds the network that a run names, without its weights.
 
     Raises:
         ValueError: If it is code of another package that `TRUSTED` does not name, or cannot be
@@ -114,48 +119,21 @@ def memory_format(pipeline: Pipeline) -> torch.memory_format:
     return torch.channels_last if pipeline.speed.channels_last else torch.contiguous_format
 
 
-def make_evaluator(
-    network: nn.Module,
-    dataset: SliceDataset,
-    names: Sequence[str],
-    *,
-    dimensions: Sequence[int | None],
-    device: torch.device,
-    codes: str = "mean",
-    standardised: np.ndarray | None = None,
-    loss_function: nn.Module | None = None,
-) -> VAEEvaluator:
-    """An evaluator with all that is measured on slices: attributes, scores, fidelity, loss.
+def place(network: VAE, device: torch.device, pipeline: Pipeline) -> None:
+    """Moves a network to a device, its weights in the memory order that the pipeline asks for."""
+    network.to(device, memory_format=memory_format(pipeline))  # type: ignore[call-overload]  # torch's stub lacks it
+
+
+def encode(network: VAE, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Encodes slices.
 
     Args:
-        network: What to evaluate.
-        dataset: On which slices.
-        names: Attributes to score.
-        dimensions: See `RegularisationMetrics`.
-        device: Where.
-        codes: Posterior ``mean``, or ``sampled``, always with the same noise.
-        standardised: Attributes as the loss expects them, (N, K); needed with a loss alone.
-        loss_function: See `VAEEvaluator`.
+        network: The network.
+        images: Slices on its device, (N, C, H, W).
+
+    Returns:
+        Posterior means and log variances, (N, D) each.
     """
-    values = np.zeros((len(dataset), len(names))) if standardised is None else standardised
-    return VAEEvaluator(
-        device=device,
-        val_data_loader=DeviceLoader(dataset, values, 64, device),
-        epoch_length=math.ceil(len(dataset) / 64),
-        network=network,
-        loss_function=loss_function,
-        generator=torch.Generator(device).manual_seed(0) if codes == "sampled" else None,
-        val_handlers=[
-            VolumeAttributes(dataset, names),
-            LossTerms(),
-            ImageFidelity(),
-            RegularisationMetrics(dataset, names, dimensions),
-        ],
-    )
-
-
-def encode(network: nn.Module, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Posterior means and log variances, (N, D) each, of slices (N, C, H, W)."""
     network.eval()
     with torch.no_grad():
         parts = [network.encode(chunk) for chunk in images.split(64)]
@@ -163,8 +141,16 @@ def encode(network: nn.Module, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
     return mu, logvar
 
 
-def reconstruct(network: nn.Module, images: Tensor) -> Tensor:
-    """What a network makes of slices (N, C, H, W): decoded posterior means, float32 on the CPU."""
+def reconstruct(network: VAE, images: Tensor) -> Tensor:
+    """Decodes the posterior means of slices.
+
+    Args:
+        network: The network.
+        images: Slices on any device, (N, C, H, W).
+
+    Returns:
+        Reconstructions, (N, C, H, W) float32 on the CPU.
+    """
     network.eval()
     device = next(network.parameters()).device
     with torch.no_grad():
@@ -172,8 +158,8 @@ def reconstruct(network: nn.Module, images: Tensor) -> Tensor:
     return torch.cat(parts).float().cpu()
 
 
-def decode(network: nn.Module, codes: np.ndarray) -> Tensor:
-    """Slices (N, C, H, W) of codes (N, D), float32 on the CPU."""
+def decode(network: VAE, codes: np.ndarray) -> Tensor:
+    """Decodes codes (N, D) into slices (N, C, H, W), float32 on the CPU."""
     network.eval()
     device = next(network.parameters()).device
     z = torch.as_tensor(np.ascontiguousarray(codes), dtype=torch.float32, device=device)
@@ -181,11 +167,19 @@ def decode(network: nn.Module, codes: np.ndarray) -> Tensor:
         return torch.cat([network.decode(chunk).float().cpu() for chunk in z.split(64)])
 
 
-def traverse(network: nn.Module, dimensions: int, statistics: dict[str, np.ndarray]) -> np.ndarray:
-    """Slices decoded along the first dimensions, (K, S, H, W).
+def traverse(network: VAE, dimensions: int, statistics: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Decodes slices along the first dimensions.
 
-    Starts from the mean code of the training patients and turns one dimension at a time, by
+    Starts from the mean code of the training patients and changes one dimension at a time, by
     `TRAVERSAL` standard deviations of their codes.
+
+    Args:
+        network: The network.
+        dimensions: Number K of dimensions.
+        statistics: ``code_mean`` and ``code_deviation`` of the training patients, (D,).
+
+    Returns:
+        Slices of the first channel, (K, S, H, W).
     """
     mean, deviation = (np.asarray(statistics[k]) for k in ("code_mean", "code_deviation"))
     codes = np.tile(mean, (dimensions, len(TRAVERSAL), 1))
@@ -193,19 +187,3 @@ def traverse(network: nn.Module, dimensions: int, statistics: dict[str, np.ndarr
         codes[k, :, k] += TRAVERSAL * deviation[k]
     images = decode(network, codes.reshape(-1, len(mean)))[:, 0].numpy()
     return images.reshape(dimensions, len(TRAVERSAL), *images.shape[1:])
-
-
-def draw_traversals(
-    network: nn.Module,
-    names: tuple[str, ...],
-    statistics: dict[str, np.ndarray],
-    path: Path,
-) -> None:
-    traversals(traverse(network, len(names), statistics), names, TRAVERSAL, path)
-
-
-def draw_reconstructions(network: nn.Module, dataset: SliceDataset, path: Path) -> None:
-    originals = dataset.images[:, 0].numpy()
-    decoded = reconstruct(network, dataset.images)[:, 0].numpy()
-    captions = dataset.cases["case"].tolist()
-    methods_side_by_side(originals, {"reconstruction": decoded}, captions, path)

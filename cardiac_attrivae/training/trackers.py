@@ -15,7 +15,6 @@ from importlib.util import find_spec
 from math import isnan
 from pathlib import Path
 from secrets import token_hex
-from types import SimpleNamespace
 from typing import Any, NamedTuple, Protocol
 
 import pandas as pd
@@ -101,13 +100,15 @@ class MLflow:
             self.handler.client.update_run(runs[0].info.run_id, status="RUNNING")
 
     def log(self, row: Mapping[str, float]) -> None:
-        state = State(metrics=dict(row), epoch=row["epoch"])
-        self.handler.epoch_completed(SimpleNamespace(state=state))
+        engine = Engine(lambda engine, batch: None)  # the handler logs what an engine's state holds
+        engine.state = State(metrics=dict(row), epoch=row["epoch"])
+        self.handler.epoch_completed(engine)
 
     def keep(self, figures: Sequence[Path], files: Sequence[Path], summary: dict) -> None:
         self.handler.artifacts = (*figures, *files)
         self.handler.complete()
-        self.handler.client.log_dict(self.handler.cur_run.info.run_id, summary, SUMMARY)
+        run: Any = self.handler.cur_run  # MONAI declares it as None
+        self.handler.client.log_dict(run.info.run_id, summary, SUMMARY)
 
     def close(self, failed: bool) -> None:
         if failed:
@@ -150,7 +151,7 @@ class WandB:
             self.logger.close()
 
 
-TRACKERS: dict[str, type[Tracker]] = {"mlflow": MLflow, "wandb": WandB}
+TRACKERS: dict[str, Callable[[str, Tracked, Engine], Tracker]] = {"mlflow": MLflow, "wandb": WandB}
 """By the name of the package, which is that of the extra, too."""
 
 
@@ -273,4 +274,5 @@ def tracked(folder: Path, configuration: Mapping[str, Any]) -> Tracked:
     except (ValueError, TypeError, KeyError):
         raise DataError(f"{file} holds no id of a run; remove it to track a new one") from None
     (flat,) = pd.json_normalize(dict(configuration), sep=".").to_dict("records")
-    return Tracked(id, f"{folder.resolve().name} {id}", flat)
+    parameters = {str(key): value for key, value in flat.items()}
+    return Tracked(id, f"{folder.resolve().name} {id}", parameters)

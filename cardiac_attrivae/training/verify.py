@@ -132,7 +132,8 @@ def _differences(one: Any, other: Any, key: str = "") -> Iterator[tuple[str, str
         for name in dict.fromkeys([*other, *one]):
             yield from _differences(one.get(name), other.get(name), f"{key}.{name}".strip("."))
     elif one != other:
-        yield key, *("missing" if value is None else short(value) for value in (one, other))
+        found, known = ("missing" if value is None else short(value) for value in (one, other))
+        yield key, found, known
 
 
 def _data(store: str | Path | None, summary: dict[str, Any], model: dict[str, Any]) -> Finding:

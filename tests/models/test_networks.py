@@ -14,7 +14,7 @@ from cardiac_attrivae.models.networks import (
     recalibrate,
 )
 from cardiac_attrivae.schema import VAEOutput
-from cardiac_attrivae.training.workflow import split_parameters
+from cardiac_attrivae.training.optimisation import split_parameters
 
 
 @pytest.fixture(autouse=True)

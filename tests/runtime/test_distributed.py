@@ -28,7 +28,7 @@ from cardiac_attrivae.runtime.distributed import (
 )
 from cardiac_attrivae.schema import Keys
 from cardiac_attrivae.training.engines import SoftIntroTrainer, VAETrainer
-from cardiac_attrivae.training.workflow import split_parameters
+from cardiac_attrivae.training.optimisation import split_parameters
 
 ROWS = 7  # shares of 4 and 3
 TIMEOUT = 60

@@ -36,8 +36,8 @@ from cardiac_attrivae.training.engines import (
     frozen,
     parameters_of,
 )
-from cardiac_attrivae.training.handlers import LossTerms
-from cardiac_attrivae.training.workflow import average_of, compile_passes
+from cardiac_attrivae.training.optimisation import average_of, compile_passes
+from cardiac_attrivae.training.scores import LossTerms
 
 NAMES = ("LVEDA", "RVEDA")
 REFERENCE = Path(__file__).parents[1] / "reference"

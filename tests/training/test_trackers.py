@@ -23,6 +23,7 @@ from cardiac_attrivae.cli.main import main
 from cardiac_attrivae.schema import DataError
 from cardiac_attrivae.training import trackers
 from cardiac_attrivae.training.config import parse_pipeline
+from cardiac_attrivae.training.records import Records
 from cardiac_attrivae.training.trackers import TRACKERS, parse_trackers, tracked
 from cardiac_attrivae.training.verify import verify_run
 from cardiac_attrivae.training.workflow import TrainingWorkflow
@@ -286,7 +287,7 @@ class Recorder:
 @pytest.fixture
 def recorder(monkeypatch):
     """Stands for MLflow, whether that is installed or not; runs draw nothing."""
-    monkeypatch.setattr(TrainingWorkflow, "_draw", lambda self, statistics: None)
+    monkeypatch.setattr(Records, "draw", lambda self, statistics: None)
     monkeypatch.setitem(TRACKERS, "mlflow", Recorder)
     monkeypatch.setattr(trackers, "find_spec", {"mlflow": SimpleNamespace(origin="installed")}.get)
     monkeypatch.setattr(Recorder, "told", [])
@@ -333,7 +334,7 @@ def test_a_broken_off_run_is_closed_as_failed_and_keeps_its_id(drawn_slices, rec
 
 
 def test_only_the_first_process_tracks(drawn_slices, recorder, monkeypatch, tmp_path):
-    monkeypatch.setattr("cardiac_attrivae.training.workflow.is_first", lambda: False)
+    monkeypatch.setattr("cardiac_attrivae.training.records.is_first", lambda: False)
     workflow = workflow_of(drawn_slices, tmp_path / "run", trackers=["mlflow"])
     workflow.initialize()
     workflow.run()

@@ -13,8 +13,8 @@ from cardiac_attrivae.data.manifest import load_manifest
 from cardiac_attrivae.data.preprocess import preprocess
 from cardiac_attrivae.data.transforms import Recipe
 from cardiac_attrivae.schema import DataError
+from cardiac_attrivae.training.records import Records
 from cardiac_attrivae.training.verify import verify_run
-from cardiac_attrivae.training.workflow import TrainingWorkflow
 
 WHAT = ["weights", "configuration", "summary", "data", "versions", "parameters"]
 
@@ -25,7 +25,7 @@ def made(acdc_store, tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     store = shutil.copytree(acdc_store, folder / "store")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainingWorkflow, "_draw", lambda self, statistics: None)
+        patch.setattr(Records, "draw", lambda self, statistics: None)
         trained(store, folder / "run")
     return folder
 
@@ -244,11 +244,11 @@ def test_the_command_ends_with_0_only_if_all_holds_and_its_lines_are_whole_in_a_
 
 
 def test_on_a_terminal_lines_have_eighty_columns(run, monkeypatch):
-    from cardiac_attrivae.cli import main as cli
+    from cardiac_attrivae.cli import console as cli
 
-    monkeypatch.setattr(cli, "_columns", lambda: 80)
+    monkeypatch.setattr(cli, "columns", lambda: 80)
     monkeypatch.setattr(cli.sys.stdout, "isatty", lambda: True, raising=False)
-    lines = cli._row("data           DIFFERS  ", "a long story " * 20).splitlines()
+    lines = cli.row("data           DIFFERS  ", "a long story " * 20).splitlines()
     assert len(lines) > 1
     assert max(map(len, lines)) <= 80
     assert all(line.startswith(" " * 24) for line in lines[1:])

@@ -30,7 +30,8 @@ from cardiac_attrivae.models.networks import BetaVAE
 from cardiac_attrivae.models.perceptual import perceptual_loss
 from cardiac_attrivae.runtime.device import find_device
 from cardiac_attrivae.schema import DataError, Keys
-from cardiac_attrivae.training import workflow
+from cardiac_attrivae.training import folder as folder_of_run
+from cardiac_attrivae.training import learner, records
 from cardiac_attrivae.training.config import (
     Optimiser,
     Pipeline,
@@ -38,8 +39,11 @@ from cardiac_attrivae.training.config import (
     load_pipeline,
     parse_pipeline,
 )
-from cardiac_attrivae.training.run import TRAVERSAL, encode, load_run, make_evaluator, traverse
-from cardiac_attrivae.training.workflow import TrainingWorkflow, average_of, rate
+from cardiac_attrivae.training.optimisation import average_of, rate
+from cardiac_attrivae.training.records import Records
+from cardiac_attrivae.training.run import TRAVERSAL, encode, load_run, traverse
+from cardiac_attrivae.training.scores import make_evaluator
+from cardiac_attrivae.training.workflow import TrainingWorkflow
 
 PLAIN = {
     "method": "tiny",
@@ -80,7 +84,7 @@ RUNS = {
 @pytest.fixture(autouse=True)
 def without_pictures(monkeypatch):
     """Drawing takes longer than the rest; tests/test_pipelines.py has the pictures."""
-    monkeypatch.setattr(TrainingWorkflow, "_draw", lambda self, statistics: None)
+    monkeypatch.setattr(Records, "draw", lambda self, statistics: None)
 
 
 def part(dataset, patients):
@@ -173,7 +177,7 @@ def test_a_run_that_was_broken_off_and_resumed_is_the_uninterrupted_one_bit_for_
         train(values, to="broken", handlers=(Interrupt(3),))
     assert not (tmp_path / "broken" / "model.safetensors").exists()
     workflow = train(values, to="broken", resume=True)
-    assert workflow.start_epoch == 2
+    assert workflow.records.start_epoch == 2
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
     assert_same_checkpoint(tmp_path / "whole", tmp_path / "broken")
 
@@ -183,7 +187,7 @@ def test_a_checkpoint_of_an_introspective_run_holds_both_optimisers_and_batch_no
     state = torch.load(workflow.output / "last.pt", weights_only=True)
     optimisers = {"optimiser", "scheduler", "decoder_optimiser", "decoder_scheduler"}
     assert optimisers < state.keys()
-    network = workflow.network
+    network = workflow.learner.network
     sizes = [len(list(part.parameters())) for part in (network.encoder, network.decoder)]
     assert [len(state[n]["state"]) for n in ("optimiser", "decoder_optimiser")] == sizes
     assert state["scheduler"]["last_epoch"] == state["decoder_scheduler"]["last_epoch"] == 4
@@ -219,7 +223,7 @@ def test_resuming_where_nothing_was_saved_starts_from_the_beginning(train, tmp_p
     train(to="whole")
     with pytest.raises(KeyboardInterrupt):
         train(to="broken", handlers=(Interrupt(1),))
-    assert train(to="broken", resume=True).start_epoch == 0
+    assert train(to="broken", resume=True).records.start_epoch == 0
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
 
 
@@ -230,7 +234,7 @@ def test_two_runs_do_not_train_in_one_folder(train, halves, tmp_path):
         train(resume=True)
     first.run()
     first.finalize()
-    assert train(resume=True).start_epoch == 4
+    assert train(resume=True).records.start_epoch == 4
     assert not list((tmp_path / "run").glob(".*"))
 
 
@@ -248,10 +252,10 @@ from pathlib import Path
 sys.path[:0] = sys.argv[2:3]
 import test_workflow as t
 from cardiac_attrivae.training.config import parse_pipeline
-from cardiac_attrivae.training import handlers, workflow
+from cardiac_attrivae.training import handlers, records, workflow
 
 folder, real = Path(sys.argv[1]), handlers.torch.save
-workflow.TrainingWorkflow._draw = lambda self, statistics: None
+records.Records.draw = lambda self, statistics: None
 
 def save(state, stream):
     real(state, stream)
@@ -295,7 +299,7 @@ def test_a_run_that_was_killed_while_it_wrote_a_checkpoint_resumes_bit_for_bit(t
             parse_pipeline(PLAIN), *data, tmp_path / name, device="cpu", resume=resume
         )
         run.initialize()
-        assert run.start_epoch == (2 if resume else 0)
+        assert run.records.start_epoch == (2 if resume else 0)
         run.run()
         run.finalize()
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
@@ -308,10 +312,11 @@ sys.path[:0] = sys.argv[2:3]
 import test_workflow as t
 from ignite.engine import Events
 from cardiac_attrivae.training.config import parse_pipeline
+from cardiac_attrivae.training.records import Records
 from cardiac_attrivae.training.workflow import TrainingWorkflow
 
 folder = Path(sys.argv[1])
-TrainingWorkflow._draw = lambda self, statistics: None
+Records.draw = lambda self, statistics: None
 
 class Tell:
     def attach(self, engine):
@@ -322,7 +327,7 @@ run = TrainingWorkflow(
     resume=True, handlers=(Tell(),),
 )
 run.initialize()
-print("from", run.start_epoch, flush=True)
+print("from", run.records.start_epoch, flush=True)
 run.run()
 run.finalize()
 """
@@ -363,7 +368,7 @@ def test_an_introspective_run_that_was_killed_ten_times_ends_bit_for_bit_as_one_
             parse_pipeline(LONG), *data, tmp_path / name, device="cpu", resume=resume
         )
         run.initialize()
-        assert earliest <= run.start_epoch < 80
+        assert earliest <= run.records.start_epoch < 80
         run.run()
         run.finalize()
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
@@ -478,13 +483,13 @@ def test_a_loaded_run_answers_as_the_trained_network_did(train, halves, values):
     assert not run.network.training
     image = halves[1].images
     with torch.no_grad():
-        expected, found = workflow.model.eval()(image), run.network(image)
+        expected, found = workflow.learner.model.eval()(image), run.network(image)
     assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
     codes, _ = encode(run.network, halves[0].basal().images)
     np.testing.assert_allclose(run.about["code_mean"], codes.mean(axis=0), atol=1e-6)
     np.testing.assert_allclose(run.about["code_deviation"], codes.std(axis=0), atol=1e-6)
     assert run.about["seed"] == 7
-    np.testing.assert_allclose(run.about["attribute_mean"], workflow.targets.mean)
+    np.testing.assert_allclose(run.about["attribute_mean"], workflow.learner.targets.mean)
 
 
 def test_a_run_leaves_the_files_and_numbers_that_it_promises(train, halves):
@@ -554,7 +559,9 @@ def test_a_run_that_was_killed_as_it_was_overwritten_is_never_half_of_one(
         shutil.copytree(tmp_path / "whole", tmp_path / to)
         with monkeypatch.context() as patch:
             patch.setattr(Path, "unlink", killed)
-            patch.setattr(workflow, "locked", lambda folder: nullcontext())  # removes files, too
+            patch.setattr(
+                folder_of_run, "locked", lambda folder: nullcontext()
+            )  # removes files, too
             with suppress(KeyboardInterrupt):
                 train(to=to, overwrite=True, seed=1)
                 break  # all was removed, and a new run has taken the place
@@ -584,10 +591,11 @@ def test_an_empty_folder_is_as_good_as_none(train, tmp_path):
 def worsening(monkeypatch, values):
     """Makes validation losses those given, by epoch."""
 
-    def score(self, engine):
-        return -values[self._trainer.state.epoch - 1]
+    def loss(evaluator):
+        return values[evaluator.state.epoch - 1]
 
-    monkeypatch.setattr(TrainingWorkflow, "_score", score)
+    for module in (learner, records):
+        monkeypatch.setattr(module, "validation_loss", loss)
 
 
 def test_early_stopping_stops_after_patience_and_keeps_the_best(train, tmp_path, monkeypatch):
@@ -598,7 +606,7 @@ def test_early_stopping_stops_after_patience_and_keeps_the_best(train, tmp_path,
     assert (summary["epochs"], summary["epoch_kept"]) == (5, 2)
 
     monkeypatch.undo()
-    monkeypatch.setattr(TrainingWorkflow, "_draw", lambda self, statistics: None)
+    monkeypatch.setattr(Records, "draw", lambda self, statistics: None)
     kept = train(changed(PLAIN, "schedule", epochs=2, keep="last"), to="two").output
     best, two = weights(folder), weights(kept)
     assert all(torch.equal(best[name], two[name]) for name in two)
@@ -726,7 +734,7 @@ def first_mean(network, images):
 @pytest.mark.parametrize("val", [True, False])
 def test_statistics_of_batch_norm_that_are_saved_are_those_of_the_training_slices(train, val):
     workflow = train(INTRO, val=val)
-    expected = first_mean(workflow.model, workflow.get_train_dataset().basal().images)
+    expected = first_mean(workflow.learner.model, workflow.get_train_dataset().basal().images)
     saved = weights(workflow.output)["encoder.main.1.running_mean"]
     torch.testing.assert_close(saved, expected, rtol=1e-4, atol=1e-5)
 
@@ -734,7 +742,7 @@ def test_statistics_of_batch_norm_that_are_saved_are_those_of_the_training_slice
 def test_without_recalibration_they_are_those_of_all_that_was_passed(train):
     workflow = train(INTRO | {"bn_recalibrate": False})
     saved = weights(workflow.output)
-    expected = first_mean(workflow.model, workflow.get_train_dataset().basal().images)
+    expected = first_mean(workflow.learner.model, workflow.get_train_dataset().basal().images)
     assert (saved["encoder.main.1.running_mean"] - expected).abs().max() > 1e-3
     # no pass is left out, for nobody makes up for it: one in the epoch as a VAE, then eight each
     assert saved["decoder.main.res_in_8.bn1.num_batches_tracked"] == 1 + 3 * 8
@@ -817,7 +825,7 @@ def test_with_an_average_the_average_is_what_is_validated_and_saved(train):
     values = changed(changed(PLAIN, "optimiser", average=0.9), "schedule", keep="last")
     workflow = train(values)
     saved = weights(workflow.output)
-    averaged, last = workflow.model.state_dict(), workflow.network.state_dict()
+    averaged, last = workflow.learner.model.state_dict(), workflow.learner.network.state_dict()
     assert all(torch.equal(saved[name], averaged[name]) for name in saved)
     assert not torch.equal(saved["posterior.weight"], last["posterior.weight"])
 
@@ -846,7 +854,7 @@ def test_a_traversal_turns_one_dimension_at_a_time_about_the_mean_code():
 
 def test_monai_is_given_what_it_asks_a_training_workflow_for(train, halves):
     workflow = train()
-    assert workflow.get_evaluator().network is workflow.model
+    assert workflow.get_evaluator().network is workflow.learner.model
     assert workflow.get_max_epochs() == 4
     assert workflow.get_device() == torch.device("cpu")
     assert len(workflow.get_train_dataset()) == 7
@@ -865,7 +873,7 @@ def test_a_trained_decoder_beats_a_black_image_and_the_mean_image(train, halves)
     workflow = train(values)
     unseen = halves[1].basal().images
     with torch.no_grad():
-        decoded = workflow.model.eval()(unseen).reconstruction
+        decoded = workflow.learner.model.eval()(unseen).reconstruction
     error = (decoded - unseen).square().mean()
     mean = halves[0].basal().images.mean(dim=0)
     assert error < 0.2 * unseen.square().mean()

@@ -1,0 +1,107 @@
+"""The folder of a run: one process at a time works in it, on the run that its config.yaml names."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..runtime.files import enough_space, write
+from ..runtime.folders import is_empty, locked
+from ..runtime.yaml_files import read_yaml
+from ..schema import DataError
+
+CONFIG, LAST, BEST = "config.yaml", "last.pt", "best.pt"
+MODEL, HISTORY, SUMMARY = "model.safetensors", "history.csv", "summary.json"
+REST = (BEST, HISTORY, "tensorboard", "figures", "trackers.json")
+"""What else a run writes."""
+
+COPIES = 10
+"""How often a run keeps the weights at most: in last.pt with their average and two moments, twice
+while that is replaced, in best.pt and in the model."""
+
+
+@contextmanager
+def claimed(
+    folder: Path, wanted: Mapping[str, Any], size: int, *, resume: bool, overwrite: bool
+) -> Iterator[None]:
+    """Locks a folder for a run, and leaves it with the config.yaml of that run.
+
+    Args:
+        folder: The folder; it is created if there is none.
+        wanted: What config.yaml shall say.
+        size: Bytes of the weights.
+        resume: Whether a run of the same configuration that is in the folder goes on.
+        overwrite: Whether a run in the folder is removed. One without a checkpoint always is.
+
+    Raises:
+        DataError: If the folder holds another run or other files, another process works in it, or
+            there is too little space.
+    """
+    with locked(folder):
+        _make_room(folder, wanted, size, resume, overwrite)
+        yield
+
+
+def _make_room(
+    folder: Path, wanted: Mapping[str, Any], size: int, resume: bool, overwrite: bool
+) -> None:
+    config = folder / CONFIG
+    if not config.is_file():
+        if not is_empty(folder):
+            raise DataError(f"{folder} is neither a run nor an empty folder; choose another")
+    elif not any((folder / name).is_file() for name in (LAST, MODEL)):
+        _remove(folder)  # it ended before its first checkpoint: nothing of it is lost
+    elif resume:
+        if configuration(config) != wanted:
+            raise DataError(
+                f"{folder} holds a run with another configuration, seed or data; "
+                "resume with the same, or choose another folder"
+            )
+        return
+    elif not overwrite:
+        raise DataError(f"{folder} holds a run; add --resume, or choose another folder")
+    else:
+        _remove(folder)
+    enough_space(folder, COPIES * size)
+    write(config, yaml.safe_dump(dict(wanted), sort_keys=False))
+
+
+def _remove(folder: Path) -> None:
+    """Removes a run but for its config.yaml; files of somebody else are an error.
+
+    Killed in here, it leaves a run of the old configuration that has yet to begin.
+    """
+    own = (MODEL, SUMMARY, LAST, *REST)
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    foreign = sorted(names - {*own, CONFIG})
+    if foreign or not isinstance(configuration(folder / CONFIG), Mapping):
+        raise DataError(
+            f"{folder} holds files that are not of a run: {', '.join(foreign) or CONFIG}; "
+            "move them, or choose another folder"
+        )
+    for name in own:
+        path = folder / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def configuration(file: Path) -> Any:
+    """What the config.yaml of a run says.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    try:
+        return read_yaml(file.read_bytes())
+    except ValueError as error:
+        raise DataError(
+            f"{file} cannot be read: {error}; without it a run cannot be resumed: choose another "
+            "folder"
+        ) from None
