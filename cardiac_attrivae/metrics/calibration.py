@@ -96,7 +96,7 @@ class Calibration:
             ValueError: If an attribute is unknown, has no line, or shares its dimension with
                 another one that is requested.
         """
-        codes, taken = codes.copy(), {}
+        codes, taken = codes.copy(), dict[int, str]()
         for name, value in request.items():
             if name not in self.names:
                 known = ", ".join(self.names)

@@ -37,38 +37,41 @@ from .patients import as_table, checked
 
 Measured = TypeVar("Measured")
 
-Values = tuple["np.ndarray | float", "Sequence[int | None] | np.ndarray | None"]
+Dimensions = Sequence[int | None] | np.ndarray
+Values = tuple[np.ndarray | float, Dimensions | None]
 """Values (K,), or one number for the whole code; and the dimension of each value, if any."""
+Entry = Metric[[Dependence], Values]
+"""An entry of a table of code scores."""
 
-_INTERPRETABILITY = Metric(
+_INTERPRETABILITY: Entry = Metric(
     "Interpretability", "Interp",
     "How much of an attribute a straight line through its best dimension explains (R²).",
     Section.CODE,
     lambda m: (interpretability(m.information, m.fit), best_dimensions(m.information)),
     headline=True, question="Does the code carry the attributes?",
 )  # fmt: skip
-_SCC = Metric(
+_SCC: Entry = Metric(
     "SCC", "SCC",
     "How well the best dimension ranks the patients by an attribute (Spearman correlation).",
     Section.CODE, lambda m: (scc(m.correlation), best_dimensions(m.correlation)), headline=True,
 )  # fmt: skip
-_MODULARITY = Metric(
+_MODULARITY: Entry = Metric(
     "Modularity", "Mod",
     "Whether each dimension depends on one attribute only; noise and a perfect code have the same.",
     Section.CODE, lambda m: (modularity(m.information), None), good=Good.NONE,
 )  # fmt: skip
-_SAP = Metric(
+_SAP: Entry = Metric(
     "SAP", "SAP", "R² of the best dimension of an attribute less R² of the second best.",
     Section.CODE, lambda m: (sap(m.separable), best_dimensions(m.separable)), headline=True,
 )  # fmt: skip
-_MIG = Metric(
+_MIG: Entry = Metric(
     "MIG", "MIG",
     "Information of the best dimension of an attribute less that of the second best, over its "
     "entropy.",
     Section.FURTHER, lambda m: (mig(m.information, m.entropy), best_dimensions(m.information)),
 )  # fmt: skip
 
-METRICS: dict[str, Metric[[Dependence], Values]] = table_of(
+METRICS: dict[str, Entry] = table_of(
     _INTERPRETABILITY,
     _SCC,
     _MODULARITY,
@@ -85,7 +88,7 @@ METRICS: dict[str, Metric[[Dependence], Values]] = table_of(
 )  # fmt: skip
 """Scores of a code, which validation during training computes."""
 
-TRAINED: dict[str, Metric[[Dependence], Values]] = table_of(
+TRAINED: dict[str, Entry] = table_of(
     _MODULARITY.fixed(
         lambda m: (fixed_modularity(m.information, m.dimensions), None), section=Section.FURTHER
     ),
@@ -113,7 +116,7 @@ def score(
     *,
     dimensions: Sequence[int | None] | None = None,
     seed: int = 0,
-    metrics: Mapping[str, Metric[[Dependence], Values]] = METRICS,
+    metrics: Mapping[str, Entry] = METRICS,
 ) -> list[Score]:
     """Computes every entry of a table of metrics: a score per attribute, and their plain mean.
 
@@ -165,7 +168,7 @@ def tabulate(
     rows = []
     for metric, measure in metrics.items():
         values, found = measure(measured)
-        if np.ndim(values):
+        if isinstance(values, np.ndarray):
             found = [None] * len(values) if found is None else found
             rows += [
                 Score(metric, name, float(value), n=n, dimension=None if dim is None else int(dim))

@@ -156,7 +156,7 @@ def control_scores(
         Control_error LVEDA 1.0
         Control_leak LVEDA 0.0
     """
-    parts = dict(tuple(table.groupby("attribute", sort=False)))
+    parts = {str(name): part for name, part in table.groupby("attribute", sort=False)}
     movements = [_movement(part, name, deviations) for name, part in parts.items()]
     dimensions = [int(part["dimension"].iloc[0]) for part in parts.values()]
     rows = next(iter(parts.values()))["case"]

@@ -186,8 +186,8 @@ def _carried(
 
     Attribute k is read from its dimension; nan where that is None.
     """
-    known = [k for k, dim in enumerate(dimensions) if dim is not None]
-    used = [dimensions[k] for k in known]
+    pairs = [(k, dim) for k, dim in enumerate(dimensions) if dim is not None]
+    known, used = [k for k, _ in pairs], [dim for _, dim in pairs]
     x, y, new = codes[:, used], attributes[:, known], new[:, used]
     centred = x - x.mean(axis=0)
     variance = (centred**2).sum(axis=0)

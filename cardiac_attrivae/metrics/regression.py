@@ -176,7 +176,7 @@ def dci(
     """
     table = as_table(codes, attributes)
     x, y = checked(table.codes, table.attributes, table.names)
-    n, cases = len(x), np.asarray(table.cases)
+    n, cases = len(x), np.asarray(table.cases, dtype=object)
 
     def measure(rows: np.ndarray, origin: np.ndarray, penalties: Sequence[float]) -> list[Score]:
         return tabulate(_importance(x[rows], y[origin], penalties), table.names, n, DCI)
@@ -213,7 +213,7 @@ def _folds(cases: Sequence[str], folds: int, seed: int) -> PredefinedSplit:
     return PredefinedSplit(fold)
 
 
-def _lasso(cases: np.ndarray, folds: int, seed: int) -> Pipeline:
+def _lasso(cases: Sequence[str], folds: int, seed: int) -> Pipeline:
     """A lasso on standardised columns, its penalty chosen by cross-validation over patients."""
     split = _folds(cases, min(folds, len(set(cases))), seed)
     # 1 is the largest correlation there can be, so the grid starts at a fit of nothing

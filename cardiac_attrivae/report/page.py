@@ -1,31 +1,27 @@
-"""The report: one page and its tables, of whole evaluations; computes nothing but means over seeds.
+"""The report: one page and its tables from evaluations.
 
-What is said is in templates/index.html, how it looks in templates/style.css.
+The words are in templates/index.html, the looks in templates/style.css.
 """
 
 from __future__ import annotations
 
-import base64
-import io
-import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 import yaml
-from PIL import Image
 
 from ..metrics.catalogue import EVERY, headlines, names_in
 from ..metrics.metric import FIXED, MEAN, Score, Section
 from ..runtime.files import write
 from ..runtime.folders import locked
-from ..schema import STRUCTURES, DataError
+from ..schema import STRUCTURES
+from .evaluations import read_evaluations
 from .published import SOURCE, TABLE_1
 from .render import render
 from .scores import PLACE, Place, Scores, places, rank, summarise, variants
-from .tables import Grid, attribute_names, grid, means, per_attribute, table_1
+from .tables import Columns, Grid, attribute_names, grid, means, per_attribute, table_1
 from .text_tables import latex, markdown, tidy
 
 
@@ -54,36 +50,6 @@ class Finding(NamedTuple):
         return trained or [score for score in found if score.metric == "MAE"]
 
 
-class Picture(NamedTuple):
-    """A PNG as a data URI, and what it is of; names are empty where it is of all."""
-
-    source: str
-    method: str
-    train_dataset: str
-    test_dataset: str
-
-
-@dataclass(frozen=True)
-class Evaluations:
-    """What one or more folders of ``cross-domain-eval`` hold, put together.
-
-    Attributes:
-        metrics, comparisons, spread: The files of that name; no rows if missing.
-        models: Name and facts of each model, as in evaluation.json.
-        datasets: Facts of each data set by its name, as in evaluation.json.
-        facts: evaluation.json of each folder.
-        pictures: By kind, in the order of evaluation.json.
-    """
-
-    metrics: pd.DataFrame
-    comparisons: pd.DataFrame
-    spread: pd.DataFrame
-    models: list[dict[str, Any]]
-    datasets: dict[str, dict[str, Any]]
-    facts: list[dict[str, Any]]
-    pictures: dict[str, list[Picture]]
-
-
 def write_report(
     evaluations: Sequence[Path], output: Path, *, title: str = "Attributes of the heart in a code"
 ) -> Path:
@@ -94,23 +60,21 @@ def write_report(
     Args:
         evaluations: Folders that ``cross-domain-eval`` wrote; what two of them share counts once.
         output: Folder to write into.
-        title: Of the page.
+        title: Title of the page.
 
     Returns:
         index.html.
 
     Raises:
-        DataError: If a folder holds no metrics.csv or is unfinished, or there is no folder.
+        DataError: As `read_evaluations`.
     """
-    found = _read(evaluations)
+    found = read_evaluations(evaluations)
     scores = summarise(found.metrics, found.spread)
-    notes = list(dict.fromkeys(note for about in found.facts for note in about.get("notes", ())))
     page = render(
         "index.html",
         title=title,
         found=found,
         facts=[about for about in found.facts if about],
-        notes=notes,
         segmenters={
             name: about["segmenter"]
             for name, about in found.datasets.items()
@@ -131,77 +95,17 @@ def write_report(
     )
     output = Path(output)
     with locked(output):
-        write(output / "table.md", markdown(found.metrics, notes))
+        write(output / "table.md", markdown(found.metrics, found.notes))
         write(output / "table.tex", latex(found.metrics))
         write(output / "scores.csv", tidy(scores).to_csv(index=False))
         write(output / "index.html", page)
     return output / "index.html"
 
 
-def _read(folders: Sequence[Path]) -> Evaluations:
-    folders = [Path(folder) for folder in folders]
-    if not folders:
-        raise DataError("no evaluation to report on; give a folder that cross-domain-eval wrote")
-    facts, models, datasets, pictures = [], [], {}, {}
-    for folder in folders:
-        if not (folder / "metrics.csv").is_file():
-            raise DataError(f"{folder} holds no metrics.csv; cross-domain-eval writes one")
-        file = folder / "evaluation.json"
-        if not file.is_file():
-            raise DataError(
-                f"{folder} is unfinished: evaluation.json is missing; run the same "
-                "cross-domain-eval again"
-            )
-        about = json.loads(file.read_text(encoding="utf-8"))
-        facts.append(about)
-        new = [{"name": name, **model} for name, model in about.get("models", {}).items()]
-        models += [model for model in new if model not in models]
-        datasets = about.get("datasets", {}) | datasets
-        for kind, picture in _pictures(folder, about):
-            shown = pictures.setdefault(kind, [])
-            if picture not in shown:
-                shown.append(picture)
-    read = [_together(folders, f"{name}.csv") for name in ("metrics", "comparisons", "spread")]
-    return Evaluations(*read, models, datasets, facts, pictures)
-
-
-def _together(folders: Sequence[Path], name: str) -> pd.DataFrame:
-    """A table of all folders, rows that are the same once; names stay text, whatever they are."""
-    names = dict.fromkeys(("model", "method", "first", "second", *PLACE, "attribute", "case"), str)
-    files = [folder / name for folder in folders if (folder / name).is_file()]
-    tables = [
-        pd.read_csv(file, dtype=names, keep_default_na=False, na_values=[""]) for file in files
-    ]
-    tables = [table for table in tables if len(table)]
-    return pd.concat(tables, ignore_index=True).drop_duplicates() if tables else pd.DataFrame()
-
-
-def _pictures(folder: Path, about: dict[str, Any]) -> Iterable[tuple[str, Picture]]:
-    """Kind and picture; where evaluation.json lists none, every file under its own name."""
-    listed = about.get("figures") or [
-        {"file": f"figures/{file.name}", "kind": file.stem}
-        for file in sorted((folder / "figures").glob("*.png"))
-    ]
-    for row in listed:
-        file = folder / row["file"]
-        if file.is_file():
-            source = "data:image/webp;base64," + base64.b64encode(_webp(file)).decode()
-            model = about.get("models", {}).get(row.get("model"), {})
-            places = (row.get("train_dataset", ""), row.get("test_dataset", ""))
-            yield row["kind"], Picture(source, model.get("method", ""), *places)
-
-
-def _webp(file: Path) -> bytes:
-    """A picture as WebP, a fifth of its PNG: a page of forty stays small enough to send."""
-    with Image.open(file) as picture, io.BytesIO() as packed:
-        picture.convert("RGB").save(packed, "WEBP", quality=88, method=4)
-        return packed.getvalue()
-
-
 def _grids(scores: Scores) -> dict[str, Grid | None]:
     """The tables of the page, by name; None where nothing was measured."""
     held = dict.fromkeys(attribute_names(scores, "R2_fixed") + attribute_names(scores, "R2"))
-    rows = {
+    rows: dict[str, Mapping[str, Columns]] = {
         "scores": means(names_in(Section.CODE)),
         "best": per_attribute(scores, "Interpretability"),
         "trained": per_attribute(scores, f"Interpretability{FIXED}"),
@@ -272,7 +176,8 @@ def _by_place(frame: pd.DataFrame, *methods: str) -> dict[Place, list[dict[str, 
     order = chosen["metric"].map(compared.index).argsort(kind="stable")
     places: dict[Place, list[dict[str, Any]]] = {}
     for row in chosen.iloc[order].to_dict("records"):
-        places.setdefault(Place(*(row[name] for name in PLACE)), []).append(row)
+        named = {str(name): value for name, value in row.items()}
+        places.setdefault(Place(*(row[name] for name in PLACE)), []).append(named)
     return dict(sorted(places.items(), key=lambda item: not item[0].at_home))
 
 

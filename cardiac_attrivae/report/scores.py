@@ -62,7 +62,9 @@ def summarise(metrics: pd.DataFrame, spread: pd.DataFrame | None = None) -> Scor
         same = known["models"] == table["models"].reindex(known.index)  # not of some of them
         table.update(known.loc[same, ["low", "high"]])
     return {
-        (key[0], Place(*key[1:4]), *key[4:]): Score(*key[4:], **numbers)
+        (key[0], Place(*key[1:4]), *key[4:]): Score(
+            *key[4:], **{str(name): number for name, number in numbers.items()}
+        )
         for key, numbers in zip(table.index, table.to_dict("records"), strict=True)
     }
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -77,7 +78,8 @@ def grid(scores: Scores, rows: Mapping[str, Columns]) -> Grid | None:
                 if not any(ours):
                     continue
                 lines.append(Line(method, name, ours))
-                patients = max(patients, *(int(cell.n) for cell in ours if cell))
+                known = [int(cell.n) for cell in ours if cell and math.isfinite(cell.n or math.nan)]
+                patients = max([patients, *known])
                 printed = PUBLISHED.get((method_of(method), place.trained, place.tested), {})
                 theirs = tuple(printed.get((m, _structure(a))) for m, a in columns)
                 line = Line(method_of(method) or "", name, theirs, "published")
@@ -153,11 +155,10 @@ def wide(metrics: pd.DataFrame) -> pd.DataFrame:
         A row per metric, a column per attribute, ``mean`` last; empty where there is no score.
     """
     texts: dict[str, dict[str, str]] = {}
-    for row in metrics.itertuples():
-        known = {name: getattr(row, name) for name in ("value", "low", "high", "unit")}
-        score = Score(row.metric, row.attribute, **known)
+    for row in metrics[["metric", "attribute", "value", "low", "high", "unit"]].to_dict("records"):
+        score = Score(**{str(name): value for name, value in row.items()})
         printed = f"{text(score)} {interval_of(score)}".strip()
-        texts.setdefault(row.metric, {})[row.attribute] = printed
+        texts.setdefault(score.metric, {})[score.attribute] = printed
     columns = sorted(metrics["attribute"].unique(), key=lambda name: name == MEAN)
     return pd.DataFrame.from_dict(texts, orient="index").reindex(columns=columns).fillna("")
 

@@ -33,8 +33,10 @@ def markdown(metrics: pd.DataFrame, notes: Sequence[str] = ()) -> str:
     scores = summarise(metrics)
     counts = metrics.drop_duplicates("test_dataset").set_index("test_dataset")["n"]
     tested = ", ".join(
-        f"{escape_markdown(row.test_dataset)} ({row.n} {row.split} patients)"
-        for row in metrics.drop_duplicates(["test_dataset", "split"]).itertuples()
+        f"{escape_markdown(name)} ({n:.0f} {split} patients)"
+        for name, n, split in metrics.drop_duplicates(["test_dataset", "split"])[
+            ["test_dataset", "n", "split"]
+        ].to_numpy()
     )
     parts = ["# Scores at home and across domains", f"Tested on: {tested}."]
     parts += ["\n".join(f"- {escape_markdown(note)}" for note in notes)] if notes else []
@@ -53,7 +55,9 @@ def markdown(metrics: pd.DataFrame, notes: Sequence[str] = ()) -> str:
         found = grid(scores, rows) if rows else None
         if found:
             parts += [f"## {title}", _plain(found)]
-    few = [f"{escape_markdown(name)} ({count})" for name, count in counts.items() if count < LEAST]
+    few = [
+        f"{escape_markdown(str(name))} ({count})" for name, count in counts.items() if count < LEAST
+    ]
     if few:
         parts.append(f"Too few patients for scores, which need {LEAST}: {', '.join(few)}.")
     return "\n\n".join([*parts, NOTES])

@@ -1,0 +1,212 @@
+"""Evaluations as ``cross-domain-eval`` wrote them, read and checked."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from pathlib import Path
+from reprlib import repr as short
+from typing import Any, NamedTuple
+
+import pandas as pd
+from PIL import Image
+
+from ..runtime.files import read_json
+from ..schema import DataError
+from .scores import KEY, NUMBERS
+
+COLUMNS = {
+    "metrics": (KEY, ["value", "n"], [*NUMBERS, "patients"]),
+    "comparisons": (
+        ["first", "second", *KEY[1:]],
+        ["first_value", "second_value", "difference", "low", "high", "p", "p_holm"],
+        [],
+    ),
+    "spread": (KEY, ["value", "seeds", "patients", "low", "high", "models"], []),
+}
+"""Table -> its columns of text, and of numbers that it must and that it may have."""
+
+FACTS = {
+    "models": {
+        "*": {
+            "method": str, "seed": object, "train_dataset": str, "pipeline?": {},
+            "summary?": {"wall_time_s?": Real},
+        },
+    },
+    "datasets": {
+        "*": {"splits?": {"*": Real}, "segmenter?": {"Dice": {"*": Real}}},
+    },
+    "rounds": Real, "seconds": Real, "versions": {}, "notes": [str],
+    "figures": [{"file": str, "kind": str}],
+}  # fmt: skip
+"""What evaluation.json may hold: types by key; ``*`` is any key, and one with ``?`` may lack."""
+
+
+class Picture(NamedTuple):
+    """A picture as a data URI, and what it shows; names are empty where it shows all."""
+
+    source: str
+    method: str
+    train_dataset: str
+    test_dataset: str
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """What one or more folders of ``cross-domain-eval`` hold, put together.
+
+    Attributes:
+        metrics, comparisons, spread: The files of that name; no rows if missing.
+        models: Name and facts of each model, as in evaluation.json.
+        datasets: Facts of each data set by its name, as in evaluation.json.
+        facts: evaluation.json of each folder.
+        pictures: By kind, in the order of evaluation.json.
+    """
+
+    metrics: pd.DataFrame
+    comparisons: pd.DataFrame
+    spread: pd.DataFrame
+    models: list[dict[str, Any]]
+    datasets: dict[str, dict[str, Any]]
+    facts: list[dict[str, Any]]
+    pictures: dict[str, list[Picture]]
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader must know, each note once."""
+        return list(dict.fromkeys(note for about in self.facts for note in about.get("notes", ())))
+
+    @property
+    def synthetic(self) -> frozenset[str]:
+        """Data sets whose hearts are phantoms."""
+        return frozenset(n for n, about in self.datasets.items() if about.get("synthetic"))
+
+
+def read_evaluations(folders: Sequence[Path]) -> Evaluations:
+    """Reads folders that ``cross-domain-eval`` wrote; what two of them share counts once.
+
+    Raises:
+        DataError: If there is no folder, one holds no metrics.csv or is unfinished, a file is not
+            what it should be, or a listed picture is not inside its evaluation.
+    """
+    folders = [Path(folder) for folder in folders]
+    if not folders:
+        raise DataError("no evaluation to report on; give a folder that cross-domain-eval wrote")
+    facts: list[dict[str, Any]] = []
+    models: list[dict[str, Any]] = []
+    datasets: dict[str, dict[str, Any]] = {}
+    pictures: dict[str, list[Picture]] = {}
+    for folder in folders:
+        about = _read_facts(folder)
+        facts.append(about)
+        new = [{"name": name, **model} for name, model in about.get("models", {}).items()]
+        models += [model for model in new if model not in models]
+        datasets = about.get("datasets", {}) | datasets
+        for kind, picture in _pictures(folder, about):
+            shown = pictures.setdefault(kind, [])
+            if picture not in shown:
+                shown.append(picture)
+    metrics, comparisons, spread = (_together(folders, name) for name in COLUMNS)
+    if metrics.empty:
+        raise DataError(f"{folders[0] / 'metrics.csv'} holds no score; nothing can be reported")
+    return Evaluations(metrics, comparisons, spread, models, datasets, facts, pictures)
+
+
+def _read_facts(folder: Path) -> dict[str, Any]:
+    file = folder / "evaluation.json"
+    if not (folder / "metrics.csv").is_file():
+        raise DataError(f"{folder} holds no metrics.csv; cross-domain-eval writes one")
+    if not file.is_file():
+        raise DataError(
+            f"{folder} is unfinished: evaluation.json is missing; run the same "
+            "cross-domain-eval again"
+        )
+    about = read_json(file)
+    for key, shape in FACTS.items():
+        if key in about:
+            _check(about[key], shape, key, file)
+    return about
+
+
+def _check(value: object, shape: object, name: str, file: Path) -> None:
+    """Raises a DataError unless a value has the types of a shape, see `FACTS`."""
+    if isinstance(shape, dict) and isinstance(value, dict):
+        for key, inner in shape.items():
+            required = key != "*" and not key.endswith("?")
+            known = value if key == "*" else [key.removesuffix("?")]
+            for part in known:
+                if part in value and (required or value[part] is not None or key == "*"):
+                    _check(value[part], inner, f"{name}.{part}", file)
+                elif required:
+                    raise DataError(f"{file}: {name} has no {part}; {_AGAIN}")
+    elif isinstance(shape, list) and isinstance(value, list):
+        for k, part in enumerate(value):
+            _check(part, shape[0], f"{name}[{k}]", file)
+    elif isinstance(shape, (dict, list)) or not isinstance(value, shape):  # type: ignore[arg-type]  # a type by now
+        kinds = {dict: "names with values", list: "a list", str: "text", Real: "a number"}
+        expected = kinds[type(shape) if isinstance(shape, (dict, list)) else shape]  # type: ignore[index]  # as above
+        raise DataError(f"{file}: {name} is {short(value)}; expected {expected}; {_AGAIN}")
+
+
+_AGAIN = "write the evaluation again with cross-domain-eval"
+
+
+def _together(folders: Sequence[Path], name: str) -> pd.DataFrame:
+    """A table of all folders, equal rows once; names stay text, whatever they are."""
+    files = [folder / f"{name}.csv" for folder in folders if (folder / f"{name}.csv").is_file()]
+    tables = [table for table in (_read_table(file, name) for file in files) if len(table)]
+    return pd.concat(tables, ignore_index=True).drop_duplicates() if tables else pd.DataFrame()
+
+
+def _read_table(file: Path, name: str) -> pd.DataFrame:
+    texts, required, optional = COLUMNS[name]
+    try:
+        table = pd.read_csv(file, dtype=str, keep_default_na=False, na_values=[""])
+    except (ValueError, OSError) as error:  # of which pandas' errors are kinds
+        raise DataError(f"{file} is no table: {str(error).strip()}; {_AGAIN}") from None
+    for column in (*texts, *required):
+        if column not in table:
+            raise DataError(f"{file} has no column {column}; {_AGAIN}")
+    for column in {*required, *optional} & set(table):
+        numbers = pd.to_numeric(table[column], errors="coerce")
+        wrong = numbers.isna() & table[column].notna() & (table[column].str.lower() != "nan")
+        if wrong.any():
+            row = int(wrong.to_numpy().argmax())
+            raise DataError(
+                f"{file}: column {column} holds {short(table[column].iloc[row])} in row {row + 1}; "
+                f"expected a number; {_AGAIN}"
+            )
+        table[column] = numbers
+    return table.fillna(dict.fromkeys(set(texts) - {"train_dataset"}, ""))
+
+
+def _pictures(folder: Path, about: Mapping[str, Any]) -> Iterator[tuple[str, Picture]]:
+    """Kind and picture; where evaluation.json lists none, every file under its own name."""
+    listed = about.get("figures") or [
+        {"file": f"figures/{file.name}", "kind": file.stem}
+        for file in sorted((folder / "figures").glob("*.png"))
+    ]
+    for row in listed:
+        file = folder / row["file"]
+        if not file.resolve().is_relative_to(folder.resolve()):
+            raise DataError(
+                f"{folder / 'evaluation.json'} lists the picture {row['file']}, which is not "
+                f"inside the evaluation; {_AGAIN}"
+            )
+        if file.is_file():
+            model = about.get("models", {}).get(row.get("model"), {})
+            places = (str(row.get("train_dataset", "")), str(row.get("test_dataset", "")))
+            yield row["kind"], Picture(_webp(file), model.get("method", ""), *places)
+
+
+def _webp(file: Path) -> str:
+    """Packs a picture as WebP, a fifth of its PNG, so that a page of forty is small to send."""
+    try:
+        with Image.open(file) as picture, io.BytesIO() as packed:
+            picture.convert("RGB").save(packed, "WEBP", quality=88, method=4)
+            return "data:image/webp;base64," + base64.b64encode(packed.getvalue()).decode()
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{file} is no picture: {error}; {_AGAIN}") from None
