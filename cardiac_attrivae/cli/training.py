@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -103,7 +104,10 @@ def tune(
     run(pipeline, store, output, space=space, scores=scores or SCORES, tell=tell, **given)
     if (output / "best.yaml").is_file():
         say((output / "best.yaml").read_text().rstrip())
-        say(f"Train it: cardiac-attrivae train --pipeline {output / 'best.yaml'} ...")
+        best, slices = (quote(str(path.resolve())) for path in (output / "best.yaml", data))
+        say(
+            f"Train it: cardiac-attrivae train --pipeline {best} --data {slices} --output runs/best"
+        )
 
 
 def train_and_show(pipeline: Pipeline, store: SliceDataset, output: Path, **given: Any) -> None:

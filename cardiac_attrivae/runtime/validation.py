@@ -121,7 +121,7 @@ def build(kind: type[T], values: Any, key: str = "") -> T:
         >>> @dataclass(frozen=True)
         ... class Adam:
         ...     lr: float = option(1e-4, number(1e-9, 10))
-        >>> build(Adam, {"lr": "1e-3"})
+        >>> build(Adam, {"lr": 1e-3})
         Adam(lr=0.001)
         >>> build(Adam, {"lrr": 1})
         Traceback (most recent call last):
@@ -227,15 +227,6 @@ def _value(hint: Any, value: Any, key: str, metadata: Mapping[str, Any]) -> Any:
         return build(hint, value, key)  # type: ignore[arg-type]  # a class
     if hint is Any:
         return value
-    if hint is float and isinstance(value, str):  # YAML 1.1 reads 1e-4 as text
-        value = _number(value)
     rule = rule or _RULES[hint]
     require(key, value, rule)
     return float(value) if hint is float else value
-
-
-def _number(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text

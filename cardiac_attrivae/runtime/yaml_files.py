@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib import resources
@@ -43,6 +44,12 @@ class _PlainLoader(yaml.SafeLoader):
                 raise ComposerError(None, None, told, key.start_mark)
             seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
         return node
+
+
+_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+_PlainLoader.add_implicit_resolver(  # YAML 1.1 reads 1e-4 as text
+    "tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789")
+)
 
 
 def read_yaml(text: str | bytes) -> Any:

@@ -212,15 +212,34 @@ def load_pipeline(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Pi
     """Reads a pipeline.
 
     Args:
-        name_or_path: A shipped name, or a YAML file. Its key ``base`` names another one, or a file
-            beside it, that it is laid over.
-        overrides: ``key=value`` with a dotted key and a value in YAML, laid over the file.
+        name_or_path: A shipped name, or a YAML file. Its key ``base`` names another pipeline, or a
+            file beside it, whose values apply where it gives none.
+        overrides: ``key=value`` with a dotted key and a value in YAML, applied last.
 
     Raises:
         ValueError: If there is no such pipeline, or a key or value is not accepted; the message
             names the key, the value and what is accepted.
+
+    Example:
+        >>> load_pipeline("attri_vae", ["objective.gamma=3"]).objective.gamma
+        3.0
+        >>> load_pipeline("attri_vae", ["objective.betta=3"])
+        Traceback (most recent call last):
+        ValueError: unknown key objective.betta, did you mean 'beta'?; expected one of gamma, ...
     """
-    values = _read(name_or_path, ())
+    return parse_pipeline(overridden(read_pipeline(name_or_path), overrides))
+
+
+def overridden(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Plain values of a pipeline with ``key=value`` laid over them, see `load_pipeline`.
+
+    Raises:
+        ValueError: If an override is not of this form.
+
+    Example:
+        >>> overridden({"method": "mine"}, ["optimiser.lr=0.001"])
+        {'method': 'mine', 'optimiser': {'lr': 0.001}}
+    """
     for override in overrides:
         key, equals, text = override.partition("=")
         if not (key and equals):
@@ -232,16 +251,27 @@ def load_pipeline(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Pi
         for part in reversed(key.split(".")):
             value = {part: value}
         values = _laid_over(values, value)
-    return parse_pipeline(values)
+    return values
 
 
 def parse_pipeline(values: Any) -> Pipeline:
-    """A pipeline from plain values, see `load_pipeline`."""
+    """Checks plain values and makes a pipeline of them, see `load_pipeline`."""
     return build(Pipeline, values)
 
 
-def _read(name_or_path: str | Path, seen: tuple[str, ...], folder: Path = Path()) -> dict[str, Any]:
-    """Keys and values, with those of the base below them; files are looked for in ``folder``."""
+def read_pipeline(
+    name_or_path: str | Path, seen: tuple[str, ...] = (), folder: Path = Path()
+) -> dict[str, Any]:
+    """Reads the values that a pipeline and its bases give, as plain YAML and not checked yet.
+
+    Args:
+        name_or_path: See `load_pipeline`.
+        seen: Pipelines that have this one as their base.
+        folder: Where a file is looked for.
+
+    Raises:
+        ValueError: If there is no such pipeline, or it is no YAML.
+    """
     known = shipped_pipelines()
     if not isinstance(name_or_path, (str, Path)):
         raise ValueError(f"base is {short(name_or_path)}; expected the name of a pipeline or file")
@@ -262,7 +292,7 @@ def _read(name_or_path: str | Path, seen: tuple[str, ...], folder: Path = Path()
     base = values.pop("base", None)
     if base is None:
         return values
-    return _laid_over(_read(base, (*seen, name), Path(name).parent), values)
+    return _laid_over(read_pipeline(base, (*seen, name), Path(name).parent), values)
 
 
 def _laid_over(below: Any, above: Any, key: str = "") -> Any:

@@ -1,7 +1,7 @@
-"""Search: values of a pipeline that score best on the validation patients. Optuna proposes them.
+"""Searches for values of a pipeline that score best on the validation patients, with Optuna.
 
-Any number of processes may work on one study: each runs the same command with the same output. What
-a killed one leaves undone is tried once more by the others, or when the command is run again.
+Several processes may work on one study: each runs the same command with the same output. A trial
+that was interrupted is tried once more by another process, or when the command is run again.
 """
 
 from __future__ import annotations
@@ -11,38 +11,35 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import matplotlib
-import numpy as np
 import yaml
 from filelock import FileLock
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from ..data.store import SliceDataset
-from ..report.style import LINES, plain, save
-from ..runtime.files import write
+from ..runtime.files import atomic_file, write
 from ..runtime.yaml_files import read_yaml
 from ..schema import DataError
-from .config import Pipeline, load_pipeline
+from .config import Pipeline, load_pipeline, overridden, read_pipeline, shipped_pipelines
 from .workflow import train
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
+    from optuna.trial import FrozenTrial
 
 SCORES = ("Interpretability", "SSIM_in_mask")
-"""What is made as high as possible: their mean over the validation patients. A code that carries
-its attributes and draws no heart is of no use, nor the reverse."""
+"""Their mean over the validation patients is maximised: one says whether the codes carry the
+attributes, the other whether they still draw a heart."""
 
 HEARTBEAT = 60
 """Seconds between signs of life of a process; after three without one, its trial is given up."""
 
 
 class Range(NamedTuple):
-    """Numbers from ``low`` to ``high``, whole ones if both are, drawn by their logarithm or not."""
+    """Numbers from ``low`` to ``high``; whole ones if both are; drawn by their logarithm or not."""
 
     low: float
     high: float
@@ -50,14 +47,20 @@ class Range(NamedTuple):
 
 
 Space = Mapping[str, Range | Sequence[Any]]
-"""Dotted key of a pipeline -> where it may lie: a range, or choices."""
+"""Dotted key of a pipeline -> the range or the choices that are searched."""
 
 
 def parse_search(text: str) -> tuple[str, Range | list[Any]]:
-    """``KEY=LOW:HIGH``, ``KEY=LOW:HIGH:log`` or ``KEY=CHOICE,CHOICE``; choices are YAML.
+    """Reads ``KEY=LOW:HIGH``, ``KEY=LOW:HIGH:log`` or ``KEY=CHOICE,CHOICE``; choices are YAML.
 
     Raises:
         ValueError: If it is none of them, or a range is empty.
+
+    Example:
+        >>> parse_search("optimiser.lr=1e-4:1e-2:log")
+        ('optimiser.lr', Range(low=0.0001, high=0.01, log=True))
+        >>> parse_search("network.arguments.init=he,published")
+        ('network.arguments.init', ['he', 'published'])
     """
     key, _, wanted = text.partition("=")
     number = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
@@ -76,13 +79,109 @@ def parse_search(text: str) -> tuple[str, Range | list[Any]]:
 
 
 def default_space(pipeline: Pipeline) -> dict[str, Range]:
-    """A tenth to ten times each value above 0 whose option is marked as searched."""
+    """Ranges from a tenth to ten times each value above 0 whose option is marked as searched."""
     return {
         f"{section}.{f.name}": Range(value / 10, value * 10, log=True)
         for section in ("optimiser", "objective")
         for f in fields(getattr(pipeline, section))
         if f.metadata.get("searched") and (value := getattr(getattr(pipeline, section), f.name))
     }
+
+
+@dataclass(frozen=True)
+class Search:
+    """What one study does; `tune` explains the fields."""
+
+    pipeline: str | Path
+    store: SliceDataset
+    output: Path
+    space: Space
+    changes: Sequence[str] = ()
+    scores: Sequence[str] = SCORES
+    seed: int = 0
+    device: str = "auto"
+
+    def check(self) -> None:
+        """Refuses, before hours are spent, what the pipeline or the data would refuse later.
+
+        Raises:
+            ValueError: If the pipeline does not accept an end of a range, or a choice.
+            DataError: If there are too few patients to score on.
+        """
+        ends = {k: list(v[:2]) if isinstance(v, Range) else list(v) for k, v in self.space.items()}
+        for i in range(max(map(len, ends.values()), default=0)):
+            values = {key: choices[min(i, len(choices) - 1)] for key, choices in ends.items()}
+            load_pipeline(self.pipeline, [*self.changes, *_overrides(values)])
+        if self.store.split("val").cases["case"].nunique() < 5:
+            raise DataError(
+                f"{self.store.folder} has fewer than 5 val patients; nothing can be scored. "
+                "Preprocess a data set whose manifest has a val split, or holds some cases out"
+            )
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """What must be the same for a study to be continued."""
+        about = {
+            "pipeline": load_pipeline(self.pipeline, self.changes).to_dict(),
+            "space": {key: list(where) for key, where in self.space.items()},
+            "changes": list(self.changes),
+            "scores": list(self.scores),
+            "content_hash": self.store.info["content_hash"],
+        }
+        return json.loads(json.dumps(about))
+
+    def folder(self, trial: Trial | FrozenTrial) -> Path:
+        """Folder of the run of a trial."""
+        return self.output / "trials" / f"{trial.number:04d}"
+
+    def run(self, trial: Trial) -> float:
+        """Trains with proposed values; returns the mean of the scores at the last validation.
+
+        Raises:
+            ValueError: If a score is not among the columns of the history.
+            TrialPruned: If the scores fall behind, or the training diverges.
+        """
+        from optuna import TrialPruned
+
+        proposed = {key: _propose(trial, key, where) for key, where in self.space.items()}
+        last = float("nan")
+
+        def watch(row: dict[str, float]) -> None:
+            nonlocal last
+            found = [row[f"val_{name}"] for name in self.scores if f"val_{name}" in row]
+            known = sorted(name[4:] for name in row if name.startswith("val_"))
+            if known and len(found) < len(self.scores):
+                missing = next(name for name in self.scores if name not in known)
+                raise ValueError(f"score is {missing!r}; expected one of {', '.join(known)}")
+            if known:
+                last = sum(found) / len(found)
+                trial.report(last, int(row["epoch"]))
+                if trial.should_prune():
+                    raise TrialPruned
+
+        pipeline = load_pipeline(self.pipeline, [*self.changes, *_overrides(proposed)])
+        folder = self.folder(trial)
+        try:
+            train(pipeline, self.store, folder, device=self.device, seed=self.seed, tell=watch)
+        except FloatingPointError as error:
+            raise TrialPruned(str(error)) from None
+        for checkpoint in ("last.pt", "best.pt"):  # those of a hundred trials would fill the disk
+            (folder / checkpoint).unlink(missing_ok=True)
+        return last
+
+    def write(self, study: Study) -> None:
+        """Writes trials.csv and, of the finished trials, best.yaml and pictures."""
+        write(self.output / "trials.csv", study.trials_dataframe().to_csv(index=False))
+        if not _has_best(study):
+            return
+        name = str(self.pipeline)  # a file's values are copied: best.yaml may be moved and sent
+        values = {"base": name} if name in shipped_pipelines() else read_pipeline(name)
+        best = overridden(values, [*self.changes, *_overrides(study.best_params)])
+        title = (
+            f"# Trial {study.best_trial.number} of {len(study.trials)}: {study.best_value:.4f}\n"
+        )
+        write(self.output / "best.yaml", title + yaml.safe_dump(best, sort_keys=False))
+        draw_study(study, self.output)
 
 
 def tune(
@@ -100,173 +199,80 @@ def tune(
 ) -> Study:
     """Trains with values that Optuna proposes until the study has its trials.
 
-    Writes study.db (sqlite, the study), trials.csv, best.yaml (a pipeline), study.png, and a run
-    per finished trial in ``trials/``. A trial whose scores are below the median of the others at
-    the same epoch is broken off.
+    Writes study.db (the study, in sqlite), trials.csv, best.yaml (a pipeline that needs no other
+    file), study.png, history.png and, in ``trials/``, a run per finished trial. A trial whose
+    scores are below the median of the others at the same epoch is stopped.
 
     Args:
         pipeline: Name or YAML file.
-        store: Trained on its train split, scored on its val split.
-        output: Folder to write; that of a study goes on.
-        trials: Trials that the study shall have, finished and broken off ones of all processes.
-        space: What is searched; None is `default_space`.
-        changes: ``KEY=VALUE`` laid over the pipeline in all trials.
-        scores: Columns of history.csv without ``val_``; their mean is made as high as possible.
-        seed: Of each training.
+        store: Slices; trained on its train split, scored on its val split.
+        output: Folder to write; a study in it is continued.
+        trials: Number of trials, finished or stopped, that all processes do together.
+        space: What is searched; None stands for `default_space`.
+        changes: ``KEY=VALUE``, laid over the pipeline in all trials.
+        scores: Columns of history.csv without ``val_``; their mean is maximised.
+        seed: Random seed of each training.
         device: See `find_device`.
         tell: Called with a line per trial.
 
     Raises:
         ValueError: If a key or value of the space is not accepted by the pipeline, or Optuna is not
             installed.
-        DataError: If the folder holds another study, or there are no patients to score on.
+        DataError: If the folder holds another study, or there are too few patients to score on.
     """
     optuna = _optuna()
-    output = Path(output)
     space = dict(space or default_space(load_pipeline(pipeline, changes)))
-    for values in _corners(space):
-        load_pipeline(pipeline, [*changes, *values])  # before hours are spent
-    val = store.split("val")
-    if val.cases["case"].nunique() < 5:
-        raise DataError(f"{store.folder} has fewer than 5 val patients; nothing can be scored")
-    output.mkdir(parents=True, exist_ok=True)
-    with FileLock(output / ".study.lock"):  # of several processes one makes the tables
+    search = Search(pipeline, store, Path(output), space, changes, scores, seed, device)
+    search.check()
+    search.output.mkdir(parents=True, exist_ok=True)
+    with FileLock(search.output / ".study.lock"):  # one of several processes creates the tables
         study = optuna.create_study(
-            storage=_storage(output / "study.db"),
+            storage=_storage(search.output / "study.db"),
             study_name="study",
             direction="maximize",
             load_if_exists=True,
             pruner=optuna.pruners.MedianPruner(n_startup_trials=5),
         )
-        _same_study(study, pipeline, store, space, changes, scores, output)
+        _same_study(study, search)
 
-    def objective(trial: Trial) -> float:
-        return _train(trial, pipeline, store, output, space, changes, scores, seed, device)
-
-    def report(study: Study, trial: Any) -> None:
-        write_study(study, pipeline, output)
-        told = "broken off" if trial.state.name == "PRUNED" else f"{trial.value:.3f}"
+    def report(study: Study, trial: FrozenTrial) -> None:
+        search.write(study)
+        pruned = trial.state.name == "PRUNED"
+        line = "stopped" if pruned else f"{trial.value:.3f}"
         done = [t for t in study.trials if t.state.is_finished()]
         if _has_best(study):
-            told += f"  best {study.best_value:.3f} (trial {study.best_trial.number})"
-        tell(f"trial {trial.number}, {len(done)} of {trials}: {told}")
-        if trial.state.name == "PRUNED":
-            shutil.rmtree(_folder(output, trial), ignore_errors=True)
+            line += f"  best {study.best_value:.3f} (trial {study.best_trial.number})"
+        tell(f"trial {trial.number}, {len(done)} of {trials}: {line}")
+        if pruned:
+            shutil.rmtree(search.folder(trial), ignore_errors=True)
 
     states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
     enough = optuna.study.MaxTrialsCallback(trials, states=states)
     if len(study.get_trials(deepcopy=False, states=states)) < trials:
-        study.optimize(objective, callbacks=[report, enough])
-    write_study(study, pipeline, output)
+        study.optimize(search.run, callbacks=[report, enough])
+    search.write(study)
     return study
 
 
-def write_study(study: Study, pipeline: str | Path, output: Path) -> None:
-    """trials.csv, best.yaml and study.png of the trials so far."""
-    write(output / "trials.csv", study.trials_dataframe().to_csv(index=False))
-    if not _has_best(study):
-        return
-    best: dict[str, Any] = {"base": str(pipeline)}
-    for key, value in study.best_params.items():
-        section, _, name = key.rpartition(".")
-        place = best
-        for part in section.split(".") if section else ():
-            place = place.setdefault(part, {})
-        place[name] = value
-    changes = study.user_attrs["study"]["changes"]
-    told = f"# Trial {study.best_trial.number} of {len(study.trials)}: {study.best_value:.4f}\n"
-    told += "".join(f"# train it with --set {change}\n" for change in changes)
-    write(output / "best.yaml", told + yaml.safe_dump(best, sort_keys=False))
-    draw_study(study, output / "study.png")
+def draw_study(study: Study, folder: Path) -> None:
+    """Draws Optuna's pictures: the score against each value (study.png) and over the trials."""
+    import matplotlib
+    from matplotlib import pyplot
+    from optuna.visualization.matplotlib import plot_optimization_history, plot_slice
+
+    matplotlib.use("Agg")
+    for name, draw in (("study", plot_slice), ("history", plot_optimization_history)):
+        # they are experimental, and a single trial makes an axis of no length
+        with warnings.catch_warnings(action="ignore"), matplotlib.rc_context():
+            draw(study)
+            figure = pyplot.gcf()
+            with atomic_file(folder / f"{name}.png") as part:
+                figure.savefig(part, format="png", bbox_inches="tight")
+            pyplot.close(figure)
 
 
-def draw_study(study: Study, path: Path) -> None:
-    """Score of each trial in the order of their start, and against each value that was searched."""
-    done = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
-    values = np.array([trial.value for trial in done])
-    keys = list(study.best_params)
-    importance = _importance(study)
-    with matplotlib.rc_context({"font.size": 8}):
-        figure = Figure(figsize=(2.2 * (len(keys) + 1), 2.4), layout="constrained")
-        axes = figure.subplots(1, len(keys) + 1, sharey=True, squeeze=False)[0]
-        numbers, scores = [trial.number for trial in done], study.user_attrs["study"]["scores"]
-        axes[0].plot(numbers, values, "o", color=LINES[2], markersize=3)
-        axes[0].step(numbers, np.maximum.accumulate(values), where="post", color=LINES[1])
-        axes[0].set(xlabel="trial", ylabel=",\n".join(scores))
-        axes[0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        for axis, key in zip(axes[1:], keys, strict=True):
-            where = study.best_trial.distributions[key]
-            shown = [trial.params[key] for trial in (*done, study.best_trial)]
-            if hasattr(where, "choices"):
-                shown = [str(value) for value in shown]
-            else:
-                axis.set(xlim=(where.low, where.high), xscale="log" if where.log else "linear")
-                axis.xaxis.set_minor_formatter(NullFormatter())
-            axis.plot(shown[:-1], values, "o", color=LINES[2], markersize=3)
-            axis.plot(shown[-1], study.best_value, "o", color=LINES[1], markersize=6, clip_on=False)
-            share = f"\nexplains {importance[key]:.0%}" if key in importance else ""
-            axis.set_xlabel(key + share)
-        for axis in axes:
-            plain(axis)
-        save(figure, path)
-
-
-def _importance(study: Study) -> dict[str, float]:
-    """Share of the variance of the score that each value explains, with ten trials or more."""
-    from optuna.importance import get_param_importances
-
-    done = [trial.value for trial in study.trials if trial.state.name == "COMPLETE"]
-    return get_param_importances(study) if len(done) >= 10 and np.ptp(done) > 0 else {}
-
-
-def _train(
-    trial: Trial,
-    pipeline: str | Path,
-    store: SliceDataset,
-    output: Path,
-    space: Space,
-    changes: Sequence[str],
-    scores: Sequence[str],
-    seed: int,
-    device: str,
-) -> float:
-    """Trains with proposed values; the mean of the scores at the last validation.
-
-    Raises:
-        TrialPruned: If the scores fall behind, or the training diverges.
-    """
-    from optuna import TrialPruned
-
-    proposed = [f"{key}={json.dumps(_propose(trial, key, space[key]))}" for key in space]
-    last = float("nan")
-
-    def watch(row: dict[str, float]) -> None:
-        nonlocal last
-        missing = [name for name in scores if f"val_{name}" not in row]
-        if missing and any(name.startswith("val_") for name in row):
-            known = sorted(name[4:] for name in row if name.startswith("val_"))
-            raise ValueError(f"score is {missing[0]!r}; expected one of {', '.join(known)}")
-        if missing:
-            return
-        last = float(np.mean([row[f"val_{name}"] for name in scores]))
-        trial.report(last, int(row["epoch"]))
-        if trial.should_prune():
-            raise TrialPruned
-
-    try:
-        train(
-            load_pipeline(pipeline, [*changes, *proposed]),
-            store,
-            _folder(output, trial),
-            device=device,
-            seed=seed,
-            tell=watch,
-        )
-    except FloatingPointError as error:
-        raise TrialPruned(str(error)) from None
-    for checkpoint in ("last.pt", "best.pt"):  # of a hundred trials they would fill the disk
-        (_folder(output, trial) / checkpoint).unlink(missing_ok=True)
-    return last
+def _overrides(values: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
 
 
 def _propose(trial: Trial, key: str, where: Range | Sequence[Any]) -> Any:
@@ -277,40 +283,15 @@ def _propose(trial: Trial, key: str, where: Range | Sequence[Any]) -> Any:
     return trial.suggest_float(key, where.low, where.high, log=where.log)
 
 
-def _corners(space: Space) -> list[list[str]]:
-    """Changes of a pipeline to the ends of the space, and to each choice."""
-    ends = {k: list(v[:2]) if isinstance(v, Range) else list(v) for k, v in space.items()}
-    most = max(map(len, ends.values()), default=0)
-    return [
-        [f"{k}={json.dumps(v[min(i, len(v) - 1)])}" for k, v in ends.items()] for i in range(most)
-    ]
-
-
-def _same_study(
-    study: Study,
-    pipeline: str | Path,
-    store: SliceDataset,
-    space: Space,
-    changes: Sequence[str],
-    scores: Sequence[str],
-    output: Path,
-) -> None:
-    """Notes what is searched in a new study; refuses to go on with another one."""
-    about = {
-        "pipeline": load_pipeline(pipeline, changes).to_dict(),
-        "space": {key: list(where) for key, where in space.items()},
-        "changes": list(changes),
-        "scores": list(scores),
-        "content_hash": store.info["content_hash"],
-    }
-    about = json.loads(json.dumps(about))
+def _same_study(study: Study, search: Search) -> None:
+    """Notes what is searched in a new study; refuses to continue with another one."""
     known = study.user_attrs.get("study")
     if known is None:
-        study.set_user_attr("study", about)
-    elif known != about:
-        differs = ", ".join(key for key in about if known.get(key) != about[key])
+        study.set_user_attr("study", search.about)
+    elif known != search.about:
+        differs = ", ".join(key for key in search.about if known.get(key) != search.about[key])
         raise DataError(
-            f"{output} holds a study with another {differs}; go on with the same, or choose "
+            f"{search.output} holds a study with another {differs}; go on with the same, or choose "
             "another folder"
         )
 
@@ -319,17 +300,13 @@ def _has_best(study: Study) -> bool:
     return any(trial.state.name == "COMPLETE" for trial in study.trials)
 
 
-def _folder(output: Path, trial: Any) -> Path:
-    return output / "trials" / f"{trial.number:04d}"
-
-
 def _storage(file: Path) -> Any:
     """A study on disk that several processes may share; they notice when one of them died."""
     from optuna import storages
     from optuna.exceptions import ExperimentalWarning
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)  # of signs of life and of trying again
+        warnings.simplefilter("ignore", ExperimentalWarning)  # of heartbeats and of retries
         return storages.RDBStorage(
             f"sqlite:///{file.resolve()}",
             engine_kwargs={"connect_args": {"timeout": 60}},

@@ -1,9 +1,11 @@
-"""The search over values of a pipeline: what is proposed, shared, broken off and written."""
+"""The search over values of a pipeline: what is proposed, shared, stopped and written."""
 
 import json
 import math
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -73,11 +75,11 @@ def store(acdc_store):
 def scripted(monkeypatch):
     """Trials without training: a known score of the learning rate."""
 
-    def train(trial, pipeline, store, output, space, *rest):
-        rate = trial.suggest_float("optimiser.lr", *space["optimiser.lr"][:2], log=True)
+    def run(self, trial):
+        rate = trial.suggest_float("optimiser.lr", *self.space["optimiser.lr"][:2], log=True)
         return -(math.log10(rate / 1e-3) ** 2)
 
-    monkeypatch.setattr(room, "_train", train)
+    monkeypatch.setattr(room.Search, "run", run)
     monkeypatch.setattr(room, "draw_study", lambda study, path: None)
 
 
@@ -90,6 +92,22 @@ def test_the_best_value_of_a_known_function_is_found(scripted, store, tmp_path):
     best = load_pipeline(tmp_path / "s" / "best.yaml")
     assert best.optimiser.lr == study.best_params["optimiser.lr"]
     assert best.objective == load_pipeline("attri_vae_fast").objective
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_the_best_pipeline_needs_no_other_file_and_holds_the_changes(
+    scripted, store, tmp_path, monkeypatch, own
+):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("base: attri_vae_fast\nmethod: mine\n")
+    pipeline, changes = "mine.yaml" if own else "attri_vae_fast", ["objective.beta=2"]
+    study = tune(pipeline, store, "s", trials=1, space=SPACE, changes=changes)
+    expected = load_pipeline(
+        pipeline, [*changes, f"optimiser.lr={study.best_params['optimiser.lr']}"]
+    )
+    Path("mine.yaml").unlink()
+    (tmp_path / "s" / "best.yaml").rename(tmp_path / "moved.yaml")
+    assert load_pipeline(tmp_path / "moved.yaml") == expected
 
 
 def test_a_study_goes_on_and_no_other_takes_its_folder(scripted, store, tmp_path):
@@ -130,7 +148,8 @@ def test_trials_are_runs_and_the_best_can_be_trained(store, tmp_path):
         config = yaml.safe_load((folder / "config.yaml").read_text())
         assert config["pipeline"]["objective"]["beta"] == trial.params["objective.beta"]
         assert 0 < trial.value < 1
-    assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("study.png", "history.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_score_that_is_none_is_told_with_those_that_are(store, tmp_path):
@@ -146,10 +165,10 @@ import time
 from cardiac_attrivae.training import tune as room
 from cardiac_attrivae.data.store import SliceDataset
 {PREPARE.format(folder=str(store.folder))}
-def train(trial, *rest):
+def run(self, trial):
     time.sleep(0.2)
     return trial.suggest_float("optimiser.lr", 1e-5, 1e-1, log=True)
-room._train = train
+room.Search.run = run
 room.draw_study = lambda study, path: None
 room.tune("attri_vae_fast", store, {str(tmp_path)!r}, trials=12,
           space={{"optimiser.lr": room.Range(1e-5, 1e-1, True)}})
@@ -174,3 +193,8 @@ def test_the_command_says_what_it_found(scripted, store, tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     assert "trial 1, 2 of 2" in result.output
     assert "base: attri_vae_fast" in result.output
+    line = next(line for line in result.output.splitlines() if line.startswith("Train it: "))
+    words = shlex.split(line)
+    monkeypatch.chdir("/")
+    assert load_pipeline(words[words.index("--pipeline") + 1]).method == "attri_vae_fast"
+    assert Path(words[words.index("--data") + 1]) == store.folder
