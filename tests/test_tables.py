@@ -1,9 +1,11 @@
 """The tables of the package grow by one entry: it arrives wherever their entries are listed."""
 
 import json
+from dataclasses import dataclass
 
 import pandas as pd
 import pytest
+import torch
 from conftest import store_of, trained
 
 from cardiac_attrivae.attributes import ATTRIBUTES, Attribute, Kind, check_names
@@ -14,8 +16,15 @@ from cardiac_attrivae.export.explorer import explore
 from cardiac_attrivae.metrics.codes import METRICS
 from cardiac_attrivae.metrics.images import FIDELITY
 from cardiac_attrivae.metrics.metric import Good, Metric, Section
+from cardiac_attrivae.models.losses import AttriVAELoss
 from cardiac_attrivae.report.page import write_report
+from cardiac_attrivae.runtime.validation import number, option
 from cardiac_attrivae.schema import Phase, Structure
+from cardiac_attrivae.training.config import parse_pipeline
+from cardiac_attrivae.training.objectives import OBJECTIVES, AttriVAEObjective
+from cardiac_attrivae.training.run import load_run
+from cardiac_attrivae.training.tune import Range, default_space
+from cardiac_attrivae.training.workflow import train
 
 
 @pytest.fixture(scope="module")
@@ -129,3 +138,49 @@ def test_a_new_metric_is_in_the_report_as_its_entry_says(evaluated, metrics):
 def test_a_new_metric_is_a_curve_of_training(evaluated, metrics):
     history = pd.read_csv(evaluated / "run" / "history.csv")
     assert f"val_{metrics[1].name}" in history  # code scores need 5 patients of validation
+
+
+@dataclass(frozen=True)
+class Robust(AttriVAEObjective):
+    """A new objective: Attri-VAE, whose terms are divided by one plus a share of themselves."""
+
+    name: str = "Robust"
+    bend: float = option(0.1, number(0.01, 10), searched=True)
+
+    def make_loss(self):
+        plain = AttriVAELoss(**self.values("bend"))
+
+        class Bent(torch.nn.Module):
+            def forward(loss, *arguments):
+                return {name: t / (1 + self.bend * t) for name, t in plain(*arguments).items()}
+
+        return Bent()
+
+
+@pytest.fixture
+def objective(monkeypatch):
+    monkeypatch.setitem(OBJECTIVES, Robust.name, Robust)
+    return {"name": Robust.name, "bend": 0.5}
+
+
+def test_a_new_objective_trains(objective, drawn_slices, tmp_path):
+    values = {"method": "robust", "attributes": ["LVEDA"], "objective": objective | {"gamma": 1}}
+    values |= {"network": {"arguments": {"latent_size": 4}}, "schedule": {"epochs": 1}}
+    run = train(parse_pipeline(values), drawn_slices, tmp_path / "run", device="cpu")
+    assert run.records.history.rows[0]["train_loss"] < 3 / 0.5  # three terms below 1 / bend each
+    assert load_run(tmp_path / "run").pipeline.objective == Robust(gamma=1.0, bend=0.5)
+
+
+def test_a_new_objective_is_named_where_a_wrong_one_is_refused(objective):
+    values = {"method": "robust", "attributes": ["LVEDA"]}
+    with pytest.raises(ValueError, match=r"'Robst'; expected one of AttriVAE, SoftIntro, Robust"):
+        parse_pipeline(values | {"objective": {"name": "Robst"}})
+    with pytest.raises(ValueError, match=r"unknown key objective.bnd, did you mean 'bend'"):
+        parse_pipeline(values | {"objective": {"name": "Robust", "bnd": 1}})
+    with pytest.raises(ValueError, match="objective.bend is 11; expected a number from 0.01 to"):
+        parse_pipeline(values | {"objective": objective | {"bend": 11}})
+
+
+def test_a_new_objective_is_searched_as_its_entry_says(objective):
+    pipeline = parse_pipeline({"method": "m", "attributes": ["LVEDA"], "objective": objective})
+    assert default_space(pipeline)["objective.bend"] == Range(0.05, 5.0, True)

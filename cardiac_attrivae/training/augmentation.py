@@ -1,8 +1,8 @@
-"""Training slices, deformed and relit on the device, with attributes that follow what was done.
+"""Augmentation: slices are deformed and changed in brightness on the device, attributes follow.
 
-The published code zooms images and leaves their attributes as they were. Here every deformation
-acts on the mask too, the areas are counted anew on the deformed mask, and `AttributeTargets` says
-what the attributes of such a heart are.
+The published code zooms images but keeps their attributes. Here every deformation acts on the mask
+too, the areas are counted again on the deformed mask, and `AttributeTargets` says what the
+attributes of such a heart are.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class AttributeTargets:
     .. math:: t_k = E[a_k \mid A] + \rho\,(a_k - E[a_k \mid A])
 
     where E is the least-squares plane over the three areas A of the training patients' basal
-    slices, and the residual is that of the undeformed slice. An area is its own plane, without a
-    residual. A volume is known to a patient's basal slice only in part; rho = 1 trains a model to
-    learn by heart what the slice does not show, rho = 0 to predict no more than the areas do.
-    Other slices than the basal one have no residual: they show less of the volume still.
+    slices, and the residual is that of the slice before it is deformed. An area is its own plane,
+    without a residual. A basal slice shows a volume only in part: with rho = 1 the model is trained
+    to memorise what the slice does not show, with rho = 0 to predict no more than the areas do.
+    Slices other than the basal one have no residual, because they show even less of the volume.
 
     Args:
         dataset: Training slices.
@@ -66,14 +66,14 @@ class AttributeTargets:
 
 
 def prepared(slices: Slices) -> Slices:
-    """What every new version of a slice is made from, and need not be computed for each.
+    """Computes, once per slice, what all its augmented versions are made from.
 
     Args:
         slices: IMAGE and LABEL, see `SliceDataset.read`.
 
     Returns:
-        LABEL; IMAGE, which goes on beyond the edge of the mask; and of the mask ``pixels`` of LV,
-        myocardium and RV, (N, 3), ``centre``, ``radius`` and ``wall``, see `ventricle_geometry`.
+        LABEL; IMAGE, extended beyond the edge of the mask; ``pixels``, the numbers of pixels of LV,
+        myocardium and RV, (N, 3); ``centre``, ``radius`` and ``wall``, see `ventricle_geometry`.
     """
     masks = structure_masks(slices[Keys.LABEL])
     centre, radius, wall = ventricle_geometry(masks)
@@ -89,11 +89,11 @@ def prepared(slices: Slices) -> Slices:
 
 
 class Augmenter:
-    """Draws a new version of each slice of a batch that is `prepared`, with its attributes.
+    """Draws a new version of each slice of a `prepared` batch, with its attributes.
 
     Args:
         dataset: Training slices.
-        targets: Of the same slices.
+        targets: Targets of the same slices.
         augmentation: How far changes may go.
         device: Where the batches are.
     """
@@ -115,7 +115,7 @@ class Augmenter:
         self.mean, self.deviation = tensor(targets.mean), tensor(targets.deviation)
 
     def __call__(self, batch: Slices, generator: Generator) -> Slices:
-        """IMAGE, LABEL, standardised ATTRIBUTES and ROW of the new versions."""
+        """Returns IMAGE, LABEL, standardised ATTRIBUTES and ROW of the new versions."""
         row, label = batch[Keys.ROW], batch[Keys.LABEL].float()
         grid = self._deformation(batch, generator)
         label = F.grid_sample(label, grid, mode="nearest", align_corners=False)
@@ -132,9 +132,12 @@ class Augmenter:
         }
 
     def _deformation(self, batch: Slices, generator: Generator) -> Tensor:
-        """Where each pixel of the new slices comes from, as `grid_sample` reads it, (N, H, W, 2).
+        """Draws where each pixel of the new slices comes from, as `grid_sample` reads it.
 
-        Written from the new slice back to the old one, in pixels from the centre of the crop.
+        Computed from the new slice back to the old one, in pixels from the centre of the crop.
+
+        Returns:
+            Positions in the old slices, (N, H, W, 2) as (x, y) in [-1, 1].
         """
         image, r = batch[Keys.IMAGE], self.ranges
         size, device = image.shape[-1], image.device
@@ -176,10 +179,10 @@ def relight(image: Tensor, masks: Tensor, ranges: Augmentation, generator: Gener
     """Changes what scanners differ in: contrast between blood and muscle, gamma, bias, blur, noise.
 
     Args:
-        image: (N, 1, H, W) in [0, 1].
-        masks: Of LV, myocardium and RV, (N, 3, H, W).
-        ranges: How far.
-        generator: Of the draws.
+        image: Slices, (N, 1, H, W) in [0, 1].
+        masks: Masks of LV, myocardium and RV, (N, 3, H, W).
+        ranges: How far changes may go.
+        generator: Draws the random numbers.
     """
     draw = _Draw(len(image), generator, image.device)
     left, muscle, right = masks.split(1, dim=1)
@@ -198,9 +201,21 @@ def relight(image: Tensor, masks: Tensor, ranges: Augmentation, generator: Gener
 
 
 def ventricle_geometry(masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """LV centre (N, 2) as (x, y) from the centre of the crop, radius and wall thickness (N,).
+    """Measures the LV as if it were a disc inside a ring of the same areas, in pixels.
 
-    In pixels; radius and thickness are those of a disc and a ring of the same areas.
+    Args:
+        masks: Masks of LV, myocardium and RV, (N, 3, H, W).
+
+    Returns:
+        Centre of the LV (N, 2) as (x, y) from the centre of the crop, radius of the disc (N,), and
+        thickness of the ring (N,).
+
+    Example:
+        >>> masks = torch.zeros(1, 3, 8, 8)
+        >>> masks[0, 0, 2:6, 2:6] = 1
+        >>> centre, radius, wall = ventricle_geometry(masks)
+        >>> centre, radius * radius * math.pi
+        (tensor([[0., 0.]]), tensor([16.0000]))
     """
     left, muscle = masks[:, 0], masks[:, 1]
     axis = torch.arange(masks.shape[-1], device=masks.device) - (masks.shape[-1] - 1) / 2
@@ -212,7 +227,7 @@ def ventricle_geometry(masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def extend_over_edge(images: Tensor, inside: Tensor, pixels: int = 3) -> Tensor:
-    """Fills a rim outside the mask with means of what lies inside it, (N, 1, H, W)."""
+    """Fills a rim outside the mask with means of the pixels inside it, (N, 1, H, W)."""
     for _ in range(pixels):
         weight = _mean3(inside)
         grown = torch.where(weight > 0, _mean3(images * inside) / weight.clamp_min(1e-6), 0)

@@ -22,8 +22,9 @@ from torch.optim.swa_utils import AveragedModel
 from ..models.loss_terms import kl_divergence
 from ..models.losses import SoftIntroLoss
 from ..models.vae import VAE, reparameterise
-from ..runtime.distributed import average_gradients, batch_mean, share
+from ..runtime.distributed import batch_mean, share
 from ..schema import Keys, VAEOutput
+from .optimisation import descend, frozen, parameters_of
 
 Batch = dict[str, Tensor]
 Augment = Callable[[Batch, Generator], Batch]
@@ -356,36 +357,6 @@ def draw_noise(network: VAE, image: Tensor, generator: Generator, draws: int = 1
     """Standard normal draws for the codes of a batch, (draws, N, D)."""
     shape = (draws, len(image), network.latent_size)
     return torch.randn(shape, generator=generator, device=image.device, dtype=image.dtype)
-
-
-def descend(terms: Terms, *optimizers: Optimizer, keep_graph: bool = False) -> None:
-    """Does a step of the optimisers on the sum of the terms; no other parameter gets a gradient."""
-    loss = torch.stack(list(terms.values())).sum()
-    parameters = [p for optimizer in optimizers for p in parameters_of(optimizer)]
-    gradients = torch.autograd.grad(loss, parameters, retain_graph=keep_graph, allow_unused=True)
-    average_gradients([gradient for gradient in gradients if gradient is not None])
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient
-    for optimizer in optimizers:
-        optimizer.step()
-
-
-def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
-    """All parameters that an optimiser changes."""
-    return [p for group in optimizer.param_groups for p in group["params"]]
-
-
-@contextmanager
-def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Keeps gradients of what is computed inside from these parameters; they still pass through."""
-    parameters = [p for p in parameters if p.requires_grad]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
 
 
 @contextmanager

@@ -1,9 +1,10 @@
-"""How weights are updated: optimiser, learning rate, running average, compiled passes."""
+"""How weights are updated: optimisers, their steps and rates, running average, compiled passes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
 from ..models.vae import VAE
+from ..runtime.distributed import average_gradients
 from .config import Pipeline
 
 
@@ -48,6 +50,36 @@ def rate(step: int, epoch_length: int, pipeline: Pipeline) -> float:
     if optimiser.schedule == "constant":
         return factor
     return factor * 0.5 * (1 + math.cos(math.pi * min(1, (step - warmup) / max(1, steps - warmup))))
+
+
+def descend(terms: Mapping[str, Tensor], *optimizers: Optimizer, keep_graph: bool = False) -> None:
+    """Does a step of the optimisers on the sum of the terms; no other parameter gets a gradient."""
+    loss = torch.stack(list(terms.values())).sum()
+    parameters = [p for optimizer in optimizers for p in parameters_of(optimizer)]
+    gradients = torch.autograd.grad(loss, parameters, retain_graph=keep_graph, allow_unused=True)
+    average_gradients([gradient for gradient in gradients if gradient is not None])
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    for optimizer in optimizers:
+        optimizer.step()
+
+
+def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
+    """All parameters that an optimiser changes."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+@contextmanager
+def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Keeps gradients of what is computed inside from these parameters; they still pass through."""
+    parameters = [p for p in parameters if p.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
 
 
 def split_parameters(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

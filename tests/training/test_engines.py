@@ -33,10 +33,13 @@ from cardiac_attrivae.training.engines import (
     SoftIntroTrainer,
     VAEEvaluator,
     VAETrainer,
+)
+from cardiac_attrivae.training.optimisation import (
+    average_of,
+    compile_passes,
     frozen,
     parameters_of,
 )
-from cardiac_attrivae.training.optimisation import average_of, compile_passes
 from cardiac_attrivae.training.scores import LossTerms
 
 NAMES = ("LVEDA", "RVEDA")

@@ -630,6 +630,43 @@ def test_without_validation_nothing_is_scored_and_the_last_weights_are_kept(trai
     load_run(folder)
 
 
+def sized(size, folder):
+    """Slices of another size, and none to validate on."""
+    random = np.random.default_rng(0)
+    folder.mkdir()
+    cavities = random.uniform(size / 8, size / 6, 8)
+    dataset = slices_of([[heart(size, cavity, 3, 4)] for cavity in cavities], folder)
+    return dataset, dataset.take([])
+
+
+def test_the_store_says_how_large_the_images_of_the_network_are(tmp_path):
+    values = PLAIN | {"network": {"arguments": {"latent_size": 4}}}
+    run = TrainingWorkflow(parse_pipeline(values), *sized(64, tmp_path / "store"), tmp_path / "run")
+    assert run.pipeline.network.arguments == {"latent_size": 4, "image_size": 64}
+    run.initialize()
+    run.run()
+    run.finalize()
+    assert load_run(tmp_path / "run").network.image_size == 64
+
+
+def test_a_pipeline_that_names_another_size_than_the_store_is_refused(train, tmp_path):
+    small = PLAIN | {"network": {"arguments": {"latent_size": 4, "image_size": 16}}}
+    with pytest.raises(ValueError, match=r"image_size is 16, but .* has 32; leave image_size out"):
+        train(small)
+    many = PLAIN | {"network": {"arguments": {"latent_size": 4, "channels": 2}}}
+    with pytest.raises(ValueError, match=r"channels is 2, but .* has 1; leave channels out"):
+        train(many)
+
+
+def test_slices_of_a_size_that_no_network_takes_are_refused_in_words(tmp_path):
+    values = PLAIN | {"network": {"arguments": {"latent_size": 4}}}
+    run = TrainingWorkflow(parse_pipeline(values), *sized(48, tmp_path / "store"), tmp_path / "run")
+    message = "has slices of 48 x 48 pixels, but .*power of two.*Preprocess with another --size"
+    with pytest.raises(ValueError, match=message):
+        run.initialize()
+    assert not (tmp_path / "run").exists()
+
+
 def test_too_few_slices_to_train_on_are_refused(halves, tmp_path):
     with pytest.raises(DataError, match="0 slices in the train split; expected at least 2"):
         TrainingWorkflow(
