@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from . import options
-from .console import explained, say, tell, warn
+from .console import explained, progress, say, tell, warn
 
 
 @click.command()
@@ -76,15 +76,20 @@ def explore(output: Path, serve: bool, port: int, **given: Any) -> None:
     Writes a folder that any web server can hand out and that needs no network.
     """
     from ..export.explorer import explore as run
-    from ..export.explorer import server_of
+    from ..export.explorer_server import Server
 
-    written = run(output=output, tell=tell, **given)
+    written = run(output=output, tell=tell, progress=progress("segmenter"), **given)
     say(f"Explorer: {output}, {written.size / 2**20:.0f} MiB")
     say(f"It holds slices of {written.cases} patients: as private as the store.")
-    if serve:
-        with server_of(output, port) as server, contextlib.suppress(KeyboardInterrupt):
-            say(f"Open http://127.0.0.1:{server.server_port}/ (Ctrl-C ends)")
-            server.serve_forever()
+    if not serve:
+        say(
+            "To open it, repeat the command with --serve, or put the folder on a web server; a file"
+        )
+        say("that is opened from the disk shows nothing, as browsers run no networks there.")
+        return
+    with Server(output, port) as server, contextlib.suppress(KeyboardInterrupt):
+        say(f"Open {server.address} (Ctrl-C ends)")
+        server.serve_forever()
 
 
 def _assignment(text: str) -> tuple[str, float]:

@@ -1,8 +1,8 @@
-"""The explorer: a page on which sliders turn the dimensions of a model and the heart is redrawn.
+"""Writes the explorer: a page whose sliders move the dimensions of a model and redraw the heart.
 
-What is written is a folder of plain files that any web server can hand out: the page, the decoder
-and a segmenter as ONNX, onnxruntime-web to run them in the browser, and what is known of the model
-and of its patients. It holds their slices, so it is as private as the store.
+It is a folder of plain files for any web server: the page, the decoder and a segmenter as ONNX,
+onnxruntime-web to run them in the browser, and facts about the model and its patients. It holds
+slices of patients, so that it is as private as the store.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable
-from http import HTTPStatus
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,15 +26,15 @@ from ..runtime.device import find_device
 from ..runtime.files import atomic_folder, write
 from ..runtime.folders import is_empty
 from ..schema import HEART, DataError, LatentTable, Structure
-from ..segmentation.judge import Segmenter, areas, cache_of, segmenters_for
+from ..segmentation.judge import Progress, Segmenter, areas, cache_of, segmenters_for
 from ..training.run import Run, encode
 from .formats import Part, examples, write_module
 
 PAGE = Path(__file__).parent / "templates" / "explorer"
-"""What comes along: the page, and onnxruntime-web as its npm package has it."""
+"""Files that are copied: the page, and onnxruntime-web as its npm package has it."""
 
 MOST_CASES = 400
-"""Patients on the page; of more, `spread` takes some of each group."""
+"""Patients on the page; if there are more, `spread` takes some of each group."""
 
 TITLES = {
     Structure.LV: "Left ventricle",
@@ -44,17 +42,15 @@ TITLES = {
     Structure.RV: "Right ventricle",
 }
 
-POLICY = (
-    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; "
-    "connect-src 'self'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'"
-)
-"""Content-Security-Policy: nothing is loaded from elsewhere. The page says the same of itself."""
-
-HOST = "127.0.0.1"
-
 
 class Explorer(NamedTuple):
-    """What was written: the folder, patients with their slices in it, and its size in bytes."""
+    """What was written.
+
+    Attributes:
+        folder: Folder of the explorer.
+        cases: Patients whose slices are in it.
+        size: Size of its files in bytes.
+    """
 
     folder: Path
     cases: int
@@ -68,8 +64,9 @@ def explore(
     store: str | Path | None = None,
     device: str = "auto",
     tell: Callable[[str], None] = lambda message: None,
+    progress: Progress = lambda batches, total: batches,
 ) -> Explorer:
-    """Writes the explorer of a model as a whole; one that is there already is replaced.
+    """Writes the explorer of a model atomically; an explorer that is there already is replaced.
 
     Args:
         run: Folder that ``train`` wrote.
@@ -77,6 +74,7 @@ def explore(
         store: Folder that ``preprocess`` wrote; None is the one that the run was trained on.
         device: See `find_device`.
         tell: Called with a message before something takes minutes.
+        progress: See `Progress`.
 
     Raises:
         DataError: If the output holds something else, the store is gone or does not fit the model,
@@ -87,7 +85,7 @@ def explore(
     model, slices, known = open_trained(run, store, device)
     where = find_device(device)
     cache = cache_of(slices, model.folder)
-    (segmenter,) = segmenters_for(slices, cache, device=where, tell=tell)
+    (segmenter,) = segmenters_for(slices, cache, device=where, tell=tell, progress=progress)
     return write_explorer(output, model, slices.basal(), known, segmenter)
 
 
@@ -97,10 +95,10 @@ def write_explorer(
     """Writes the folder, see `explore`.
 
     Args:
-        output: Folder.
+        output: Folder to write.
         run: The model.
         patients: Slices, one per patient, to start from.
-        known: Codes and attributes of the training patients, which the lines are fitted on.
+        known: Codes and attributes of the training patients, through which the lines are fitted.
         segmenter: Measures what is drawn.
     """
     shown = patients.take(spread(patients.cases, MOST_CASES))
@@ -122,7 +120,11 @@ def write_explorer(
 
 
 def check_replaceable(folder: Path) -> None:
-    """Raises a DataError if a folder holds anything but an explorer: that would be removed."""
+    """Refuses a folder that holds anything but an explorer: it would be removed.
+
+    Raises:
+        DataError: If it does, or is a file.
+    """
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file; choose another folder")
     ours = ("index.html", "data.json", "decoder.onnx")
@@ -131,21 +133,26 @@ def check_replaceable(folder: Path) -> None:
 
 
 def spread(cases: pd.DataFrame, most: int) -> np.ndarray:
-    """Rows of at most so many patients: in turn one of each domain, diagnosis and split.
+    """Chooses patients: in turn one of each domain, diagnosis and split.
 
     Args:
         cases: A row per patient, with domain, pathology and split.
-        most: How many.
+        most: Largest number of patients to choose.
 
     Returns:
-        Rows in their order, (min(N, most),).
+        Numbers of their rows, rising, (min(N, most),).
+
+    Example:
+        >>> cases = pd.DataFrame({"pathology": ["NOR", "NOR", "NOR", "DCM"]})
+        >>> spread(cases.assign(domain="acdc", split="train"), 3).tolist()
+        [0, 1, 3]
     """
     turn = cases.groupby(["domain", "pathology", "split"], dropna=False).cumcount().to_numpy()
     return np.sort(np.argsort(turn, kind="stable")[:most])
 
 
 def packed(slices: SliceDataset) -> bytes:
-    """Slices as 8-bit greys, then their labels, (N, H, W) each, deflated."""
+    """Packs slices as 8-bit greys, then their labels, (N, H, W) each, deflated."""
     images, labels = grey(slices.images[:, 0].numpy()), slices.labels[:, 0].numpy()
     return zlib.compress(images.tobytes() + labels.tobytes(), 9)
 
@@ -153,14 +160,14 @@ def packed(slices: SliceDataset) -> bytes:
 def described(
     run: Run, known: LatentTable, segmenter: Segmenter, shown: SliceDataset, codes: np.ndarray
 ) -> dict[str, Any]:
-    """What the page is told, in plain values: no path, no date, nothing of a header.
+    """Returns the content of data.json, in plain values: no path, no date, nothing of a header.
 
     Args:
         run: The model.
-        known: Its training patients, which the lines are fitted on.
+        known: Its training patients, through which the lines are fitted.
         segmenter: Measures what is drawn.
         shown: Slices of the patients on the page, one each.
-        codes: Of these, (N, D).
+        codes: Their codes, (N, D).
     """
     calibration = Calibration.fit(known)
     mean, deviation = (np.asarray(run.about[key]) for key in ("code_mean", "code_deviation"))
@@ -169,6 +176,7 @@ def described(
         {
             "name": name,
             "long": about.label,
+            "kind": about.kind,
             "unit": SYMBOLS.get(about.unit, about.unit),
             "structure": HEART.index(about.structure),
             "dimension": calibration.dimensions[k],
@@ -215,53 +223,5 @@ def described(
 
 
 def rounded(values: np.ndarray) -> list[float]:
-    """To four decimals: a code is of the order of 1, an area is known to .02 cm^2."""
+    """Rounds to four decimals: a code is of the order of 1, an area is known to .02 cm^2."""
     return np.asarray(values, dtype=float).round(4).tolist()
-
-
-class _Handler(SimpleHTTPRequestHandler):
-    """Hands out the files of a folder, to this machine alone."""
-
-    protocol_version = "HTTP/1.1"
-    extensions_map = SimpleHTTPRequestHandler.extensions_map | {
-        ".js": "text/javascript", ".mjs": "text/javascript", ".wasm": "application/wasm",
-        ".onnx": "application/octet-stream", ".txt": "text/plain; charset=utf-8",
-    }  # fmt: skip
-
-    def send_head(self) -> Any:
-        # a page elsewhere may give its own name the address of this machine, and then read along
-        if self.headers.get("Host", "").rpartition(":")[0] not in (HOST, "localhost"):
-            self.send_error(HTTPStatus.FORBIDDEN, "asked for under another name")
-            return None
-        return super().send_head()
-
-    def list_directory(self, path: Any) -> None:
-        self.send_error(HTTPStatus.NOT_FOUND)
-
-    def end_headers(self) -> None:
-        self.send_header("Content-Security-Policy", f"{POLICY}; frame-ancestors 'none'")
-        self.send_header("X-Content-Type-Options", "nosniff")
-        self.send_header("Referrer-Policy", "no-referrer")
-        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
-        self.send_header("Cache-Control", "no-cache")
-        super().end_headers()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-def server_of(folder: str | Path, port: int = 0) -> ThreadingHTTPServer:
-    """A server of an explorer on the loopback address; ``serve_forever`` runs it.
-
-    Args:
-        folder: That `explore` wrote.
-        port: 0 is any free one; ``server_port`` tells which.
-
-    Raises:
-        OSError: If the port is taken.
-    """
-
-    def handler(*args: Any) -> _Handler:
-        return _Handler(*args, directory=str(folder))
-
-    return ThreadingHTTPServer((HOST, port), handler)

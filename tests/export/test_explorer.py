@@ -14,6 +14,7 @@ import threading
 import zlib
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import browser
 import numpy as np
@@ -26,8 +27,9 @@ from torch import nn
 
 from cardiac_attrivae.cli.main import main
 from cardiac_attrivae.data.store import SliceDataset
-from cardiac_attrivae.export import explorer
-from cardiac_attrivae.export.explorer import PAGE, POLICY, server_of, spread, write_explorer
+from cardiac_attrivae.export import explorer, explorer_server
+from cardiac_attrivae.export.explorer import PAGE, spread, write_explorer
+from cardiac_attrivae.export.explorer_server import POLICY, Server
 from cardiac_attrivae.metrics.calibration import Calibration
 from cardiac_attrivae.report.style import grey
 from cardiac_attrivae.schema import DataError, LatentTable
@@ -136,14 +138,17 @@ def address(page):
 
 
 def served(page):
-    with server_of(page) as server:
+    with Server(page) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server.server_address
+        yield server.address
         server.shutdown()
 
 
 def asked(address, path, **headers):
-    with closing(http.client.HTTPConnection(*address, timeout=10)) as connection:
+    """Answer to a path below the address, or to an absolute one that begins with /."""
+    place = urlsplit(address)
+    with closing(http.client.HTTPConnection(place.hostname, place.port, timeout=10)) as connection:
+        path = path if path.startswith("/") else place.path + path
         connection.request("GET", path, headers={"Connection": "close"} | headers)
         answer = connection.getresponse()
         return answer, answer.read()
@@ -154,8 +159,8 @@ def asked(address, path, **headers):
 
 def test_the_folder_holds_the_page_its_networks_and_nothing_else(page):
     found = {file.relative_to(page).as_posix() for file in page.rglob("*") if file.is_file()}
-    comes_along = {f.relative_to(PAGE).as_posix() for f in PAGE.rglob("*") if f.is_file()}
-    assert found == comes_along | {"data.json", "cases.bin", "decoder.onnx", "segmenter.onnx"}
+    copied = {f.relative_to(PAGE).as_posix() for f in PAGE.rglob("*") if f.is_file()}
+    assert found == copied | {"data.json", "cases.bin", "decoder.onnx", "segmenter.onnx"}
 
 
 def test_what_is_vendored_is_what_npm_has_and_its_size_is_told():
@@ -253,14 +258,35 @@ def test_the_page_loads_nothing_from_elsewhere_and_builds_no_html_of_data():
             assert not re.search(forbidden, text), file.name
 
 
-def test_the_server_answers_this_machine_alone(address):
-    assert address[0] == "127.0.0.1"
-    answer, _ = asked(address, "/", Host=f"localhost:{address[1]}")
-    assert answer.status == 200
+def test_the_server_answers_no_other_host_name(address):
+    place = urlsplit(address)
+    assert place.hostname == "127.0.0.1"
+    for host in (f"localhost:{place.port}", "localhost", "127.0.0.1"):  # as at port 80
+        answer, _ = asked(address, "", Host=host)
+        assert answer.status == 200
     # a name that somebody else gave the address of this machine
-    answer, body = asked(address, "/data.json", Host=f"elsewhere.example:{address[1]}")
-    assert answer.status == 403
-    assert b"patient" not in body
+    for host in (f"elsewhere.example:{place.port}", "elsewhere.example", ""):
+        answer, body = asked(address, "data.json", Host=host)
+        assert answer.status == 403
+        assert b"patient0" not in body
+
+
+def test_the_server_answers_nobody_without_the_token(address):
+    token = urlsplit(address).path.strip("/")
+    assert len(token) >= 22  # 128 bits
+    wrong = "x" * len(token)
+    for path in ("/", "/data.json", f"/{wrong}/data.json", f"/{token}data.json",
+                 f"/{token}", f"/{token[:-1]}/data.json", f"/{token}%00/data.json"):  # fmt: skip
+        answer, body = asked(address, path)
+        assert answer.status == 403, path
+        assert b"patient0" not in body
+    with Server(PAGE) as other:
+        assert urlsplit(other.address).path.strip("/") != token
+
+
+def test_a_port_that_cannot_be_opened_is_named(address):
+    with pytest.raises(OSError, match=r"port \d+ cannot be opened: .*; choose another one"):
+        Server(PAGE, urlsplit(address).port)
 
 
 @pytest.mark.parametrize(
@@ -273,7 +299,7 @@ def test_the_server_answers_this_machine_alone(address):
     ],
 )  # fmt: skip
 def test_every_file_is_served_as_what_it_is(address, page, file, kind):
-    answer, body = asked(address, f"/{file}")
+    answer, body = asked(address, file)
     assert answer.status == 200
     assert answer.headers["Content-Type"].startswith(kind)
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
@@ -281,12 +307,17 @@ def test_every_file_is_served_as_what_it_is(address, page, file, kind):
     assert body == (page / file).read_bytes()
 
 
-@pytest.mark.parametrize("path", ["/onnxruntime-web/", "/../secret", "/%2e%2e/secret"])
-def test_no_folder_is_listed_and_nothing_above_is_served(address, page, path):
+@pytest.mark.parametrize(
+    "path",
+    ["onnxruntime-web/", "onnxruntime-web", "../secret", "%2e%2e/secret", "%00", "data.json%00",
+     "link", "/etc/passwd", "%2fetc/passwd", "%7f%ff%c0%af", "a" * 5000, "?", "%"],
+)  # fmt: skip
+def test_nothing_but_the_files_of_the_page_is_served(address, page, path):
     (page.parent / "secret").write_text("secret")
     answer, body = asked(address, path)
-    assert answer.status == 404
+    assert answer.status == (403 if path.startswith("/") else 200 if path == "?" else 404)
     assert b"secret" not in body
+    assert b"root:" not in body
 
 
 def test_serve_prints_the_address_and_ends_with_ctrl_c(page, tmp_path, monkeypatch):
@@ -295,12 +326,15 @@ def test_serve_prints_the_address_and_ends_with_ctrl_c(page, tmp_path, monkeypat
         raise KeyboardInterrupt
 
     monkeypatch.setattr(explorer, "explore", lambda **_: explorer.Explorer(page, 12, 2**24))
-    monkeypatch.setattr(explorer.ThreadingHTTPServer, "serve_forever", interrupted)
+    monkeypatch.setattr(explorer_server.Server, "serve_forever", interrupted)
     words = ["explore", "--model", str(tmp_path), "--output", str(page), "--serve"]
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 0
     assert "slices of 12 patients: as private as the store" in done.output
-    assert re.search(r"Open http://127\.0\.0\.1:\d+/ \(Ctrl-C ends\)", done.output)
+    assert re.search(r"Open http://127\.0\.0\.1:\d+/[\w-]{22}/ \(Ctrl-C ends\)", done.output)
+    done = CliRunner().invoke(main, words[:-1])
+    assert done.exit_code == 0
+    assert "To open it, repeat the command with --serve" in done.output
 
 
 # The page, in a browser ---------------------------------------------------------------------------
@@ -314,7 +348,7 @@ def opened(address):
     if not browser.find():
         pytest.skip("no Chromium or Chrome on the path")
     with browser.Page() as page:
-        page.open("http://{}:{}/".format(*address))
+        page.open(address)
         page.until(READY)
         yield page
         assert page.problems == []
@@ -474,7 +508,7 @@ def test_names_are_text_and_a_phone_shows_all(tmp_path):
     page = written(tmp_path, names=[f"{HOSTILE}{k}" for k in range(12)])
     for address in served(page):
         with browser.Page(390, 844, dark=True, phone=True) as opened:
-            opened.open("http://{}:{}/".format(*address))
+            opened.open(address)
             opened.until(READY)
             assert HOSTILE in text(opened, "#start-name")
             assert opened.run("document.images.length") == 0
