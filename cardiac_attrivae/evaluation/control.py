@@ -1,9 +1,9 @@
-"""Does the heart that is drawn grow when its dimension is turned? Decoded, segmented, measured.
+"""Measured control: does the drawn heart grow when the dimension of its attribute is moved?
 
-The attribute's dimension of a patient's code is set to nine places from -2 to 2 standard deviations
-of the training codes, everything else is left, and the structures in the decoded slices are
-measured by a segmenter. What is *requested* is read off the place by the line that `Calibration`
-fitted on training patients.
+In the code of a patient, the dimension of one attribute is set to nine places from -2 to 2 standard
+deviations of the training codes; all other dimensions stay. A segmenter measures the structures in
+the decoded slices. The *requested* value of a place is given by the line that `Calibration` fitted
+on training patients.
 """
 
 from __future__ import annotations
@@ -26,7 +26,12 @@ CHUNK = 64
 
 
 def turn(codes: np.ndarray, dimension: int, positions: np.ndarray) -> np.ndarray:
-    """Codes (N, D) with one dimension set to each of the positions (S,), (N, S, D)."""
+    """Sets one dimension of codes (N, D) to each of the positions (S,); returns (N, S, D).
+
+    Example:
+        >>> turn(np.zeros((1, 2)), 1, np.array([-1.0, 3.0])).tolist()
+        [[[0.0, -1.0], [0.0, 3.0]]]
+    """
     turned = np.repeat(codes[:, None], len(positions), axis=1)
     turned[:, :, dimension] = positions
     return turned
@@ -35,9 +40,16 @@ def turn(codes: np.ndarray, dimension: int, positions: np.ndarray) -> np.ndarray
 def traversed(
     network: nn.Module, code: np.ndarray, calibration: Calibration, steps: np.ndarray
 ) -> tuple[torch.Tensor, np.ndarray]:
-    """A code (D,) turned along every attribute: slices (K, S, H, W) and what they stand for (K, S).
+    """Turns a code (D,) along every attribute.
 
-    ``steps`` (S,) are standard deviations of the training codes, rising with the attribute.
+    Args:
+        network: Decoder.
+        code: Code to start from, (D,).
+        calibration: Lines of the network.
+        steps: Standard deviations of the training codes, rising with the attribute, (S,).
+
+    Returns:
+        Slices (K, S, H, W), and the values that they stand for, (K, S).
     """
     positions = calibration.positions(steps)
     codes = [
@@ -51,7 +63,7 @@ def traversed(
 def segmented(
     segmenter: Segmenter, slices: torch.Tensor, pixel_cm2: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Labels (K, S, H, W) and areas (K, S, 3) in cm^2 of slices (K, S, H, W)."""
+    """Segments slices (K, S, H, W): labels (K, S, H, W) and areas in cm^2, (K, S, 3)."""
     labels = segmenter(slices.flatten(0, 1)[:, None])
     measured = areas(labels, pixel_cm2).reshape(*slices.shape[:2], len(STRUCTURES))
     return labels.reshape(slices.shape).numpy(), measured

@@ -96,7 +96,7 @@ def draw_gallery(
 
 
 def draw_methods(parts: Sequence[Part], path: Path) -> None:
-    """Originals, reconstructions and error maps of every method, for patients of all groups."""
+    """Draws originals, reconstructions and error maps of every method."""
     target = parts[0].patients.open()
     few = target.take(shown_rows(target))
     originals = few.images[:, 0].numpy()
@@ -105,23 +105,24 @@ def draw_methods(parts: Sequence[Part], path: Path) -> None:
         " ".join(filter(None, facts))
         for facts in few.cases[["case", "pathology"]].itertuples(index=False)
     ]
-    scores = {method: ssim(originals, images) for method, images in rebuilt.items()}
+    scores = {method: ssim(originals, images).tolist() for method, images in rebuilt.items()}
     figures.methods_side_by_side(originals, rebuilt, captions, path, scores)
 
 
 def draw_distributions(tables: Mapping[str, pd.DataFrame], metric: str, path: Path) -> None:
+    """Draws how a score is distributed over patients, with the score of a black image."""
     patients, metrics = tables["patients"], tables["metrics"]
     train, test = (patients[f"{name}_dataset"].map(dataset_label) for name in ("train", "test"))
     group = train + " → " + test
-    floor = metrics[(metrics["train_dataset"] == "") & (metrics["metric"] == metric)]
-    floor = floor.set_index(floor["test_dataset"].map(dataset_label))["value"]
+    black = metrics[(metrics["train_dataset"] == "") & (metrics["metric"] == metric)]
+    floor = dict(zip(black["test_dataset"].map(dataset_label), black["value"], strict=True))
     floors = {name: float(floor[name.rpartition(" → ")[2]]) for name in group.unique()}
     table = patients[["method"]].assign(group=group, value=patients[metric])
     charts.distributions(table, path, metric, floors)
 
 
 def draw_forest(scores: pd.DataFrame, path: Path) -> None:
-    """Means over attributes of the first seed of each method."""
+    """Draws means over attributes of the first seed of each method."""
     first = scores[scores["model"].isin(scores.groupby("method", sort=False)["model"].first())]
     drawn = headlines(Section.CODE, Section.ATTRIBUTES, Section.READING, Section.CONTROL)
     rows = first[first["metric"].isin(drawn) & (first["attribute"] == MEAN)]
@@ -130,7 +131,7 @@ def draw_forest(scores: pd.DataFrame, path: Path) -> None:
 
 
 def draw_control(turned: pd.DataFrame, path: Path) -> None:
-    """Requested against measured areas, all seeds of a method together."""
+    """Draws requested against measured areas, all seeds of a method together."""
     table = turned.melt(
         ["method", "attribute", "requested"], list(STRUCTURES), "structure", "measured"
     )
@@ -139,7 +140,7 @@ def draw_control(turned: pd.DataFrame, path: Path) -> None:
 
 
 def middle_row(table: LatentTable) -> int:
-    """Row of the patient whose code is nearest to the mean, in standard deviations."""
+    """Returns the row of the patient whose code is nearest to the mean, in standard deviations."""
     deviation = table.codes.std(axis=0)
     distance = (table.codes - table.codes.mean(axis=0)) / np.where(deviation > 0, deviation, 1)
     return int((distance**2).sum(axis=1).argmin())
@@ -153,7 +154,7 @@ def draw_traversal(
     segmenter: Segmenter | None,
     path: Path,
 ) -> None:
-    """Each attribute turned from -3 to 3 standard deviations, with what is measured below."""
+    """Draws each attribute from -3 to 3 standard deviations, with measured areas below."""
     slices, requested = traversed(run.network, code, calibration, TRAVERSAL)
     labels = measured = None
     if segmenter is not None:
@@ -161,7 +162,7 @@ def draw_traversal(
     figures.traversals(
         slices.numpy(),
         calibration.names,
-        TRAVERSAL,
+        TRAVERSAL.tolist(),
         path,
         original=patient.images[0, 0].numpy(),
         dimensions=calibration.dimensions,
@@ -173,11 +174,11 @@ def draw_traversal(
 
 
 def draw_scatter(codes: Mapping[str, LatentTable], calibration: Calibration, path: Path) -> None:
-    """Attributes of all test sets against their dimensions."""
+    """Draws attributes of all test sets against their dimensions."""
     tables = list(codes.values())
     x = np.concatenate([table.codes[:, calibration.dimensions] for table in tables])
     y = np.concatenate([table.attributes for table in tables])
-    groups = np.concatenate([[name] * len(table.cases) for name, table in codes.items()])
+    groups = [name for name, table in codes.items() for _ in table.cases]
     units = [ATTRIBUTES[name].unit for name in calibration.names]
     charts.scatter(
         x,
@@ -185,18 +186,20 @@ def draw_scatter(codes: Mapping[str, LatentTable], calibration: Calibration, pat
         calibration.names,
         units,
         path,
-        scores=determination(x, y).diagonal() if len(y) >= LEAST else None,
+        scores=determination(x, y).diagonal().tolist() if len(y) >= LEAST else None,
         dimensions=calibration.dimensions,
         groups=groups,
     )
 
 
 def draw_correlations(table: LatentTable, path: Path) -> None:
+    """Draws rank correlations of all dimensions and attributes."""
     matrix = rank_correlation(table.codes, table.attributes, significance=1)
     charts.correlations(matrix, table.names, path, table.dimensions)
 
 
 def draw_curves(runs: Sequence[Run], path: Path) -> None:
+    """Draws how the scores of all runs rose during training."""
     histories = {
         f"{run.pipeline.method} · {run.about['train_dataset']}": pd.read_csv(
             run.folder / "history.csv"
@@ -208,7 +211,7 @@ def draw_curves(runs: Sequence[Run], path: Path) -> None:
 
 
 def _first_seeds(models: Mapping[str, Run]) -> dict[str, Run]:
-    """The run of the lowest seed of each method and training set."""
+    """Returns the run of the lowest seed of each method and training set."""
     first: dict[tuple[str, str], str] = {}
     for name in sorted(models, key=lambda name: models[name].about["seed"]):
         run = models[name]
@@ -222,5 +225,5 @@ def _place(part: Part) -> tuple[str, str]:
 
 
 def _of(table: pd.DataFrame, train: str, test: str) -> pd.DataFrame:
-    """Rows of a training and a test set."""
+    """Returns the rows of a training and a test set."""
     return table[(table["train_dataset"] == train) & (table["test_dataset"] == test)]

@@ -101,7 +101,13 @@ class TrainingCodes:
 
     @cached_property
     def folder(self) -> Path:
-        facts = ["codes", self.model, self.names, self.patients.content, self.patients.split]
+        facts: list[Any] = [
+            "codes",
+            self.model,
+            self.names,
+            self.patients.content,
+            self.patients.split,
+        ]
         return self.parts / fingerprint(facts)
 
     def compute(self) -> None:
@@ -149,7 +155,7 @@ class Part:
 
     @cached_property
     def folder(self) -> Path:
-        facts = ["scores", self.model, self.patients.content, self.patients.split]
+        facts: list[Any] = ["scores", self.model, self.patients.content, self.patients.split]
         facts += [self.known and self.known.folder.name, self.names, self.rounds]
         judge = self.segmenter and weights_digest(self.segmenter.network.state_dict())
         return self.parts / fingerprint([*facts, judge])
@@ -231,17 +237,19 @@ def _write(scored: Scored, target: SliceDataset, names: Sequence[str], folder: P
     codes = {f"z{d}": table.codes[:, d] for d in range(table.codes.shape[1])}
     values = {name: table.attributes[:, k] for k, name in enumerate(table.names)}
     facts = target.cases.drop_duplicates("case").set_index("case").loc[list(table.cases)]
-    about = facts[["dataset", "split", "domain", "pathology"]].to_dict("list")
-    rows = pd.DataFrame({"case": table.cases, **about, **values, **codes})
+    columns: dict[Any, Any] = {"case": table.cases}
+    columns |= facts[["dataset", "split", "domain", "pathology"]].to_dict("list")
+    rows = pd.DataFrame(columns | values | codes)
     write(folder / "codes.csv", rows.to_csv(index=False))
 
 
 def write_table(file: Path, table: LatentTable, **more: np.ndarray) -> None:
     """Writes codes and attributes, and more arrays, as one NPZ file."""
-    dimensions = [-1 if dimension is None else dimension for dimension in table.dimensions]
-    fields = {"codes": table.codes, "attributes": table.attributes, "dimensions": dimensions}
+    fields: dict[str, Any] = {"cases": table.cases, "names": table.names, "codes": table.codes}
+    fields["dimensions"] = [-1 if d is None else d for d in table.dimensions]
+    fields |= {"attributes": table.attributes} | more
     with atomic_file(file) as beside, open(beside, "wb") as stream:
-        np.savez(stream, cases=table.cases, names=table.names, **fields, **more)
+        np.savez(stream, **fields)
 
 
 def read_table(file: Path) -> tuple[LatentTable, dict[str, np.ndarray]]:

@@ -117,8 +117,9 @@ def score_model(
             areas = target.attributes(AREAS) if known is None else known.areas
             rows += control_scores(control, areas.std(axis=0), rounds)
     rows += fidelity_scores(seen.fidelity, table.cases, rounds)
-    facts = target.cases[["domain", "pathology"]].to_dict("list")
-    patients = pd.DataFrame({"case": table.cases, **facts, **seen.fidelity})
+    columns: dict[Any, Any] = {"case": table.cases}
+    columns |= target.cases[["domain", "pathology"]].to_dict("list")
+    patients = pd.DataFrame(columns | seen.fidelity)
     return Scored(_tidy(rows), patients, control, seen.table, draws, seen.shown)
 
 

@@ -34,9 +34,9 @@ from .score import check_fit
 def open_trained(
     run: str | Path, store: str | Path | None = None, device: str = "auto"
 ) -> tuple[Run, SliceDataset, LatentTable]:
-    """A run, the slices that it was trained on, and its training patients, one slice each.
+    """Opens a run, the store that it was trained on, and the codes of its training patients.
 
-    Args and errors as `Studio.open`.
+    Arguments and errors are those of `Studio.open`.
     """
     model = load_run(run, device)
     store = store or model.summary.get("store")
@@ -61,8 +61,8 @@ class Studio:
         run: The model.
         store: Slices of the data set that it was trained on.
         calibration: What its dimensions stand for.
-        aim: Corrects dimensions until what is drawn is what was asked for.
-        judge: Measures what is drawn in the end; taught by other patients than ``aim``.
+        aim: Measures while dimensions are corrected until the requested areas are drawn.
+        judge: Measures the final slice; trained on other patients than ``aim``.
     """
 
     run: Run
@@ -79,7 +79,7 @@ class Studio:
         device: str = "auto",
         tell: Callable[[str], None] = lambda message: None,
     ) -> Studio:
-        """Reads run and store, fits the calibration, and trains segmenters or finds them trained.
+        """Reads run and store, fits the calibration, and trains the segmenters that are missing.
 
         Args:
             run: Folder that ``train`` wrote.
@@ -97,7 +97,7 @@ class Studio:
         return cls(model, opened, calibration, aim, judge)
 
     def start(self, case: str | None) -> tuple[np.ndarray, Tensor]:
-        """Code (1, D) to start from and its slice (1, 1, H, W): a patient's, or the mean one.
+        """Returns the code of a patient, or the mean code, (1, D), and its slice, (1, C, H, W).
 
         Raises:
             DataError: If the store has no such patient.
@@ -117,7 +117,7 @@ class Studio:
         return encode(self.run.network, slices.to(device))[0], slices
 
     def heart(self, request: Mapping[str, float], case: str | None = None) -> Heart:
-        """One heart with the requested attributes, of a patient or of the mean code.
+        """Draws one heart with the requested attributes, from a patient or from the mean code.
 
         Args:
             request: Attribute -> value in its unit.
@@ -136,7 +136,7 @@ class Studio:
         )
 
     def turned(self, case: str | None = None, reach: float = 3.0, steps: int = 7) -> Turned:
-        """One heart, every attribute turned by ``reach`` deviations of the codes to either side."""
+        """Draws one heart with every attribute turned by ``reach`` deviations to either side."""
         code, original = self.start(case)
         places = np.linspace(-reach, reach, steps)
         slices, requested = traversed(self.run.network, code[0], self.calibration, places)
@@ -146,7 +146,7 @@ class Studio:
         )
 
     def generate(self, codes: np.ndarray, request: Mapping[str, float]) -> Generated:
-        """Slices of codes (N, D) with the requested attributes, and what is measured on them."""
+        """Draws codes (N, D) with the requested attributes, and measures the slices."""
         codes = aimed(
             self.run.network, self.aim, self.calibration, codes, request, self.store.pixel_cm2
         )
@@ -155,7 +155,7 @@ class Studio:
         return Generated(slices, labels, areas(labels, self.store.pixel_cm2))
 
     def measured(self, found: np.ndarray, request: Mapping[str, float]) -> pd.DataFrame:
-        """Requested beside measured: a row per attribute that a slice can show, or was requested.
+        """Lists requested beside measured: a row per requested attribute and per one of the model.
 
         Args:
             found: Measured areas of LV, MYO and RV, (3,).
@@ -191,13 +191,14 @@ class Generated:
 
 @dataclass(frozen=True)
 class Heart:
-    """One heart as asked for.
+    """One heart with requested attributes.
 
     Attributes:
-        title: Of which patient it is made.
-        request: Attribute -> value asked for.
+        title: Patient that it starts from.
+        request: Attribute -> requested value.
         original: Slice that it starts from, (H, W).
-        before, after: As the model draws it unchanged, and with the request; one slice each.
+        before, after: What the model draws from the unchanged code, and with the request; one
+            slice each.
         table: See `Studio.measured`.
         warnings: A sentence for each value that no training patient had.
     """
@@ -212,11 +213,11 @@ class Heart:
 
     @property
     def slice(self) -> np.ndarray:
-        """The slice as asked for, (H, W) in [0, 1]."""
+        """The requested slice, (H, W) in [0, 1]."""
         return self.after.slices[0, 0].numpy()
 
     def draw(self, path: Path) -> None:
-        """Before, after and their difference, as PNG."""
+        """Draws before, after and their difference, as PNG."""
         both = (self.before, self.after)
         requested_slice(
             self.original,
@@ -240,9 +241,9 @@ class Turned:
         calibration: Its ``names`` are the K attributes.
         original: Slice that it starts from, (H, W).
         places: Deviations of the training codes, (S,).
-        slices, labels: What is drawn, and what the judge sees there, (K, S, H, W).
+        slices, labels: Drawn slices, and how the judge labels them, (K, S, H, W).
         measured: Areas of LV, MYO and RV in cm^2, (K, S, 3).
-        requested: What the places stand for, in the unit of each attribute, (K, S).
+        requested: Values that the places stand for, in the unit of each attribute, (K, S).
     """
 
     calibration: Calibration
@@ -270,11 +271,11 @@ class Turned:
         )  # fmt: skip
 
     def draw(self, path: Path) -> None:
-        """A row of pictures per attribute, measured areas below each, as PNG."""
+        """Draws a row of slices per attribute, with measured areas below each, as PNG."""
         traversals(
             self.slices.numpy(),
             self.calibration.names,
-            self.places,
+            self.places.tolist(),
             path,
             original=self.original,
             dimensions=self.calibration.dimensions,

@@ -161,6 +161,6 @@ def _differences(
     images = [column for column in IMAGES if column in patients]
     means = patients.groupby(["method", "case"])[images].mean()
     cases = means.loc[methods[0]].index.tolist()
+    first_means, second_means = (means.loc[method].loc[cases] for method in methods)
     for metric in images:
-        a, b = (means.loc[method, metric].loc[cases] for method in methods)
-        yield compare_paired(a, b, cases, metric, rounds)
+        yield compare_paired(first_means[metric], second_means[metric], cases, metric, rounds)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import store_of, trained
+from torch.nn.modules.module import register_module_forward_hook
 
 from cardiac_attrivae.data.phantom import write_phantoms
 from cardiac_attrivae.data.store import SliceDataset
@@ -18,7 +19,7 @@ from cardiac_attrivae.metrics.control import CONTROL, STEPS
 from cardiac_attrivae.metrics.images import FIDELITY
 from cardiac_attrivae.metrics.prediction import AGREEMENT
 from cardiac_attrivae.report.page import write_report
-from cardiac_attrivae.schema import DataError, LatentTable
+from cardiac_attrivae.schema import DataError, LatentTable, VAEOutput
 from cardiac_attrivae.training.run import encode, load_run
 
 pytestmark = pytest.mark.usefixtures("hasty_segmenters")
@@ -46,12 +47,31 @@ def others(store, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def evaluation(run, others, store, mnms_store_all, tmp_path_factory):
+def passed():
+    """Number of slices of each batch that a model encoded and decoded during the evaluation."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def evaluation(run, others, store, mnms_store_all, passed, tmp_path_factory):
+    def count(module, inputs, output):
+        if isinstance(output, VAEOutput):
+            passed.append(len(inputs[0]))
+
     output = tmp_path_factory.mktemp("evaluation") / "out"
-    metrics = cross_domain_eval(
-        [run, *others], [store, mnms_store_all], output, device="cpu", rounds=20
-    )
+    with register_module_forward_hook(count):
+        metrics = cross_domain_eval(
+            [run, *others], [store, mnms_store_all], output, device="cpu", rounds=20
+        )
     return output, metrics
+
+
+def test_every_slice_passes_through_a_network_once(evaluation, passed, store, mnms_store_all):
+    train, home, across = (
+        len(SliceDataset.open(folder).split(split).basal())
+        for folder, split in ((store, "train"), (store, "test"), (mnms_store_all, "test"))
+    )
+    assert sum(passed) == 3 * (train + home + across)
 
 
 def of(metrics, model="mine", test="acdc"):
