@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -41,8 +41,7 @@ SHOWN = 6
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 
 
-@dataclass(frozen=True)
-class Patients:
+class Patients(NamedTuple):
     """The patients of one split of a store, one slice each: the most basal one.
 
     Attributes:
@@ -101,14 +100,8 @@ class TrainingCodes:
 
     @cached_property
     def folder(self) -> Path:
-        facts: list[Any] = [
-            "codes",
-            self.model,
-            self.names,
-            self.patients.content,
-            self.patients.split,
-        ]
-        return self.parts / fingerprint(facts)
+        facts = [self.model, *self.patients[1:], self.names]
+        return self.parts / fingerprint("codes", facts)
 
     def compute(self) -> None:
         """Writes them, unless they are there."""
@@ -155,10 +148,10 @@ class Part:
 
     @cached_property
     def folder(self) -> Path:
-        facts: list[Any] = ["scores", self.model, self.patients.content, self.patients.split]
-        facts += [self.known and self.known.folder.name, self.names, self.rounds]
+        known = self.known and self.known.folder.name
         judge = self.segmenter and weights_digest(self.segmenter.network.state_dict())
-        return self.parts / fingerprint([*facts, judge])
+        facts = [self.model, *self.patients[1:], self.names, known, judge, self.rounds]
+        return self.parts / fingerprint("scores", facts)
 
     def compute(self) -> None:
         """Scores the model and writes the tables, unless they are there."""
@@ -213,9 +206,9 @@ def compute(parts: Sequence[Part], workers: int, progress: Progress) -> None:
         pass
 
 
-def fingerprint(facts: Sequence[Any]) -> str:
+def fingerprint(kind: str, facts: Sequence[Any]) -> str:
     """Returns a name for everything that a part depends on."""
-    everything = [FORMAT, versions(PACKAGES), *facts]
+    everything = [FORMAT, versions(PACKAGES), kind, *facts]
     return hashlib.sha256(json.dumps(everything).encode()).hexdigest()[:32]
 
 
