@@ -21,9 +21,10 @@ class Calibration:
         names: Attributes, length K.
         dimensions: The latent dimension of each, length K: the trained one, or else the one with
             the largest information.
-        slope, intercept: Of the lines, (K,), in units of the attributes.
+        slope, intercept: Slope and intercept of the lines, (K,), in units of the attributes.
         low, high: Least and largest value of each attribute among the training patients, (K,).
-        code_mean, code_deviation: Of the training codes in these dimensions, (K,).
+        code_mean, code_deviation: Mean and standard deviation of the training codes in these
+            dimensions, (K,).
 
     Example:
         >>> from .patients import as_table
@@ -48,7 +49,7 @@ class Calibration:
 
     @classmethod
     def fit(cls, table: LatentTable) -> Calibration:
-        """Least-squares lines through codes and attributes of training patients.
+        """Fits least-squares lines through codes and attributes of training patients.
 
         Raises:
             ValueError: If there are fewer than 5 rows, or a value is not finite.
@@ -73,23 +74,23 @@ class Calibration:
         )
 
     def read(self, codes: np.ndarray) -> np.ndarray:
-        """Attributes of codes (N, D), (N, K)."""
+        """Reads attributes from codes (N, D), (N, K)."""
         return self.intercept + self.slope * codes[:, self.dimensions]
 
     def positions(self, steps: np.ndarray = STEPS) -> np.ndarray:
-        """Codes ``steps`` (S,) deviations from the mean, rising with the attribute, (K, S)."""
+        """Places codes ``steps`` (S,) deviations off the mean, up with the attribute, (K, S)."""
         signs = np.where(self.slope < 0, -1.0, 1.0)
         return self.code_mean[:, None] + np.outer(signs * self.code_deviation, steps)
 
     def requested(self, positions: np.ndarray) -> np.ndarray:
-        """What positions (K, S) of the dimensions stand for, (K, S)."""
+        """Reads attributes from positions (K, S) of their dimensions, (K, S)."""
         return self.intercept[:, None] + self.slope[:, None] * positions
 
     def set(self, codes: np.ndarray, request: Mapping[str, float | np.ndarray]) -> np.ndarray:
-        """Codes (N, D) with the dimensions of the requested attributes set to their values.
+        """Sets the dimensions of the requested attributes to their values in codes (N, D).
 
         Args:
-            codes: What to start from.
+            codes: Codes to start from, (N, D); not changed.
             request: Attribute -> one value, or one for each code, (N,).
 
         Raises:
@@ -115,7 +116,7 @@ class Calibration:
         return codes
 
     def outside(self, request: Mapping[str, float]) -> list[str]:
-        """A sentence for each requested value that no training patient had."""
+        """Writes a sentence for each requested value that no training patient had."""
         ranges = dict(zip(self.names, zip(self.low, self.high, strict=True), strict=True))
         return [
             f"{name} {value:g} is outside of what was seen in training, "

@@ -176,7 +176,7 @@ def dci(
     """
     table = as_table(codes, attributes)
     x, y = checked(table.codes, table.attributes, table.names)
-    n, cases = len(x), np.asarray(table.cases, dtype=object)
+    n, cases = len(x), table.cases
 
     def measure(rows: np.ndarray, origin: np.ndarray, penalties: Sequence[float]) -> list[Score]:
         return tabulate(_importance(x[rows], y[origin], penalties), table.names, n, DCI)
@@ -193,7 +193,9 @@ def dci(
         null = [measure(everyone, origin, penalties) for origin in permuted]
         for train, test in split.split():
             for k, column in enumerate(y.T):
-                fitted = _lasso(cases[train], folds, seed).fit(x[train], column[train])
+                fitted = _lasso([cases[row] for row in train], folds, seed).fit(
+                    x[train], column[train]
+                )
                 predicted[test, k] = fitted.predict(x[test])
     of_draws, of_null = (np.array([[s.value for s in r] for r in rows]) for rows in (drawn, null))
     return [

@@ -1,8 +1,7 @@
-"""Numbers drawn: scores with their intervals and floors, codes, measured control.
+"""Charts of scores with their intervals and null distributions, of codes and measured control.
 
-Computes nothing beyond layout (medians and ranges of what is drawn): numbers come in, a PNG goes
-out. A method has one colour, dash and marker in all charts of the same methods, whatever their
-order.
+Nothing is computed beyond layout (medians and ranges of what is drawn): numbers come in, a PNG goes
+out. A method has one colour, dash and marker in all charts of the same methods, in any order.
 """
 
 from __future__ import annotations
@@ -84,8 +83,9 @@ def distributions(
 
 def _violin(axis: Axes, values: np.ndarray, x: float, width: float, look: Look) -> None:
     if len(values) >= 10 and np.ptp(values) > 0:
-        body = axis.violinplot([values], [x], widths=0.95 * width, showextrema=False)["bodies"][0]
-        body.set(facecolor=look.colour, edgecolor=look.colour, alpha=0.3)
+        drawn = axis.violinplot([values], [x], widths=0.95 * width, showextrema=False)
+        for body in drawn["bodies"]:  # type: ignore[attr-defined]  # a list, by matplotlib's docs
+            body.set(facecolor=look.colour, edgecolor=look.colour, alpha=0.3)
     # Beside the box, left and right in turn; multiples of the golden ratio spread neighbours.
     turn = np.arange(len(values))
     shift = np.where(turn % 2, 1, -1) * (0.16 + 0.24 * (turn * 0.618034 % 1)) * width
@@ -102,11 +102,11 @@ def _violin(axis: Axes, values: np.ndarray, x: float, width: float, look: Look) 
 
 
 def intervals(table: pd.DataFrame, path: str | Path, label: str) -> None:
-    """Draws scores with their 95 % intervals and what no information would score (forest plot).
+    """Draws scores with their 95 % intervals and null distributions (forest plot).
 
     Args:
         table: ``row`` (what is scored), ``method``, ``value``, ``low``, ``high``; ``null`` and
-            ``null_95``, the mean and 95th centile of scores without information. The last four
+            ``null_95``, mean and 95th centile of the null distribution. The last four
             may be NaN.
         path: PNG to write; its folders are created.
         label: What the axis is.
@@ -114,26 +114,27 @@ def intervals(table: pd.DataFrame, path: str | Path, label: str) -> None:
     Raises:
         ValueError: If a column is missing or no value is finite.
     """
-    numbers = ["value", "low", "high", "null", "null_95"]
-    table = _checked(table, ("row", "method", *numbers), "value")
+    columns = ["value", "low", "high", "null", "null_95"]
+    table = _checked(table, ("row", "method", *columns), "value")
     look, rows = looks(sorted(set(table["method"]))), list(dict.fromkeys(table["row"]))
     lane = 0.8 / len(look)
-    spread = table[numbers].to_numpy(float)
+    spread = table[columns].to_numpy(float)
     left, right = min(0.0, np.nanmin(spread)), np.nanmax(spread)
     left, right = left - 0.02 * (right - left), right + 0.04 * (right - left)
     height = 0.9 + len(rows) * (0.17 * len(look) + 0.12) + 0.2 * math.ceil(len(look) / 3)
     figure = Figure((7, height), layout="constrained")
     axis = figure.subplots()
-    for entry in table.itertuples():
-        drawn = look[entry.method]
-        y = rows.index(entry.row) + (list(look).index(entry.method) - (len(look) - 1) / 2) * lane
-        if np.isfinite(entry.null_95):
-            axis.barh(y, entry.null_95 - left, lane, left, color="0.87", zorder=1)
-        if np.isfinite(entry.null):
-            axis.plot([entry.null] * 2, [y - lane / 2, y + lane / 2], color="0.55", lw=1, zorder=2)
-        axis.plot([entry.low, entry.high], [y, y], color=drawn.colour, lw=1.5, zorder=3)
+    for row, method, numbers in zip(table["row"], table["method"], spread, strict=True):
+        value, low, high, null, null_95 = numbers.tolist()
+        drawn = look[method]
+        y = rows.index(row) + (list(look).index(method) - (len(look) - 1) / 2) * lane
+        if np.isfinite(null_95):
+            axis.barh(y, null_95 - left, lane, left, color="0.87", zorder=1)
+        if np.isfinite(null):
+            axis.plot([null] * 2, [y - lane / 2, y + lane / 2], color="0.55", lw=1, zorder=2)
+        axis.plot([low, high], [y, y], color=drawn.colour, lw=1.5, zorder=3)
         axis.plot(
-            entry.value, y, drawn.marker, color=drawn.colour, ms=5.5, mec="white", mew=0.5, zorder=4
+            value, y, drawn.marker, color=drawn.colour, ms=5.5, mec="white", mew=0.5, zorder=4
         )
     for border in range(1, len(rows)):
         axis.axhline(border - 0.5, color="0.8", lw=0.6, zorder=0)
@@ -143,12 +144,12 @@ def intervals(table: pd.DataFrame, path: str | Path, label: str) -> None:
     axis.tick_params(axis="y", length=0)
     axis.set_xlabel(label)
     plain(axis, "x")
-    more = []
+    more: list[Patch | Line2D] = []
     if table["null_95"].notna().any():
-        more.append(Patch(color="0.87", label="no information, 95th centile"))
+        more.append(Patch(color="0.87", label="permuted patients, 95th centile"))
     if table["null"].notna().any():
         more.append(
-            Line2D([], [], color="0.55", ls="", marker="|", ms=9, label="no information, mean")
+            Line2D([], [], color="0.55", ls="", marker="|", ms=9, label="permuted patients, mean")
         )
     legend(figure, look, method_label, more)
     save(figure, path)
@@ -160,12 +161,12 @@ def intervals(table: pd.DataFrame, path: str | Path, label: str) -> None:
 def control(table: pd.DataFrame, path: str | Path, units: Mapping[str, str]) -> None:
     """Draws what is measured in decoded pictures against what they were asked for.
 
-    A column of panels per attribute that was turned, a row per structure that was measured: the
+    A column of panels per attribute that was moved, a row per structure that was measured: the
     tinted panels show control, all others leakage, flat where there is none. Lines are medians over
     patients, bands their 10th to 90th centile.
 
     Args:
-        table: A row per picture and structure: ``method``, ``attribute`` (that was turned),
+        table: A row per picture and structure: ``method``, ``attribute`` (that was moved),
             ``structure`` (LV, MYO or RV), ``requested`` in the attribute's unit, ``measured`` area
             in cm2.
         path: PNG to write; its folders are created.
@@ -199,9 +200,12 @@ def control(table: pd.DataFrame, path: str | Path, units: Mapping[str, str]) -> 
                 ends = part["requested"].min(), part["requested"].max()
                 axis.plot(ends, ends, ":", color="0.4", lw=1.2, zorder=1)
             for method, drawn in look.items():
-                pairs = part.loc[part["method"] == method, ["requested", "measured"]]
+                pairs = part[part["method"] == method]
                 if len(pairs):
-                    _band(axis, *pairs.to_numpy(float).T, drawn)
+                    requested, measured = (
+                        pairs[column].to_numpy(float) for column in ("requested", "measured")
+                    )
+                    _band(axis, requested, measured, drawn)
             plain(axis)
             axis.tick_params(labelsize=8)
     for axis, name in zip(axes[-1], attributes, strict=True):
@@ -216,7 +220,7 @@ def control(table: pd.DataFrame, path: str | Path, units: Mapping[str, str]) -> 
 
 
 def _band(axis: Axes, requested: np.ndarray, measured: np.ndarray, look: Look) -> None:
-    """Median and 10th to 90th centile of what is measured, in at most nine steps of equal size."""
+    """Draws median and 10th to 90th centile of what was measured, in at most nine steps."""
     order = np.argsort(requested, kind="stable")
     steps = np.unique(requested)
     if len(steps) > 9:  # several models, each with requests of its own
@@ -362,7 +366,7 @@ def correlations(
 
 
 def _checked(table: pd.DataFrame, columns: Sequence[str], *finite: str) -> pd.DataFrame:
-    """The rows whose numbers in the ``finite`` columns are finite."""
+    """Selects the rows whose numbers in the ``finite`` columns are finite."""
     missing = [column for column in columns if column not in table]
     if missing:
         raise ValueError(

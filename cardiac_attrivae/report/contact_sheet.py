@@ -1,4 +1,4 @@
-"""The contact sheet: slices of a store with their outlines, to look at before it is trusted."""
+"""The contact sheet: slices of a store with their outlines, to check before training."""
 
 from __future__ import annotations
 
@@ -15,11 +15,18 @@ from .style import COLOURS, INK, PAPER, font, outlined, wrap
 
 GAP = 4  # pixels between tiles
 MOST = 1000
-"""Slices on a sheet: of more, nobody looks at each."""
+"""Most slices on a sheet."""
 
 
 def chosen(slices: int) -> np.ndarray:
-    """Which of so many slices a sheet shows: all, or `MOST` from the first to the last."""
+    """Chooses the slices of a sheet: all, or `MOST` of them from the first to the last.
+
+    Example:
+        >>> chosen(3)
+        array([0, 1, 2])
+        >>> len(chosen(45_000))
+        1000
+    """
     return np.linspace(0, slices - 1, min(slices, MOST)).round().astype(int)
 
 
@@ -41,7 +48,7 @@ def contact_sheet(
         captions: A few words per slice, length N; what does not fit in two lines is shortened.
         path: PNG to write; its folders are created.
         columns: Tiles per row; by default the sheet is about three units wide to two high.
-        of: How many slices there are, of which these were `chosen`; None is these.
+        of: Number of slices from which these were `chosen`; None if these are all.
 
     Raises:
         ValueError: If there is no slice, or the three lengths differ.
@@ -77,8 +84,8 @@ def contact_sheet(
 
     draw = ImageDraw.Draw(sheet)
     total = of or n
-    told = f"{total:,} slices" if total > 1 else "1 slice"
-    _legend(draw, told if total == n else f"{n:,} of {told}")
+    count = f"{total:,} slices" if total > 1 else "1 slice"
+    _legend(draw, count if total == n else f"{n:,} of {count}")
     for k, text in enumerate(texts):
         row, column = divmod(k, columns)
         x, y = GAP + column * (width + GAP), top + row * (height + line + GAP) + height
@@ -89,7 +96,7 @@ def contact_sheet(
 
 
 def _halved(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Slices and masks half as high and wide: the mean of four pixels, the label of the first."""
+    """Halves slices and masks: the mean of four pixels, the label of the first."""
     n, height, width = images.shape
     height, width = height // 2, width // 2
     images = images[:, : 2 * height, : 2 * width].reshape(n, height, 2, width, 2).mean((2, 4))

@@ -1,4 +1,4 @@
-"""Training drawn: the losses and scores of a run by epoch, and those of several runs compared."""
+"""Training curves: losses and scores of a run by epoch, and of several runs compared."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def compare_curves(
     """Draws the same curves of several runs on top of each other, a panel per column.
 
     Args:
-        histories: Run -> a row per epoch, as for `training_curves`. What stands before `` · `` in
-            the name of a run is its method; runs of one method look the same.
+        histories: Run -> a row per epoch, as for `training_curves`. The part of a run's
+            name before `` · `` is its method; runs of one method look the same.
         columns: What to draw; columns that no run has are left out.
         path: PNG to write; its folders are created.
 

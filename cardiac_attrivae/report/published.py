@@ -50,6 +50,7 @@ def _print(method: str, train: str, test: str, metric: str, attribute: str, valu
     here[metric, attribute] = Score(metric, attribute, value)
 
 
+_values: tuple[float, ...]
 for _method, _values in _AT_HOME.items():
     for (_dataset, _metric), _value in zip(product(DATASETS, TABLE_1), _values, strict=True):
         _print(_method, _dataset, _dataset, _metric, MEAN, _value)

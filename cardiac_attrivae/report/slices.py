@@ -1,4 +1,4 @@
-"""Slices in rows: what methods rebuild, and what a latent dimension draws when it is turned.
+"""Slices in rows: reconstructions of several methods, and traversals of latent dimensions.
 
 Computes nothing beyond layout: pictures and numbers come in, a PNG or GIF goes out.
 """
@@ -99,7 +99,7 @@ def traversals(
     requested: np.ndarray | None = None,
     units: Sequence[str] | None = None,
 ) -> None:
-    """Shows what each attribute's latent dimension draws when it alone is turned (Fig. 3, 4).
+    """Shows what is drawn when the latent dimension of one attribute is moved (Fig. 3, 4).
 
     Args:
         images: Decoded slices in [0, 1], (K, S, H, W).
@@ -126,9 +126,9 @@ def traversals(
             "expected (K, S, H, W)"
         )
     rows, count = images.shape[:2]
-    for what, value in (("dimensions", dimensions), ("units", units)):
-        if len(value) != rows:
-            raise ValueError(f"{len(value)} {what} for {rows} names")
+    for what, length in (("dimensions", len(dimensions)), ("units", len(units))):
+        if length != rows:
+            raise ValueError(f"{length} {what} for {rows} names")
     wanted = {
         "original": (original, images.shape[2:]),
         "labels": (labels, images.shape),
@@ -139,22 +139,22 @@ def traversals(
         if value is not None and np.shape(value) != shape:
             raise ValueError(f"{what} {np.shape(value)}; expected {shape}")
 
-    shown = original is not None
     figure, axes = _grid(
-        rows, count, left=(SIDE + GAP) * shown, top=LINE, bottom=0.2 * (labels is not None),
-        above=LINE * (requested is not None), below=2 * LINE * (areas is not None),
+        rows, count, left=(SIDE + GAP) * (original is not None), top=LINE,
+        bottom=0.2 * (labels is not None), above=LINE * (requested is not None),
+        below=2 * LINE * (areas is not None),
     )  # fmt: skip
     for (i, j), axis in np.ndenumerate(axes):
         _show(axis, images[i, j] if labels is None else outlined(images[i, j], labels[i][j]))
         head = [_step(steps[j])] if i == 0 else []
         if requested is not None:
-            head.append(_number(requested[i][j], units[i]))
+            head.append(_number(float(requested[i][j]), units[i]))
         axis.set_title("\n".join(head), fontsize=8, pad=3)
         if areas is not None:
             _print_areas(axis, _structure(names[i]), areas[i][j])
     for axis, name, dimension in zip(axes[:, 0], names, dimensions, strict=True):
         axis.set_ylabel(f"{name}\ndimension {dimension}", fontsize=8)
-    if shown:
+    if original is not None:
         place = axes[0, 0].get_position()
         axis = figure.add_axes(
             (MARGIN / figure.get_figwidth(), place.y0, place.width, place.height)
@@ -189,7 +189,7 @@ def requested_slice(
         areas: LV, MYO and RV measured in both in cm2, two of (3,); printed below.
         request: Attribute -> value that was asked for, in its unit.
         path: PNG to write; its folders are created.
-        title: What stands above the original.
+        title: Title of the original.
 
     Raises:
         ValueError: If the lengths differ.
@@ -225,16 +225,16 @@ def traversal_gif(
     captions: Sequence[str] | Sequence[Sequence[str]] | None = None,
     milliseconds: int = 80,
 ) -> None:
-    """Turns latent dimensions forth and back, without end, in an animated GIF twice as large.
+    """Moves latent dimensions forth and back, without end, in an animated GIF twice as large.
 
     Args:
         images: Decoded slices in [0, 1] of one traversal, (S, H, W), or of several side by side,
             (K, S, H, W).
-        names: What stands above each, length K (1 for one traversal).
+        names: Title of each, length K (1 for one traversal).
         path: GIF to write; its folders are created.
-        captions: What stands below each picture, for example its value; as the images, (S,) or
+        captions: Text below each picture, for example its value; as the images, (S,) or
             (K, S).
-        milliseconds: How long a picture stays, a multiple of 10 as the format has it.
+        milliseconds: Time that a picture is shown, a multiple of 10 as GIF requires.
 
     Raises:
         ValueError: If there is no picture, or the lengths differ.
@@ -288,9 +288,9 @@ def _grid(
     above: float = 0.0,
     below: float = 0.0,
 ) -> tuple[Figure, np.ndarray]:
-    """Panels of `SIDE` inches, (rows, columns), with room for letters: all arguments in inches.
+    """Makes panels of `SIDE` inches, (rows, columns), with space for letters, all in inches.
 
-    ``above`` and ``below`` are left free at every row, the others once around all rows; room for
+    ``above`` and ``below`` are left free at every row, the others once around all rows. Space for
     two lines of letters is always kept on the left.
     """
     left, right = MARGIN + left + 0.35, MARGIN + right
@@ -320,12 +320,12 @@ def _number(value: float, unit: str) -> str:
 
 
 def _structure(name: str) -> Structure | None:
-    """What an attribute is about; None for what is no attribute."""
+    """Structure of an attribute; None if the name is no attribute."""
     return ATTRIBUTES[name].structure if name in ATTRIBUTES else None
 
 
 def _print_areas(axis: Axes, own: Structure | None, areas: np.ndarray) -> None:
-    """The measured areas below a picture, that of the structure in question first and in bold."""
+    """Prints the measured areas below a picture, that of its own structure first and in bold."""
     texts = {s: f"{s.name} {area:.1f}" for s, area in zip(HEART, areas, strict=True)}
     weight = "normal" if own is None else "bold"
     axis.set_xlabel(f"{texts.pop(own or HEART[0])} cm²", fontsize=8, fontweight=weight, labelpad=1)
@@ -336,9 +336,9 @@ def _print_areas(axis: Axes, own: Structure | None, areas: np.ndarray) -> None:
 
 
 def _structures(figure: Figure) -> None:
-    """The colours of the outlines, at the foot; on black, as yellow is lost on white paper."""
+    """Explains the colours of the outlines, on black because yellow is lost on white paper."""
     handles = [
-        Line2D([], [], color=[c / 255 for c in COLOURS[s]], lw=2, label=s.name) for s in HEART
+        Line2D([], [], color=tuple(np.divide(COLOURS[s], 255)), lw=2, label=s.name) for s in HEART
     ]
     figure.legend(
         handles=handles, loc="lower center", ncols=len(HEART), fontsize=8, facecolor="black",

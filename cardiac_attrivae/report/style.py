@@ -1,7 +1,7 @@
-"""What all pictures share: colours, markers and letters, outlines, and how a file is written.
+"""Colours, markers, letters, outlines and files that all pictures share.
 
-Colours are those of Okabe and Ito (2008), chosen so that they also differ in lightness; a line has
-a dash and a marker of its own besides: the pictures survive a grey print and colour-blind eyes.
+Colours are those of Okabe and Ito (2008), chosen so that they also differ in lightness. Each line
+has its own dash and marker, too, so pictures can be read in a grey print and by colour-blind eyes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import base64
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 import matplotlib
 import numpy as np
@@ -49,9 +49,14 @@ class Look(NamedTuple):
 
 
 def looks(names: Iterable[Name]) -> dict[Name, Look]:
-    """A look for each different name, in order; no two of the first 32 are the same.
+    """Gives each different name a look, in order; no two of the first 32 are the same.
 
-    From the ninth name on the colours come again, with another dash and another marker.
+    From the ninth name on colours are repeated, with another dash and another marker.
+
+    Example:
+        >>> looks(["a", "b", "a"])
+        {'a': Look(colour='#000000', dash='-', marker='o'),
+         'b': Look(colour='#d55e00', dash='--', marker='s')}
     """
     size = len(LINES)
     return {
@@ -72,7 +77,7 @@ def legend(
     *,
     lines: bool = False,
 ) -> None:
-    """Names above the figure, with their markers, on lines or not; it takes the room it needs."""
+    """Puts names above the figure, with their markers, on lines or not."""
     handles = [
         Line2D([], [], color=drawn.colour, marker=drawn.marker, ms=5, lw=1.4, label=label(name),
                ls=drawn.dash if lines else "")
@@ -84,15 +89,15 @@ def legend(
     )  # fmt: skip
 
 
-def plain(axis: Axes, grid: str = "both") -> None:
-    """Faint grid lines below what is drawn, and no frame but the two axes."""
+def plain(axis: Axes, grid: Literal["both", "x", "y"] = "both") -> None:
+    """Draws faint grid lines below everything else, and no frame but the two axes."""
     axis.grid(axis=grid, alpha=0.3)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
 
 
 def outline(label: np.ndarray) -> np.ndarray:
-    """Structure whose outline passes through each pixel, 0 elsewhere, (H, W) -> (H, W).
+    """Finds the structure whose outline passes through each pixel, 0 elsewhere, (H, W) -> (H, W).
 
     A pixel of a structure is on the line where a 4-neighbour is background or a higher label, so
     two touching structures share one line, one pixel wide: LV | MYO is drawn in the LV.
@@ -105,7 +110,7 @@ def outline(label: np.ndarray) -> np.ndarray:
 
 
 def outlined(image: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """A slice in grey with the outlines of its structures in colour, (H, W) -> (H, W, 3) uint8."""
+    """Draws the outlines of structures on a slice in grey, (H, W) -> (H, W, 3) uint8."""
     picture = np.repeat(grey(image)[..., None], 3, axis=2)
     line = outline(label)
     for structure in HEART:
@@ -114,20 +119,26 @@ def outlined(image: np.ndarray, label: np.ndarray) -> np.ndarray:
 
 
 def grey(image: np.ndarray) -> np.ndarray:
-    """Slices in [0, 1] as 8-bit greys, same shape; what is no number is black."""
+    """Turns slices in [0, 1] into 8-bit greys, same shape; NaN is black.
+
+    Example:
+        >>> grey(np.array([0.0, 0.5, 2.0, np.nan]))
+        array([  0, 128, 255,   0], dtype=uint8)
+    """
     return (np.nan_to_num(image).clip(0, 1) * 255).round().astype(np.uint8)
 
 
 def font(size: int) -> ImageFont.FreeTypeFont:
+    """Loads the letters of all pictures, which come with Matplotlib."""
     return ImageFont.truetype(
         str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size
     )
 
 
 def wrap(caption: str, font: ImageFont.FreeTypeFont, width: float, lines: int = 2) -> list[str]:
-    """The caption on at most ``lines`` lines of ``width`` pixels, the last one shortened to fit."""
+    """Wraps a caption to at most ``lines`` lines of ``width`` pixels, the last one shortened."""
     words = caption.split()
-    wrapped = []
+    wrapped: list[str] = []
     while words and len(wrapped) < lines - 1:
         count = len(words)
         while count > 1 and font.getlength(" ".join(words[:count])) > width:
@@ -138,7 +149,7 @@ def wrap(caption: str, font: ImageFont.FreeTypeFont, width: float, lines: int = 
 
 
 def shorten(line: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """The line, or as much of its beginning as fits ``width`` pixels and an ellipsis."""
+    """Shortens a line to ``width`` pixels; an ellipsis shows that something is missing."""
     if font.getlength(line) <= width:
         return line
     while line and font.getlength(line + "…") > width:
@@ -147,7 +158,7 @@ def shorten(line: str, font: ImageFont.FreeTypeFont, width: float) -> str:
 
 
 def fitted(text: str, inches: float, points: int, lines: int = 2) -> str:
-    """The text on lines of ``inches``, in letters of ``points``, for an axis."""
+    """Wraps a text to lines of ``inches``, in letters of ``points``, for an axis."""
     fine = 4  # letters are measured larger, as widths are rounded to pixels
     return "\n".join(wrap(text, font(fine * points), fine * 72 * inches, lines))
 
@@ -159,7 +170,7 @@ def save(figure: Figure, path: str | Path) -> None:
 
 
 def picture(draw: Callable[[Path], None]) -> str:
-    """What ``draw`` writes as PNG to the path that it is given, as an HTML image, for notebooks."""
+    """Makes an HTML image of the PNG that ``draw`` writes to a path, for notebooks."""
     with TemporaryDirectory() as folder:
         file = Path(folder) / "picture.png"
         draw(file)

@@ -78,12 +78,12 @@ def grid(scores: Scores, rows: Mapping[str, Columns]) -> Grid | None:
                 if not any(ours):
                     continue
                 lines.append(Line(method, name, ours))
-                known = [int(cell.n) for cell in ours if cell and math.isfinite(cell.n or math.nan)]
+                known = [int(cell.n) for cell in ours if cell and cell.n and math.isfinite(cell.n)]
                 patients = max([patients, *known])
                 printed = PUBLISHED.get((method_of(method), place.trained, place.tested), {})
                 theirs = tuple(printed.get((m, _structure(a))) for m, a in columns)
                 line = Line(method_of(method) or "", name, theirs, "published")
-                # A mean alone stands in Table 1 already.
+                # a mean alone is in Table 1 already
                 new = [x for (_, a), x in zip(columns, theirs, strict=True) if x and a in named]
                 if new and line not in lines:
                     lines.append(line)
