@@ -48,9 +48,9 @@ def peak_memory_mib(device: torch.device) -> float:
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    used = psutil.Process().memory_info()
-    if hasattr(used, "peak_wset"):  # Windows, the only system where psutil knows the peak
-        return used.peak_wset / 2**20
+    peak = getattr(psutil.Process().memory_info(), "peak_wset", None)
+    if peak is not None:  # Windows, the only system where psutil knows the peak
+        return peak / 2**20
     import resource  # not on Windows
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

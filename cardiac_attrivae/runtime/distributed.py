@@ -1,13 +1,13 @@
-"""Several processes that train as one: the loss and the gradients of the whole batch.
+"""Several processes that train one network, with the loss and the gradients of the whole batch.
 
 Each process runs the network on its `share` of the rows and computes the loss of the **global**
 batch, through collectives that gradients pass. Its backward pass then gives the derivative of the
-sum of all processes' losses by its own use of the weights, that is, of W times the loss;
-`average_gradients` makes of these the gradient that one process would have found. No wrapper around
-the network, hence any number of optimisers and forward passes; but every process must build the
-same graph, with the same seed, or the collectives do not meet.
+sum of all processes' losses, that is, of W times the loss, by its own use of the weights;
+`average_gradients` turns these into the gradient that one process would have found. The network has
+no wrapper, so that any number of optimisers and forward passes is possible. But every process must
+build the same graph, with the same seed, or the collectives do not match.
 
-Without torchrun, or with one process, everything here returns what it was given.
+Without torchrun, or with one process, every function here returns its argument.
 """
 
 from __future__ import annotations
@@ -17,8 +17,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 import torch.distributed as dist
+from ignite.distributed import barrier as barrier
+from ignite.distributed import get_rank as rank
+from ignite.distributed import get_world_size as world_size
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn.functional import batch_norm, pad
@@ -42,7 +46,7 @@ def processes(device: torch.device | str) -> Iterator[torch.device]:
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield device
         return
-    if device.type not in ("cpu", "cuda") or device.index is not None:
+    if device.type not in ("cpu", "cuda") or str(device) != device.type:
         raise ValueError(f"device is '{device}' under torchrun; expected auto, cpu or cuda")
     cuda = device.type == "cuda"
     if cuda:
@@ -51,8 +55,10 @@ def processes(device: torch.device | str) -> Iterator[torch.device]:
             raise ValueError(f"LOCAL_RANK is {local}; expected at most a process per GPU of {gpus}")
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
+    # not idist.initialize: it would want a GPU for each process on the CPU, too
     dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None)
     try:
+        idist.sync()
         yield device
     except BaseException:
         if cuda:  # destroying waits for the others, who wait for this one
@@ -60,53 +66,40 @@ def processes(device: torch.device | str) -> Iterator[torch.device]:
         raise
     finally:
         if dist.is_initialized():
-            dist.destroy_process_group()
-
-
-def rank() -> int:
-    """Number of this process, from 0."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-
-
-def world_size() -> int:
-    """Number of processes."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+            idist.finalize()
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes and prints."""
+    """Returns whether this is the process that writes and prints."""
     return rank() == 0
 
 
-def barrier() -> None:
-    """Waits until every process is here."""
-    if world_size() > 1:
-        dist.barrier()
-
-
 def from_first(value: float, device: torch.device) -> float:
-    """The first process's value, in every process: what all must decide alike is decided once."""
-    if world_size() == 1:
-        return value
+    """Returns the first process's value in every process, for what all must decide alike."""
+    # a tensor, since ignite broadcasts a number in float32
     shared = torch.tensor(value, dtype=torch.float64, device=device)
-    dist.broadcast(shared, 0)
-    return shared.item()
+    return float(idist.broadcast(shared))  # type: ignore[arg-type]  # of a tensor it is a tensor
 
 
 def split(n: int, rank: int, world: int) -> slice:
-    """Part ``rank`` of n rows in ``world`` contiguous parts, the first n % world one row longer."""
+    """Returns part ``rank`` of n rows in ``world`` contiguous parts, the first ones a row longer.
+
+    Example:
+        >>> [split(7, rank, 3) for rank in range(3)]
+        [slice(0, 3, None), slice(3, 5, None), slice(5, 7, None)]
+    """
     size, longer = divmod(n, world)
     start = rank * size + min(rank, longer)
     return slice(start, start + size + (rank < longer))
 
 
 def share(n: int) -> slice:
-    """The rows of this process among n; none if there are more processes than rows."""
+    """Returns the rows of this process among n; none if there are more processes than rows."""
     return split(n, rank(), world_size())
 
 
 def batch_mean(values: Tensor) -> Tensor:
-    """Mean over the rows of all processes.
+    """Computes the mean over the rows of all processes.
 
     Args:
         values: The rows of this process, (n, ...); every row counts the same.
@@ -124,7 +117,7 @@ def batch_mean(values: Tensor) -> Tensor:
 
 
 def gather_rows(values: Tensor, n: int) -> Tensor:
-    """The rows of all processes.
+    """Gathers the rows of all processes.
 
     Args:
         values: The rows of this process, `share` of n; or all n, which are returned as they are.
@@ -167,10 +160,10 @@ def average_gradients(gradients: Sequence[Tensor]) -> None:
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm over the rows of all processes; in eval mode, or alone, its parent.
+    """Normalises over the rows of all processes; in eval mode, or in one process, as its parent.
 
-    Beside `torch.nn.SyncBatchNorm`, which does the same, it also takes CPU tensors. The processes
-    may hold different numbers of rows, also none.
+    Unlike `torch.nn.SyncBatchNorm`, it also takes CPU tensors. The processes may hold different
+    numbers of rows, also none.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -179,14 +172,15 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         self._check_input_dim(x)
         out, mean, var, count = _GlobalNorm.apply(x, self.weight, self.bias, self.eps)
-        if self.track_running_stats and self.running_mean is not None:
+        batches, means, variances = self.num_batches_tracked, self.running_mean, self.running_var
+        if batches is not None and means is not None and variances is not None:
             with torch.no_grad():
-                self.num_batches_tracked.add_(1)
-                rate = self.momentum
+                batches.add_(1)
+                rate: Tensor | float | None = self.momentum
                 if rate is None:  # on the device; double: 1/3 in float32 would show in float64
-                    rate = 1 / self.num_batches_tracked.double()
-                self.running_mean.add_((mean - self.running_mean) * rate)
-                self.running_var.add_((var * count / (count - 1) - self.running_var) * rate)
+                    rate = 1 / batches.double()
+                means.add_((mean - means) * rate)
+                variances.add_((var * count / (count - 1) - variances) * rate)
         return out
 
 

@@ -29,7 +29,8 @@ from joblib.externals.loky.process_executor import BrokenProcessPool
 from ..schema import DataError
 from .provenance import __version__
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Failure(Enum):

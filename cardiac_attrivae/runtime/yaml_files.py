@@ -1,4 +1,4 @@
-"""YAML as one writes it by hand, and the YAML files that the package ships."""
+"""Plain YAML as people write it by hand, and the YAML files that the package ships."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from yaml.composer import ComposerError
 
 
 def shipped(folder: str) -> dict[str, Any]:
-    """Name -> YAML file, of those in ``data_manifests`` or ``pipelines`` that come along."""
+    """Lists the shipped YAML files of ``data_manifests`` or ``pipelines`` by name."""
     try:
         place = resources.files(f"cardiac_attrivae.{folder}")
     except ModuleNotFoundError:  # a checkout: only the wheel maps these folders into the package
@@ -24,24 +24,23 @@ def shipped(folder: str) -> dict[str, Any]:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML as one writes it by hand. What a few lines could explode with, or hide, is refused."""
+    """Reads plain YAML. Refuses what could blow up a few lines, or hide a value."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
-            told = "aliases (*name) are not accepted; write the value out"
-            raise ComposerError(None, None, told, event.start_mark)
+            raise _refused("aliases (*name) are not accepted; write the value out", event)
         if getattr(event, "tag", None) not in (None, "!"):
-            told = f"tags ({event.tag}) are not accepted; write plain values"
-            raise ComposerError(None, None, told, event.start_mark)
+            raise _refused(f"tags ({event.tag}) are not accepted; write plain values", event)
         return super().compose_node(parent, index)
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    # types-PyYAML takes the anchor for a dict; it is a name
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node, seen = super().compose_mapping_node(anchor), set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                told = f"key {key.value!r} stands here a second time; expected each key once"
-                raise ComposerError(None, None, told, key.start_mark)
+                why = f"key {key.value!r} stands here a second time; expected each key once"
+                raise _refused(why, key)
             seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
         return node
 
@@ -52,11 +51,19 @@ _PlainLoader.add_implicit_resolver(  # YAML 1.1 reads 1e-4 as text
 )
 
 
+def _refused(why: str, place: Any) -> ComposerError:
+    return ComposerError(None, None, why, place.start_mark)
+
+
 def read_yaml(text: str | bytes) -> Any:
-    """What plain YAML says: no tags, aliases or keys given twice; of bytes, UTF-8 or UTF-16.
+    """Reads plain YAML, without tags, aliases and repeated keys. Bytes are UTF-8 or UTF-16.
 
     Raises:
-        ValueError: If it is none; says where.
+        ValueError: If the text is no plain YAML; says where.
+
+    Example:
+        >>> read_yaml("beta_kl: 2\\nattributes: [LVEDA, MEDA]")
+        {'beta_kl': 2, 'attributes': ['LVEDA', 'MEDA']}
     """
     try:
         return yaml.load(text, _PlainLoader)
@@ -67,5 +74,11 @@ def read_yaml(text: str | bytes) -> Any:
 
 
 def nearest(word: Any, known: Iterable[str]) -> str:
+    """Returns the end of an error message: the known word that a misspelt one is nearest to.
+
+    Example:
+        >>> nearest("ephocs", ["epochs", "patience"])
+        ", did you mean 'epochs'?"
+    """
     match = get_close_matches(str(word), list(known), n=1)
     return f", did you mean {match[0]!r}?" if match else ""
