@@ -29,11 +29,11 @@ from PIL import Image
 from cardiac_attrivae.cli.main import main
 from cardiac_attrivae.data import images as volumes
 from cardiac_attrivae.data import preprocess as room
-from cardiac_attrivae.data import transforms
+from cardiac_attrivae.data import store_writer, transforms
 from cardiac_attrivae.data.cases import Cases, Skipped, find_cases
 from cardiac_attrivae.data.manifest import load_manifest, parse_manifest
 from cardiac_attrivae.data.phantom import MNMS_CSV
-from cardiac_attrivae.data.preprocess import columns, preprocess
+from cardiac_attrivae.data.preprocess import preprocess
 from cardiac_attrivae.data.pseudonyms import (
     REASONS,
     fixed_reason,
@@ -149,7 +149,7 @@ def made(person, ids, hasty_segmenters):
     key = person / "secret.key"
     key.write_bytes(KEY)
     captions = []
-    read, sheet = volumes.read_volume, room.contact_sheet
+    read, sheet = volumes.read_volume, store_writer.contact_sheet
 
     def volume(file, frame):
         if "patient102" in file.name:
@@ -163,7 +163,7 @@ def made(person, ids, hasty_segmenters):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(volumes, "read_volume", volume)
-        patch.setattr(room, "contact_sheet", drawn)
+        patch.setattr(store_writer, "contact_sheet", drawn)
         for name in ("USER", "LOGNAME"):
             patch.setenv(name, "planted-user")
         patch.setattr(socket, "gethostname", lambda: "planted-host")
@@ -302,7 +302,9 @@ def test_files_that_are_drawn_have_headers_of_their_own(made):
 def test_the_columns_of_a_store_are_those_of_the_design(made):
     folder = made[0]
     for name in ("open", "hidden", "mnms"):
-        assert list(pd.read_csv(folder / name / "cases.csv")) == DESIGN == list(columns())
+        assert (
+            list(pd.read_csv(folder / name / "cases.csv")) == DESIGN == list(store_writer.columns())
+        )
         assert list(pd.read_csv(folder / name / "skipped.csv")) == ["case", "reason"]
     told = {name: json.loads((folder / name / "dataset.json").read_text())["pseudonymised"]
             for name in ("open", "hidden", "mnms")}  # fmt: skip

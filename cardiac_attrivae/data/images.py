@@ -9,12 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
+from ..attributes import Spacing
 from ..schema import CaseRecord, DataError
 from .dicom import read_dicom
 from .nifti import Volume, read_volume
 
 APART = 0.25
 """Accepted distance, in voxels, of the places that two affines give to the same voxel."""
+NARROW_MM = 30
+"""No picture of a heart is as narrow as this."""
+OBLONG = 2
+"""No pixel is as oblong as this."""
 
 
 def read_image(image: Path, frame: int) -> Volume:
@@ -25,7 +30,7 @@ def read_image(image: Path, frame: int) -> Volume:
         frame: 0-based.
 
     Raises:
-        DataError: If it cannot be read; says why.
+        DataError: If it cannot be read, or its slices are not along the last axis.
 
     Example:
         >>> import nibabel
@@ -33,7 +38,37 @@ def read_image(image: Path, frame: int) -> Volume:
         >>> read_image(Path("image.nii"), frame=0).voxels.shape
         (8, 6, 4)
     """
-    return read_dicom(image, frame) if image.is_dir() else read_volume(image, frame)
+    volume = read_dicom(image, frame) if image.is_dir() else read_volume(image, frame)
+    refuse_turned(image.name, volume.voxels.shape, volume.spacing_mm)
+    return volume
+
+
+def refuse_turned(name: str, shape: tuple[int, ...], spacing_mm: Spacing) -> None:
+    """Refuses a stack whose slices are not along the last axis.
+
+    Args:
+        name: Name of the file, for the message.
+        shape: Voxels along each axis.
+        spacing_mm: Spacing along each axis.
+
+    Raises:
+        DataError: If its pixels are far from square, or its slices narrower than a heart.
+
+    Example:
+        >>> refuse_turned("a.nii", (96, 88, 10), (1.5, 1.5, 8.0))
+        >>> refuse_turned("a.nii", (10, 88, 96), (8.0, 1.5, 1.5))
+        Traceback (most recent call last):
+        cardiac_attrivae.schema.DataError: a.nii has slices of 10 x 88 pixels of 8 x 1.5 mm: its ...
+    """
+    for axis in (0, 1):
+        narrow = shape[axis] * spacing_mm[axis] < NARROW_MM and shape[axis] < shape[2]
+        if narrow or spacing_mm[axis] > OBLONG * max(spacing_mm[1 - axis], spacing_mm[2]):
+            raise DataError(
+                f"{name} has slices of {shape[0]} x {shape[1]} pixels of {spacing_mm[0]:.4g} x "
+                f"{spacing_mm[1]:.4g} mm: its slices seem to lie along axis {axis + 1}; expected "
+                f"them along the last axis. Save image and mask with numpy.moveaxis(voxels, "
+                f"{axis}, 2), and the spacing in that order"
+            )
 
 
 def laid_on(image: Volume, mask: Volume, record: CaseRecord) -> Volume:

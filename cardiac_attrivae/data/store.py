@@ -28,6 +28,7 @@ from ..runtime.provenance import seal
 from ..schema import SPLITS, DataError, Keys, Structure
 from .manifest import NAME
 from .nifti import MOST_VOXELS
+from .spreadsheet import unquoted
 
 FORMAT = 2
 FILES = ("cases.csv", "images.npy", "labels.npy", "masks.npz")
@@ -90,6 +91,8 @@ def _cases(file: Path) -> pd.DataFrame:
         cases = pd.read_csv(file, dtype=types, keep_default_na=False)
     except (ValueError, OverflowError) as error:
         raise DataError(f"{file} cannot be read: {error}") from None
+    for name in cases.columns.intersection(TEXT):
+        cases[name] = cases[name].map(unquoted)
     missing = [name for name in types if name not in cases]
     if missing:
         raise DataError(f"{file} lacks the columns {', '.join(missing)}")

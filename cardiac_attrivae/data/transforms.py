@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import Compose, MapTransform, MaskIntensityd, Transform
-from torch.nn.functional import grid_sample
+from torch import Tensor
 
 from ..attributes import is_one_heart, measure, pixel_counts
 from ..schema import HEART, CaseRecord, DataError, Keys, Structure
+from .anatomy import oddities
+from .crop import crop_points, cut_off, heart_axes, sample, usable_slices
 from .images import laid_on, read_image
 from .nifti import are_finite, read_mask
 
@@ -62,14 +65,15 @@ def preprocessing(recipe: Recipe) -> Compose:
 
     Example:
         >>> transform = preprocessing(Recipe(slice="all", size=96))
-        >>> [type(step).__name__ for step in transform.transforms][:3]
-        ['ReadPhased', 'ToCanonicalLabelsd', 'MeasureHeart']
+        >>> [type(step).__name__ for step in transform.transforms][3:6]
+        ['MeasureHeart', 'SelectSlices', 'AlignHeartd']
     """
     both = (Keys.IMAGE, Keys.LABEL)
     return Compose(
         [
             ReadPhased(both),
             ToCanonicalLabelsd(Keys.LABEL),
+            NoteOddities(),
             MeasureHeart(),
             SelectSlices(recipe.slice, recipe.least_pixels),
             AlignHeartd(both, recipe.spacing, recipe.size),
@@ -80,7 +84,8 @@ def preprocessing(recipe: Recipe) -> Compose:
 
 
 class ReadPhased(MapTransform):
-    """Reads image and mask at the frame of the record; adds ``spacing`` (mm along i, j, slices).
+    """Reads image and mask at the frame of the record; adds ``spacing`` (mm along i, j, slices) and
+    ``stored``, both volumes as they are in the files.
 
     MONAI's LoadImage decodes a whole cine and takes the spacing from the affine, which in ACDC is a
     placeholder.
@@ -92,29 +97,67 @@ class ReadPhased(MapTransform):
     def __call__(self, data: Case) -> dict[Hashable, Any]:
         record: CaseRecord = data["record"]
         image = read_image(record.image, record.frame)
-        mask = laid_on(image, read_mask(record.mask, record.frame), record)
+        stored = read_mask(record.mask, record.frame)
+        mask = laid_on(image, stored, record)
         if image.voxels.shape != mask.voxels.shape:
             raise DataError(
                 f"image has shape {image.voxels.shape} and mask {mask.voxels.shape}; expected equal"
             )
         if not are_finite(image.voxels):
             raise DataError(f"{record.image.name} holds NaN or infinite values, or beyond float32")
-        values = (image.voxels, mask.voxels)
-        return {**data, **dict(zip(self.keys, values, strict=True)), "spacing": image.spacing_mm}
+        values = dict(zip(self.keys, (image.voxels, mask.voxels), strict=True))
+        return {**data, **values, "spacing": image.spacing_mm, "stored": (image, stored)}
+
+
+def _stack(voxels: Any) -> np.ndarray:
+    """Returns a stack (I, J, S) of an array or tensor, without its channel."""
+    stack = np.asarray(voxels)
+    return stack[0] if stack.ndim == 4 and stack.shape[0] == 1 else stack
+
+
+def _like(voxels: np.ndarray, model: Any) -> Any:
+    """Returns a tensor where the model is one, with its device."""
+    return torch.from_numpy(voxels).to(model.device) if isinstance(model, Tensor) else voxels
+
+
+def _spacing(data: Case, key: Hashable) -> tuple[float, ...]:
+    """Returns ``spacing``, or that of a tensor which MONAI has read, in mm."""
+    if "spacing" in data:
+        return tuple(data["spacing"])
+    if isinstance(data[key], MetaTensor):
+        return tuple(float(step) for step in data[key].pixdim)
+    raise DataError(
+        f"the spacing of {key} is unknown; expected 'spacing' (mm along i, j, slices) in the "
+        "dictionary, or a MetaTensor"
+    )
+
+
+def _name(data: Case, key: Hashable) -> str:
+    return data["record"].mask.name if "record" in data else str(key)
 
 
 class ToCanonicalLabelsd(MapTransform):
-    """Renumbers a raw mask by the record's label numbers; after it LV is 1, MYO 2, RV 3.
+    """Renumbers a raw mask; after it LV is 1, MYO 2, RV 3.
+
+    Args:
+        keys: Masks, of any shape.
+        numbers: Raw label number -> structure; None takes those of the ``record``.
 
     Raises:
-        DataError: If the mask holds a number that the manifest does not name, or no label at all.
+        DataError: If the mask holds a number that is not named, or no label at all.
     """
 
+    def __init__(
+        self, keys: KeysCollection, numbers: Mapping[int, Structure] | None = None
+    ) -> None:
+        super().__init__(keys)
+        self.numbers = numbers
+
     def __call__(self, data: Case) -> dict[Hashable, Any]:
-        record: CaseRecord = data["record"]
-        numbers, out = record.label_numbers, dict(data)
+        numbers = data["record"].label_numbers if self.numbers is None else self.numbers
+        out = dict(data)
         for key in self.keys:
-            raw = data[key]
+            raw, name = np.asarray(data[key]), _name(data, key)
             canonical, known = np.zeros_like(raw, dtype=np.uint8), np.zeros_like(raw, dtype=bool)
             for number, structure in numbers.items():
                 here = raw == number
@@ -122,69 +165,68 @@ class ToCanonicalLabelsd(MapTransform):
                 canonical += here * np.uint8(structure)
             if not known.all():
                 unknown = ", ".join(f"{n:.6g}" for n in np.unique(raw[~known])[:5])
-                accepted = ", ".join(f"{n} {s.name}" for n, s in numbers.items())
-                raise DataError(f"{record.mask.name} holds label {unknown}; expected {accepted}")
+                accepted = ", ".join(f"{n} {Structure(s).name}" for n, s in numbers.items())
+                raise DataError(f"{name} holds label {unknown}; expected {accepted}")
+            if not canonical.any():
+                phase = f" at {data['record'].phase}" if "record" in data else ""
+                raise DataError(f"{name} is empty{phase}: no mask to use")
             out[key] = canonical
-            if not out[key].any():
-                raise DataError(f"{record.mask.name} is empty at {record.phase}: no mask to use")
+            if isinstance(data[key], MetaTensor):
+                out[key] = MetaTensor(torch.from_numpy(canonical), meta=data[key].meta)
+            elif isinstance(data[key], Tensor):
+                out[key] = torch.from_numpy(canonical)
         return out
+
+
+class NoteOddities(Transform):
+    """Adds ``remarks``, statements of what is probably wrong with a case; removes ``stored``."""
+
+    def __call__(self, data: Case) -> dict[Hashable, Any]:
+        if "stored" not in data:
+            return dict(data)
+        image, mask = data["stored"]
+        found = oddities(image, mask, data[Keys.LABEL], data["record"].match == "affine")
+        rest = {key: value for key, value in data.items() if key != "stored"}
+        return {**rest, "remarks": [oddity.what for oddity in found]}
 
 
 class MeasureHeart(Transform):
     """Adds ``mask``, the native mask cut to the box around the heart, and its pixel ``counts``.
 
+    The mask is ``label``, canonical, (I, J, S) or (1, I, J, S).
+
     Raises:
-        DataError: If there is a second LV: volumes would be those of two hearts.
+        DataError: If there is no LV, or a second one: volumes would be those of two hearts.
     """
 
     def __call__(self, data: Case) -> dict[Hashable, Any]:
-        mask = data[Keys.LABEL]
+        mask, name = _stack(data[Keys.LABEL]), _name(data, Keys.LABEL)
+        if mask.ndim != 3:
+            raise DataError(f"{name} has shape {mask.shape}; expected (I, J, S) or (1, I, J, S)")
+        if not mask.any():
+            raise DataError(f"{name} is empty: no mask to use")
         if not is_one_heart(mask == Structure.LV):
-            raise DataError(f"{data['record'].mask.name} shows the LV in two places; expected one")
+            raise DataError(f"{name} shows the LV in two places; expected one")
         plane = mask.any(axis=2)
         i, j = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
         box = mask[i[0] : i[-1] + 1, j[0] : j[-1] + 1]
         return {**data, "mask": box, "counts": pixel_counts(box)}
 
 
-def usable_slices(counts: np.ndarray, least_pixels: int = 10) -> list[int]:
-    """Lists the slices that show every structure, the most basal one first.
-
-    The base is the end that shows more heart, because stacks come in both orders.
-
-    Args:
-        counts: Pixels of each structure in each slice, (S, 4).
-        least_pixels: A usable slice has more of each.
-
-    Raises:
-        DataError: If no slice shows them all.
-
-    Example:
-        >>> apex_first = np.array([[0, 0, 40, 0], [0, 60, 80, 50], [0, 150, 120, 200]])
-        >>> usable_slices(apex_first)
-        [2, 1]
-    """
-    counts = counts[:, HEART]
-    usable = np.flatnonzero((counts > least_pixels).all(axis=1))
-    if not len(usable):
-        most = ", ".join(f"{s.name} {n}" for s, n in zip(HEART, counts.max(axis=0), strict=True))
-        raise DataError(
-            f"no slice shows more than {least_pixels} pixels each of LV, MYO and RV (most: {most})"
-        )
-    apex_first = counts[usable[-1]].sum() > counts[usable[0]].sum()
-    return [int(i) for i in (usable[::-1] if apex_first else usable)]
-
-
 class SelectSlices(Transform):
     """Chooses slices and makes a dictionary for each of them, with its ``slice_index`` and
     ``attributes``, name -> value.
+
+    Args:
+        slice: See `Recipe`.
+        least_pixels: See `Recipe`.
     """
 
     def __init__(self, slice: str = "basal", least_pixels: int = 10) -> None:
         self.slice, self.least_pixels = slice, least_pixels
 
     def __call__(self, data: Case) -> list[dict[Hashable, Any]]:
-        counts = data["counts"]
+        counts, (x, y, z) = data["counts"], _spacing(data, Keys.LABEL)
         usable = usable_slices(counts, self.least_pixels)
         if self.slice == "basal":
             usable = usable[:1]
@@ -193,7 +235,7 @@ class SelectSlices(Transform):
         elif self.slice == "max-area":
             usable = [max(usable, key=lambda index: counts[index, HEART].sum())]
         return [
-            {**data, "slice_index": i, "attributes": measure(counts, data["spacing"], i)}
+            {**data, "slice_index": i, "attributes": measure(counts, (x, y, z), i)}
             for i in sorted(usable)
         ]
 
@@ -206,8 +248,19 @@ class AlignHeartd(MapTransform):
     rotation is enough to put the anterior wall up in ACDC and M&Ms: nothing is mirrored. Pixels
     outside the native image become 0.
 
-    The first key is the image (linear), the second the mask (nearest); both become (1, size, size).
-    Adds ``rotation_deg``, by which the patient was turned, counter-clockwise as seen.
+    The first key is the image (linear), the second the canonical mask (nearest): stacks (I, J, S)
+    or (1, I, J, S), of which ``slice_index`` is taken, or a slice (1, I, J). Both become
+    (1, size, size). Adds ``rotation_deg``, by which the patient was turned, counter-clockwise as
+    seen; ``cut``, the share of the heart's pixels outside the crop; and ``field_mm``, the side of a
+    crop that holds all of them.
+
+    Args:
+        keys: Image and mask.
+        spacing: Pixel size of the crop in mm.
+        size: Pixels along each side of the crop.
+
+    Raises:
+        DataError: If the slice does not show LV, MYO and RV, or its spacing is unknown.
     """
 
     def __init__(self, keys: KeysCollection, spacing: float, size: int) -> None:
@@ -215,107 +268,27 @@ class AlignHeartd(MapTransform):
         self.spacing, self.size = spacing, size
 
     def __call__(self, data: Case) -> dict[Hashable, Any]:
-        (image, label), index = (data[key] for key in self.keys), data["slice_index"]
-        image, label = image[..., index], label[..., index]
-        axes, centre = heart_axes(label, data["spacing"][:2])
-        points = crop_points(axes, centre, data["spacing"][:2], self.spacing, self.size)
+        image, label = (self._slice(data, key) for key in self.keys)
+        x, y, *_ = _spacing(data, self.keys[1])
+        axes, centre = heart_axes(label, (x, y))
+        points = crop_points(axes, centre, (x, y), self.spacing, self.size)
         crops = (sample(image, points, "bilinear"), sample(label, points, "nearest"))
-        out = {key: crop[None] for key, crop in zip(self.keys, crops, strict=True)}
-        return {**data, **out, "rotation_deg": float(np.degrees(np.arctan2(*axes[::-1, 0])))}
+        out = {key: _like(c[None], data[key]) for key, c in zip(self.keys, crops, strict=True)}
+        cut, field_mm = cut_off(label, axes, centre, (x, y), self.size * self.spacing)
+        turned = float(np.degrees(np.arctan2(*axes[::-1, 0])))
+        return {**data, **out, "rotation_deg": turned, "cut": cut, "field_mm": field_mm}
 
-
-def heart_axes(label: np.ndarray, spacing: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Finds the viewer's right and down in a native slice, and the point to centre on.
-
-    Args:
-        label: Canonical mask, (I, J).
-        spacing: mm along i and j.
-
-    Returns:
-        Rotation (2, 2), columns right and down, in mm along (i, j); barycentre (2,) in mm.
-
-    Raises:
-        DataError: If the RV lies around the LV, so that it has no direction.
-
-    Example:
-        >>> label = np.zeros((9, 9), np.uint8)
-        >>> label[6, 4], label[1, 4] = Structure.LV, Structure.RV  # the RV lies towards small i
-        >>> axes, centre = heart_axes(label, spacing=(1.5, 1.5))
-        >>> axes.tolist(), centre.tolist()
-        ([[1.0, 0.0], [-0.0, 1.0]], [9.0, 6.0])
-    """
-    left = barycentre((label == Structure.LV) | (label == Structure.MYO)) * spacing
-    right = barycentre(label == Structure.RV) * spacing
-    towards_rv, distance = right - left, np.linalg.norm(right - left)
-    if distance < 1e-3:
-        raise DataError("LV and RV have the same barycentre; the slice has no orientation")
-    x, y = -towards_rv / distance
-    return np.array([[x, -y], [y, x]]), left
-
-
-def barycentre(region: np.ndarray) -> np.ndarray:
-    """Computes the mean index of the pixels of a region (I, J), (2,).
-
-    Example:
-        >>> region = np.zeros((5, 5), bool)
-        >>> region[1, 1:4] = True
-        >>> barycentre(region).tolist()
-        [1.0, 2.0]
-    """
-    sums = (region.sum(axis=1), region.sum(axis=0))
-    return np.array([along @ np.arange(len(along)) for along in sums]) / sums[0].sum()
-
-
-def crop_points(
-    axes: np.ndarray,
-    centre: np.ndarray,
-    native_spacing: tuple[float, float],
-    spacing: float,
-    size: int,
-) -> np.ndarray:
-    """Computes where the pixels of a crop lie in the native slice.
-
-    Args:
-        axes: Directions right and down of the crop as columns, in mm along (i, j), (2, 2).
-        centre: Point in the native slice that becomes the centre of the crop, in mm, (2,).
-        native_spacing: mm along i and j.
-        spacing: Pixel size of the crop in mm.
-        size: Pixels along each side of the crop.
-
-    Returns:
-        Places (i, j) in native pixels, (2, size, size).
-
-    Example:
-        >>> points = crop_points(np.eye(2), np.array([6.0, 6.0]), (2.0, 2.0), spacing=1.0, size=3)
-        >>> points[:, 1, 1].tolist(), points[:, 1, 2].tolist()  # the centre, and right of it
-        ([3.0, 3.0], [3.5, 3.0])
-    """
-    steps = np.arange(size) - (size - 1) / 2
-    right, down = (axes * spacing / np.asarray(native_spacing)[:, None]).T
-    middle = np.asarray(centre) / native_spacing
-    return (
-        middle[:, None, None] + down[:, None, None] * steps[:, None] + right[:, None, None] * steps
-    )
-
-
-def sample(plane: np.ndarray, points: np.ndarray, mode: str) -> np.ndarray:
-    """Samples a plane (I, J) at points (2, H, W) in native pixels, (H, W) float32.
-
-    Calls PyTorch's grid sampling in double precision. MONAI's Resample, which wraps it, takes four
-    times as long, ITK ten times. Beyond the last pixel the values fade to 0 within a pixel
-    (``bilinear``) or are 0 (``nearest``).
-
-    Example:
-        >>> plane = np.array([[0.0, 1.0], [2.0, 3.0]])
-        >>> points = np.array([[[0.0, 0.5]], [[1.0, 0.5]]])  # (0, 1) and the middle
-        >>> sample(plane, points, "bilinear").tolist()
-        [[1.0, 1.5]]
-    """
-    sides = np.array(plane.shape)[:, None, None]
-    grid = np.stack(((2 * points + 1) / sides - 1)[::-1], axis=-1)  # (j, i) in [-1, 1]
-    image = torch.from_numpy(plane[None, None].astype(np.float64))
-    values = grid_sample(image, torch.from_numpy(grid[None]), mode, "zeros", align_corners=False)
-    return values[0, 0].float().numpy()
+    def _slice(self, data: Case, key: Hashable) -> np.ndarray:
+        """Returns the slice (I, J) to crop."""
+        voxels = _stack(data[key])
+        if "slice_index" in data:
+            return voxels[..., data["slice_index"]]
+        if voxels.ndim != 3 or voxels.shape[0] != 1:
+            raise DataError(
+                f"{key} has shape {np.shape(data[key])}; expected a slice (1, I, J), or a stack "
+                "and 'slice_index', which SelectSlices adds"
+            )
+        return voxels[0]
 
 
 class ScaleIntensityInMaskd(MapTransform):
@@ -324,7 +297,7 @@ class ScaleIntensityInMaskd(MapTransform):
     With percentiles a single bright voxel does not set the scale; ``(0, 100)`` is min-max.
 
     Raises:
-        DataError: If the image has one value throughout the mask.
+        DataError: If the mask is empty, or the image has one value throughout it.
     """
 
     def __init__(
@@ -338,8 +311,11 @@ class ScaleIntensityInMaskd(MapTransform):
         inside = np.asarray(data[self.mask_key]) > 0
         for key in self.keys:
             image = np.asarray(data[key])
+            if not inside.any():
+                raise DataError(f"{self.mask_key} is empty; expected pixels of the heart")
             low, high = np.percentile(image[inside], self.percentiles)
             if not high > low:
                 raise DataError(f"the image is {low:g} throughout the mask; expected contrast")
-            out[key] = np.where(inside, np.clip((image - low) / (high - low), 0, 1), 0)
+            scaled = np.where(inside, np.clip((image - low) / (high - low), 0, 1), 0)
+            out[key] = _like(scaled, data[key])
         return out

@@ -4,7 +4,6 @@ import csv
 import gzip
 import json
 import shutil
-import tracemalloc
 from pathlib import Path
 
 import nibabel
@@ -15,13 +14,14 @@ from faults import SHAPE, heart, save
 
 from cardiac_attrivae.attributes import ATTRIBUTES
 from cardiac_attrivae.data import preprocess as room
+from cardiac_attrivae.data import store_writer
 from cardiac_attrivae.data.cases import find_cases
 from cardiac_attrivae.data.manifest import load_manifest, parse_manifest
 from cardiac_attrivae.data.phantom import write_phantoms
 from cardiac_attrivae.data.preprocess import preprocess
 from cardiac_attrivae.data.store import FILES, SliceDataset, content_hash
 from cardiac_attrivae.data.transforms import Recipe
-from cardiac_attrivae.schema import CaseRecord, DataError
+from cardiac_attrivae.schema import DataError
 
 OWN = parse_manifest(
     {
@@ -171,42 +171,6 @@ def test_two_workers_write_what_one_writes(acdc_tree, acdc_store, tmp_path):
     assert content_hash(tmp_path / "s") == content_hash(acdc_store)
 
 
-def test_arrays_are_appended_as_numpy_saves_them(tmp_path):
-    random = np.random.default_rng(0)
-    for dtype in (np.float32, np.uint8):
-        parts = [random.integers(0, 9, (n, 1, 6, 5)).astype(dtype) for n in (3, 1, 8)]
-        with room._appended(tmp_path / "appended.npy") as add:
-            for part in parts:
-                add(part)
-        np.save(tmp_path / "saved.npy", np.concatenate(parts))
-        assert (tmp_path / "appended.npy").read_bytes() == (tmp_path / "saved.npy").read_bytes()
-
-
-def test_a_store_of_many_cases_is_joined_one_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(room, "contact_sheet", lambda *_, **__: None)
-    monkeypatch.setattr(room, "chosen", lambda slices: range(1))
-    slices = {"images": np.zeros((10, 1, 64, 64), np.float32), "labels": np.zeros((10, 1, 64, 64))}
-    peaks = []
-    for number in (4, 24):
-        cases, store = (tmp_path / f"{number}{name}" for name in ("cases", "store"))
-        cases.mkdir(), store.mkdir()
-        records = []
-        for n in range(number):
-            record = CaseRecord(str(n), "own", "train", Path("i"), Path("m"), 0, {}, "own")
-            row = dict.fromkeys(room.columns(), 1.0) | {"case": record.case}
-            arrays = {"mask": np.zeros((64, 64, 12), np.uint8), "rows": [json.dumps(row)] * 10}
-            with open(room._case_file(cases, record), "wb") as file:
-                for name in room.ARRAYS:
-                    np.save(file, {**slices, **arrays}[name])
-            records.append(record)
-        tracemalloc.start()
-        room._assemble(cases, store, records, [], OWN, Recipe(), {})
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-    # an eighth of what the slices of twenty further cases would take
-    assert peaks[1] - peaks[0] < 20 * slices["images"].nbytes / 8, peaks
-
-
 def test_progress_sees_every_case_and_the_summary_tells_what_became_of_them(own, tmp_path):
     (own / "a/p2/mask.nii.gz").unlink()
     (own / "b").mkdir()
@@ -268,7 +232,7 @@ def test_a_run_broken_off_leaves_no_store_and_the_next_goes_on(own, tmp_path, mo
     with monkeypatch.context() as patch:
         patch.setattr(room, "process_case", watched)
         if when == "in the assembly":
-            patch.setattr(room, "contact_sheet", killed)
+            patch.setattr(store_writer, "contact_sheet", killed)
         with pytest.raises(KeyboardInterrupt):
             preprocess(OWN, own, output)
     assert not output.exists()
@@ -296,7 +260,7 @@ def test_too_little_room_for_a_store_is_told_before_a_case_is_read(own, tmp_path
 
 def test_what_another_recipe_left_behind_is_not_taken_over(own, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(room, "contact_sheet", lambda *_, **__: 1 / 0)
+        patch.setattr(store_writer, "contact_sheet", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             preprocess(OWN, own, tmp_path / "s", Recipe(slice="mid"))
     preprocess(OWN, own, tmp_path / "s")

@@ -1,0 +1,183 @@
+"""Recognises masks and stacks that contradict the anatomy: exchanged labels and mirror images.
+
+Thresholds come from the 102 patients of ACDC and M&Ms at hand.
+"""
+
+from __future__ import annotations
+
+from itertools import permutations
+from typing import NamedTuple
+
+import numpy as np
+
+from ..attributes import pixel_counts
+from ..schema import HEART, DataError, Structure
+from .images import reordered
+from .nifti import Volume
+
+LOOSE, CLOSED = 0.7, 0.9
+"""Shares of the border of the LV that touch the myocardium: at least .983 in the real masks, and at
+most .45 with labels exchanged."""
+CLEARLY = 1.2
+"""Ratio of the heart's areas at the two ends of a stack above which one is the base."""
+
+
+class Oddity(NamedTuple):
+    """Something that is probably wrong with a case.
+
+    Attributes:
+        what: The statement, with the mend.
+        detail: What was found in this case.
+        problem: Whether results would be wrong; otherwise it is only worth a note.
+    """
+
+    what: str
+    detail: str
+    problem: bool = False
+
+
+EXCHANGED = "labels that look exchanged: correct 'labels' in the manifest"
+FLIPPED = (
+    "mask and image are stored in different orders by their affines: 'match: affine' in the "
+    "manifest reorders the mask"
+)
+MIRRORED = (
+    "the stack is a mirror image of the patient by its affine: flip image and mask, "
+    "nibabel.load(FILE).slicer[:, ::-1]"
+)
+
+
+def border_share(mask: np.ndarray, inner: Structure, outer: Structure) -> float:
+    """Computes which share of the in-plane neighbours of a structure belongs to another one.
+
+    Args:
+        mask: Canonical labels, (I, J, S).
+        inner: Structure whose neighbours are counted.
+        outer: Structure that they may belong to.
+
+    Returns:
+        Share from 0 to 1; NaN if ``inner`` has no neighbour.
+
+    Example:
+        >>> mask = np.zeros((5, 5, 1), np.uint8)
+        >>> mask[1:4, 1:4], mask[2, 2] = Structure.MYO, Structure.LV
+        >>> border_share(mask, Structure.LV, Structure.MYO)
+        1.0
+        >>> border_share(mask, Structure.MYO, Structure.LV)  # 12 of its neighbours lie outside
+        0.0769...
+    """
+    own = np.pad(mask == inner, ((1, 1), (1, 1), (0, 0)))
+    near = own[2:, 1:-1] | own[:-2, 1:-1] | own[1:-1, 2:] | own[1:-1, :-2]
+    border = mask[near & (mask != inner)]
+    return float(np.mean(border == outer)) if len(border) else float("nan")
+
+
+def exchanged_labels(mask: np.ndarray) -> str:
+    """Says which labels look exchanged, because the myocardium encloses another one than the LV.
+
+    Args:
+        mask: Canonical labels, (I, J, S).
+
+    Example:
+        >>> mask = np.zeros((5, 5, 1), np.uint8)
+        >>> mask[1:4, 1:4], mask[2, 2] = Structure.MYO, Structure.RV
+        >>> exchanged_labels(mask)
+        'RV looks like LV, LV looks like RV'
+    """
+    if border_share(mask, Structure.LV, Structure.MYO) >= LOOSE:
+        return ""
+    for order in permutations(HEART):
+        if border_share(mask, order[0], order[1]) >= CLOSED:
+            pairs = [(own, like) for own, like in zip(order, HEART, strict=True) if own != like]
+            return ", ".join(f"{own.name} looks like {like.name}" for own, like in pairs)
+    return ""
+
+
+def is_placeholder(volume: Volume) -> bool:
+    """Tells whether an affine says nothing of the patient: unit directions, or not pixdim's.
+
+    Example:
+        >>> voxels, spacing = np.zeros((4, 4, 2)), (1.5, 1.5, 8.0)
+        >>> is_placeholder(Volume(voxels, spacing, np.diag([1.5, 1.5, 8, 1])))
+        True
+        >>> is_placeholder(Volume(voxels, spacing, np.diag([-1.5, 1.5, -8, 1])))
+        False
+    """
+    axes = volume.affine[:3, :3]
+    lengths = np.linalg.norm(axes, axis=0)
+    if not np.allclose(lengths, volume.spacing_mm, rtol=1e-2):
+        return True
+    directions = axes / lengths
+    return any(np.allclose(directions, np.diag([s, s, 1]), atol=1e-3) for s in (1, -1))
+
+
+def is_mirrored(image: Volume, counts: np.ndarray) -> bool:
+    """Tells whether a stack is a mirror image of the patient, by its affine and its base.
+
+    Seen as it is stored, rows along j, a slice shows the heart from the apex. So (i, j, slices) are
+    right-handed axes exactly if the slices run from the apex to the base.
+
+    Args:
+        image: Stack with its affine.
+        counts: Pixels of each structure in each slice, (S, 4).
+
+    Example:
+        >>> counts = np.array([[0, 90, 60, 99], [0, 60, 50, 50]])  # the base comes first
+        >>> affine = np.diag([-1.5, 1.5, -8, 1])
+        >>> is_mirrored(Volume(np.zeros((9, 9, 2)), (1.5, 1.5, 8.0), affine), counts)
+        True
+    """
+    sizes = counts[:, HEART].sum(axis=1)
+    shown = sizes[sizes > 0]
+    if is_placeholder(image) or len(shown) < 2:
+        return False
+    first, last = shown[0], shown[-1]
+    if max(first, last) < CLEARLY * min(first, last):
+        return False
+    return bool((np.linalg.det(image.affine[:3, :3]) > 0) == (first > last))
+
+
+def is_flipped(image: Volume, mask: Volume) -> bool:
+    """Tells whether the affines of a mask and its image say that their voxels differ in order.
+
+    Example:
+        >>> image = Volume(np.zeros((3, 3, 1)), (1.0, 1.0, 8.0), np.diag([1.0, 1, 8, 1]))
+        >>> flipped = np.diag([-1.0, 1, 8, 1])
+        >>> flipped[0, 3] = 2
+        >>> is_flipped(image, image._replace(affine=flipped))
+        True
+    """
+    if np.allclose(image.affine, mask.affine, atol=0.1):
+        return False
+    numbered = mask._replace(voxels=np.arange(mask.voxels.size).reshape(mask.voxels.shape))
+    try:
+        return not np.array_equal(reordered(image, numbered).voxels, numbered.voxels)
+    except DataError:  # they are not the same voxels
+        return False
+
+
+def oddities(image: Volume, mask: Volume, labels: np.ndarray, matched: bool) -> list[Oddity]:
+    """Lists what is probably wrong with a case.
+
+    Args:
+        image: Image as stored.
+        mask: Mask as stored.
+        labels: Canonical labels in the order of the image, (I, J, S).
+        matched: Whether the mask was reordered by the affines.
+
+    Example:
+        >>> labels = np.zeros((5, 5, 1), np.uint8)
+        >>> labels[1:4, 1:4], labels[2, 2] = Structure.MYO, Structure.RV
+        >>> volume = Volume(labels, (1.5, 1.5, 8.0), np.diag([1.5, 1.5, 8, 1]))
+        >>> for oddity in oddities(volume, volume, labels, matched=False):
+        ...     print(oddity.what)
+        labels that look exchanged: correct 'labels' in the manifest
+    """
+    found = []
+    if exchanged := exchanged_labels(labels):
+        found.append(Oddity(EXCHANGED, exchanged, problem=True))
+    if not matched and is_flipped(image, mask):
+        found.append(Oddity(FLIPPED, ""))
+    if is_mirrored(image, pixel_counts(labels)):
+        found.append(Oddity(MIRRORED, ""))
+    return found

@@ -1,0 +1,172 @@
+"""Computes which slice is cropped and where: orientation, centre, one interpolation."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.nn.functional import grid_sample
+
+from ..schema import HEART, DataError, Structure
+
+
+def usable_slices(counts: np.ndarray, least_pixels: int = 10) -> list[int]:
+    """Lists the slices that show every structure, the most basal one first.
+
+    The base is the end that shows more heart, because stacks come in both orders.
+
+    Args:
+        counts: Pixels of each structure in each slice, (S, 4).
+        least_pixels: A usable slice has more of each.
+
+    Raises:
+        DataError: If no slice shows them all.
+
+    Example:
+        >>> apex_first = np.array([[0, 0, 40, 0], [0, 60, 80, 50], [0, 150, 120, 200]])
+        >>> usable_slices(apex_first)
+        [2, 1]
+    """
+    counts = counts[:, HEART]
+    usable = np.flatnonzero((counts > least_pixels).all(axis=1))
+    if not len(usable):
+        most = ", ".join(f"{s.name} {n}" for s, n in zip(HEART, counts.max(axis=0), strict=True))
+        raise DataError(
+            f"no slice shows more than {least_pixels} pixels each of LV, MYO and RV (most: {most})"
+        )
+    apex_first = counts[usable[-1]].sum() > counts[usable[0]].sum()
+    return [int(i) for i in (usable[::-1] if apex_first else usable)]
+
+
+def heart_axes(label: np.ndarray, spacing: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Finds the viewer's right and down in a native slice, and the point to centre on.
+
+    Args:
+        label: Canonical mask, (I, J).
+        spacing: mm along i and j.
+
+    Returns:
+        Rotation (2, 2), columns right and down, in mm along (i, j); barycentre (2,) in mm.
+
+    Raises:
+        DataError: If a structure is absent, or the RV lies around the LV and so has no direction.
+
+    Example:
+        >>> label = np.zeros((9, 9), np.uint8)
+        >>> label[6, 4], label[1, 4] = Structure.LV, Structure.RV  # the RV lies towards small i
+        >>> axes, centre = heart_axes(label, spacing=(1.5, 1.5))
+        >>> axes.tolist(), centre.tolist()
+        ([[1.0, 0.0], [-0.0, 1.0]], [9.0, 6.0])
+    """
+    regions = {
+        "LV": (label == Structure.LV) | (label == Structure.MYO),
+        "RV": label == Structure.RV,
+    }
+    for name, region in regions.items():
+        if not region.any():
+            raise DataError(f"the slice shows no {name}; expected LV, MYO and RV")
+    left, right = (barycentre(region) * spacing for region in regions.values())
+    towards_rv, distance = right - left, np.linalg.norm(right - left)
+    if distance < 1e-3:
+        raise DataError("LV and RV have the same barycentre; the slice has no orientation")
+    x, y = -towards_rv / distance
+    return np.array([[x, -y], [y, x]]), left
+
+
+def barycentre(region: np.ndarray) -> np.ndarray:
+    """Computes the mean index of the pixels of a region (I, J), (2,).
+
+    Raises:
+        DataError: If the region is empty.
+
+    Example:
+        >>> region = np.zeros((5, 5), bool)
+        >>> region[1, 1:4] = True
+        >>> barycentre(region).tolist()
+        [1.0, 2.0]
+    """
+    if not region.any():
+        raise DataError("the region is empty; expected pixels")
+    sums = (region.sum(axis=1), region.sum(axis=0))
+    return np.array([along @ np.arange(len(along)) for along in sums]) / sums[0].sum()
+
+
+def crop_points(
+    axes: np.ndarray,
+    centre: np.ndarray,
+    native_spacing: tuple[float, float],
+    spacing: float,
+    size: int,
+) -> np.ndarray:
+    """Computes where the pixels of a crop lie in the native slice.
+
+    Args:
+        axes: Directions right and down of the crop as columns, in mm along (i, j), (2, 2).
+        centre: Point in the native slice that becomes the centre of the crop, in mm, (2,).
+        native_spacing: mm along i and j.
+        spacing: Pixel size of the crop in mm.
+        size: Pixels along each side of the crop.
+
+    Returns:
+        Places (i, j) in native pixels, (2, size, size).
+
+    Example:
+        >>> points = crop_points(np.eye(2), np.array([6.0, 6.0]), (2.0, 2.0), spacing=1.0, size=3)
+        >>> points[:, 1, 1].tolist(), points[:, 1, 2].tolist()  # the centre, and right of it
+        ([3.0, 3.0], [3.5, 3.0])
+    """
+    steps = np.arange(size) - (size - 1) / 2
+    right, down = (axes * spacing / np.asarray(native_spacing)[:, None]).T
+    middle = np.asarray(centre) / native_spacing
+    return (
+        middle[:, None, None] + down[:, None, None] * steps[:, None] + right[:, None, None] * steps
+    )
+
+
+def sample(plane: np.ndarray, points: np.ndarray, mode: str) -> np.ndarray:
+    """Samples a plane (I, J) at points (2, H, W) in native pixels, (H, W) float32.
+
+    Calls PyTorch's grid sampling in double precision. MONAI's Resample, which wraps it, takes four
+    times as long, ITK ten times. Beyond the last pixel the values fade to 0 within a pixel
+    (``bilinear``) or are 0 (``nearest``).
+
+    Example:
+        >>> plane = np.array([[0.0, 1.0], [2.0, 3.0]])
+        >>> points = np.array([[[0.0, 0.5]], [[1.0, 0.5]]])  # (0, 1) and the middle
+        >>> sample(plane, points, "bilinear").tolist()
+        [[1.0, 1.5]]
+    """
+    sides = np.array(plane.shape)[:, None, None]
+    grid = np.stack(((2 * points + 1) / sides - 1)[::-1], axis=-1)  # (j, i) in [-1, 1]
+    image = torch.from_numpy(plane[None, None].astype(np.float64))
+    values = grid_sample(image, torch.from_numpy(grid[None]), mode, "zeros", align_corners=False)
+    return values[0, 0].float().numpy()
+
+
+def cut_off(
+    label: np.ndarray,
+    axes: np.ndarray,
+    centre: np.ndarray,
+    native_spacing: tuple[float, float],
+    field_mm: float,
+) -> tuple[float, float]:
+    """Measures how much of a heart lies outside its crop.
+
+    Args:
+        label: Canonical mask of the native slice, (I, J).
+        axes: What `heart_axes` returns first, (2, 2).
+        centre: What `heart_axes` returns second, in mm, (2,).
+        native_spacing: mm along i and j.
+        field_mm: Side of the crop.
+
+    Returns:
+        Share of the heart's pixels outside; side in mm of the crop that holds all of them.
+
+    Example:
+        >>> label = np.zeros((9, 9), np.uint8)
+        >>> label[4, 4], label[1, 4] = Structure.LV, Structure.RV  # the RV is 6 mm away
+        >>> cut_off(label, np.eye(2), np.array([8.0, 8.0]), (2.0, 2.0), field_mm=10)
+        (0.5, 14.0)
+    """
+    places = np.argwhere(label > 0) * native_spacing - centre
+    reach = np.abs(places @ axes).max(axis=1)
+    return float((reach > field_mm / 2).mean()), float(2 * reach.max() + max(native_spacing))
