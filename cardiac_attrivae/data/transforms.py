@@ -207,8 +207,8 @@ class MeasureHeart(Transform):
             raise DataError(f"{name} is empty: no mask to use")
         if not is_one_heart(mask == Structure.LV):
             raise DataError(f"{name} shows the LV in two places; expected one")
-        plane = mask.any(axis=2)
-        i, j = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
+        plane = np.any(mask, axis=2)
+        i, j = (np.flatnonzero(np.any(plane, axis=axis)) for axis in (1, 0))
         box = mask[i[0] : i[-1] + 1, j[0] : j[-1] + 1]
         return {**data, "mask": box, "counts": pixel_counts(box)}
 
