@@ -1,4 +1,4 @@
-"""What every score gets on noise and on a perfect code: the tables of docs/metrics.md.
+"""What every score gets on noise and on a perfect code: the tables of docs/evidence/floors.md.
 
 Noise: no dimension knows of an attribute. Perfect: the first three dimensions are the attributes,
 the others noise. Prints means over draws, [2.5 %, 97.5 %] for noise, and in how many draws the

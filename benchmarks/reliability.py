@@ -1,4 +1,4 @@
-"""What was tried against the package and what became of it: the tables of docs/reliability.md.
+"""What was tried against the package: the tables of docs/evidence/reliability.md.
 
     python benchmarks/reliability.py [--only SECTION]... [--kills 12] [--fuzz 20]
                                      [--atheris PYTHON] [--minutes 10] [--scale FILE.csv]
@@ -52,7 +52,10 @@ from cardiac_attrivae.runtime.files import PART, write
 from cardiac_attrivae.training.run import load_run
 
 ROOT = Path(__file__).parents[1]
-RESULTS, PAGE = ROOT / "benchmarks" / "reliability.json", ROOT / "docs" / "reliability.md"
+RESULTS, PAGE = (
+    ROOT / "benchmarks" / "reliability.json",
+    ROOT / "docs" / "evidence" / "reliability.md",
+)
 BEGIN, END = "<!-- table -->", "<!-- end of table -->"
 
 

@@ -31,7 +31,8 @@ from cardiac_attrivae.data.manifest import parse_manifest
 from cardiac_attrivae.training.config import load_pipeline, shipped_pipelines
 
 CHECKOUT = Path(__file__).parent.parent
-PAGES = ["README.md", *sorted(f"docs/{file.name}" for file in (CHECKOUT / "docs").glob("*.md"))]
+DOCS = CHECKOUT / "docs"
+PAGES = ["README.md", *sorted(str(file.relative_to(CHECKOUT)) for file in DOCS.rglob("*.md"))]
 NOTEBOOKS = sorted((CHECKOUT / "docs" / "notebooks").glob("*.ipynb"))
 
 NOT_RUN = {
@@ -233,7 +234,7 @@ def test_the_pages_name_all_there_is():
     for name in {*ca.__all__} - {"__version__"}:
         assert re.search(rf"^::: cardiac_attrivae(\.\w+)+\.{name}$", python, re.M), name
     site = (CHECKOUT / "mkdocs.yml").read_text()
-    pages = set(re.findall(r"^  - .*: (\S+\.md)$", site, re.M))
+    pages = set(re.findall(r"^ +- .*: (\S+\.md)$", site, re.M))
     written = {file.removeprefix("docs/") for file in PAGES[1:]}
     written |= {f"notebooks/{file.stem}.md" for file in NOTEBOOKS}
     assert pages == written | {"changelog.md"}
@@ -398,7 +399,7 @@ def test_the_readme_does_what_it_shows(world):
 @pytest.mark.parametrize("page", PAGES[1:])
 def test_a_page_does_what_it_shows(page, world, tmp_path, monkeypatch):
     kinds = {block.language for block in blocks(page)} - {"yaml", "math", "text"}
-    if page == "docs/eight-gaussians.md" or not kinds:  # its own test runs the code of the first
+    if page == "docs/evidence/eight-gaussians.md" or not kinds:  # its own test runs the code of the first
         return
     for name in ("ACDC", "MNMS", "stores", "runs", "evaluation"):
         shutil.copytree(world / name, tmp_path / name)

@@ -154,7 +154,7 @@ def test_the_command_prints_a_table_and_draws(tmp_path):
 
 
 def test_the_code_in_the_docs_runs():
-    text = (CHECKOUT / "docs" / "eight-gaussians.md").read_text()
+    text = (CHECKOUT / "docs" / "evidence" / "eight-gaussians.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     names = {}
     exec(compile(code, "eight-gaussians.md", "exec"), names)

@@ -164,13 +164,13 @@ def test_the_folder_holds_the_page_its_networks_and_nothing_else(page):
 
 
 def test_what_is_vendored_is_what_npm_has_and_its_size_is_told():
-    folder, readme = PAGE / "onnxruntime-web", Path(__file__).parents[2] / "README.md"
+    folder, told = PAGE / "onnxruntime-web", Path(__file__).parents[2] / "docs" / "explorer.md"
     for name, digest in VENDORED.items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
     assert "v1.30.0" in (folder / "ort.wasm.bundle.min.mjs").read_text()[:100]
     assert "MIT License" in (folder / "LICENSE").read_text()
     size = sum(file.stat().st_size for file in folder.iterdir()) / 2**20
-    assert f"onnxruntime-web 1.30.0, {size:.0f} MiB" in readme.read_text()
+    assert f"onnxruntime-web 1.30.0, {size:.0f} MiB" in told.read_text()
 
 
 def test_the_lines_of_the_page_are_those_of_the_calibration(data, tmp_path):
