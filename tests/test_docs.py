@@ -399,7 +399,8 @@ def test_the_readme_does_what_it_shows(world):
 @pytest.mark.parametrize("page", PAGES[1:])
 def test_a_page_does_what_it_shows(page, world, tmp_path, monkeypatch):
     kinds = {block.language for block in blocks(page)} - {"yaml", "math", "text"}
-    if page == "docs/evidence/eight-gaussians.md" or not kinds:  # its own test runs the code of the first
+    # its own test runs the code of the page on Gaussians
+    if page == "docs/evidence/eight-gaussians.md" or not kinds:
         return
     for name in ("ACDC", "MNMS", "stores", "runs", "evaluation"):
         shutil.copytree(world / name, tmp_path / name)
