@@ -406,6 +406,35 @@ def test_sliders_draw_what_is_asked_for(opened, data):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 700, 390, 320])
+def test_nothing_shifts_while_a_slider_moves_and_no_heading_breaks(address, width):
+    if not browser.find():
+        pytest.skip("no Chromium or Chrome on the path")
+    places = """[...document.querySelectorAll('input, h2, canvas, #areas td')].map((one) => {
+        const box = one.getBoundingClientRect();
+        return [box.x, box.y, box.width, box.height].map(Math.round).join(); }).join(' ')"""
+    with browser.Page(width, 844, phone=width < 500) as page:
+        page.open(address)
+        page.until(READY)
+        before = page.run(places)
+        for slider in ("attribute-LVEDA", "attribute-RVEDV", "dimension-4"):
+            for end in ("min", "max"):
+                move(page, slider, page.run(f"document.getElementById('{slider}').{end}"))
+                assert page.run(places) == before, (slider, end)
+                page.until(QUIET)
+                assert page.run(places) == before, (slider, end)
+        assert "no training patient had this" in text(page, "#attribute-LVEDA-note")
+        broken = """[...document.querySelectorAll('thead th')].flatMap((cell) => {
+            const range = document.createRange();
+            return [...cell.textContent].map((_, k) => {
+                range.setStart(cell.firstChild, k);
+                range.setEnd(cell.firstChild, k + 1);
+                return cell.textContent.slice(0, k) + ':' + range.getBoundingClientRect().top;
+            }); }).filter((place) => place.startsWith('Original') || place.startsWith('Origina'))"""
+        assert len({place.partition(":")[2] for place in page.run(broken)}) == 1
+
+
+@pytest.mark.slow
 def test_original_difference_and_download(opened, data, page, tmp_path):
     original = np.frombuffer(zlib.decompress((page / "cases.bin").read_bytes()), np.uint8)
     original = original.reshape(-1, SIZE, SIZE)[data["start"]]

@@ -1,4 +1,4 @@
-// The explorer: what is on the desk, and what happens when something is moved.
+// The explorer: the state of the page, and what happens when a slider is moved.
 
 import { LatentMap, drawing } from "./map.js";
 import { Model, newest } from "./model.js";
@@ -12,7 +12,7 @@ const $ = (id) => document.getElementById(id);
 const same = (one, other) => one.every((value, k) => value === other[k]);
 
 function fail(error) {
-  $("failed").textContent = `The explorer cannot go on: ${error.message}`;
+  $("failed").textContent = `The explorer has stopped: ${error.message}`;
   $("failed").hidden = false;
   $("waiting").hidden = true;
 }
@@ -41,11 +41,11 @@ class Desk {
     this.colours = pictures.ORDER.map((structure) => data.structures[structure].colour);
     this.draw = newest((time) => this.drawNow(time));
     this.measure = newest(() => this.measureNow());
-    this.furnish();
+    this.build();
   }
 
-  /** Everything that is made of the data once. */
-  furnish() {
+  /** Builds what is made of the data once. */
+  build() {
     const { data } = this;
     const people = data.patients === data.cases.length ? "" : `, ${data.cases.length} of them shown`;
     $("about").textContent =
@@ -53,16 +53,15 @@ class Desk {
     $("synthetic").hidden = !data.synthetic;
     const dice = data.structures.map(({ name }) => `${name} ${data.segmenter.dice[name].toFixed(2)}`);
     $("segmenter").textContent =
-      "Originals by their masks, all else by a small U-Net in this browser. On " +
-      `${data.segmenter.patients} patients that it was not taught by, its Dice is ${dice.join(", ")}.`;
-    $("shown").textContent = "A point is a patient; click one to load it. The red ring is the heart that is drawn, the dark one where it began.";
+      "Originals are measured by their masks, all else by a small U-Net in this browser. On " +
+      `${data.segmenter.patients} patients that it was not trained on, its Dice is ${dice.join(", ")}.`;
+    $("shown").textContent = "A point is a patient; click one to load it. The red ring is the heart that is drawn, the dark ring where it started.";
 
     const moved = (dimension, place, time) => {
       this.code[dimension] = place;
       this.changed(time);
     };
-    const codes = data.cases.map((one) => one.code);
-    this.attributes = data.attributes.map((a) => attributeSlider(a, data.attributes, codes, moved));
+    this.attributes = data.attributes.map((a) => attributeSlider(a, data.attributes, data.cases, moved));
     const { mean, deviation } = data.code;
     this.free = data.free.map((d) => freeSlider(d, mean[d], deviation[d], data.reach, moved));
     $("attributes").append(...this.attributes.map((one) => one.box));
@@ -112,7 +111,7 @@ class Desk {
     return this.changed();
   }
 
-  /** The code was moved: redraws what hangs on it. */
+  /** The code was moved: redraws what depends on it. */
   changed(time = performance.now()) {
     $("areas").ariaBusy = "true";
     for (const slider of [...this.attributes, ...this.free]) slider.update(this.code);
@@ -124,12 +123,12 @@ class Desk {
     const [start, code] = [this.start, [...this.code]];
     start.image ??= await this.decoder.run(start.code, code.length);
     const image = same(code, start.code) ? start.image : await this.decoder.run(code, code.length);
-    if (start !== this.start) return; // another one was loaded meanwhile
+    if (start !== this.start) return; // another case was loaded meanwhile
     this.drawn = { code, image, labels: this.drawn?.labels, areas: null };
     this.paint();
     performance.measure("redraw", { start: time, end: performance.now() });
     this.tell();
-    clearTimeout(this.resting); // a slider that moves has the processor to itself
+    clearTimeout(this.resting); // while a slider moves, nothing else is computed
     this.resting = setTimeout(() => this.measure().catch(fail), REST);
   }
 
@@ -168,7 +167,7 @@ class Desk {
     this.outline($("compared-lines"), labels);
   }
 
-  /** Outlines above a picture; pale while they are of the one before. */
+  /** Outlines above a picture; pale while they belong to the picture before. */
   outline(svg, labels, late = false) {
     svg.classList.toggle("late", late);
     const shown = $("outlines").checked ? labels : undefined;
@@ -178,7 +177,7 @@ class Desk {
     svg.querySelectorAll("path").forEach((path, k) => path.setAttribute("d", paths[k] ?? ""));
   }
 
-  /** Numbers: what was asked for, and what is measured. */
+  /** Shows the numbers: what was asked for, and what is measured. */
   tell() {
     const { data, drawn, start } = this;
     const { one } = start;
@@ -199,7 +198,7 @@ class Desk {
     if (drawn.areas) this.speaking = setTimeout(() => this.speak(), 700);
   }
 
-  /** To screen readers, once all is quiet. */
+  /** Tells screen readers, once nothing has moved for a moment. */
   speak() {
     const { areas } = this.drawn;
     if (!areas) return;
@@ -230,7 +229,7 @@ class Desk {
 
 async function open() {
   const decoder = new Model("decoder.onnx");
-  decoder.ready.catch(() => {}); // told below, once
+  decoder.ready.catch(() => {}); // shown below, once
   const data = await (await fetched("data.json")).json();
   const desk = new Desk(data, decoder);
   await decoder.ready;

@@ -1,4 +1,4 @@
-// The latent map: a point per patient in two dimensions, and where the heart that is drawn lies.
+// The latent map: a point per patient in two dimensions, and the place of the heart that is drawn.
 
 import { element, written } from "./sliders.js";
 
@@ -16,7 +16,7 @@ const SHAPES = [
   "M-5 0L-2.5-4.3H2.5L5 0L2.5 4.3H-2.5Z",
 ];
 const RAMP = [[44, 111, 187], [143, 174, 158], [240, 162, 2]]; // low, middle, high
-const UNKNOWN = "not told";
+const UNKNOWN = "unknown";
 
 /** An element of SVG. */
 export function drawing(tag, attributes, ...children) {
@@ -143,7 +143,7 @@ export class LatentMap {
     return [one.case, one.pathology, one.vendor, ...values].filter(Boolean).join(", ");
   }
 
-  /** Where the drawn heart lies, and which case it began with (null is none). */
+  /** Shows the place of the drawn heart, and the case it started from (null is none). */
   show(code, loaded) {
     this.code = code;
     const within = (value, low, high) => Math.max(low, Math.min(high, value));
@@ -155,7 +155,7 @@ export class LatentMap {
     );
     if (loaded !== null) {
       const [cx, cy] = this.place(loaded);
-      this.cross.append(drawing("circle", { cx, cy, r: 6.5, class: "home" })); // also where others lie above
+      this.cross.append(drawing("circle", { cx, cy, r: 6.5, class: "home" })); // visible also below other points
     }
     if (loaded === this.loaded && this.points[0]?.hasAttribute("aria-pressed")) return;
     this.loaded = loaded;

@@ -1,6 +1,6 @@
-// Networks to ask, and the rule that only the newest question counts.
+// Networks that compute in workers, and the rule that only the newest request counts.
 
-/** A network in a worker. Questions are answered in their order. */
+/** A network in a worker. Requests are answered in their order. */
 export class Model {
   constructor(file) {
     this.waiting = [];
@@ -31,8 +31,8 @@ export class Model {
 }
 
 /**
- * Calls an asynchronous function one at a time. What is asked for meanwhile waits, and only the
- * newest of it is done: a slider never leaves a queue behind.
+ * Calls an asynchronous function one call at a time. Of the calls that come meanwhile only the
+ * newest is made: a slider never leaves a queue behind.
  */
 export function newest(work) {
   let busy = false;

@@ -1,4 +1,4 @@
-// Slices and differences on a canvas, outlines above it, and what is read off a segmentation.
+// Slices and differences on a canvas, outlines above it, and areas of a segmentation.
 
 const BRIGHTER = [230, 159, 0];
 const DARKER = [86, 180, 233];
@@ -23,7 +23,7 @@ export function slice(canvas, image, size) {
   });
 }
 
-/** One slice less another: brighter is orange, darker is blue, the same is black. */
+/** One slice minus another: brighter is orange, darker is blue, equal is black. */
 export function difference(canvas, image, other, size) {
   paint(canvas, size, (i, data, at) => {
     const by = (image[i] - other[i]) / FULL;
@@ -87,7 +87,7 @@ export function outlines(labels, size) {
   return ORDER.map((structure) => contour(softened(labels, size, inside[structure]), size));
 }
 
-/** Labels of a segmenter's output: of each pixel the class that has most, 0 is background. */
+/** Labels of a segmenter's output: the most probable class of each pixel, 0 is background. */
 export function labelled(logits, pixels) {
   const classes = logits.length / pixels;
   return Uint8Array.from({ length: pixels }, (_, i) => {

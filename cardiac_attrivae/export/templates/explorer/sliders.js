@@ -3,7 +3,7 @@
 const SPOKEN = { "cm²": "square centimetres", mL: "millilitres", SD: "standard deviations" };
 const DIGITS = { "cm²": 1, mL: 0, SD: 1 };
 
-/** A number with as many digits as its unit deserves. */
+/** A number with the digits that suit its unit. */
 export function number(value, unit) {
   const digits = DIGITS[unit] ?? 2;
   const rounded = Number(value.toFixed(digits)) || 0; // no minus before a zero
@@ -21,7 +21,7 @@ export const written = (value, unit) => `${number(value, unit)} ${unit}`;
 /** What a code asks for, on the line through the training patients. */
 export const asked = ({ intercept, slope, dimension }, code) => intercept + slope * code[dimension];
 
-/** Where the dimension has to be for a value, on the same line. */
+/** The place of the dimension that stands for a value, on the same line. */
 export const coded = ({ intercept, slope }, value) => (value - intercept) / slope;
 
 export function element(tag, properties = {}, ...children) {
@@ -61,7 +61,7 @@ function slider({ id, title, subtitle, unit, range, show, read, write, moved }) 
   };
 }
 
-/** A line below a slider: a band of usual values, and a mark at one's own. */
+/** A line below a slider: a band of usual values, and a mark at the patient's own value. */
 function marksBelow(input) {
   const marks = element("span", { className: "marks" });
   marks.setAttribute("aria-hidden", "true");
@@ -81,48 +81,60 @@ function marksBelow(input) {
   };
 }
 
+/** A line of text that may change, in a box as high as its longest text: nothing below it moves. */
+function steadyText(id, longest) {
+  const text = element("span", { id });
+  const ghost = element("span", { className: "ghost" }, longest);
+  ghost.setAttribute("aria-hidden", "true");
+  return { text, box: element("p", { className: "note" }, text, ghost) };
+}
+
 /** Slider of an attribute. */
-export function attributeSlider(attribute, all, codes, moved) {
-  const { name, long, unit, dimension, slope, low, high, usual } = attribute;
-  const reads = codes.map((code) => asked(attribute, code));
+export function attributeSlider(attribute, all, cases, moved) {
+  const { name, long, kind, unit, dimension, slope, low, high, usual } = attribute;
+  const reads = cases.map((one) => asked(attribute, one.code));
+  const range = [Math.min(low, ...reads), Math.max(high, ...reads)];
   const made = slider({
     id: `attribute-${name}`,
     title: name,
     subtitle: long,
     unit,
-    range: [Math.min(low, ...reads), Math.max(high, ...reads)],
+    range,
     show: written,
     read: (code) => asked(attribute, code),
     write: (value) => coded(attribute, value),
     moved: (place, time) => moved(dimension, place, time),
   });
   const { marks, band, at } = marksBelow(made.input);
-  const note = element("p", { className: "note", id: `attribute-${name}-note` });
-  made.box.append(marks, note);
-  made.input.setAttribute("aria-describedby", note.id);
-  band(...usual);
-  made.input.disabled = slope === 0;
   const shared = all.filter((other) => other !== attribute && other.dimension === dimension);
   const partners = shared.map((other) => other.name).join(", ");
 
-  /** Asked beside drawn: an area can be measured on the slice, a volume cannot. */
+  /** Asked beside drawn: an area can be measured on the slice, another size cannot. */
+  const described = (value, drawn, own, outside) => {
+    const parts = [slope === 0 ? "depends on no dimension of this model" : `asked ${written(value, unit)}`];
+    if (slope !== 0) parts[0] += `, drawn ${drawn}${kind === "area" ? "" : " here"}`;
+    if (own !== null) parts.push(`patient ${written(own, unit)}`);
+    if (outside) parts.push("no training patient had this");
+    if (partners) parts.push(`moves with ${partners}: the same dimension`);
+    return parts.join(" · ");
+  };
+  const widest = Math.max(...range.map(Math.abs), 100);
+  const note = steadyText(`attribute-${name}-note`, described(-widest, "100.0 cm²", widest, true));
+  made.box.append(marks, note.box);
+  made.input.setAttribute("aria-describedby", note.text.id);
+  band(...usual);
+  made.input.disabled = slope === 0;
+
   made.tell = (code, drawn, own) => {
     const value = asked(attribute, code);
     const seen = drawn === null ? "…" : written(drawn, "cm²");
-    const parts = [`asked ${written(value, unit)}`];
-    if (slope === 0) parts[0] = "depends on no dimension of this model";
-    else if (unit === "cm²") parts[0] += `, drawn ${seen}`;
-    else parts[0] += `, drawn ${seen} here`; // a volume is of the whole, a slice has an area
-    if (own !== null) parts.push(`patient ${written(own, unit)}`);
-    if (value < low || value > high) parts.push("no training patient had this");
-    if (partners) parts.push(`moves with ${partners}: the same dimension`);
-    note.textContent = parts.join(" · ");
+    note.text.textContent = described(value, seen, own, value < low || value > high);
     at(own);
   };
   return made;
 }
 
-/** Slider of a dimension that carries no attribute. */
+/** Slider of a dimension that stands for no attribute. */
 export function freeSlider(dimension, mean, deviation, reach, moved) {
   const made = slider({
     id: `dimension-${dimension}`,

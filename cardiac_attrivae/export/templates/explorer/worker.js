@@ -1,4 +1,4 @@
-// One network in a thread of its own: the page stays at hand while it computes.
+// One network in a thread of its own: the page stays responsive while it computes.
 import * as ort from "./onnxruntime-web/ort.wasm.bundle.min.mjs";
 
 ort.env.wasm.numThreads = 1; // more would need cross-origin isolation, which plain servers lack
@@ -12,7 +12,7 @@ async function answer({ file, values, shape }) {
   }
   const [input, output] = [session.inputNames[0], session.outputNames[0]];
   const found = await session.run({ [input]: new ort.Tensor("float32", values, shape) });
-  return found[output].data.slice(); // not the memory of the network, which the next run changes
+  return found[output].data.slice(); // a copy: the next run overwrites the network's memory
 }
 
 addEventListener("message", async ({ data }) => {
