@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..attributes import ATTRIBUTES
 from ..data.manifest import load_manifest, shipped_manifests
-from ..report.scores import summarise
+from ..metrics.pooling import summarise
 from ..report.text_tables import markdown
 from ..runtime.files import read_json
 from ..runtime.provenance import __version__, versions

@@ -90,7 +90,9 @@ METRICS: dict[str, Entry] = table_of(
 
 TRAINED: dict[str, Entry] = table_of(
     _MODULARITY.fixed(
-        lambda m: (fixed_modularity(m.information, m.dimensions), None), section=Section.FURTHER
+        lambda m: (fixed_modularity(m.information, m.dimensions), None),
+        section=Section.FURTHER, good=Good.HIGH,
+        meaning="Modularity of trained dimensions alone, which tells noise from a perfect code.",
     ),
     _SAP.fixed(
         lambda m: (fixed_gap(m.separable, m.dimensions), m.dimensions),

@@ -87,7 +87,7 @@ class Metric(Generic[Inputs, Output]):
             self,
             name=self.name + FIXED,
             label=f"{self.label}, trained",
-            meaning=f"{self.label} of the dimension that was trained on the attribute.",
+            meaning=f"{self.name} of the dimension that was trained on the attribute.",
             measure=measure,
             question="",
         )

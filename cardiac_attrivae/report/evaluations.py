@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 from PIL import Image
 
+from ..metrics.pooling import KEY, NUMBERS
 from ..runtime.files import read_json
 from ..schema import DataError
-from .scores import KEY, NUMBERS
 
 COLUMNS = {
     "metrics": (KEY, ["value", "n"], [*NUMBERS, "patients"]),

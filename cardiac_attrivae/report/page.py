@@ -14,13 +14,14 @@ import yaml
 
 from ..metrics.catalogue import EVERY, headlines, names_in
 from ..metrics.metric import FIXED, MEAN, Score, Section
+from ..metrics.pooling import PLACE, Place, Scores, places, summarise, variants
 from ..runtime.files import write
 from ..runtime.folders import locked
 from ..schema import STRUCTURES
 from .evaluations import read_evaluations
 from .published import SOURCE, TABLE_1
 from .render import render
-from .scores import PLACE, Place, Scores, places, rank, summarise, variants
+from .scores import rank
 from .tables import Columns, Grid, attribute_names, grid, means, per_attribute, table_1
 from .text_tables import latex, markdown, tidy
 

@@ -15,8 +15,9 @@ import pandas as pd
 from ..attributes import ATTRIBUTES
 from ..metrics.catalogue import label
 from ..metrics.metric import MEAN, Score
+from ..metrics.pooling import Place, Scores, places
 from .published import PUBLISHED, TABLE_1, method_of
-from .scores import Place, Scores, interval_of, is_ranked, places, rank, text
+from .scores import interval_of, is_ranked, rank, text
 
 
 class Line(NamedTuple):

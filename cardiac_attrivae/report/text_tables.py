@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
 
-from ..metrics.catalogue import headlines, label, names_in
+from ..metrics.catalogue import EVERY, headlines, label, names_in
 from ..metrics.metric import FIXED, Section
 from ..metrics.patients import LEAST
+from ..metrics.pooling import PLACE, Scores, summarise
 from .published import SOURCE, TABLE_1
 from .render import escape_markdown, render
-from .scores import PLACE, Scores, interval_of, spread_of, summarise, text
+from .scores import interval_of, spread_of, text
 from .tables import Grid, grid, means, per_attribute, table_1
 
 NOTES = """\
@@ -117,3 +119,18 @@ def tidy(scores: Scores) -> pd.DataFrame:
         if cell
     ]
     return pd.DataFrame(rows, columns=["source", "method", *PLACE, "metric", *shown])
+
+
+def metrics_table() -> str:
+    """Prints what every metric is, for the documentation."""
+    limits = {-math.inf: "-inf", math.inf: "inf"}
+    rows = [
+        [
+            entry.name,
+            entry.meaning,
+            " to ".join(limits.get(end, f"{end:g}") for end in entry.limits),
+            entry.good.value,
+        ]
+        for entry in EVERY.values()
+    ]
+    return table(["score", "what it is", "range", "good"], rows)

@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from cardiac_attrivae.metrics.pooling import summarise
 from cardiac_attrivae.report.page import write_report
 from cardiac_attrivae.report.render import escape_tex
-from cardiac_attrivae.report.scores import number, summarise
+from cardiac_attrivae.report.scores import number
 from cardiac_attrivae.report.tables import grid, means, table_1
 from cardiac_attrivae.report.text_tables import latex, markdown, table
 from cardiac_attrivae.schema import DataError
