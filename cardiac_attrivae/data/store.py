@@ -336,6 +336,18 @@ class SliceDataset(Dataset[dict[str, Any]]):
         """Takes the most basal row of each patient: all rows of a store that holds one of each."""
         return self.take(np.flatnonzero(self.is_basal))
 
+    def fingerprints(self) -> dict[str, str]:
+        """Returns a digest of the most basal slice and mask of each case.
+
+        The same patient has the same digest under another id or split, if cropped in the same way.
+        """
+        found, basal = {}, self.basal()
+        for row, case in enumerate(basal.cases["case"]):
+            slices = basal.read([row]).values()
+            digest = hashlib.sha256(b"".join(field.numpy().tobytes() for field in slices))
+            found[case] = digest.hexdigest()[:16]
+        return found
+
     @property
     def is_basal(self) -> np.ndarray:
         """Whether a row is the most basal of its patient, (N,). The base shows more heart."""

@@ -21,7 +21,7 @@ from ..runtime.provenance import versions
 from ..segmentation.judge import Segmenter, Training, cache_of, segmenters_for
 from ..training.run import Run
 from .gallery import draw_gallery
-from .opening import Opened, can_teach, open_all
+from .opening import Opened, can_teach, open_all, shareable, told_apart
 from .parts import PACKAGES, Part, Patients, Progress, TrainingCodes, compute, digest_of
 from .tables import Tables, gather
 
@@ -112,7 +112,7 @@ def _plan(
     for model, run in opened.models.items():
         train, digest = run.about["train_dataset"], digest_of(run)
         names = check_names(attributes or run.pipeline.attributes)
-        about = {"model": model, "method": run.pipeline.method, "seed": run.about["seed"]}
+        about = {"model": model, "method": opened.methods[model], "seed": run.about["seed"]}
         known = None
         if train in judges:
             everything = tuple(dict.fromkeys([*names, *run.pipeline.attributes]))
@@ -136,13 +136,11 @@ def _write_tables(
     """Writes all tables, and the codes of each part; codes of other models are removed."""
     for name, table in tables.items():
         write(output / f"{name}.csv", table.to_csv(index=False))
-    codes = {
-        output / f"codes_{part.about['model']}_{part.about['test_dataset']}.csv": part
-        for part in parts
-    }
-    for file, part in codes.items():
+    stems = [f"codes_{part.about['model']}_{part.about['test_dataset']}" for part in parts]
+    files = [output / f"{stem}.csv" for stem in told_apart(stems)]
+    for file, part in zip(files, parts, strict=True):
         write(file, (part.folder / "codes.csv").read_bytes())
-    for old in set(output.glob("codes_*.csv")) - codes.keys():
+    for old in set(output.glob("codes_*.csv")) - set(files):
         old.unlink()
     write(output / "table.md", markdown(tables["metrics"], notes))
     write(output / "table.tex", latex(tables["metrics"]))
@@ -151,7 +149,9 @@ def _write_tables(
 def _about(opened: Opened, judges: Mapping[str, Segmenter]) -> dict[str, Any]:
     """Describes models and data sets for evaluation.json."""
     return {
-        "models": {name: _about_model(run) for name, run in opened.models.items()},
+        "models": {
+            name: _about_model(run, opened.methods[name]) for name, run in opened.models.items()
+        },
         "datasets": {
             name: _about_dataset(dataset, judges.get(name))
             | {"split": opened.split, "patients": opened.patients(name)}
@@ -160,15 +160,12 @@ def _about(opened: Opened, judges: Mapping[str, Segmenter]) -> dict[str, Any]:
     }
 
 
-def _about_model(run: Run) -> dict[str, Any]:
-    pipeline = run.pipeline.to_dict()
-    if file := pipeline["objective"].get("perceptual_weights"):
-        pipeline["objective"]["perceptual_weights"] = Path(file).name  # folders are private
+def _about_model(run: Run, method: str) -> dict[str, Any]:
     return {
-        "method": run.pipeline.method,
+        "method": method,
         "seed": run.about["seed"],
         "train_dataset": run.about["train_dataset"],
-        "pipeline": pipeline,
+        "pipeline": shareable(run.pipeline),
         "summary": {key: value for key, value in run.summary.items() if key != "store"},
     }
 
@@ -184,7 +181,7 @@ def _about_dataset(dataset: SliceDataset, judge: Segmenter | None) -> dict[str, 
 
 def _notes(opened: Opened) -> list[str]:
     """Says what could not be done, and why."""
-    notes = []
+    notes = list(opened.notes)
     for name, dataset in opened.datasets.items():
         if dataset.info.get("synthetic"):
             notes.append(

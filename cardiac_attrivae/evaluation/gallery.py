@@ -27,7 +27,7 @@ from ..schema import STRUCTURES, LatentTable
 from ..segmentation.judge import Segmenter
 from ..training.run import TRAVERSAL, Run
 from .control import segmented, traversed
-from .opening import Opened
+from .opening import Opened, told_apart
 from .parts import Part, shown_rows
 
 
@@ -52,14 +52,17 @@ def draw_gallery(
         test_dataset.
     """
     drawn: list[dict[str, str]] = []
+    stems: list[str] = []
 
     def file(kind: str, model: str = "", train: str = "", test: str = "") -> Path:
-        stem = "_".join(part for part in (kind, model or train, test) if part)
+        names = "_".join(part for part in (kind, model or train, test) if part)
+        stem = told_apart([*stems, names])[-1]
+        stems.append(stem)
         about = {"kind": kind, "model": model, "train_dataset": train, "test_dataset": test}
         drawn.append({"file": f"figures/{stem}.png", **about})
         return folder / f"{stem}.png"
 
-    models = _first_seeds(opened.models)
+    models = _first_seeds(opened)
     shown = [part for part in parts if part.about["model"] in models]
     places = dict.fromkeys((p.about["train_dataset"], p.about["test_dataset"]) for p in shown)
     for train, test in places:
@@ -91,7 +94,7 @@ def draw_gallery(
         draw_scatter(codes, calibration, file("scatter", name, train))
         if len(home.cases) >= LEAST:
             draw_correlations(home, file("correlations", name, train))
-    draw_curves(list(models.values()), file("curves"))
+    draw_curves([(opened.methods[name], run) for name, run in models.items()], file("curves"))
     return drawn
 
 
@@ -198,25 +201,23 @@ def draw_correlations(table: LatentTable, path: Path) -> None:
     charts.correlations(matrix, table.names, path, table.dimensions)
 
 
-def draw_curves(runs: Sequence[Run], path: Path) -> None:
-    """Draws how the scores of all runs rose during training."""
+def draw_curves(runs: Sequence[tuple[str, Run]], path: Path) -> None:
+    """Draws how the scores of runs, each with the name of its method, rose during training."""
     histories = {
-        f"{run.pipeline.method} · {run.about['train_dataset']}": pd.read_csv(
-            run.folder / "history.csv"
-        )
-        for run in runs
+        f"{method} · {run.about['train_dataset']}": pd.read_csv(run.folder / "history.csv")
+        for method, run in runs
     }
     columns = ["train_loss", *(f"val_{name}" for name in headlines())]
     curves.compare_curves(histories, columns, path)
 
 
-def _first_seeds(models: Mapping[str, Run]) -> dict[str, Run]:
+def _first_seeds(opened: Opened) -> dict[str, Run]:
     """Returns the run of the lowest seed of each method and training set."""
     first: dict[tuple[str, str], str] = {}
-    for name in sorted(models, key=lambda name: models[name].about["seed"]):
-        run = models[name]
-        first.setdefault((run.pipeline.method, run.about["train_dataset"]), name)
-    return {name: run for name, run in models.items() if name in first.values()}
+    for name in sorted(opened.models, key=lambda name: opened.models[name].about["seed"]):
+        train = opened.models[name].about["train_dataset"]
+        first.setdefault((opened.methods[name], train), name)
+    return {name: run for name, run in opened.models.items() if name in first.values()}
 
 
 def _place(part: Part) -> tuple[str, str]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..data.store import SliceDataset
 from ..metrics.patients import LEAST
+from ..report.methods import Configuration, method_names
+from ..runtime.weights import weights_digest
 from ..schema import SPLITS, DataError
+from ..training.config import Pipeline
 from ..training.run import Run, load_run
 from .score import check_fit
 
@@ -19,13 +23,18 @@ class Opened:
 
     Attributes:
         models: Name -> run.
+        methods: Name of a model -> name of its method. Models of one method differ in their seed
+            and in nothing else.
         datasets: Name of a data set -> store.
         split: Which patients are scored.
+        notes: What could not be checked.
     """
 
     models: dict[str, Run]
+    methods: dict[str, str]
     datasets: dict[str, SliceDataset]
     split: str
+    notes: list[str]
 
     def patients(self, dataset: str) -> int:
         """Number of patients of a data set that are scored."""
@@ -41,14 +50,102 @@ def open_all(runs: Sequence[str | Path], stores: Sequence[str | Path], split: st
         split: Which patients are scored.
 
     Raises:
-        DataError: If a run or store cannot be read, they do not fit, or a split is empty.
+        DataError: If a run or store cannot be read, they do not fit, a split is empty, a model is
+            given twice, or was trained on patients that would be scored as unseen.
     """
     models = {name: load_run(run) for name, run in _named(runs).items()}
-    opened = Opened(models, _open_stores(stores, split), split)
+    datasets = _open_stores(stores, split)
+    notes: list[str] = []
     for run in models.values():
-        for dataset in opened.datasets.values():
+        for dataset in datasets.values():
             check_fit(run, dataset)
-    return opened
+    for dataset in datasets.values():
+        notes += check_unseen(list(models.values()), dataset, split)
+    return Opened(models, _methods(models), datasets, split, notes)
+
+
+def configuration_of(run: Run) -> Configuration:
+    """Returns what a run is, but for its seed."""
+    about = run.about
+    content = about.get("content_hash") or run.summary.get("content_hash")
+    pipeline = shareable(run.pipeline)
+    return Configuration(run.pipeline.method, about["train_dataset"], content, pipeline)
+
+
+def shareable(pipeline: Pipeline) -> dict[str, Any]:
+    """Returns the values of a pipeline without folders, which are private."""
+    values = pipeline.to_dict()
+    if file := values["objective"].get("perceptual_weights"):
+        values["objective"]["perceptual_weights"] = Path(file).name
+    return values
+
+
+def _methods(models: Mapping[str, Run]) -> dict[str, str]:
+    """Names the method of each model, and refuses models that are the same."""
+    names = method_names({name: configuration_of(run) for name, run in models.items()})
+    weights: dict[str, Run] = {}
+    seeds: dict[tuple[str, str, Any], Run] = {}
+    for name, run in models.items():
+        same = weights.setdefault(weights_digest(run.network.state_dict()), run)
+        if same is not run:
+            raise DataError(
+                f"{same.folder} and {run.folder} hold the same model: all weights are equal. It "
+                "would count as two seeds; give it once"
+            )
+        one = names[name], run.about["train_dataset"], run.about["seed"]
+        same = seeds.setdefault(one, run)
+        if same is not run:
+            raise DataError(
+                f"{same.folder} and {run.folder} were trained with the same configuration, data "
+                f"and seed {run.about['seed']}. They would count as two seeds; give one of them, "
+                "or train one again with another --seed"
+            )
+    return names
+
+
+def check_unseen(runs: Sequence[Run], dataset: SliceDataset, split: str) -> list[str]:
+    """Checks that the patients to score were not trained on; returns what could not be checked.
+
+    Patients are compared by their ids within one data set, and by the content of their slices
+    everywhere: the same patient under another id or split is found, if cropped in the same way.
+
+    Args:
+        runs: Models.
+        dataset: Store.
+        split: Which patients are scored; those of ``train`` are scored as what they are.
+
+    Raises:
+        DataError: If a model was trained on one of them.
+    """
+    if split == "train":
+        return []
+    notes: list[str] = []
+    scored: dict[str, str] | None = None
+    for run in runs:
+        trained_on, name = run.about.get("content_hash"), run.about["train_dataset"]
+        if trained_on == dataset.info["content_hash"]:
+            continue  # the store that it was trained on, whose splits share no patient
+        known = run.about.get("train_cases")
+        if not isinstance(known, dict):
+            if name == dataset.name:
+                notes.append(
+                    f"{run.folder.name} was trained on another store of {name} and does not say on "
+                    f"which patients: some of the {split} patients of {dataset.folder.name} may be "
+                    "among them"
+                )
+            continue
+        scored = dataset.split(split).fingerprints() if scored is None else scored
+        slices = set(known.values())
+        seen = [case for case, digest in scored.items()
+                if digest in slices or (name == dataset.name and case in known)]  # fmt: skip
+        if seen:
+            some = ", ".join(seen[:3]) + (", ..." if len(seen) > 3 else "")
+            raise DataError(
+                f"{run.folder} was trained on {len(seen)} of the {len(scored)} {split} patients of "
+                f"{dataset.folder} ({some}): they are not unseen. Give the store that it was "
+                "trained on, or train it again on this one"
+            )
+    return notes
 
 
 def can_teach(dataset: SliceDataset) -> bool:
@@ -75,14 +172,26 @@ def _open_stores(stores: Sequence[str | Path], split: str) -> dict[str, SliceDat
     return datasets
 
 
-def _named(folders: Iterable[str | Path]) -> dict[str, Path]:
+def _named(folders: Sequence[str | Path]) -> dict[str, Path]:
     """Names folders by their last part; a number tells two of the same name apart."""
-    named: dict[str, Path] = {}
-    for folder in map(Path, folders):
-        stem = name = folder.resolve().name
-        count = 1
-        while name in named:
+    paths = [Path(folder) for folder in folders]
+    return dict(zip(told_apart(path.resolve().name for path in paths), paths, strict=True))
+
+
+def told_apart(names: Iterable[str]) -> list[str]:
+    """Adds a number to each name that an earlier one has, so that files can be called after them.
+
+    Example:
+        >>> told_apart(["a", "b", "A", "a"])
+        ['a', 'b', 'A-2', 'a-3']
+    """
+    taken: set[str] = set()
+    found = []
+    for name in names:
+        count, free = 1, name
+        while free.casefold() in taken:  # some file systems know no case
             count += 1
-            name = f"{stem}-{count}"
-        named[name] = folder
-    return named
+            free = f"{name}-{count}"
+        taken.add(free.casefold())
+        found.append(free)
+    return found

@@ -14,6 +14,7 @@ from ..metrics.codes import SCORES
 from ..metrics.comparison import Comparison, compare_paired, differences, spread
 from ..metrics.images import FIDELITY
 from ..metrics.intervals import holm
+from ..metrics.metric import MEAN
 from ..schema import STRUCTURES, Keys
 from .parts import Part
 
@@ -91,6 +92,11 @@ class Scores(NamedTuple):
     values: np.ndarray
     draws: np.ndarray
 
+    def of(self, names: Sequence[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns values and draws of some scores."""
+        columns = [self.names.index(name) for name in names]
+        return self.values[:, columns], self.draws[:, :, columns]
+
 
 Place = tuple[str, ...]
 Groups = dict[Place, dict[str, Scores]]
@@ -154,10 +160,11 @@ def _differences(
     first: Scores, second: Scores, patients: pd.DataFrame, methods: Sequence[str], rounds: int
 ) -> Iterator[Comparison]:
     """Yields differences in every score, and, patient by patient, in every image score."""
-    if first.names != second.names:  # scores of other attributes
-        return
-    numbers = (first.values, first.draws, second.values, second.draws)
-    yield from differences(first.names, *numbers, patients["case"].nunique())
+    names = [name for name in first.names if name in second.names]
+    if first.names != second.names:  # means over other attributes are no comparison
+        names = [name for name in names if name[1] != MEAN]
+    numbers = [array for scores in (first, second) for array in scores.of(names)]
+    yield from differences(names, *numbers, patients["case"].nunique())
     images = [column for column in IMAGES if column in patients]
     means = patients.groupby(["method", "case"])[images].mean()
     cases = means.loc[methods[0]].index.tolist()

@@ -255,7 +255,8 @@ def write_safetensors(
     file = Path(folder) / "model.safetensors"
     network, (image, _) = plain(run.network), examples(run)
     with atomic_file(file) as beside:
-        write_weights(beside, network.state_dict(), {"pipeline": pipeline_of(run)} | run.about)
+        facts = {key: value for key, value in run.about.items() if key != "train_cases"}  # private
+        write_weights(beside, network.state_dict(), {"pipeline": pipeline_of(run)} | facts)
         again = copy.deepcopy(network)
         for parameter in again.parameters():
             nn.init.zeros_(parameter)

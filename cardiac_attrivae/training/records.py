@@ -144,6 +144,7 @@ class Records:
             **known,
             **{key: train.info.get(key) for key in ("title", "citation", "synthetic")},
             "recipe": train.info["recipe"],
+            "train_cases": train.fingerprints(),
             "attribute_mean": learner.targets.mean.tolist(),
             "attribute_deviation": learner.targets.deviation.tolist(),
             **{name: values.tolist() for name, values in statistics.items()},

@@ -1,0 +1,127 @@
+"""What an evaluation opens: models that differ, patients that are unseen, names that differ."""
+
+import json
+import shutil
+
+import pytest
+from conftest import trained
+
+from cardiac_attrivae.data.store import SliceDataset
+from cardiac_attrivae.evaluation.opening import open_all, told_apart
+from cardiac_attrivae.runtime.weights import read_weights, write_weights
+from cardiac_attrivae.schema import DataError
+from cardiac_attrivae.training.run import load_run
+
+
+@pytest.fixture(scope="module")
+def run(acdc_store_all, tmp_path_factory):
+    return trained(acdc_store_all, tmp_path_factory.mktemp("runs") / "mine")
+
+
+def variant(run, folder, scale=1.0, without=(), pipeline=(), **facts):
+    """A copy of a run with other weights and other facts."""
+    shutil.copytree(run, folder)
+    weights, about = read_weights(folder / "model.safetensors")
+    weights = {name: values * scale for name, values in weights.items()}
+    for section, name, value in pipeline:
+        (about["pipeline"][section] if section else about["pipeline"])[name] = value
+    about = {key: value for key, value in (about | facts).items() if key not in without}
+    write_weights(folder / "model.safetensors", weights, about)
+    return folder
+
+
+def test_a_run_records_its_training_patients_with_digests_of_their_slices(run, acdc_store_all):
+    store = SliceDataset.open(acdc_store_all)
+    known = load_run(run).about["train_cases"]
+    assert set(known) == set(store.split("train").cases["case"])
+    assert len(set(known.values())) == len(known)
+    assert not set(known.values()) & set(store.split("test").fingerprints().values())
+
+
+def test_a_model_that_is_given_twice_is_refused(run, acdc_store_all, tmp_path):
+    twin = variant(run, tmp_path / "twin")
+    other = variant(run, tmp_path / "other", seed=1)  # says another seed, but has these weights
+    for again in (run, twin, other):
+        with pytest.raises(DataError, match="hold the same model: all weights are equal"):
+            open_all([run, again], [acdc_store_all], "test")
+
+
+def test_one_seed_that_is_trained_twice_is_no_second_seed(run, acdc_store_all, tmp_path):
+    again = variant(run, tmp_path / "again", scale=1.001)  # on another machine
+    with pytest.raises(DataError, match=r"the same configuration, data and seed 0"):
+        open_all([run, again], [acdc_store_all], "test")
+
+
+def test_models_that_differ_in_their_seed_alone_are_of_one_method(run, acdc_store_all, tmp_path):
+    other = variant(run, tmp_path / "mine", scale=2, seed=1)
+    opened = open_all([run, other], [acdc_store_all], "test")
+    assert opened.methods == {"mine": "attri_vae_fast", "mine-2": "attri_vae_fast"}
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        (("objective", "gamma", 3.0), ["gamma=1000.0", "gamma=3.0"]),
+        (
+            ("", "attributes", ["LVEDV", "MEDV", "RVEDV"]),
+            ["attributes=LVEDA+MEDA+RVEDA", "attributes=LVEDV+MEDV+RVEDV"],
+        ),
+    ],
+)
+def test_models_that_differ_in_more_than_the_seed_are_of_two_methods(
+    run, acdc_store_all, tmp_path, change, names
+):
+    other = variant(run, tmp_path / "other", scale=2, seed=1, pipeline=[change])
+    third = variant(run, tmp_path / "third", scale=3, seed=1)
+    opened = open_all([run, other, third], [acdc_store_all], "test")
+    first, second = (f"attri_vae_fast ({name})" for name in names)
+    assert opened.methods == {"mine": first, "other": second, "third": first}
+
+
+def test_models_of_other_training_slices_are_of_two_methods(run, acdc_store_all, tmp_path):
+    other = variant(run, tmp_path / "other", scale=2, seed=1, content_hash="0" * 64, train_cases={})
+    methods = open_all([run, other], [acdc_store_all], "test").methods
+    assert methods["mine"] != methods["other"] == "attri_vae_fast (data=00000000)"
+
+
+def test_patients_that_were_trained_on_are_not_scored_as_unseen(run, acdc_store_all, tmp_path):
+    store = SliceDataset.open(acdc_store_all)
+    test = store.split("test").fingerprints()
+    drawn_anew = {"content_hash": "0" * 64}  # another draw of the split
+    case = next(iter(test))
+    for name, known in {"by id": {case: "another slice"}, "by slice": {"x": test[case]}}.items():
+        other = variant(run, tmp_path / name, train_cases=known, **drawn_anew)
+        with pytest.raises(DataError, match=rf"trained on 1 of the \d+ test patients .*\({case}\)"):
+            open_all([other], [acdc_store_all], "test")
+        assert open_all([other], [acdc_store_all], "train").notes == []
+    elsewhere = variant(
+        run, tmp_path / "renamed", train_dataset="mine", train_cases={"x": test[case]}, **drawn_anew
+    )
+    with pytest.raises(DataError, match=rf"\({case}\): they are not unseen"):
+        open_all([elsewhere], [acdc_store_all], "test")
+    namesake = variant(
+        run, tmp_path / "namesake", train_dataset="mine", train_cases={case: "other"}, **drawn_anew
+    )
+    assert open_all([namesake], [acdc_store_all], "test").notes == []  # ids of two data sets
+
+
+def test_a_run_that_does_not_know_its_patients_is_noted(run, acdc_store_all, tmp_path):
+    old = variant(run, tmp_path / "old", without=["train_cases"])
+    assert open_all([old], [acdc_store_all], "test").notes == []  # it is the very same store
+    older = variant(run, tmp_path / "older", without=["train_cases"], content_hash="0" * 64)
+    (note,) = open_all([older], [acdc_store_all], "test").notes
+    assert "older was trained on another store of acdc and does not say on which patients" in note
+
+
+def test_names_that_are_equal_on_some_file_system_are_told_apart():
+    assert told_apart(["a_b_c", "a_B_c", "x", "a_b_c-2"]) == ["a_b_c", "a_B_c-2", "x", "a_b_c-2-2"]
+
+
+def test_an_exported_model_does_not_hold_the_training_patients(run, tmp_path):
+    from cardiac_attrivae.export.formats import write_safetensors
+
+    write_safetensors(load_run(run), tmp_path)
+    about = read_weights(tmp_path / "model.safetensors")[1]
+    assert "code_mean" in about
+    assert "train_cases" not in about
+    assert "patient" not in json.dumps(about)
