@@ -17,6 +17,7 @@ from PIL import Image
 from ..metrics.pooling import KEY, NUMBERS
 from ..runtime.files import read_json
 from ..schema import DataError
+from .methods import Configuration, method_names
 
 COLUMNS = {
     "metrics": (KEY, ["value", "n"], [*NUMBERS, "patients"]),
@@ -109,7 +110,8 @@ def read_evaluations(folders: Sequence[Path]) -> Evaluations:
             shown = pictures.setdefault(kind, [])
             if picture not in shown:
                 shown.append(picture)
-    metrics, comparisons, spread = (_together(folders, name) for name in COLUMNS)
+    renamed = _renamed(facts)
+    metrics, comparisons, spread = (_together(folders, name, renamed) for name in COLUMNS)
     if metrics.empty:
         raise DataError(f"{folders[0] / 'metrics.csv'} holds no score; nothing can be reported")
     return Evaluations(metrics, comparisons, spread, models, datasets, facts, pictures)
@@ -154,10 +156,56 @@ def _check(value: object, shape: object, name: str, file: Path) -> None:
 _AGAIN = "write the evaluation again with cross-domain-eval"
 
 
-def _together(folders: Sequence[Path], name: str) -> pd.DataFrame:
+Methods = dict[tuple[str, str], str | None]
+"""Method in an evaluation, training set -> name among all; None if it pools what differs."""
+
+
+def _renamed(facts: Sequence[dict[str, Any]]) -> list[Methods]:
+    """Names methods so that models of two evaluations are pooled only if just their seeds differ.
+
+    The facts of the models are given the new names.
+    """
+    known = {
+        (at, name): model
+        for at, about in enumerate(facts)
+        for name, model in about.get("models", {}).items()
+        if model.get("pipeline")
+    }
+    names = method_names(
+        {
+            key: Configuration(
+                str(model["pipeline"].get("method", model["method"])),
+                model["train_dataset"],
+                (model.get("summary") or {}).get("content_hash"),
+                model["pipeline"],
+            )
+            for key, model in known.items()
+        }
+    )
+    renamed: list[Methods] = [{} for _ in facts]
+    for (at, name), model in known.items():
+        there, method = (model["method"], model["train_dataset"]), names[at, name]
+        same = renamed[at].get(there, method) == method
+        renamed[at][there] = method if same else None
+    for key, model in known.items():
+        model["method"] = names[key]
+    return renamed
+
+
+def _together(folders: Sequence[Path], name: str, renamed: Sequence[Methods]) -> pd.DataFrame:
     """A table of all folders, equal rows once; names stay text, whatever they are."""
-    files = [folder / f"{name}.csv" for folder in folders if (folder / f"{name}.csv").is_file()]
-    tables = [table for table in (_read_table(file, name) for file in files) if len(table)]
+    columns = ["first", "second"] if name == "comparisons" else ["method"]
+    tables = []
+    for folder, methods in zip(folders, renamed, strict=True):
+        if not (folder / f"{name}.csv").is_file():
+            continue
+        table = _read_table(folder / f"{name}.csv", name)
+        for column in columns:
+            pairs = zip(table[column], table["train_dataset"], strict=True)
+            table[column] = [methods.get(pair, pair[0]) for pair in pairs]
+        table = table.dropna(subset=columns)
+        if len(table):
+            tables.append(table)
     return pd.concat(tables, ignore_index=True).drop_duplicates() if tables else pd.DataFrame()
 
 

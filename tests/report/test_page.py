@@ -349,6 +349,22 @@ def test_seeds_of_two_evaluations_are_one_method(evaluation, tmp_path):
     assert 0.7654 not in set(scores["low"])  # the interval in spread.csv is of two of them
 
 
+def test_models_of_two_evaluations_that_differ_in_more_than_the_seed_are_two_methods(
+    evaluation, tmp_path
+):
+    more = write_evaluation(tmp_path / "more")
+    file = more / "evaluation.json"
+    about = json.loads(file.read_text())
+    for model in about["models"].values():
+        model["pipeline"]["schedule"]["epochs"] = 99
+    file.write_text(json.dumps(about))
+    assert not page_of([evaluation, more], tmp_path / "out").open
+    scores = pd.read_csv(tmp_path / "out" / "scores.csv").query("source == 'ours'")
+    assert set(scores["models"]) == {2}
+    assert {"attri_vae_fast (epochs=24)", "attri_vae_fast (epochs=99)"} <= set(scores["method"])
+    assert 0.7654 in set(scores["low"])  # each keeps its own spread
+
+
 def test_a_folder_without_scores_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"holds no metrics\.csv"):
         write_report([tmp_path], tmp_path / "out")
