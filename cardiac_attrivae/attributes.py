@@ -7,6 +7,7 @@ and the messages that list attributes read the entry.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -168,8 +169,10 @@ def check_names(names: Iterable[str]) -> tuple[str, ...]:
     names = tuple(names)
     for name in names:
         if name not in ATTRIBUTES:
+            near = get_close_matches(str(name).upper(), ATTRIBUTES, n=1)
+            hint = f", did you mean {near[0]!r}?" if near else ""
             known = ", ".join(ATTRIBUTES)
-            raise ValueError(f"unknown attribute {name!r}; expected some of {known}")
+            raise ValueError(f"unknown attribute {name!r}{hint}; expected some of {known}")
     if not names or len(set(names)) < len(names):
         raise ValueError(f"attributes are {names}; expected one or more, each once")
     return names

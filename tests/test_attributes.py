@@ -121,7 +121,7 @@ def test_a_heart_on_a_fine_grid_measures_what_its_formulas_state(pathology):
 
 def test_unknown_repeated_and_missing_names_are_refused():
     assert check_names(["RVEDV", "LVEDA"]) == ("RVEDV", "LVEDA")
-    with pytest.raises(ValueError, match="unknown attribute 'LVEDVI'; expected some of LVEDV"):
+    with pytest.raises(ValueError, match="unknown attribute 'LVEDVI', did you mean 'LVEDV'"):
         check_names(["LVEDV", "LVEDVI"])
     for names in ([], ["LVEDV", "LVEDV"]):
         with pytest.raises(ValueError, match="expected one or more, each once"):

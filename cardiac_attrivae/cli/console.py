@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
+import shlex
 import shutil
 import sys
 import textwrap
@@ -16,6 +18,11 @@ import click
 
 TRACEBACK = "CARDIAC_ATTRIVAE_TRACEBACK"
 """Environment variable that shows where an error was raised, for those who look for a bug."""
+
+CAVEAT = (
+    "R2, Interpretability and SCC tell how well areas are read from a slice that is already cut "
+    "out by the expert mask whose areas they are; they do not tell how well areas are found."
+)
 
 Item = TypeVar("Item")
 Progress = Callable[[Iterable[Item], int], Iterable[Item]]
@@ -43,9 +50,16 @@ def explained(command: Callable[..., None]) -> Callable[..., None]:
             except (ValueError, OSError, FloatingPointError) as error:
                 if os.environ.get(TRACEBACK):
                     raise
-                raise Mistake(str(error)) from None
+                raise Mistake(_sentence(error)) from None
 
     return wrapper
+
+
+def _sentence(error: Exception) -> str:
+    """Returns the message of an error, without the number that the system gives it."""
+    if isinstance(error, OSError) and error.strerror:
+        return ": ".join(str(part) for part in (error.filename, error.strerror) if part is not None)
+    return str(error)
 
 
 def printable(text: str) -> str:
@@ -115,7 +129,45 @@ def row(head: str, text: str) -> str:
     )  # fmt: skip
 
 
+def fitted(text: str, width: int) -> str:
+    r"""Returns Markdown with lines of at most a width; a table that is wider becomes a list.
+
+    Example:
+        >>> print(fitted("| model | score |\n| --- | --- |\n| a long name | .98 |", width=20))
+        a long name
+          score  .98
+    """
+    lines: list[str] = []
+    for is_table, group in itertools.groupby(text.splitlines(), lambda line: line.startswith("|")):
+        block = list(group)
+        if not is_table:
+            lines += [textwrap.fill(line, width, subsequent_indent="  ") for line in block]
+        elif max(map(len, block)) <= width:
+            lines += block
+        else:
+            lines += _listed(block)
+    return "\n".join(lines)
+
+
+def _listed(table: list[str]) -> list[str]:
+    """Returns each row of a Markdown table as its first cell and a line per other cell."""
+    (_, *names), _, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in table)
+    longest = max(map(len, names))
+    lines: list[str] = []
+    for first, *cells in rows:
+        pairs = zip(names, cells, strict=True)
+        lines += [first, *(f"  {name:<{longest}}  {cell}" for name, cell in pairs if cell)]
+    return lines
+
+
 def show_scores(folder: Path) -> None:
-    """Prints the table of an evaluation and where its files are."""
-    say((folder / "table.md").read_text())
+    """Prints the table of an evaluation, what to keep in mind, and where its files are."""
+    text = (folder / "table.md").read_text()
+    say(fitted(text, columns()) if sys.stdout.isatty() else text)
     say(f"Scores: {folder / 'metrics.csv'}, table: {folder / 'table.md'}")
+    say(CAVEAT)
+
+
+def suggest(*words: str | Path) -> None:
+    """Prints the command that usually comes next."""
+    say(f"Next: {shlex.join(['cardiac-attrivae', *map(str, words)])}")

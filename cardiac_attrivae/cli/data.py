@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import click
 
 from . import options
-from .console import columns, explained, is_terminal, progress, say
+from .console import columns, explained, is_terminal, progress, say, suggest, warn
 
 
 @click.command()
@@ -25,6 +26,17 @@ def check(dataset: str, source: Path) -> None:
     say(report.render(min(100, columns()) if is_terminal() else 80))
     if report.problems:
         sys.exit(2)
+    suggest(
+        "preprocess",
+        "--dataset",
+        dataset,
+        "--source",
+        source,
+        "--output",
+        "STORE",
+        "--slice",
+        "all",
+    )
 
 
 @click.command()
@@ -67,12 +79,14 @@ def preprocess(
     A case that cannot be used is skipped and listed with a reason in skipped.csv.
     """
     from ..data.manifest import load_manifest
+
+    manifest = load_manifest(dataset)
     from ..data.preprocess import preprocess as run
     from ..data.pseudonyms import read_key
     from ..data.transforms import Recipe
 
     summary = run(
-        load_manifest(dataset),
+        manifest,
         source,
         output,
         Recipe(slices, spacing, size),
@@ -89,7 +103,31 @@ def preprocess(
         say(f"{len(summary.skipped)} cases skipped, reasons in {output / 'skipped.csv'}:")
         for case, reason in summary.skipped[:5]:
             say(f"  {case}: {reason}")
+    for warning in _empty_splits(summary.splits, output):
+        warn(warning)
     say(f"Look at {output / 'contact_sheet.png'} before you trust it.")
+    if summary.splits.get("train"):
+        suggest("train", "--pipeline", "attri_vae_fast", "--data", output, "--output", "RUN")
+
+
+def _empty_splits(splits: Mapping[str, int], output: Path) -> Iterator[str]:
+    """Yields what to do about each split without patients."""
+    if not splits.get("train"):
+        yield (
+            "0 train patients: no model can be trained on this store, but models of other data "
+            "sets can be scored on it"
+        )
+    if not splits.get("val"):
+        yield (
+            "0 val patients: training shows no scores and cannot keep its best epoch; "
+            "attri_vae_fast, which keeps its last, is not affected"
+        )
+    if not splits.get("test"):
+        filled = next((name for name in ("val", "train") if splits.get(name)), "val")
+        yield (
+            f"0 test patients: score another split of this store, with cross-domain-eval --data "
+            f"{output}:{filled}, or add the folder of the test patients and preprocess again"
+        )
 
 
 @click.command()

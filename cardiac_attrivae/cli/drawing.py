@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import math
+import socket
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ..runtime.contents import require_case, require_run, store_of
 from . import options
-from .console import explained, progress, say, tell, warn
+from .console import explained, progress, say, suggest, tell, warn
 
 
 @click.command()
@@ -24,12 +26,23 @@ from .console import explained, progress, say, tell, warn
 @options.store
 @options.device
 @explained
-def generate(request: tuple[str, ...], output: Path, **given: Any) -> None:
+def generate(
+    run: Path,
+    request: tuple[str, ...],
+    case: str | None,
+    output: Path,
+    store: Path | None,
+    device: str,
+) -> None:
     """Draw a heart with requested values, and measure it."""
-    from ..evaluation.generation import generate as run
-
     values = dict(_assignment(text) for text in request)
-    table, warnings = run(request=values, output=output, tell=tell, **given)
+    from ..attributes import check_names
+
+    check_names(values)
+    _check_inputs(run, store, case)
+    from ..evaluation.generation import generate as draw
+
+    table, warnings = draw(run, values, output, store=store, case=case, device=device, tell=tell)
     for warning in warnings:
         warn(warning)
     for row in table.to_dict("records"):
@@ -37,27 +50,32 @@ def generate(request: tuple[str, ...], output: Path, **given: Any) -> None:
         wanted = "" if math.isnan(asked) else f"requested {asked:g} {unit}, "
         found = f"measured {row['structure']} {row['measured_cm2']:.1f} cm2"
         say(f"{row['attribute']}: {wanted}{found}")
-    say(f"Slice, labels and picture are in {output}")
+    say(f"Slice, labels and picture are in {output}; look at {output / 'slice.png'}")
+    suggest("traverse", "--model", run, "--output", "turned")
 
 
 @click.command()
 @options.run
 @options.case
 @options.output
-@click.option("--steps", default=7, show_default=True, help="Pictures per attribute.")
+@click.option(
+    "--steps", default=7, show_default=True, type=click.IntRange(2), help="Pictures per attribute."
+)
 @click.option(
     "--range", "reach", default=3.0, show_default=True, help="Standard deviations to either side."
 )
 @options.store
 @options.device
 @explained
-def traverse(output: Path, **given: Any) -> None:
+def traverse(run: Path, case: str | None, output: Path, store: Path | None, **given: Any) -> None:
     """Turn each attribute of a heart, and measure it."""
-    from ..evaluation.generation import traverse as run
+    _check_inputs(run, store, case)
+    from ..evaluation.generation import traverse as draw
 
-    table = run(output=output, tell=tell, **given)
+    table = draw(run, output, store=store, case=case, tell=tell, **given)
     say(table.to_string(index=False, float_format="{:.1f}".format))
-    say(f"Grid, animation and stacks are in {output}")
+    say(f"Grid, animation and stacks are in {output}; look at {output / 'traversal.png'}")
+    suggest("explore", "--model", run, "--output", "explorer", "--serve")
 
 
 @click.command()
@@ -70,22 +88,28 @@ def traverse(output: Path, **given: Any) -> None:
 )
 @options.device
 @explained
-def explore(output: Path, serve: bool, port: int, **given: Any) -> None:
+def explore(
+    run: Path, output: Path, store: Path | None, serve: bool, port: int, device: str
+) -> None:
     """Turn a model's dimensions in the browser.
 
     Writes a folder that any web server can hand out and that needs no network.
     """
-    from ..export.explorer import explore as run
+    _check_inputs(run, store)
+    if serve and port:
+        _check_port(port)
+    from ..export.explorer import explore as write
     from ..export.explorer_server import Server
 
-    written = run(output=output, tell=tell, progress=progress("segmenter"), **given)
+    bar = progress("segmenter")
+    written = write(run, output, store=store, device=device, tell=tell, progress=bar)
     say(f"Explorer: {output}, {written.size / 2**20:.0f} MiB")
     say(f"It holds slices of {written.cases} patients: as private as the store.")
     if not serve:
         say(
-            "To open it, repeat the command with --serve, or put the folder on a web server; a file"
+            "To open it, repeat the command with --serve, or put the folder on a web server. Opened "
+            "from the disk it shows nothing: browsers run no networks there."
         )
-        say("that is opened from the disk shows nothing, as browsers run no networks there.")
         return
     with Server(output, port) as server, contextlib.suppress(KeyboardInterrupt):
         say(f"Open {server.address} (Ctrl-C ends)")
@@ -96,6 +120,30 @@ def _assignment(text: str) -> tuple[str, float]:
     """Returns name and number of NAME=NUMBER."""
     name, _, number = text.partition("=")
     try:
-        return name, float(number)
+        value = float(number)
     except ValueError:
-        raise ValueError(f"--set {text!r}; expected ATTRIBUTE=NUMBER, such as LVEDA=28") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"--set {text!r}; expected ATTRIBUTE=NUMBER, such as LVEDA=28")
+    return name, value
+
+
+def _check_port(port: int) -> None:
+    """Reports a port that cannot be opened before minutes are spent on the explorer."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ValueError(
+                f"--port {port} cannot be opened: {error.strerror}; choose another one above 1023, "
+                "or leave --port out"
+            ) from None
+
+
+def _check_inputs(run: Path, store: Path | None, case: str | None = None) -> None:
+    """Reports a missing run, store or patient before anything is imported or computed."""
+    require_run(run)
+    known = store_of(run, store)
+    if case is not None:
+        require_case(known, case)

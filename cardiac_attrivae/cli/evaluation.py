@@ -7,17 +7,23 @@ from typing import Any
 
 import click
 
+from ..runtime.contents import (
+    require_evaluation,
+    require_patients,
+    require_run,
+    require_store,
+)
 from . import options
-from .console import explained, progress, say, show_scores, tell
+from .console import explained, progress, say, show_scores, suggest, tell
 
 
 @click.command("cross-domain-eval")
 @click.option(
-    "--model", "models", multiple=True, required=True, type=options.PLACE,
+    "--model", "models", multiple=True, required=True, type=options.FOLDER,
     help="Run that train wrote; may be given several times.",
 )  # fmt: skip
 @click.option(
-    "--data", "stores", multiple=True, required=True, type=options.PLACE,
+    "--data", "stores", multiple=True, required=True, type=options.FOLDER,
     help="Store that preprocess wrote; may be given several times.",
 )  # fmt: skip
 @options.output
@@ -36,6 +42,7 @@ def cross_domain_eval(
     models: tuple[Path, ...],
     stores: tuple[Path, ...],
     output: Path,
+    split: str,
     attributes: str | None,
     **given: Any,
 ) -> None:
@@ -44,12 +51,23 @@ def cross_domain_eval(
     With intervals, null distributions, and hearts that are drawn and measured. What an earlier call
     has written into the same folder is not computed again.
     """
-    from ..evaluation.cross_domain import cross_domain_eval as run
+    from ..attributes import check_names
 
     names = attributes.split(",") if attributes else None
-    bar = progress("cross-domain-eval")
-    run(models, stores, output, attributes=names, progress=bar, tell=tell, **given)
+    if names:
+        check_names(names)
+    for model in models:
+        require_run(model)
+    for store in stores:
+        require_patients(store, require_store(store), split)
+    from ..evaluation.cross_domain import cross_domain_eval as run
+
+    run(
+        models, stores, output, split=split, attributes=names, tell=tell,
+        progress=progress("cross-domain-eval"), **given,
+    )  # fmt: skip
     show_scores(output)
+    suggest("report", "--evaluation", output, "--output", "report")
 
 
 @click.command()
@@ -61,6 +79,8 @@ def cross_domain_eval(
 @explained
 def report(evaluations: tuple[Path, ...], output: Path) -> None:
     """Gather evaluations in one page, and in tables."""
+    for evaluation in evaluations:
+        require_evaluation(evaluation)
     from ..report.page import write_report
 
-    say(f"Report: {write_report(evaluations, output)}")
+    say(f"Report: open {write_report(evaluations, output)} in a browser.")

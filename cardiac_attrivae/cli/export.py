@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ..runtime.contents import require_evaluation, require_run
 from . import options
 from .console import explained, say
 
@@ -28,6 +29,9 @@ def export(run: Path, form: str, output: Path, evaluation: Path | None) -> None:
 
     Every file is opened again and its output compared with PyTorch's.
     """
+    require_run(run)
+    if evaluation:
+        require_evaluation(evaluation)
     from ..export.bundle import export as write
 
     write(run, form, output, evaluation, tell=say)

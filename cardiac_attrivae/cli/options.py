@@ -7,7 +7,10 @@ from pathlib import Path
 
 import click
 
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+"""A folder whose content the command itself checks."""
+
+SOURCE = click.Path(exists=True, file_okay=False, path_type=Path)
 """A folder that is there."""
 
 PLACE = click.Path(path_type=Path)
@@ -32,7 +35,7 @@ dataset = click.option(
     "--dataset", required=True, metavar="acdc|mnms|FILE.yaml", help="Which data set this is.",
     shell_complete=_shipped("data_manifests"),
 )  # fmt: skip
-source = click.option("--source", required=True, type=FOLDER, help="Folder that holds it.")
+source = click.option("--source", required=True, type=SOURCE, help="Folder that holds it.")
 pipeline = click.option(
     "--pipeline", required=True, metavar="NAME|FILE.yaml", help="attri_vae_fast, for example.",
     shell_complete=_shipped("pipelines"),

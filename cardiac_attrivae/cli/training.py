@@ -3,24 +3,43 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
+import yaml
 
+from ..runtime.contents import require_store
 from . import options
-from .console import explained, is_terminal, row, say, tell
+from .console import explained, is_terminal, row, say, suggest, tell
 
 if TYPE_CHECKING:
     from ..data.store import SliceDataset
     from ..training.config import Pipeline
 
 
+class UnlessPrinting(click.Option):
+    """A required option that may be left out beside --print-config."""
+
+    def handle_parse_result(
+        self, ctx: click.Context, opts: Mapping[str, Any], args: list[str]
+    ) -> tuple[Any, list[str]]:
+        if opts.get("print_config"):
+            return None, args
+        return super().handle_parse_result(ctx, opts, args)
+
+
 @click.command()
 @options.pipeline
-@options.data
-@options.output
+@click.option(
+    "--data", cls=UnlessPrinting, required=True, type=options.FOLDER,
+    help="Store that preprocess wrote.",
+)  # fmt: skip
+@click.option(
+    "--output", cls=UnlessPrinting, required=True, type=options.PLACE, help="Folder to write."
+)
 @options.changes
 @options.seed
 @options.device
@@ -29,20 +48,37 @@ if TYPE_CHECKING:
     "--track", "trackers", multiple=True, metavar="mlflow[:URI]|wandb[:PROJECT]",
     help="Record the run there as well.",
 )  # fmt: skip
+@click.option(
+    "--print-config", is_flag=True, help="Print every value of the pipeline as YAML, and stop."
+)
 @explained
-def train(pipeline: str, data: Path, changes: tuple[str, ...], **given: Any) -> None:
+def train(
+    pipeline: str,
+    changes: tuple[str, ...],
+    print_config: bool,
+    data: Path = Path(),
+    output: Path = Path(),
+    **given: Any,
+) -> None:
     """Train one model.
 
     On several GPUs: torchrun --nproc-per-node=N -m cardiac_attrivae train ...
     """
-    from ..data.store import SliceDataset
     from ..training.config import load_pipeline
 
-    train_and_show(load_pipeline(pipeline, changes), SliceDataset.open(data), **given)
+    configuration = load_pipeline(pipeline, changes)
+    if print_config:
+        say(yaml.safe_dump(configuration.to_dict(), sort_keys=False).rstrip())
+        return
+    require_store(data)
+    from ..data.store import SliceDataset
+
+    train_and_show(configuration, SliceDataset.open(data), output, **given)
+    suggest("cross-domain-eval", "--model", output, "--data", data, "--output", "evaluation")
 
 
 @click.command()
-@click.argument("run", type=options.FOLDER)
+@click.argument("run", type=options.SOURCE)
 @options.store
 @explained
 def verify(run: Path, store: Path | None) -> None:
@@ -95,6 +131,10 @@ def tune(
     Several processes share one study: run the same command in each. The same command continues a
     study that was interrupted.
     """
+    from ..training.config import load_pipeline
+
+    load_pipeline(pipeline, given["changes"])
+    require_store(data)
     from ..data.store import SliceDataset
     from ..training.tune import SCORES, parse_search
     from ..training.tune import tune as run

@@ -35,8 +35,8 @@ def demo(output: Path, cases: int, device: str) -> None:
 
 
 @click.command()
-@click.option("--acdc", type=options.FOLDER, help="Folder that holds ACDC.")
-@click.option("--mnms", type=options.FOLDER, help="Folder that holds M&Ms.")
+@click.option("--acdc", type=options.SOURCE, help="Folder that holds ACDC.")
+@click.option("--mnms", type=options.SOURCE, help="Folder that holds M&Ms.")
 @options.output
 @click.option(
     "--seeds", default=5, show_default=True, type=click.IntRange(1),

@@ -74,11 +74,12 @@ def read_yaml(text: str | bytes) -> Any:
 
 
 def nearest(word: Any, known: Iterable[str]) -> str:
-    """Returns the end of an error message: the known word that a misspelt one is nearest to.
+    """Returns a question after the most similar known word, in upper or lower case; or nothing.
 
     Example:
-        >>> nearest("ephocs", ["epochs", "patience"])
-        ", did you mean 'epochs'?"
+        >>> nearest("ACDC", ["acdc", "mnms"])
+        ", did you mean 'acdc'?"
     """
-    match = get_close_matches(str(word), list(known), n=1)
-    return f", did you mean {match[0]!r}?" if match else ""
+    names = {name.lower(): name for name in known}
+    match = get_close_matches(str(word).lower(), names, n=1)
+    return f", did you mean {names[match[0]]!r}?" if match else ""

@@ -113,7 +113,7 @@ BAD = [
         "objective.betta=1",
         "unknown key objective.betta, did you mean 'beta'?; expected one of gamma",
     ),
-    ("gamma=1", "unknown key gamma; expected one of method"),
+    ("gamma=1", "unknown key gamma, did you mean 'objective.gamma'?; expected one of method"),
     ("optimiser.lr=fast", "optimiser.lr is 'fast'; expected a number"),
     ("optimiser.lr=true", "optimiser.lr is True; expected a number"),
     ("optimiser.lr=0", "optimiser.lr is 0; expected a number from 1e-09 to 10"),

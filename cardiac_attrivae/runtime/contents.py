@@ -1,0 +1,160 @@
+"""What a folder holds: a slice store, a trained run, an evaluation, or images.
+
+Reads names of files and small tables alone, so that a wrong folder or patient is reported before
+large libraries are imported and anything is computed.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from ..schema import DataError
+from .files import read_json
+from .yaml_files import nearest
+
+IMAGES = (".nii", ".nii.gz", ".dcm")
+LOOKED_AT = 2000
+"""Files and folders that are looked at to find out whether a folder holds images."""
+
+
+def describe(folder: Path) -> str:
+    """Returns in words what a folder holds; empty where nothing is recognised.
+
+    Example:
+        >>> describe(Path("nowhere"))
+        'it does not exist'
+    """
+    if not folder.is_dir():
+        return "it is a file" if folder.exists() else "it does not exist"
+    if (folder / "evaluation.json").is_file():
+        return "it holds an evaluation that cross-domain-eval wrote"
+    if (folder / "config.yaml").is_file() and not (folder / "model.safetensors").is_file():
+        return "it holds an unfinished run"
+    if (folder / "model.safetensors").is_file():
+        return "it holds a run that train wrote"
+    if (folder / "cases.csv").is_file() and (folder / "images.npy").is_file():
+        return "it holds a store that preprocess wrote"
+    if _holds_images(folder):
+        return "it holds images, which preprocess reads"
+    return "it is empty" if not any(folder.iterdir()) else ""
+
+
+def require_store(folder: str | Path) -> dict[str, Any]:
+    """Returns dataset.json of a store that ``preprocess`` wrote; its values are not checked.
+
+    Raises:
+        DataError: If the folder is no store.
+    """
+    folder = Path(folder)
+    file = folder / "dataset.json"
+    if file.is_file() and (folder / "cases.csv").is_file():
+        return read_json(file)
+    images = folder.is_dir() and _holds_images(folder)
+    source = f"--source {folder} --output STORE" if images else f"--source DIR --output {folder}"
+    if folder.is_dir() and any(folder.iterdir()):
+        source = source.replace(f"--output {folder}", "--output STORE")
+    lacking = "cases.csv" if file.is_file() else "dataset.json"
+    raise DataError(
+        f"no slice store in {folder}: {lacking} is missing{_found(folder)}. Write one with "
+        f"cardiac-attrivae preprocess --dataset acdc {source}"
+    )
+
+
+def require_run(folder: str | Path) -> None:
+    """Checks that a folder holds a finished run.
+
+    Raises:
+        DataError: If it does not.
+    """
+    folder = Path(folder)
+    if (folder / "model.safetensors").is_file():
+        return
+    if (folder / "last.pt").is_file():
+        told = "; it is unfinished: train again with --resume"
+    else:
+        told = f"{_found(folder)}; train one first, or give --model the folder that train wrote"
+    raise DataError(f"no trained model in {folder}: model.safetensors is missing{told}")
+
+
+def require_evaluation(folder: str | Path) -> None:
+    """Checks that a folder holds a finished evaluation.
+
+    Raises:
+        DataError: If it does not.
+    """
+    folder = Path(folder)
+    for name in ("metrics.csv", "evaluation.json"):
+        if not (folder / name).is_file():
+            raise DataError(
+                f"no finished evaluation in {folder}: {name} is missing{_found(folder)}. Write one "
+                "with cardiac-attrivae cross-domain-eval --model RUN --data STORE --output DIR"
+            )
+
+
+def store_of(run: Path, store: Path | None) -> Path:
+    """Returns the store to use with a run: the given one, or the one it was trained on.
+
+    Raises:
+        DataError: If there is no such folder, or it is no store.
+    """
+    summary = run / "summary.json"
+    known = store or (read_json(summary).get("store") if summary.is_file() else None)
+    if not isinstance(known, (str, Path)) or not Path(known).is_dir():
+        raise DataError(f"the store that {run} was trained on is gone; give it with --data")
+    require_store(known)
+    return Path(known)
+
+
+def require_case(store: Path, case: str) -> None:
+    """Checks that a store holds a patient.
+
+    Raises:
+        DataError: If it does not; names similar ones.
+    """
+    with open(store / "cases.csv", newline="", encoding="utf-8") as file:
+        cases = sorted({row.get("case") or "" for row in csv.DictReader(file)})
+    if case not in cases:
+        raise DataError(
+            f"{store} has no case {case!r}{nearest(case, cases)}; expected one of "
+            f"{', '.join(cases[:3])}, ..."
+        )
+
+
+def patients(info: Mapping[str, Any], split: str) -> int:
+    """Returns the number of patients that dataset.json gives for a split, 0 if it gives none."""
+    splits = info.get("splits")
+    count = splits.get(split) if isinstance(splits, dict) else None
+    return count if isinstance(count, int) else 0
+
+
+def require_patients(folder: Path, info: Mapping[str, Any], split: str) -> None:
+    """Checks that a store has patients in a split.
+
+    Raises:
+        DataError: If it has none; lists the splits that have some.
+    """
+    if patients(info, split):
+        return
+    filled = [name for name in ("train", "val", "test") if patients(info, name)]
+    there = ", ".join(f"{name} {patients(info, name)}" for name in filled)
+    other = filled[-1] if filled else "SPLIT"
+    raise DataError(
+        f"{folder} has no {split} patients (it has {there or 'none at all'}); choose another split "
+        f"with --split train|val|test, or for this store alone with --data {folder}:{other}"
+    )
+
+
+def _found(folder: Path) -> str:
+    words = describe(folder)
+    return f" ({words})" if words else ""
+
+
+def _holds_images(folder: Path) -> bool:
+    """Whether one of the first files, four levels deep, is an image."""
+    levels: Sequence[str] = ("*", "*/*", "*/*/*", "*/*/*/*")
+    entries = chain.from_iterable(folder.glob(level) for level in levels)
+    return any(entry.name.endswith(IMAGES) for entry in islice(entries, LOOKED_AT))

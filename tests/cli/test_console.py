@@ -1,0 +1,59 @@
+"""What the console prints: nothing that a terminal obeys, nothing wider than it is."""
+
+import warnings
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from cardiac_attrivae.cli import console
+
+TABLE = """# Scores
+
+A line that is longer than the terminal is wide, so that it has to be wrapped.
+
+| model   | LVEDA          | MEDA           |
+| ------- | -------------- | -------------- |
+| *home*  |                |                |
+| attri   | .99 [.98, 1.0] | .95 [.90, .99] |
+"""
+
+
+@pytest.mark.parametrize("raw", ["\x1b[2J", "\x9b31m", "\x07", "\r", "\x7f", "\u202e", "\udce9"])
+def test_control_characters_and_undecodable_bytes_are_spelled_out(raw):
+    shown = console.printable(f"patient{raw}001")
+    assert shown.isprintable()
+    assert shown.startswith("patient\\")
+    shown.encode()
+
+
+def test_ordinary_text_is_printed_as_it_is():
+    for text in ("Müller, 10 cm² → 日本", "two\nlines\tand a tab"):
+        assert console.printable(text) == text
+
+
+def test_every_message_of_a_command_is_spelled_out():
+    @click.command()
+    @console.explained
+    def command():
+        warnings.warn("bad \x1b[1m", stacklevel=1)
+        console.say("name \x1b]0;title\x07")
+        console.tell("note \x1b[2J")
+        raise ValueError("wrong \x1b[31m \udce9")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        result = CliRunner().invoke(command)
+    assert result.exit_code == 2
+    assert "\x1b" not in result.output
+    for text in (r"Warning: bad \x1b[1m", r"name \x1b]0;title\x07", r"wrong \x1b[31m \udce9"):
+        assert text in result.output
+
+
+@pytest.mark.parametrize("width", [30, 44, 80])
+def test_a_table_wider_than_the_terminal_becomes_a_list_and_keeps_every_value(width):
+    shown = console.fitted(TABLE, width)
+    assert max(map(len, shown.splitlines())) <= width
+    assert ("| attri" in shown) == (width >= 44)
+    for text in ("*home*", "attri", ".99 [.98, 1.0]", "LVEDA", "MEDA"):
+        assert text in shown
