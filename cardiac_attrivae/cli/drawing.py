@@ -107,8 +107,8 @@ def explore(
     say(f"It holds slices of {written.cases} patients: as private as the store.")
     if not serve:
         say(
-            "To open it, repeat the command with --serve, or put the folder on a web server. Opened "
-            "from the disk it shows nothing: browsers run no networks there."
+            "To open it, repeat the command with --serve, or put the folder on a web server. "
+            "Opened from the disk it shows nothing: browsers run no networks there."
         )
         return
     with Server(output, port) as server, contextlib.suppress(KeyboardInterrupt):

@@ -25,6 +25,7 @@ from click.testing import CliRunner
 from PIL import Image
 from torch import nn
 
+from cardiac_attrivae.cli import drawing
 from cardiac_attrivae.cli.main import main
 from cardiac_attrivae.data.store import SliceDataset
 from cardiac_attrivae.export import explorer, explorer_server
@@ -231,7 +232,8 @@ def test_of_many_patients_some_of_each_group_are_shown():
     assert spread(cases, 400).tolist() == list(range(23))
 
 
-def test_nothing_but_an_explorer_is_replaced(page, tmp_path):
+def test_nothing_but_an_explorer_is_replaced(page, tmp_path, monkeypatch):
+    monkeypatch.setattr(drawing, "_check_inputs", lambda *_: None)
     (tmp_path / "mine.txt").write_text("mine")
     words = ("--model", tmp_path, "--output", tmp_path)
     done = CliRunner().invoke(main, ["explore", *map(str, words)])
@@ -325,7 +327,8 @@ def test_serve_prints_the_address_and_ends_with_ctrl_c(page, tmp_path, monkeypat
         assert server.server_address[0] == "127.0.0.1"
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(explorer, "explore", lambda **_: explorer.Explorer(page, 12, 2**24))
+    monkeypatch.setattr(drawing, "_check_inputs", lambda *_: None)
+    monkeypatch.setattr(explorer, "explore", lambda *_, **__: explorer.Explorer(page, 12, 2**24))
     monkeypatch.setattr(explorer_server.Server, "serve_forever", interrupted)
     words = ["explore", "--model", str(tmp_path), "--output", str(page), "--serve"]
     done = CliRunner().invoke(main, words)
