@@ -21,18 +21,22 @@ from typing import NamedTuple
 import numpy as np
 from monai.transforms import Compose
 
-from ..runtime.files import enough_space, replace_folder
+from ..runtime.files import enough_space, real_place, replace_folder
 from ..runtime.folders import empty, is_empty, locked
 from ..runtime.messages import without_folder
+from ..runtime.outputs import check_apart, check_own
 from ..runtime.pool import Failure, Pool, cluster, processes, run_each
 from ..runtime.provenance import __version__
 from ..schema import SYNTHETIC, CaseRecord, DataError, Keys
 from .cases import Cases, Skipped, drop_duplicates, find_cases
 from .manifest import Manifest
 from .pseudonyms import fixed_reason, pseudonymised
-from .store import SPACING
+from .store import SPACING, STORE, is_store
 from .store_writer import FACTS, assemble, case_file, save_case
 from .transforms import Recipe, preprocessing
+
+UNFINISHED = ("*/case-*.npy", "store/*")
+"""Files in the folder beside the output, which keeps finished cases until all are done."""
 
 SLICES, MASK = 12, 12 * 256 * 256
 """Estimates for a case: slices of its stack, and bytes of its native mask."""
@@ -109,9 +113,12 @@ def preprocess(
     if dask is not None and workers != 1:
         raise ValueError(f"got {workers} workers and the cluster {dask}; expected one of the two")
     recipe, source, output = recipe or Recipe(), Path(source), Path(output)
-    partial = output.parent / f".{output.name}.partial"
+    check_apart(source, output)
+    place = real_place(output)
+    partial = place.parent / f".{place.name}.partial"
     with locked(partial, output):
-        _refuse_output(output, overwrite)
+        check_own(partial, UNFINISHED, "an interrupted preprocess")
+        check_replaceable(output, overwrite)
         found = _found(manifest, source, without_duplicates, key)
         # what a run with another recipe, source, key or version left has another name
         cases = partial / _fingerprint(recipe, manifest, found.records, key or b"")[:16]
@@ -144,7 +151,7 @@ def preprocess(
             "recipe": asdict(recipe),
         }
         info = assemble(store, finished, skipped, about)
-        replace_folder(store, output)
+        replace_folder(store, place)
         empty(partial)
     with suppress(OSError):  # it was there before, or another run has begun
         partial.rmdir()
@@ -155,13 +162,19 @@ def preprocess(
     )  # fmt: skip
 
 
-def _refuse_output(output: Path, overwrite: bool) -> None:
-    if not output.exists():
+def check_replaceable(output: Path, overwrite: bool) -> None:
+    """Refuses an output folder that holds anything but a store.
+
+    Raises:
+        DataError: If it does, or holds a store that may not be replaced.
+    """
+    if not output.exists() or output.is_dir() and overwrite and is_empty(output):
         return
     if not overwrite:
         raise DataError(f"{output} exists already; choose another folder or add --overwrite")
-    if not ((output / "dataset.json").is_file() or output.is_dir() and is_empty(output)):
+    if not is_store(output):
         raise DataError(f"{output} is no store, so it is not replaced; choose another folder")
+    check_own(output, STORE, "a store")
 
 
 def _found(manifest: Manifest, source: Path, without_duplicates: bool, key: bytes | None) -> Cases:

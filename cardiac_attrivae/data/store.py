@@ -33,6 +33,8 @@ from .spreadsheet import unquoted
 FORMAT = 2
 FILES = ("cases.csv", "images.npy", "labels.npy", "masks.npz")
 """What the content hash in dataset.json covers."""
+STORE = (*FILES, "dataset.json", "skipped.csv", "contact_sheet.png", "segmenters/segmenter_*")
+"""Every file of a store."""
 
 SPACING = ["spacing_x_mm", "spacing_y_mm", "spacing_z_mm"]
 CHANNELS = (1, 2)
@@ -41,6 +43,18 @@ TEXT = ["case", "dataset", "split", "domain", "vendor", "centre", "pathology", "
 
 Slices = dict[str, Tensor]
 """Fields by their key, the rows of each along axis 0."""
+
+
+def is_store(folder: Path) -> bool:
+    """Returns whether a folder holds a store, perhaps of another version or a damaged one.
+
+    Its dataset.json tells, which has a format number; other programs write files of that name, too.
+    """
+    try:
+        info = read_json(folder / "dataset.json")
+    except DataError:
+        return False
+    return isinstance(info.get("format"), int) and "content_hash" in info and "recipe" in info
 
 
 def content_hash(folder: Path) -> str:

@@ -18,6 +18,8 @@ from .files import NO_LINK, NO_LOCKS, PART, WINDOWS, errors_name, remove_leftove
 
 LOCK = ".cardiac-attrivae.lock"
 """Name of the lock file in a locked folder."""
+MARKER = ".cardiac-attrivae.json"
+"""Name of the file that says which command writes a folder, see `outputs.claim`."""
 
 
 @contextmanager
@@ -69,8 +71,9 @@ def empty(folder: Path, *kept: str) -> None:
 
 
 def is_empty(folder: Path) -> bool:
-    """Whether a folder holds nothing but its lock and temporary files."""
-    return all(path.name == LOCK or PART.fullmatch(path.name) for path in folder.iterdir())
+    """Returns whether a folder holds nothing but its lock, its marker and temporary files."""
+    names = (path.name for path in folder.iterdir())
+    return all(name in (LOCK, MARKER) or PART.fullmatch(name) for name in names)
 
 
 def _lock(folder: Path, called: str | Path) -> int:

@@ -503,3 +503,59 @@ def test_mnms_patients_are_kept_with_what_the_table_says(real_data, tmp_path):
         assert (row.vendor, row.centre) == (told["VendorName"], told["Centre"])
         assert (row.pathology, row.frame) == (told["Pathology"], told["ED"])
         assert row.domain == row.vendor
+
+
+# Whose folder it is -------------------------------------------------------------------------------
+
+
+def _tree(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("content", ["{}", '{"name": "Dataset001", "channel_names": {}}', "[", ""])
+def test_a_raw_folder_with_a_dataset_json_of_its_own_is_not_replaced(acdc_tree, tmp_path, content):
+    """As that of nnU-Net has."""
+    raw = tmp_path / "Dataset001"
+    (raw / "imagesTr").mkdir(parents=True)
+    (raw / "dataset.json").write_text(content)
+    (raw / "imagesTr" / "case_0000.nii.gz").write_bytes(b"years of work")
+    before = _tree(raw)
+    with pytest.raises(DataError, match="Dataset001 is no store, so it is not replaced"):
+        preprocess(load_manifest("acdc"), acdc_tree, raw, overwrite=True)
+    assert _tree(raw) == before
+
+
+@pytest.mark.parametrize("output", ["", "store", "patient001/store", ".."])
+def test_output_and_source_are_never_in_one_another(acdc_tree, output):
+    before = _tree(acdc_tree)
+    for overwrite in (False, True):
+        with pytest.raises(DataError, match="lie in one another; results never go where the raw"):
+            preprocess(load_manifest("acdc"), acdc_tree, acdc_tree / output, overwrite=overwrite)
+    assert _tree(acdc_tree) == before
+
+
+@pytest.mark.parametrize("name", ["run/model.safetensors", "notes.txt", "segmenters/thesis.tex"])
+def test_a_store_with_something_foreign_inside_is_not_replaced(
+    acdc_tree, acdc_store, tmp_path, name
+):
+    store = shutil.copytree(acdc_store, tmp_path / "s")
+    (store / name).parent.mkdir(exist_ok=True)
+    (store / name).write_text("mine")
+    with pytest.raises(DataError, match=f"holds what is not of a store: {name}; move it away"):
+        preprocess(load_manifest("acdc"), acdc_tree, store, overwrite=True)
+    assert (store / name).read_text() == "mine"
+
+
+def test_what_is_foreign_beside_the_output_stays(acdc_tree, tmp_path):
+    (tmp_path / ".s.partial").mkdir()
+    (tmp_path / ".s.partial" / "thesis.tex").write_text("mine")
+    with pytest.raises(DataError, match="not of an interrupted preprocess: thesis.tex"):
+        preprocess(load_manifest("acdc"), acdc_tree, tmp_path / "s")
+    assert (tmp_path / ".s.partial" / "thesis.tex").read_text() == "mine"
+
+
+def test_the_current_folder_is_no_output(acdc_tree, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="is the current folder .*name a new folder"):
+        preprocess(load_manifest("acdc"), acdc_tree, ".")
+    assert not list(tmp_path.iterdir())

@@ -133,8 +133,8 @@ def test_a_store_is_the_same_though_a_worker_was_shot(acdc_tree, acdc_store, tmp
 
 def test_a_case_that_kills_every_worker_is_skipped(acdc_tree, tmp_path, monkeypatch):
     def killed(pool, work, records):
-        for record in records:
-            yield record, Failure.KILLED if record.case == "patient003" else work(record)
+        for job in records:
+            yield job, Failure.KILLED if job.record.case == "patient003" else work(job)
 
     monkeypatch.setattr(preprocessing, "run_each", killed)
     summary = preprocess(load_manifest("acdc"), acdc_tree, tmp_path / "s")

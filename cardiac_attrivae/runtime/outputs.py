@@ -1,0 +1,192 @@
+"""Which folder belongs to which command: nothing is replaced or removed that the command did not
+write itself.
+
+A command that works in a folder leaves the marker `MARKER` there. It refuses any other folder that
+is not empty. A command that replaces a whole folder refuses one with files of somebody else in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from ..schema import DataError
+from .files import PART, read_json, write
+from .folders import LOCK, MARKER, is_empty, locked
+
+FORMAT = 1
+"""Of the marker."""
+UNOWNED = (LOCK, MARKER, ".DS_Store", "Thumbs.db")
+"""Names that do not count: those of locks and markers, and what file managers leave."""
+
+
+class Claim(NamedTuple):
+    """A folder in which a command works.
+
+    Attributes:
+        folder: The folder.
+        command: Name of the command.
+        lock: File descriptor of the lock, see `locked`.
+    """
+
+    folder: Path
+    command: str
+    lock: int
+
+    def keep(self, files: Iterable[str]) -> None:
+        """Removes the files that an earlier call listed and this one does not, and lists these.
+
+        Args:
+            files: Paths of files that this call wrote, relative to the folder, with ``/``.
+        """
+        now = sorted(set(files))
+        for name in set(_listed(self.folder)) - set(now):
+            (self.folder / name).unlink(missing_ok=True)
+        _mark(self.folder, self.command, now)
+
+
+@contextmanager
+def claimed(
+    folder: str | Path, command: str, older: Callable[[Path], bool] = lambda folder: False
+) -> Iterator[Claim]:
+    """Locks a folder for a command, see `locked` and `claim`; an empty one loses its marker again.
+
+    Raises:
+        DataError: As `locked` and `claim`.
+    """
+    folder = Path(folder)
+    with locked(folder) as lock:
+        claim(folder, command, older)
+        try:
+            yield Claim(folder, command, lock)
+        finally:
+            if is_empty(folder):
+                (folder / MARKER).unlink(missing_ok=True)
+
+
+def claim(folder: Path, command: str, older: Callable[[Path], bool] = lambda folder: False) -> None:
+    """Marks a folder as one of a command.
+
+    Args:
+        folder: Existing folder.
+        command: Name of the command.
+        older: Whether a folder without a marker was written by a version that knew none.
+
+    Raises:
+        DataError: If the folder is not empty and was not written by the same command, or a folder
+            in it is a link, through which files would be written elsewhere.
+    """
+    links = [path.name for path in folder.iterdir() if path.is_symlink() and path.is_dir()]
+    if links:
+        raise DataError(
+            f"{folder / links[0]} is a link to a folder, and nothing is written through it; "
+            "remove it, or choose another folder"
+        )
+    if not is_empty(folder):
+        marked = _marker(folder).get("command")
+        if marked is None and not older(folder):
+            found = _some(path.name for path in folder.iterdir() if path.name not in UNOWNED)
+            raise DataError(
+                f"{folder} is not empty and was not written by cardiac-attrivae {command}: it "
+                f"holds {found}; choose another folder"
+            )
+        if marked not in (None, command):
+            raise DataError(
+                f"{folder} was written by cardiac-attrivae {marked}, not by {command}; choose "
+                "another folder"
+            )
+    _mark(folder, command, _listed(folder))
+
+
+def check_own(folder: Path, names: Sequence[str], what: str) -> None:
+    """Refuses to replace a folder that holds what its writer did not put there.
+
+    Args:
+        folder: Existing folder.
+        names: Patterns of the paths of its files, relative to it, with ``/``.
+        what: What the folder is, for the error: "a store".
+
+    Raises:
+        DataError: If there are other files in it, or links to folders.
+    """
+    if others := foreign(folder, names):
+        raise DataError(
+            f"{folder} would be replaced as a whole, and holds what is not of {what}: "
+            f"{_some(others)}; move it away, or choose another folder"
+        )
+
+
+def foreign(folder: Path, names: Sequence[str]) -> list[str]:
+    """Lists the files below a folder, and links to folders, that match none of the patterns.
+
+    Args:
+        folder: Existing folder.
+        names: As `fnmatch` reads them; ``*`` also matches ``/``.
+
+    Returns:
+        Paths relative to the folder, sorted.
+    """
+    found = []
+    for root, folders, files in os.walk(folder):
+        links = [name for name in folders if os.path.islink(os.path.join(root, name))]
+        for name in (*files, *links):
+            path = Path(root, name).relative_to(folder).as_posix()
+            own = name not in links and any(fnmatchcase(path, pattern) for pattern in names)
+            if not (own or name in UNOWNED or PART.fullmatch(name)):
+                found.append(path)
+        folders[:] = [name for name in folders if not PART.fullmatch(name)]
+    return sorted(found)
+
+
+def check_apart(source: Path, output: Path) -> None:
+    """Refuses an output that is the source, holds it or lies in it.
+
+    Raises:
+        DataError: In these cases.
+    """
+    one, other = (Path(os.path.realpath(path)) for path in (source, output))
+    if one == other or one in other.parents or other in one.parents:
+        raise DataError(
+            f"output {output} and source {source} lie in one another; results never go where the "
+            "raw data are: choose a folder elsewhere"
+        )
+
+
+def _marker(folder: Path) -> dict:
+    """Content of the marker of a folder; empty if it has none that can be read."""
+    file = folder / MARKER
+    try:
+        return {} if file.is_symlink() else read_json(file)
+    except DataError:
+        return {}
+
+
+def _listed(folder: Path) -> list[str]:
+    """The files that the marker lists, but for paths that lead out of the folder."""
+    names = _marker(folder).get("files")
+    return [name for name in names if _is_inside(folder, name)] if isinstance(names, list) else []
+
+
+def _is_inside(folder: Path, name: object) -> bool:
+    if not isinstance(name, str) or "\0" in name:
+        return False
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        return False
+    parent, real = Path(os.path.realpath((folder / name).parent)), Path(os.path.realpath(folder))
+    return (parent == real or real in parent.parents) and not (folder / name).is_dir()
+
+
+def _mark(folder: Path, command: str, files: Sequence[str]) -> None:
+    marker = {"format": FORMAT, "command": command, "files": list(files)}
+    write(folder / MARKER, json.dumps(marker) + "\n")
+
+
+def _some(names: Iterable[str], most: int = 3) -> str:
+    shown = sorted(names)
+    more = f" and {len(shown) - most} more" if len(shown) > most else ""
+    return f"{', '.join(shown[:most])}{more}"
