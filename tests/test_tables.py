@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import store_of, trained
+from torch import nn
 
 from cardiac_attrivae.attributes import ATTRIBUTES, Attribute, Kind, check_names
 from cardiac_attrivae.data.phantom import write_phantoms
@@ -18,6 +19,8 @@ from cardiac_attrivae.metrics.codes import METRICS
 from cardiac_attrivae.metrics.images import FIDELITY
 from cardiac_attrivae.metrics.metric import Good, Metric, Section
 from cardiac_attrivae.models.losses import AttriVAELoss
+from cardiac_attrivae.models.networks import NETWORKS, build_network
+from cardiac_attrivae.models.vae import VAE
 from cardiac_attrivae.report.page import write_report
 from cardiac_attrivae.report.text_tables import metrics_table
 from cardiac_attrivae.runtime.validation import number, option
@@ -191,3 +194,39 @@ def test_a_new_objective_is_searched_as_its_entry_says(objective):
 def test_the_table_of_metrics_in_the_docs_is_that_of_the_entries():
     page = Path(__file__).parent.parent / "docs" / "metrics.md"
     assert metrics_table() in page.read_text("utf-8"), "paste what metrics_table() returns"
+
+
+@pytest.fixture
+def linear():
+    """A new network: one linear layer each way."""
+
+    class Linear(VAE):
+        def __init__(self, latent_size=4, image_size=128, channels=1):
+            super().__init__(latent_size, image_size, channels, "sigmoid", smallest=16)
+            pixels = channels * image_size**2
+            shape = (channels, image_size, image_size)
+            self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(pixels, 2 * latent_size))
+            self.decoder = nn.Sequential(nn.Linear(latent_size, pixels), nn.Unflatten(1, shape))
+
+        def posterior_of(self, image):
+            return self.encoder(image)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(NETWORKS, "Linear", Linear)
+        yield Linear
+
+
+@pytest.mark.parametrize("pipeline", ["attri_vae_fast", "attri_sivae_fast"])
+def test_a_new_network_is_trained_by_every_objective_and_read_again(
+    linear, acdc_store, tmp_path, pipeline
+):
+    run = trained(acdc_store, tmp_path / "run", "network.name=Linear", pipeline=pipeline)
+    network = load_run(run).network
+    assert type(network) is linear
+    history = pd.read_csv(run / "history.csv")
+    assert history["train_reconstruction"].notna().all()
+
+
+def test_a_new_network_is_named_where_a_wrong_one_is_refused(linear):
+    with pytest.raises(ValueError, match="unknown network 'Lnear', did you mean 'Linear'"):
+        build_network("Lnear")

@@ -1,21 +1,22 @@
-"""A manifest and a folder become case records. Opens no image: damage shows when one is read."""
+"""Finds the cases of a data set by its manifest. Opens no image: damage shows when one is read."""
 
 from __future__ import annotations
 
-import csv
 import re
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from reprlib import repr as short
 from typing import NamedTuple
 
 from ..runtime.messages import without_folder
-from ..runtime.yaml_files import nearest
 from ..schema import SPLITS, CaseRecord, DataError, ManifestError
+from .case_table import Rows, match_rows, normalised, read_info, same_id
+from .case_table import read_table as read_csv
+from .links import check_content
 from .manifest import ENDS, INSIDE, PHASES, Manifest, below, is_inside
 
 NO_MASK = "no mask"
-"""How the reason begins for which an unlabelled case is skipped."""
+"""Beginning of the reason for which a case without a mask is skipped."""
 
 
 class Skipped(NamedTuple):
@@ -33,20 +34,29 @@ class Cases(NamedTuple):
 
 
 def find_cases(manifest: Manifest, source: str | Path, phase: str = "ED") -> Cases:
-    """Walks the folders of a data set and reads what is said about each case; opens no image.
+    """Finds the cases of a data set and reads what is said about each; opens no image.
 
     Args:
-        manifest: What to look for.
+        manifest: Describes the data set.
         source: Folder with the data, or a parent from which the manifest's ``roots`` lead there.
         phase: ``ED`` or ``ES``.
 
     Returns:
         The records sorted by case, and the cases left out, each with the reason. Known duplicates
-        are still in; ``drop_duplicates`` takes them out.
+        are included; ``drop_duplicates`` removes them.
 
     Raises:
         DataError: If there is no case at all, or no table where one is needed.
         ManifestError: If the manifest gives no such phase, or its columns are not in the table.
+
+    Example:
+        >>> from cardiac_attrivae.data.manifest import load_manifest
+        >>> folder = Path("training/patient001")
+        >>> folder.mkdir(parents=True)
+        >>> _ = (folder / "Info.cfg").write_text("ED: 1\\nES: 12\\nNbFrame: 30\\n")
+        >>> (folder / "patient001_frame01.nii.gz").touch()
+        >>> find_cases(load_manifest("acdc"), ".").skipped[0].reason
+        'no mask: patient001_frame01_gt.nii.gz is missing'
     """
     if phase not in PHASES or not manifest.gives(phase):
         given = ", ".join(p for p in PHASES if manifest.gives(p))
@@ -55,50 +65,52 @@ def find_cases(manifest: Manifest, source: str | Path, phase: str = "ED") -> Cas
         )
     root = find_root(manifest, source)
     rows = read_table(manifest, root) if manifest.table else {}
+    found = {folder: list_cases(manifest, root, folder, phase) for folder in manifest.folders}
+    row_of = match_rows(rows, (case for cases in found.values() for case in cases))
     records: dict[str, CaseRecord] = {}
     skipped: list[Skipped] = []
-    for folder in manifest.folders:
-        _stay_inside(root, root / _place(manifest, folder))
-        for case in list_cases(manifest, root, folder, phase):
-            try:
-                if not case.isprintable():
-                    raise DataError("its name holds characters that cannot be printed")
-                if manifest.lists_files and (not is_inside(case) or "/" in case):
-                    raise DataError(f"its id is {short(case)}; expected one without / and \\")
-                if case in records:
-                    raise DataError(f"the id occurs again in {folder}; a case has one split")
-                facts = _facts(manifest, root, folder, case, rows)
-                records[case] = _record(manifest, root, folder, case, phase, facts)
-            except (DataError, OSError) as error:
-                name = case if case.isprintable() else ascii(case).strip("'")
-                skipped.append(Skipped(name, without_folder(error)))
+    for folder, case in ((key, case) for key, cases in found.items() for case in cases):
+        name = normalised(case)
+        try:
+            if not name.isprintable():
+                raise DataError("its name holds characters that cannot be printed")
+            if manifest.lists_files and (not is_inside(case) or "/" in case):
+                raise DataError(f"its id is {short(case)}; expected one without / and \\")
+            if name in records:
+                raise DataError(f"the id occurs again in {folder}; a case has one split")
+            facts = _facts(manifest, root, folder, case, rows, row_of)
+            records[name] = _record(manifest, root, folder, case, phase, facts)
+        except (DataError, OSError) as error:
+            name = name if name.isprintable() else ascii(case).strip("'")
+            skipped.append(Skipped(name, without_folder(error)))
     if not records and not skipped:
-        raise DataError(
-            f"no case of {manifest.name!r} in {root}: looked for "
-            f"{manifest.image or 'rows of the table'} in {_listed(manifest.folders)}. "
-            f"{_usage(manifest)}"
-        )
+        raise DataError(_no_case(manifest, root))
     return Cases([records[case] for case in sorted(records)], sorted(skipped))
 
 
-def _stay_inside(root: Path, file: Path) -> None:
-    """Refuses a link by which a data set would have files read that lie elsewhere.
-
-    Raises:
-        DataError: If ``file``, links followed, is not below ``root``.
-    """
-    if not file.resolve().is_relative_to(root.resolve()):
-        raise DataError(
-            f"{file.name} is a link, or below one, that leads out of the source folder; put the "
-            "files themselves there, or pass the folder that holds them as --source"
-        )
+def _no_case(manifest: Manifest, root: Path) -> str:
+    """Says what was looked for where, and what is there."""
+    if not manifest.image:
+        return f"no case of {manifest.name!r} in {root}: the table has no rows"
+    files = [below(folder, manifest.image) for folder in manifest.folders]
+    within = [root / file.partition("{")[0].rpartition("/")[0] for file in files]
+    there = [path.name for folder in within if folder.is_dir() for path in folder.iterdir()]
+    return (
+        f"no case of {manifest.name!r} in {root}: looked for {_listed(files)}, found "
+        f"{_listed(sorted(there))}. {_usage(manifest)}"
+    )
 
 
 def drop_duplicates(records: Iterable[CaseRecord], manifest: Manifest) -> Cases:
     """Keeps one case of each known group of duplicates.
 
-    The held-out case stays (test before val before train, then the first id), so that no scan that
-    a model is tested on is one that it was trained on.
+    The held-out case stays (test before val before train, then the first id), so that no model is
+    tested on a scan that it was trained on.
+
+    Example:
+        >>> from cardiac_attrivae.data.manifest import load_manifest
+        >>> drop_duplicates([], load_manifest("acdc"))
+        Cases(records=[], skipped=[])
     """
     records = list(records)
     reasons = {}
@@ -114,10 +126,16 @@ def drop_duplicates(records: Iterable[CaseRecord], manifest: Manifest) -> Cases:
 
 
 def find_root(manifest: Manifest, source: str | Path) -> Path:
-    """The folder that holds the manifest's folders: one of its ``roots`` below ``source``.
+    """Finds the folder that holds the manifest's folders: one of its ``roots`` below ``source``.
 
     Raises:
         DataError: If there is none; says what was looked for, what was found and what to pass.
+
+    Example:
+        >>> from cardiac_attrivae.data.manifest import load_manifest
+        >>> Path("download/database/training").mkdir(parents=True)
+        >>> find_root(load_manifest("acdc"), "download").name
+        'database'
     """
     source = Path(source)
     if not source.is_dir():
@@ -125,7 +143,6 @@ def find_root(manifest: Manifest, source: str | Path) -> Path:
     places = [_place(manifest, folder) for folder in manifest.folders]
     for root in manifest.roots:
         if any((source / root / place).is_dir() for place in places):
-            _stay_inside(source, source / root)
             return source / root
     found = _listed(sorted(path.name for path in source.iterdir()))
     raise DataError(
@@ -135,18 +152,24 @@ def find_root(manifest: Manifest, source: str | Path) -> Path:
 
 
 def _place(manifest: Manifest, folder: str) -> str:
-    """What must be there, below the root, for a folder of the manifest to be there."""
+    """The path below the root that shows whether a folder of the manifest exists."""
     start, found, rest = manifest.image.partition("{folder}")
     place = f"{start}{found}{rest.partition('/')[0]}" if found else "{folder}"
     return place.format(folder=folder, phase="ED")
 
 
 def list_cases(manifest: Manifest, root: Path, folder: str, phase: str = "ED") -> list[str]:
-    """Ids of the cases in one folder, sorted, whether they can be used or not.
+    """Lists the ids of the cases in one folder, sorted, whether they can be used or not.
 
     The first part of the image or mask path that has ``{case}`` in it names the cases: a folder
-    per case, or a file per case. Ids come from the disk alone, so none of them leads out of it;
-    or from the table, where it lists the files.
+    per case, or a file per case. Ids are names of files, so none of them leads out of the source
+    folder; where the table lists the files, they come from the table.
+
+    Example:
+        >>> from cardiac_attrivae.data.manifest import load_manifest
+        >>> Path("acdc/training/patient007").mkdir(parents=True)
+        >>> list_cases(load_manifest("acdc"), Path("acdc"), "training")
+        ['patient007']
     """
     if manifest.lists_files:
         return sorted(read_table(manifest, root))
@@ -165,7 +188,7 @@ def list_cases(manifest: Manifest, root: Path, folder: str, phase: str = "ED") -
 
 
 def _regex(part: str, phase: str) -> re.Pattern[str]:
-    """What one part of a path looks like on disk, with the groups ``case`` and ``frame``."""
+    """Pattern of one part of a path, with the groups ``case`` and ``frame``."""
     text = re.escape(part.replace("{phase}", phase))
     text = text.replace(r"\{case\}", "(?P<case>.+)", 1).replace(r"\{case\}", "(?P=case)")
     text = re.sub(r"\\\{frame.*?\\\}", r"(?P<frame>\\d+)", text, count=1)
@@ -180,18 +203,24 @@ def _end(manifest: Manifest, root: Path, folder: str, case: str, phase: str, end
     numbers = {int(m["frame"]) for m in found if m and m.groupdict().get("case", case) == case}
     if len(numbers) < 2:
         raise DataError(
-            f"{phase} is the {end} of its frames, and there is but {len(numbers)}; expected two or "
-            "more, to tell ED from ES"
+            f"{phase} is the {end} of its frames, of which there is only {len(numbers)}; expected "
+            "two or more, to tell ED from ES"
         )
     return min(numbers) if end == "first" else max(numbers)
 
 
-def read_table(manifest: Manifest, root: Path) -> dict[str, list[dict[str, str]]]:
-    """Rows of the data set's CSV by case id; several rows where the table repeats an id.
+def read_table(manifest: Manifest, root: Path) -> Rows:
+    """Finds the table of a data set and reads its rows by case id.
 
     Raises:
         DataError: If no CSV of the expected names is there, or several are.
         ManifestError: If it lacks a column that the manifest names.
+
+    Example:
+        >>> from cardiac_attrivae.data.manifest import load_manifest
+        >>> _ = Path("info.csv").write_text("External code,VendorName,ED,ES\\nA1,GE,0,9\\n")
+        >>> list(read_table(load_manifest("mnms"), Path(".")))
+        ['A1']
     """
     matches = (sorted(f for f in root.glob(g) if f.name[0] != ".") for g in manifest.table)
     files = next(filter(None, matches), [])
@@ -206,46 +235,7 @@ def read_table(manifest: Manifest, root: Path) -> dict[str, list[dict[str, str]]
             f"{len(files)} tables in {root}: {_listed(f.name for f in files)}. Keep one of them, "
             "or name it in 'table' of a manifest of your own"
         )
-    _stay_inside(root, files[0])
-    columns, table = _rows(files[0])
-    # Older copies of a data set say less about a case; nothing is lost but the description.
-    optional = {"vendor", "centre", "pathology"} - {manifest.domain}
-    for fact, column in manifest.columns.items():
-        if columns.count(column) > 1:
-            raise ManifestError(f"{files[0].name} has several columns {column!r}; expected one")
-        if column not in columns and fact not in optional:
-            raise ManifestError(
-                f"no column {column!r} (for {fact}) in {files[0].name}{nearest(column, columns)}; "
-                f"found {_listed(filter(None, columns))}"
-            )
-    rows: dict[str, list[dict[str, str]]] = {}
-    for row in table:
-        rows.setdefault(row[manifest.columns["case"]], []).append(row)
-    return rows
-
-
-def _rows(file: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Columns and rows of a CSV. A row of another length has its values under wrong names."""
-    with file.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
-        header = stream.readline()
-        stream.seek(0)
-        # Spreadsheets write ';' where a comma separates decimals.
-        reader = csv.reader(stream, delimiter=max(",;\t", key=header.count), strict=True)
-        table = []
-        try:
-            columns = [column.strip() for column in next(reader, [])]
-            for fields in filter(any, reader):
-                row = [text.strip() for text in fields]
-                if len(row) < len(columns) or any(row[len(columns) :]):
-                    raise DataError(
-                        f"line {reader.line_num} of {file.name} has {len(row)} values; expected "
-                        f"{len(columns)}, one for each column, in quotes where one holds a "
-                        f"{reader.dialect.delimiter!r}"
-                    )
-                table.append(dict(zip(columns, row, strict=False)))
-        except csv.Error as error:
-            raise DataError(f"line {reader.line_num} of {file.name} is no CSV: {error}") from None
-    return columns, table
+    return read_csv(manifest, files[0])
 
 
 def _usage(manifest: Manifest) -> str:
@@ -260,40 +250,29 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _facts(
-    manifest: Manifest, root: Path, folder: str, case: str, rows: Mapping[str, list]
+    manifest: Manifest, root: Path, folder: str, case: str, rows: Rows, row_of: Mapping[str, str]
 ) -> dict[str, str]:
     """What the data set says about a case, by the package's names; blanks left out."""
     said: Mapping[str, str] = {}
     if manifest.table:
-        found = rows.get(case) or rows.get(case.lstrip("0"))  # a spreadsheet turns 007 into 7
-        if not found:
-            raise DataError("the table has no row for it")
+        if case not in row_of:
+            similar = next((f", only for {row}" for row in rows if same_id(row, case)), "")
+            raise DataError(f"the table has no row for it{similar}")
+        found = rows[row_of[case]]
         if any(row != found[0] for row in found):
             raise DataError(f"the table has {len(found)} rows for it, and they differ")
         said = found[0]
     elif manifest.info:
         file = root / below(folder, manifest.info).format(case=case)
+        check_content(file)
         if not file.is_file():
             raise DataError(f"{file.name} is missing")
-        _stay_inside(root, file)
-        said = _info(file, set(manifest.columns.values()))
+        said = read_info(file, set(manifest.columns.values()))
     facts = {fact: str(value) for fact, value in manifest.constants.items()}
     for fact, column in manifest.columns.items():
         if said.get(column, "").lower() not in ("", "nan"):
             facts[fact] = said[column]
     return facts
-
-
-def _info(file: Path, keys: Container[str]) -> dict[str, str]:
-    """What lines of ``key: value`` say of some keys."""
-    said: dict[str, str] = {}
-    for line in file.read_text(encoding="utf-8-sig", errors="replace").splitlines():
-        key, text = (part.strip() for part in line.partition(":")[::2])
-        if key in keys and said.setdefault(key, text) != text:
-            raise DataError(
-                f"{file.name} gives {short(key)} as {short(said[key])} and as {short(text)}"
-            )
-    return said
 
 
 def _frame(manifest: Manifest, facts: Mapping[str, str], phase: str) -> int:
@@ -303,9 +282,10 @@ def _frame(manifest: Manifest, facts: Mapping[str, str], phase: str) -> int:
     numbers = []
     for fact in (phase, "frames"):
         text = facts.get(fact, "1000000")  # without a number of frames, only the header can tell
-        if not re.fullmatch(r"-?\d{1,9}(\.0*)?", text):  # a spreadsheet may write 4.0
+        match = re.fullmatch(r"(-?\d{1,9})([.,]0*)?", text)  # a spreadsheet may write 4.0 or 4,0
+        if not match:
             raise DataError(f"{fact} is {short(text)}; expected a whole number")
-        numbers.append(int(float(text)))
+        numbers.append(int(match[1]))
     low, high = manifest.frame_base, numbers[1] - 1 + manifest.frame_base
     if not low <= numbers[0] <= high:
         raise DataError(f"{phase} is frame {numbers[0]}; expected {low} to {high}")
@@ -332,13 +312,13 @@ def _record(
     for kind in files.keys() & manifest.columns.keys():
         files[kind] = below(folder, _path(kind, facts))
     image, mask = (root / path for path in files.values())
+    for file in (image, mask):
+        check_content(file)
     of_dicom = image.is_dir() and (manifest.image.endswith("/") or not manifest.image)
     if not of_dicom and not image.is_file():
         raise DataError(f"{image.name} is missing")
     if not mask.is_file():
         raise DataError(f"{NO_MASK}: {mask.name} is missing")
-    for file in (image, mask):
-        _stay_inside(root, file)
     split = manifest.folders[folder]
     if split == "column":
         value = facts.get("split", "")
@@ -347,9 +327,9 @@ def _record(
             accepted = _listed([*SPLITS, *manifest.split_values])
             raise DataError(f"its split is {short(value)}; expected one of {accepted}")
     if split == "train" and manifest.hold_out:
-        split = manifest.hold_out.split(case)
+        split = manifest.hold_out.split(normalised(case))
     return CaseRecord(
-        case=case,
+        case=normalised(case),
         dataset=manifest.name,
         split=split,
         image=image,

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..attributes import is_one_heart
 from ..schema import HEART, CaseRecord, DataError, Structure
+from .case_table import match_rows
 from .cases import NO_MASK, Cases, find_cases, find_root, list_cases, read_table
 from .check_report import Findings, Report
 from .images import laid_on, read_image
@@ -277,7 +278,6 @@ def _note_completeness(
             notes.add(f"{fact} is blank for every case (column {column!r})")
     if manifest.table:
         here = {case for folder in found for case in list_cases(manifest, root, folder)}
-        here |= {case.lstrip("0") for case in here}
-        for case in read_table(manifest, root):
-            if case not in here:
-                notes.add("rows of the table without files", case)
+        rows = read_table(manifest, root)
+        for case in rows.keys() - match_rows(rows, here).values():
+            notes.add("rows of the table without files", case)

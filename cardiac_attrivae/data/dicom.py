@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..schema import DataError
+from .links import check_content
 from .nifti import Volume, refuse_huge, refuse_spacing
 
 if TYPE_CHECKING:
@@ -146,12 +147,11 @@ def quiet_itk() -> Iterator[None]:
 
 def _files(folder: Path) -> list[Path]:
     """Lists the files in a folder and below, without hidden ones and the index of a disc."""
-    inside, files = os.path.realpath(folder), []
+    files = []
     for path in sorted(folder.rglob("*")):
-        if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(inside):
-            raise DataError(f"{path.name} is a link that leads out of {folder.name}")
-        if path.is_file() and path.name[0] != "." and path.name.upper() != "DICOMDIR":
-            files.append(path)
+        if path.name[0] != "." and path.name.upper() != "DICOMDIR":
+            check_content(path)
+            files += [path] if path.is_file() else []
     if not files:
         raise DataError(f"{folder.name} holds no files; expected those of a DICOM cine")
     return files

@@ -1,8 +1,7 @@
-"""Data sets: a manifest (one YAML per data set) and a folder become case records with splits.
+"""Manifests: one YAML file per data set that describes how it is stored.
 
-The only room that knows the raw label numbers, file names and frame numbering of a data set. Every
-key of a manifest is explained in ``docs/data-sets.md``. Nothing here opens an image: empty masks
-and damaged files are found by ``check.py`` and by preprocessing.
+No other file knows the raw label numbers, file names and frame numbering of a data set. Every key
+of a manifest is explained in ``docs/data-sets.md``.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ from ..schema import HEART, MATCHES, SPLITS, ManifestError, Structure
 
 PHASES = ("ED", "ES")
 ENDS = ("first", "last")
-"""What a phase may be instead of a number: an end of the frames that are on disk as files."""
+"""What a phase may be instead of a number: the first or last frame that is a file on disk."""
 NAME = r"[\w-]+"
-"""What a data set may be called: files are named after it."""
+"""Names that a data set may have: files are named after it."""
 DOMAINS = ("dataset", "vendor", "centre", "pathology")
 
 
@@ -41,7 +40,12 @@ def _is_name(value: Any) -> bool:
 
 
 def is_inside(value: Any) -> bool:
-    """Whether a text is a path that, by itself, cannot lead out of the folder it starts from."""
+    """Whether a text is a path that cannot lead out of the folder it starts from.
+
+    Example:
+        >>> [is_inside(path) for path in ("a/b.nii", "../a", "/etc", "C:/a", "a//b")]
+        [True, False, False, False, True]
+    """
     if not TEXT.fits(value) or "\\" in value or "**" in value or not value.isprintable():
         return False
     path = PureWindowsPath(value)  # knows '/' and drive letters, on every system
@@ -109,14 +113,14 @@ def _labels(values: Any, key: str) -> dict[int, Structure]:
 
 @dataclass(frozen=True)
 class HoldOut:
-    """Shares of the training cases that a hash of the id alone moves to ``val`` and ``test``."""
+    """Shares of the training cases that move to ``val`` and ``test``, by a hash of the id alone."""
 
     salt: str = option(rule=TEXT)
     val: float = option(0.0, number(0, 1))
     test: float = option(0.0, number(0, 1))
 
     def split(self, case: str) -> str:
-        """``val``, ``test`` or ``train``; never depends on which other cases there are."""
+        """Returns ``val``, ``test`` or ``train``, whichever other cases there are."""
         digest = hashlib.sha256(f"{self.salt}/{case}".encode()).digest()
         u = int.from_bytes(digest[:8], "big") / 2**64  # uniform in [0, 1)
         return "val" if u < self.val else "test" if u < self.val + self.test else "train"
@@ -124,7 +128,7 @@ class HoldOut:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a data set looks like on disk, and what is known about it.
+    """Describes how a data set is stored, and what is known about it.
 
     Attributes:
         labels: Raw label number -> structure, every accepted number included.
@@ -182,21 +186,31 @@ class Manifest:
         return not {"image", "mask"}.isdisjoint(self.columns)
 
     def paths(self, case: str, frame: int, phase: str = "ED", folder: str = ".") -> tuple[str, str]:
-        """Image and mask of a case below the root; ``frame`` is 0-based, as everywhere."""
+        """Returns image and mask of a case below the root; ``frame`` counts from 0."""
         values = {"case": case, "frame": frame + self.frame_base, "phase": phase}
         image, mask = (below(folder, path).format(**values) for path in (self.image, self.mask))
         return image, mask
 
 
 def below(folder: str, path: str) -> str:
-    """A path of a manifest from the root: the folder where ``{folder}`` stands, or in front."""
+    """Joins a folder and a path of a manifest: the folder replaces ``{folder}``, or comes first.
+
+    Example:
+        >>> below("Tr", "images{folder}/{case}.nii.gz"), below("a", "{case}.nii.gz")
+        ('imagesTr/{case}.nii.gz', 'a/{case}.nii.gz')
+    """
     if "{folder}" in path:
         return path.replace("{folder}", folder)
     return path if folder == "." else f"{folder}/{path}"
 
 
 def shipped_manifests() -> dict[str, Any]:
-    """Name -> YAML file of the data sets that the package knows."""
+    """Returns name -> YAML file of the data sets that the package knows.
+
+    Example:
+        >>> list(shipped_manifests())
+        ['acdc', 'mnms']
+    """
     return shipped("data_manifests")
 
 
@@ -209,6 +223,10 @@ def load_manifest(name_or_path: str | Path) -> Manifest:
     Raises:
         ManifestError: If there is no such manifest, or it has an unknown key, a value of the wrong
             type or an impossible value; the message names the key, the value and what is accepted.
+
+    Example:
+        >>> load_manifest("acdc").labels[3].name
+        'LV'
     """
     name, shipped = str(name_or_path), shipped_manifests()
     file = shipped.get(name, Path(name))
@@ -225,10 +243,19 @@ def load_manifest(name_or_path: str | Path) -> Manifest:
 
 
 def parse_manifest(data: Any, name: str) -> Manifest:
-    """Turns what a YAML file says into a manifest; ``name`` is how errors speak of it.
+    """Turns the content of a YAML file into a manifest.
+
+    Args:
+        data: Keys and values, see ``docs/data-sets.md``.
+        name: How errors name the file.
 
     Raises:
         ManifestError: See `load_manifest`.
+
+    Example:
+        >>> parse_manifest({"name": "own", "frame_base": 2}, "own.yaml")
+        Traceback (most recent call last):
+        cardiac_attrivae.schema.ManifestError: manifest 'own.yaml': title is missing; expected text
     """
     try:
         manifest = build(Manifest, data)

@@ -472,7 +472,9 @@ def test_the_frames_of_an_nnunet_folder_are_those_of_patients(tmp_path):
         end = NNUNET["constants"][phase]
         ((case, reason),) = cases.skipped
         assert case == "p3"
-        assert reason.startswith(f"{phase} is the {end} of its frames, and there is but 1; expect")
+        assert reason.startswith(
+            f"{phase} is the {end} of its frames, of which there is only 1; expected"
+        )
 
 
 # Splits and duplicates
