@@ -13,6 +13,7 @@ from ..runtime.contents import (
     require_run,
     require_store,
 )
+from ..schema import SPLITS
 from . import options
 from .console import explained, progress, say, show_scores, suggest, tell
 
@@ -23,13 +24,14 @@ from .console import explained, progress, say, show_scores, suggest, tell
     help="Run that train wrote; may be given several times.",
 )  # fmt: skip
 @click.option(
-    "--data", "stores", multiple=True, required=True, type=options.FOLDER,
-    help="Store that preprocess wrote; may be given several times.",
+    "--data", "stores", multiple=True, required=True, type=options.PLACE,
+    metavar="STORE[:SPLIT]",
+    help="Store that preprocess wrote; may be given several times. With :val its own split.",
 )  # fmt: skip
 @options.output
 @click.option(
-    "--split", default="test", show_default=True, type=click.Choice(["train", "val", "test"]),
-    help="Patients to score.",
+    "--split", default="test", show_default=True, type=click.Choice(SPLITS),
+    help="Patients to score, where --data names no split.",
 )  # fmt: skip
 @click.option(
     "--attributes", metavar="NAME,NAME,...", help="Score these; default: each model's own."
@@ -58,16 +60,30 @@ def cross_domain_eval(
         check_names(names)
     for model in models:
         require_run(model)
-    for store in stores:
-        require_patients(store, require_store(store), split)
+    folders, splits = zip(*(_store_and_split(store, split) for store in stores), strict=True)
+    for folder, chosen in zip(folders, splits, strict=True):
+        require_patients(folder, require_store(folder), chosen)
     from ..evaluation.cross_domain import cross_domain_eval as run
 
     run(
-        models, stores, output, split=split, attributes=names, tell=tell,
+        models, folders, output, split=splits, attributes=names, tell=tell,
         progress=progress("cross-domain-eval"), **given,
     )  # fmt: skip
     show_scores(output)
     suggest("report", "--evaluation", output, "--output", "report")
+
+
+def _store_and_split(given: Path, otherwise: str) -> tuple[Path, str]:
+    """Returns folder and split of STORE:SPLIT; a folder of that very name comes first.
+
+    Example:
+        >>> _store_and_split(Path("stores/acdc:val"), "test")[1]
+        'val'
+    """
+    folder, _, split = str(given).rpartition(":")
+    if folder and split in SPLITS and not given.exists():
+        return Path(folder), split
+    return given, otherwise
 
 
 @click.command()

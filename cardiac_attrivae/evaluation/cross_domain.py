@@ -31,7 +31,7 @@ def cross_domain_eval(
     stores: Sequence[str | Path],
     output: str | Path,
     *,
-    split: str = "test",
+    split: str | Sequence[str] = "test",
     attributes: Sequence[str] | None = None,
     device: str = "auto",
     rounds: int = 1000,
@@ -51,7 +51,7 @@ def cross_domain_eval(
         stores: Folders that ``preprocess`` wrote, each of another data set. Lines are fitted, and
             segmenters trained, on their training patients.
         output: Folder to write into.
-        split: Which patients are scored.
+        split: Which patients are scored: one split for all stores, or one for each.
         attributes: What codes are scored against; None is what each model was trained with.
         device: See `find_device`.
         rounds: Draws of patients, and permutations.
@@ -81,7 +81,7 @@ def cross_domain_eval(
         }
         parts = _plan(opened, judges, output / "parts", attributes, rounds, device)
         compute(parts, workers, progress)
-        tables = gather(parts, opened.datasets, split, rounds)
+        tables = gather(parts, opened.datasets, opened.splits, rounds)
         # evaluation.json is written last: without it the folder is unfinished
         (output / "evaluation.json").unlink(missing_ok=True)
         with atomic_folder(output / "figures") as folder:
@@ -119,9 +119,9 @@ def _plan(
             source = Patients.of(opened.datasets[train], "train")
             known = TrainingCodes(folder, run.folder, digest, everything, source, device)
         for test, dataset in opened.datasets.items():
-            where = {"train_dataset": train, "test_dataset": test, "split": opened.split}
+            where = {"train_dataset": train, "test_dataset": test, "split": opened.splits[test]}
             judge = judges.get(train) or judges.get(test)
-            patients = Patients.of(dataset, opened.split)
+            patients = Patients.of(dataset, opened.splits[test])
             part = Part(
                 folder, about | where, run.folder, digest, known, patients, names, rounds, device,
                 judge,
@@ -154,7 +154,7 @@ def _about(opened: Opened, judges: Mapping[str, Segmenter]) -> dict[str, Any]:
         },
         "datasets": {
             name: _about_dataset(dataset, judges.get(name))
-            | {"split": opened.split, "patients": opened.patients(name)}
+            | {"split": opened.splits[name], "patients": opened.patients(name)}
             for name, dataset in opened.datasets.items()
         },
     }
@@ -188,11 +188,11 @@ def _notes(opened: Opened) -> list[str]:
                 f"{name} holds synthetic hearts: its scores say nothing of patients, and published "
                 "numbers are no comparison"
             )
-        n = opened.patients(name)
+        n, split = opened.patients(name), opened.splits[name]
         if n < LEAST:
-            notes.append(f"{name} has {n} {opened.split} patients: scores of codes need {LEAST}")
+            notes.append(f"{name} has {n} {split} patients: scores of codes need {LEAST}")
         elif n < FEWEST:
-            notes.append(f"{name} has {n} {opened.split} patients: intervals need {FEWEST}")
+            notes.append(f"{name} has {n} {split} patients: intervals need {FEWEST}")
         if not can_teach(dataset):
             notes.append(
                 f"{name} has fewer than {LEAST} training patients: too few to train a segmenter or "

@@ -10,8 +10,9 @@ from typing import Any
 from ..data.store import SliceDataset
 from ..metrics.patients import LEAST
 from ..report.methods import Configuration, method_names
+from ..runtime.contents import require_patients
 from ..runtime.weights import weights_digest
-from ..schema import SPLITS, DataError
+from ..schema import DataError
 from ..training.config import Pipeline
 from ..training.run import Run, load_run
 from .score import check_fit
@@ -26,42 +27,49 @@ class Opened:
         methods: Name of a model -> name of its method. Models of one method differ in their seed
             and in nothing else.
         datasets: Name of a data set -> store.
-        split: Which patients are scored.
+        splits: Name of a data set -> split whose patients are scored.
         notes: What could not be checked.
     """
 
     models: dict[str, Run]
     methods: dict[str, str]
     datasets: dict[str, SliceDataset]
-    split: str
+    splits: dict[str, str]
     notes: list[str]
 
     def patients(self, dataset: str) -> int:
         """Number of patients of a data set that are scored."""
-        return self.datasets[dataset].split(self.split).cases["case"].nunique()
+        return self.datasets[dataset].split(self.splits[dataset]).cases["case"].nunique()
 
 
-def open_all(runs: Sequence[str | Path], stores: Sequence[str | Path], split: str) -> Opened:
+def open_all(
+    runs: Sequence[str | Path], stores: Sequence[str | Path], split: str | Sequence[str]
+) -> Opened:
     """Opens everything that is evaluated.
 
     Args:
         runs: Folders that ``train`` wrote.
         stores: Folders that ``preprocess`` wrote, each of another data set.
-        split: Which patients are scored.
+        split: Which patients are scored: one split for all stores, or one for each.
 
     Raises:
+        ValueError: If there are more or fewer splits than stores.
         DataError: If a run or store cannot be read, they do not fit, a split is empty, a model is
             given twice, or was trained on patients that would be scored as unseen.
     """
     models = {name: load_run(run) for name, run in _named(runs).items()}
-    datasets = _open_stores(stores, split)
+    wanted = [split] * len(stores) if isinstance(split, str) else list(split)
+    if len(wanted) != len(stores):
+        raise ValueError(f"{len(wanted)} splits for {len(stores)} stores; expected one for each")
+    datasets = _open_stores(stores, wanted)
+    splits = dict(zip(datasets, wanted, strict=True))
     notes: list[str] = []
     for run in models.values():
         for dataset in datasets.values():
             check_fit(run, dataset)
-    for dataset in datasets.values():
-        notes += check_unseen(list(models.values()), dataset, split)
-    return Opened(models, _methods(models), datasets, split, notes)
+    for name, dataset in datasets.items():
+        notes += check_unseen(list(models.values()), dataset, splits[name])
+    return Opened(models, _methods(models), datasets, splits, notes)
 
 
 def configuration_of(run: Run) -> Configuration:
@@ -153,16 +161,12 @@ def can_teach(dataset: SliceDataset) -> bool:
     return dataset.info["splits"]["train"] >= LEAST
 
 
-def _open_stores(stores: Sequence[str | Path], split: str) -> dict[str, SliceDataset]:
+def _open_stores(stores: Sequence[str | Path], splits: Sequence[str]) -> dict[str, SliceDataset]:
     datasets: dict[str, SliceDataset] = {}
-    for folder in map(Path, stores):
+    for folder, split in zip(map(Path, stores), splits, strict=True):
         dataset = SliceDataset.open(folder)
         if not len(dataset.split(split)):
-            there = ", ".join(f"{s} {n}" for s, n in dataset.info["splits"].items() if n)
-            raise DataError(
-                f"{folder} has no {split} patients (it has {there}); "
-                f"choose another split with --split {'|'.join(SPLITS)}"
-            )
+            require_patients(folder, dataset.info, split)
         if dataset.name in datasets:
             raise DataError(
                 f"{folder} and {datasets[dataset.name].folder} both hold {dataset.name}; "

@@ -43,10 +43,15 @@ Tables = dict[str, pd.DataFrame]
 
 
 def gather(
-    parts: Sequence[Part], datasets: Mapping[str, SliceDataset], split: str, rounds: int
+    parts: Sequence[Part],
+    datasets: Mapping[str, SliceDataset],
+    splits: Mapping[str, str],
+    rounds: int,
 ) -> Tables:
     """Joins the tables of all parts; returns the CSV files of an evaluation, by name."""
-    floors = pd.DataFrame([row for store in datasets.values() for row in _floor(store, split)])
+    floors = pd.DataFrame(
+        [row for name, store in datasets.items() for row in _floor(store, splits[name])]
+    )
     metrics = pd.concat([_joined(parts, "metrics.csv"), floors], ignore_index=True)
     patients, groups = _joined(parts, "patients.csv"), _groups(parts)
     return {

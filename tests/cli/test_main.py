@@ -63,11 +63,16 @@ def test_the_three_commands_lead_from_files_to_a_table(acdc_tree, tmp_path):
     assert again.exit_code == 2
     assert "holds a run; add --resume" in again.stderr
     scored = call(
-        "cross-domain-eval", "--model", run, "--data", store, "--output", evaluation,
-        "--split", "train", "--attributes", "LVEDV,RVEDV", "--device", "cpu",
+        "cross-domain-eval", "--model", run, "--data", f"{store}:train", "--output", evaluation,
+        "--attributes", "LVEDV,RVEDV", "--device", "cpu",
     )  # fmt: skip
     assert scored.exit_code == 0, scored.output
     assert "Table 1" in scored.stdout
+    assert "cut out by the expert mask whose areas they are" in scored.stdout
+    assert set(pd.read_csv(evaluation / "metrics.csv")["split"]) == {"train"}
+    for done, command in ((made, "train --pipeline"), (trained, "cross-domain-eval --model"),
+                          (scored, "report --evaluation")):  # fmt: skip
+        assert f"Next: cardiac-attrivae {command} " in done.stdout
     assert "LVEDV" in scored.stdout
     assert (evaluation / "metrics.csv").is_file()
 
@@ -181,3 +186,35 @@ def test_two_processes_under_torchrun_train_as_one(acdc_store_all, tmp_path):
     assert {"train_attribute", "train_exp_elbo_generated"} <= {*one}
     pd.testing.assert_frame_equal(one, two, rtol=1e-4)
     assert json.loads((tmp_path / "two" / "summary.json").read_text())["processes"] == 2
+
+
+def test_the_printed_configuration_is_a_pipeline_of_the_same_values(tmp_path):
+    from cardiac_attrivae.training.config import load_pipeline
+
+    changes = ("--set", "schedule.epochs=3")
+    done = call("train", "--pipeline", "attri_sivae_fast", *changes, "--print-config")
+    assert done.exit_code == 0, done.output
+    (tmp_path / "mine.yaml").write_text(done.stdout)
+    printed = load_pipeline(tmp_path / "mine.yaml")
+    assert printed == load_pipeline("attri_sivae_fast", ["schedule.epochs=3"])
+    assert "Missing option '--data'" in call("train", "--pipeline", "attri_vae").stderr
+
+
+@pytest.mark.parametrize(
+    ("splits", "texts"),
+    [
+        ({"train": 5, "val": 1, "test": 3}, []),
+        ({"train": 85, "val": 15, "test": 0}, ["0 test", "--data stores/a:val"]),
+        ({"train": 0, "val": 0, "test": 9}, ["0 train", "0 val"]),
+        ({"train": 9, "val": 0, "test": 0}, ["0 val", "0 test", "--data stores/a:train"]),
+    ],
+)
+def test_preprocess_says_what_to_do_about_an_empty_split(splits, texts):
+    from pathlib import Path
+
+    from cardiac_attrivae.cli.data import _empty_splits
+
+    warnings = "\n".join(_empty_splits(splits, Path("stores/a")))
+    assert bool(warnings) == bool(texts)
+    for text in texts:
+        assert text in warnings

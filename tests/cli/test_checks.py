@@ -1,0 +1,97 @@
+"""Mistakes that cost nothing to find are reported before large libraries are imported."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from cardiac_attrivae.runtime import contents
+from cardiac_attrivae.schema import DataError
+
+PROGRAM = """
+import sys
+from cardiac_attrivae.cli.main import main
+try:
+    main(sys.argv[1:])
+except SystemExit as end:
+    print("large:", *{"torch", "monai", "pandas", "matplotlib"} & set(sys.modules))
+    sys.exit(end.code)
+"""
+
+
+@pytest.fixture(scope="module")
+def world(acdc_tree, acdc_store, tmp_path_factory):
+    """A folder with a run and an evaluation, as far as their files are looked at, and images."""
+    folder = tmp_path_factory.mktemp("world")
+    (folder / "store").symlink_to(acdc_store)
+    (folder / "images").symlink_to(acdc_tree)
+    for name in ("run", "unfinished", "evaluation", "empty", "lonely"):
+        (folder / name).mkdir()
+    (folder / "run" / "model.safetensors").touch()
+    (folder / "run" / "summary.json").write_text(json.dumps({"store": str(acdc_store)}))
+    (folder / "lonely" / "model.safetensors").touch()
+    (folder / "unfinished" / "last.pt").touch()
+    (folder / "evaluation" / "evaluation.json").touch()
+    return folder
+
+
+MISTAKES = {
+    "generate --model run --set LVEDA=20 --case patient999 --output o":
+        "has no case 'patient999', did you mean",
+    "generate --model nowhere --set LVEDA=20 --output o": "no trained model in nowhere",
+    "generate --model unfinished --set LVEDA=20 --output o": "train again with --resume",
+    "generate --model run --set lveda=20 --output o": "did you mean 'LVEDA'",
+    "generate --model run --set LVEDA=nan --output o": "'LVEDA=nan'; expected ATTRIBUTE=NUMBER",
+    "generate --model lonely --set LVEDA=20 --output o": "is gone; give it with --data",
+    "traverse --model run --case nobody --output o": "has no case 'nobody'",
+    "traverse --model run --data images --output o": "it holds images, which preprocess reads",
+    "explore --model empty --output o": "(it is empty); train one first",
+    "export --model store --format onnx --output o": "it holds a store that preprocess wrote",
+    "train --pipeline attri_vae_fast --data images --output o": "--source images --output STORE",
+    "train --pipeline attri_vae_fast --data run --output o": "it holds a run that train wrote",
+    "train --pipeline attri_vae_fast --data store --output o --set epochs=3":
+        "did you mean 'schedule.epochs'",
+    "tune --pipeline attri_vae_fst --data store --output o": "did you mean 'attri_vae_fast'",
+    "tune --pipeline attri_vae_fast --data empty --output o": "no slice store in empty",
+    "preprocess --dataset ACDC --source images --output o": "did you mean 'acdc'",
+    "check --dataset ACDC --source images": "did you mean 'acdc'",
+    "cross-domain-eval --model run --data nowhere --output o": "it does not exist",
+    "cross-domain-eval --model run --data store:valid --output o": "no slice store in store:valid",
+    "cross-domain-eval --model run --data store --attributes lveda --output o":
+        "did you mean 'LVEDA'",
+    "report --evaluation run --output o": "no finished evaluation in run: metrics.csv is missing",
+    "report --evaluation evaluation --output o": "metrics.csv is missing",
+    "preprocess --dataset acdc --source images --output o --workers 0": "is not in the range x>=1",
+    "train --pipeline attri_vae_fast --data store --output o --seed 99999999999999999999":
+        "is not in the range 0<=x<=4294967295",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", MISTAKES)
+def test_a_mistake_is_reported_before_anything_large_is_imported(world, words):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *words.split()], cwd=world, capture_output=True, text=True,
+        timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert MISTAKES[words] in done.stderr
+    assert done.stdout == "large:\n"
+    assert "Traceback" not in done.stderr
+    assert not (world / "o").exists()
+
+
+def test_a_split_without_patients_is_named_with_those_that_have_some(tmp_path):
+    info = {"splits": {"train": 85, "val": 15, "test": 0}}
+    contents.require_patients(tmp_path, info, "val")
+    with pytest.raises(DataError, match=r"has no test patients \(it has train 85, val 15\)") as e:
+        contents.require_patients(tmp_path, info, "test")
+    assert f"--data {tmp_path}:val" in str(e.value)
+
+
+def test_a_store_that_cannot_be_written_where_it_is_gets_another_place_in_the_hint(tmp_path):
+    with pytest.raises(DataError, match=f"--source DIR --output {tmp_path / 'new'}"):
+        contents.require_store(tmp_path / "new")
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(DataError, match="--source DIR --output STORE"):
+        contents.require_store(tmp_path)
