@@ -50,6 +50,10 @@ def check(dataset: str, source: Path) -> None:
 )  # fmt: skip
 @click.option("--spacing", default=1.3, show_default=True, help="Pixel size in mm.")
 @click.option("--size", default=128, show_default=True, help="Pixels along a side.")
+@click.option(
+    "--field", type=float, metavar="MM",
+    help="Side of the crop in mm, instead of --spacing: the pixel size becomes MM / --size.",
+)  # fmt: skip
 @options.workers
 @click.option(
     "--dask", metavar="ADDRESS", help="Dask cluster to run on: tcp://HOST:PORT or scheduler file."
@@ -68,6 +72,7 @@ def preprocess(
     slices: str,
     spacing: float,
     size: int,
+    field: float | None,
     workers: int,
     dask: str | None,
     drop_duplicates: bool,
@@ -89,7 +94,7 @@ def preprocess(
         manifest,
         source,
         output,
-        Recipe(slices, spacing, size),
+        Recipe(slices, spacing if field is None else field / size, size),
         workers=workers,
         dask=dask,
         overwrite=overwrite,
@@ -103,6 +108,8 @@ def preprocess(
         say(f"{len(summary.skipped)} cases skipped, reasons in {output / 'skipped.csv'}:")
         for case, reason in summary.skipped[:5]:
             say(f"  {case}: {reason}")
+    for line in summary.observations:
+        say(line)
     for warning in _empty_splits(summary.splits, output):
         warn(warning)
     say(f"Look at {output / 'contact_sheet.png'} before you trust it.")

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..attributes import is_one_heart
 from ..schema import HEART, CaseRecord, DataError, Structure
+from .anatomy import oddities
 from .case_table import match_rows
 from .cases import NO_MASK, Cases, find_cases, find_root, list_cases, read_table
 from .check_report import Findings, Report
@@ -78,7 +79,8 @@ def check_dataset(
         scan = _examine(record, problems, notes)
         es = at_es.get(record.case)
         if es:
-            _examine(es, problems, notes, whole=es.image != record.image)
+            later_scan = _examine(es, problems, notes, whole=es.image != record.image)
+            _note_phases(scan, later_scan, notes)
         if scan:
             scans.append(scan)
     usable = [scan for scan in scans if scan.labelled and scan.sound]
@@ -106,6 +108,7 @@ class _Scan(NamedTuple):
     sizes: tuple[float, ...]  # as in _SIZES
     labelled: bool
     sound: bool
+    lv_voxels: int
 
 
 def _examine(
@@ -122,9 +125,9 @@ def _examine(
             problems.add("damaged or unusable file", record.case, str(error))
     if len(volumes) < 2:
         return None
-    image, mask = volumes
+    image, stored = volumes
     try:
-        mask = laid_on(image, mask, record)
+        mask = laid_on(image, stored, record)
     except DataError as error:
         problems.add("mask that does not fit its image", record.case, f"{error} {at}")
         return None
@@ -142,8 +145,18 @@ def _examine(
         what = f"label numbers beside those of the manifest ({accepted})"
         faults.append((what, f"{', '.join(f'{n:g}' for n in unknown[:5])} {at}"))
     heart = {number: s for number, s in record.label_numbers.items() if s in HEART}
-    if not is_one_heart(np.isin(mask.voxels, [n for n, s in heart.items() if s is Structure.LV])):
+    labels = np.zeros(mask.voxels.shape, np.uint8)
+    for number, structure in heart.items():
+        labels[mask.voxels == number] = structure
+    if not is_one_heart(labels == Structure.LV):
         faults.append(("the LV in two places of the mask", at))
+    if labels.shape == image.voxels.shape:
+        for oddity in oddities(image, stored, labels, matched=record.match == "affine"):
+            detail = f"{oddity.detail} {at}".strip()
+            if oddity.problem:
+                faults.append((oddity.what, detail))
+            else:
+                notes.add(oddity.what, record.case, detail)
     for what, detail in faults:
         problems.add(what, record.case, detail)
 
@@ -152,7 +165,7 @@ def _examine(
     labelled = bool(unknown) or len(missing) < len(HEART)
     if labelled and missing:
         notes.add("structure absent from the mask", record.case, f"{', '.join(missing)} {at}")
-    inside = np.isin(mask.voxels, list(heart))
+    inside = labels > 0
     if inside[[0, -1]].any() or inside[:, [0, -1]].any():
         notes.add("heart cut off by the border of the image", record.case, at)
     if record.phase == "ED":
@@ -166,7 +179,16 @@ def _examine(
         (max(across, down), through, *map(float, image.voxels.shape)),
         labelled,
         sound=not faults,
+        lv_voxels=int((labels == Structure.LV).sum()),
     )
+
+
+def _note_phases(ed: _Scan | None, es: _Scan | None, notes: Findings) -> None:
+    """Notes an LV that is larger at ES: in the 102 real patients ES has at most .895 of ED."""
+    if ed and es and 0 < ed.lv_voxels < es.lv_voxels:
+        detail = f"{es.lv_voxels} voxels at ES and {ed.lv_voxels} at ED"
+        what = "the LV is larger at ES than at ED: ED and ES look exchanged"
+        notes.add(what, ed.record.case, detail)
 
 
 def _note_header(case: str, image: Volume, mask: Volume, notes: Findings) -> None:

@@ -68,6 +68,22 @@ class Summary:
     remarks: dict[str, int]
     crop: dict[str, float]
 
+    @property
+    def observations(self) -> list[str]:
+        """Sentences that a user should read before the store is used."""
+        lines, crop = [], self.crop
+        if self.kept:
+            lines.append(f"{self.kept} cases taken from an earlier call that was interrupted.")
+        for what, count in self.remarks.items():
+            lines.append(f"Warning: {count} of {self.cases} cases: {what}; run check for details.")
+        if crop["slices_cut"]:
+            lines.append(
+                f"The heart leaves the crop in {crop['slices_cut']} of {self.slices} slices, by "
+                f"up to {crop['largest_share_cut']:.0%} of its area. --field {crop['needed_mm']} "
+                "keeps all of it, at the same size in pixels."
+            )
+        return lines
+
 
 def preprocess(
     manifest: Manifest,

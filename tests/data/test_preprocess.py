@@ -559,3 +559,47 @@ def test_the_current_folder_is_no_output(acdc_tree, tmp_path, monkeypatch):
     with pytest.raises(DataError, match="is the current folder .*name a new folder"):
         preprocess(load_manifest("acdc"), acdc_tree, ".")
     assert not list(tmp_path.iterdir())
+
+
+# An earlier call, and the field of the crop -------------------------------------------------------
+
+
+def interrupted_after(count):
+    def progress(items, _):
+        for done, item in enumerate(items):
+            if done == count:
+                raise KeyboardInterrupt
+            yield item
+
+    return progress
+
+
+def test_a_mask_corrected_after_an_interruption_is_read_again(own, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        preprocess(OWN, own, tmp_path / "s", progress=interrupted_after(2))
+    file = own / "a/p1/mask.nii.gz"
+    edit(file, lambda v: np.where((v == 1) & (np.indices(v.shape)[2] < 3), 2, v))
+    summary = preprocess(OWN, own, tmp_path / "s")
+    volume = (np.asarray(nibabel.load(file).dataobj) == 1).sum() * 1.5 * 1.5 * 10 / 1000
+    assert table(tmp_path / "s").set_index("case").loc["p1", "LVEDV"] == pytest.approx(volume)
+    assert 1 <= summary.kept < 3
+    assert summary.observations[0].startswith(f"{summary.kept} cases taken from an earlier call")
+    preprocess(OWN, own, tmp_path / "whole")
+    assert content_hash(tmp_path / "s") == content_hash(tmp_path / "whole")
+
+
+def test_a_heart_that_leaves_the_crop_is_told_and_a_larger_field_keeps_it(own, tmp_path):
+    summary = preprocess(OWN, own, tmp_path / "small", Recipe(size=32))
+    info = json.loads((tmp_path / "small/dataset.json").read_text())
+    assert summary.crop == info["crop"]
+    assert (summary.crop["cases_cut"], summary.crop["slices_cut"]) == (3, 3)
+    assert 0 < summary.crop["largest_share_cut"] < 1
+    needed = summary.crop["needed_mm"]
+    (line,) = summary.observations
+    assert line.startswith("The heart leaves the crop in 3 of 3 slices")
+    assert f"--field {needed} keeps all of it" in line
+    larger = preprocess(OWN, own, tmp_path / "large", Recipe(size=32, spacing=needed / 32))
+    assert (larger.crop["slices_cut"], larger.observations) == (0, [])
+    store = SliceDataset.open(tmp_path / "large")
+    areas = (store.labels == 3).sum(dim=(1, 2, 3)).numpy() * store.pixel_cm2
+    assert areas == pytest.approx(store.attributes(["RVEDA"])[:, 0], rel=0.1)

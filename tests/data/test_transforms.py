@@ -1,12 +1,15 @@
 """From native voxels to the crop: labels, slices, one alignment, one interpolation, intensities."""
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
-from monai.transforms import Compose
+import torch
+from monai.data import NibabelReader
+from monai.transforms import Compose, LoadImaged
 from scipy.ndimage import affine_transform
 
 from cardiac_attrivae.attributes import ATTRIBUTES, pixel_counts
@@ -17,6 +20,7 @@ from cardiac_attrivae.data.phantom import RAW_LABELS
 from cardiac_attrivae.data.scanner import ACDC_SCANNER, draw_scan
 from cardiac_attrivae.data.transforms import (
     SLICES,
+    AlignHeartd,
     MeasureHeart,
     ReadPhased,
     Recipe,
@@ -476,3 +480,82 @@ def test_a_crop_of_another_size_has_the_same_centre():
     _, label, _ = crop(*native(scan(0.3)), size=100)
     _, whole, _ = crop(*native(scan(0.3)), size=128)
     assert (label == whole[14:-14, 14:-14]).all()
+
+
+# Alone, in a Compose of MONAI ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Image, and mask with the labels of ACDC, as MONAI's LoadImaged takes them."""
+    image, mask = native(scan(0.4))
+    raw = np.array([0, 3, 2, 1], np.uint8)[mask]
+    return {
+        Keys.IMAGE.value: write(tmp_path / "image.nii.gz", image),
+        Keys.LABEL.value: write(tmp_path / "mask.nii.gz", raw),
+    }
+
+
+def test_the_transforms_work_in_a_plain_compose_on_channel_first_tensors(files):
+    numbers = {0: Structure.BACKGROUND, 1: Structure.RV, 2: Structure.MYO, 3: Structure.LV}
+    warnings.filterwarnings("ignore", "NvImgCodec")  # MONAI tries every reader that it has
+    plain = Compose(
+        [
+            LoadImaged(BOTH, reader=NibabelReader, ensure_channel_first=True),
+            ToCanonicalLabelsd(Keys.LABEL, numbers),
+            MeasureHeart(),
+            SelectSlices("basal"),
+            AlignHeartd(BOTH, 1.3, 128),
+            ScaleIntensityInMaskd(Keys.IMAGE, Keys.LABEL, (1.0, 99.0)),
+        ]
+    )
+    (item,) = plain(files)
+    image, label, expected = crop(*native(scan(0.4)))
+    assert all(isinstance(item[key], torch.Tensor) for key in BOTH)
+    assert item[Keys.IMAGE].shape == (1, 128, 128)
+    assert (item[Keys.LABEL][0].numpy() == label).all()
+    assert item[Keys.IMAGE][0].numpy() == pytest.approx(image, abs=1e-6)
+    assert item["attributes"] == pytest.approx(expected["attributes"])
+
+
+def test_a_slice_alone_is_aligned_as_its_stack_is(files):
+    image, mask = native(scan(0.4))
+    index = int(pixel_counts(mask)[:, HEART].sum(axis=1).argmax())
+    data = {"spacing": (1.5, 1.5)} | {
+        key: torch.from_numpy(voxels[..., index][None])
+        for key, voxels in zip(BOTH, (image, mask), strict=True)
+    }
+    one = AlignHeartd(BOTH, 1.3, 96)(data)
+    other = AlignHeartd(BOTH, 1.3, 96)(
+        {Keys.IMAGE: image, Keys.LABEL: mask, "slice_index": index, "spacing": (1.5, 1.5, 10)}
+    )
+    for key in BOTH:
+        assert (one[key].numpy() == other[key]).all()
+    assert one["rotation_deg"] == other["rotation_deg"]
+
+
+MISUSE = {
+    "an empty mask": ({Keys.LABEL: torch.zeros(1, 9, 9)}, "the slice shows no LV; expected LV"),
+    "no RV": ({Keys.LABEL: torch.ones(1, 9, 9)}, "the slice shows no RV; expected LV, MYO and RV"),
+    "a stack without an index": ({Keys.LABEL: torch.ones(1, 9, 9, 4)}, r"label has shape .*, 4"),
+    "no spacing": ({"spacing": None}, "the spacing of label is unknown; expected 'spacing'"),
+}
+
+
+@pytest.mark.parametrize("name", MISUSE)
+def test_misuse_of_the_alignment_is_said_in_a_sentence(name):
+    changes, message = MISUSE[name]
+    data = {"spacing": (1.5, 1.5), **{key: torch.ones(1, 9, 9) for key in BOTH}, **changes}
+    data = {key: value for key, value in data.items() if value is not None}
+    with pytest.raises(DataError, match=message):
+        AlignHeartd(BOTH, 1.3, 32)(data)
+
+
+def test_an_empty_mask_gives_no_picture_of_nan():
+    data = {Keys.IMAGE: torch.rand(1, 8, 8), Keys.LABEL: torch.zeros(1, 8, 8)}
+    with pytest.raises(DataError, match="label is empty; expected pixels of the heart"):
+        ScaleIntensityInMaskd(Keys.IMAGE, Keys.LABEL, (1.0, 99.0))(data)
+    with pytest.raises(DataError, match="label is empty: no mask to use"):
+        MeasureHeart()({Keys.LABEL: torch.zeros(1, 8, 8, 3)})
+    with pytest.raises(DataError, match="label is empty: no mask to use"):
+        ToCanonicalLabelsd(Keys.LABEL, {0: Structure.BACKGROUND})(data)

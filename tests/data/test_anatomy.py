@@ -1,0 +1,160 @@
+"""Masks and stacks that contradict the anatomy are recognised, and those of real data are not."""
+
+import shutil
+from dataclasses import replace
+
+import nibabel
+import numpy as np
+import pytest
+from faults import OWN, SPACING_MM, heart, picture, save
+
+from cardiac_attrivae.data.anatomy import EXCHANGED, FLIPPED, MIRRORED, is_mirrored, oddities
+from cardiac_attrivae.data.cases import find_cases
+from cardiac_attrivae.data.check import check_dataset
+from cardiac_attrivae.data.images import laid_on, read_image
+from cardiac_attrivae.data.manifest import load_manifest, parse_manifest
+from cardiac_attrivae.data.nifti import Volume, read_mask
+from cardiac_attrivae.data.preprocess import preprocess
+from cardiac_attrivae.data.transforms import Recipe, ToCanonicalLabelsd
+from cardiac_attrivae.schema import DataError, Keys
+
+MANIFEST = parse_manifest(OWN, "own")
+TURNED = np.diag([-1.5, -1.5, -10, 1.0])
+"""Affine of a true stack: rows from top to bottom, base first."""
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Three sound patients of different images."""
+    for n, case in enumerate(("p1", "p2", "p3")):
+        save(tmp_path / "own/a" / case / "image.nii.gz", np.roll(picture(), n, axis=0))
+        save(tmp_path / "own/a" / case / "mask.nii.gz", heart())
+    return tmp_path / "own"
+
+
+def change(source, function, names=("image", "mask"), affine=None):
+    """Changes the voxels of the named files of every patient, and their affine."""
+    for name in names:
+        for file in source.glob(f"a/*/{name}.nii.gz"):
+            image = nibabel.load(file)
+            voxels = np.ascontiguousarray(function(np.asarray(image.dataobj)))
+            new = nibabel.Nifti1Image(voxels, image.affine if affine is None else affine)
+            nibabel.save(new, file)
+
+
+def notes_and_problems(source):
+    report = check_dataset(MANIFEST, source)
+    return {f.what: dict(f.cases) for f in report.notes}, {
+        f.what: dict(f.cases) for f in report.problems
+    }
+
+
+def test_sound_patients_have_neither_notes_nor_warnings(own, tmp_path):
+    assert notes_and_problems(own) == ({}, {})
+    summary = preprocess(MANIFEST, own, tmp_path / "s", Recipe(size=160))
+    assert (summary.remarks, summary.observations) == ({}, [])
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        ([0, 3, 2, 1], "RV looks like LV, LV looks like RV"),
+        ([0, 2, 1, 3], "MYO looks like LV, LV looks like MYO"),
+        ([0, 2, 3, 1], "MYO looks like LV, RV looks like MYO, LV looks like RV"),
+    ],
+)
+def test_exchanged_labels_are_a_problem_and_a_warning(own, tmp_path, table, told):
+    change(own, lambda v: np.choose(v, table).astype(np.uint8), ["mask"])
+    _, problems = notes_and_problems(own)
+    assert problems == {EXCHANGED: dict.fromkeys(("p1", "p2", "p3"), f"{told} at ED")}
+    if table != [0, 2, 3, 1]:
+        summary = preprocess(MANIFEST, own, tmp_path / "s")
+        assert summary.remarks == {EXCHANGED: 3}
+        assert summary.observations[0].startswith(f"Warning: 3 of 3 cases: {EXCHANGED}")
+
+
+def test_a_myocardium_with_a_gap_is_no_exchange(own):
+    change(own, lambda v: np.where((v == 2) & (np.indices(v.shape)[0] > 40), 0, v), ["mask"])
+    assert notes_and_problems(own)[1] == {}
+
+
+def test_a_mask_that_is_flipped_by_its_affine_is_told_with_the_mend(own, tmp_path):
+    flipped = np.diag([-1.5, 1.5, 10, 1])
+    flipped[0, 3] = 71 * 1.5
+    change(own, lambda v: v[::-1], ["mask"], flipped)
+    notes, problems = notes_and_problems(own)
+    assert problems == {}
+    assert set(notes[FLIPPED]) == {"p1", "p2", "p3"}
+    assert preprocess(MANIFEST, own, tmp_path / "s").remarks == {FLIPPED: 3}
+    mended = replace(MANIFEST, match="affine")
+    assert preprocess(mended, own, tmp_path / "mended").remarks == {}
+    notes = {finding.what for finding in check_dataset(mended, own).notes}
+    assert FLIPPED not in notes
+
+
+def test_a_mirrored_stack_is_told_with_the_mend(own, tmp_path):
+    change(own, lambda v: v, affine=TURNED)
+    assert notes_and_problems(own)[0] == {}
+    mirrored = np.diag([-1.5, 1.5, -10, 1])
+    change(own, lambda v: v[:, ::-1], affine=mirrored)
+    notes, problems = notes_and_problems(own)
+    assert set(notes[MIRRORED]) == {"p1", "p2", "p3"}
+    assert problems == {}
+    assert preprocess(MANIFEST, own, tmp_path / "s").remarks == {MIRRORED: 3}
+    for file in own.rglob("*.nii.gz"):  # the mend that the note names
+        nibabel.load(file).slicer[:, ::-1].to_filename(file)
+    assert MIRRORED not in notes_and_problems(own)[0]
+
+
+@pytest.mark.parametrize("base_first", [True, False])
+@pytest.mark.parametrize("flips", [(1, 1, 1), (-1, 1, 1), (1, 1, -1), (-1, -1, -1), (1, -1, -1)])
+def test_a_stack_is_mirrored_if_its_affine_and_its_base_disagree(base_first, flips):
+    angle = np.radians(30)
+    turn = [[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]]
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(turn) * flips * SPACING_MM
+    counts = np.array([[0, 9 - s, 9 - s, 9 - s] for s in range(6)])
+    counts = counts if base_first else counts[::-1]
+    volume = Volume(np.zeros((4, 4, 6)), SPACING_MM, affine)
+    assert is_mirrored(volume, counts) == ((np.prod(flips) > 0) == base_first)
+
+
+def test_slices_along_another_axis_are_refused_in_words(own, tmp_path):
+    for file in own.rglob("*.nii.gz"):
+        voxels = np.moveaxis(np.asarray(nibabel.load(file).dataobj), 2, 0)
+        save(file, np.ascontiguousarray(voxels), (10, 1.5, 1.5))
+    message = r"3 x|1 x image.nii.gz has slices of 6 x 72 pixels of 10 x 1.5 mm: .* along axis 1"
+    with pytest.raises(DataError, match=message):
+        preprocess(MANIFEST, own, tmp_path / "s")
+    _, problems = notes_and_problems(own)
+    assert set(problems["damaged or unusable file"]) == {"p1", "p2", "p3"}
+
+
+def test_an_lv_that_is_larger_at_es_is_noted(own):
+    small = heart()
+    small[(small == 1) & (np.indices(small.shape)[0] > 40)] = 2
+    for case in ("p1", "p2"):
+        cine = np.stack([np.roll(picture(), len(case), 1), picture()], -1)
+        save(own / "a" / case / "image.nii.gz", cine)
+        masks = [small, heart()] if case == "p1" else [heart(), small]
+        save(own / "a" / case / "mask.nii.gz", np.stack(masks, -1))
+    shutil.rmtree(own / "a/p3")
+    manifest = parse_manifest({**OWN, "constants": {"ED": 0, "ES": 1}}, "own")
+    notes = {f.what: dict(f.cases) for f in check_dataset(manifest, own).notes}
+    (told,) = [cases for what, cases in notes.items() if "larger at ES than at ED" in what]
+    assert set(told) == {"p1"}
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize(("dataset", "count"), [("acdc", 100), ("mnms", 2)])
+def test_no_real_patient_looks_wrong(real_data, dataset, count):
+    manifest = load_manifest(dataset)
+    records = find_cases(manifest, real_data / dataset).records
+    assert len(records) == count
+    for record in records:
+        image, mask = read_image(record.image, record.frame), read_mask(record.mask, record.frame)
+        raw = laid_on(image, mask, record).voxels
+        labels = ToCanonicalLabelsd(Keys.LABEL)({"record": record, Keys.LABEL: raw})[Keys.LABEL]
+        assert oddities(image, mask, labels, matched=False) == [], record.case
+        exchanged = np.choose(labels, [0, 3, 2, 1]).astype(np.uint8)
+        assert oddities(image, mask, exchanged, matched=False)[0].what == EXCHANGED
