@@ -183,6 +183,12 @@ def check_replaceable(output: Path, overwrite: bool) -> None:
 
     Raises:
         DataError: If it does, or holds a store that may not be replaced.
+
+    Example:
+        >>> check_replaceable(Path("absent"), overwrite=False)
+        >>> check_replaceable(Path("."), overwrite=False)
+        Traceback (most recent call last):
+        cardiac_attrivae.schema.DataError: . exists already; choose another folder or add ...
     """
     if not output.exists() or output.is_dir() and overwrite and is_empty(output):
         return
