@@ -355,7 +355,7 @@ def test_a_network_of_ones_own_loads_where_its_module_is_trusted(run, tmp_path, 
     (tmp_path / "lab_networks.py").write_text(NETWORK)
     monkeypatch.syspath_prepend(tmp_path)
     faults.foreign("lab_networks.Mine")(run)
-    for trusted in ("", "lab", "lab_networks.Other", "networks"):
+    for trusted in ("", ",", "lab", "lab_networks.Other", "networks", "lab_networks.Mine.Inner"):
         monkeypatch.setenv("CARDIAC_ATTRIVAE_NETWORKS", trusted)
         with pytest.raises(DataError, match="If you trust it: export CARDIAC_ATTRIVAE_NETWORKS="):
             load_run(run)
@@ -363,6 +363,18 @@ def test_a_network_of_ones_own_loads_where_its_module_is_trusted(run, tmp_path, 
     for trusted in ("lab_networks", "torch, lab_networks.Mine"):
         monkeypatch.setenv("CARDIAC_ATTRIVAE_NETWORKS", trusted)
         assert type(load_run(run).network).__name__ == "Mine"
+
+
+@pytest.mark.parametrize("path", [".os.Net", "..os.Net", ".Net", "os.Net", "", "."])
+@pytest.mark.parametrize("trusted", [None, "", " ", ",", "."])
+def test_no_odd_path_of_a_network_is_imported_unless_it_is_trusted(run, path, trusted, monkeypatch):
+    monkeypatch.delenv("CARDIAC_ATTRIVAE_NETWORKS", raising=False)
+    if trusted is not None:
+        monkeypatch.setenv("CARDIAC_ATTRIVAE_NETWORKS", trusted)
+    monkeypatch.setattr("importlib.import_module", lambda name: pytest.fail(f"imported {name!r}"))
+    faults.foreign(path)(run)
+    with pytest.raises(DataError, match="cannot be used"):
+        load_run(run)
 
 
 # Random damage ------------------------------------------------------------------------------------

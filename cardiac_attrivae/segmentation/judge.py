@@ -183,6 +183,8 @@ def _read(file: Path, device: torch.device | str) -> Segmenter | None:
         return None
     try:
         weights, about = read_weights(file)
+        if about.get("fingerprint", file.stem) != file.stem:
+            raise ValueError("it is a segmenter of another store or recipe")
         network = build(0, device)
         network.load_state_dict(weights)
         return Segmenter(network.eval(), about["dice"], about["patients"])
@@ -192,6 +194,6 @@ def _read(file: Path, device: torch.device | str) -> Segmenter | None:
 
 def _write(segmenter: Segmenter, file: Path) -> None:
     # another process may train the same one: the last file stays, and has the same content
-    about = {"dice": segmenter.dice, "patients": segmenter.patients}
+    about = {"dice": segmenter.dice, "patients": segmenter.patients, "fingerprint": file.stem}
     write_weights(file, segmenter.network.state_dict(), about)
     remove_leftovers(file.parent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from ..schema import DataError
 
 CONFIG, LAST, BEST = "config.yaml", "last.pt", "best.pt"
 MODEL, HISTORY, SUMMARY = "model.safetensors", "history.csv", "summary.json"
+MEASURED = ("wall_time_s", "steps_per_second", "peak_memory_mib")
+"""Keys of summary.json that differ from one run to the next: the model does not record them."""
 REST = (BEST, HISTORY, "tensorboard", "figures", "trackers.json")
 """What else a run writes."""
 
@@ -90,6 +93,12 @@ def _remove(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def digest(file: Path) -> str:
+    """SHA-256 of a file."""
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def configuration(file: Path) -> Any:

@@ -1,4 +1,4 @@
-"""What happens between epochs: warnings, history, checkpoints, pictures, progress.
+"""What happens between epochs: warnings, history, pictures, progress.
 
 Each handler is a constructor, ``attach`` and one or two callbacks. `History` gathers the scores in
 ``engine.state.metrics`` of trainer and evaluator in one table.
@@ -6,17 +6,15 @@ Each handler is a constructor, ``attach`` and one or two callbacks. `History` ga
 
 from __future__ import annotations
 
-import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from csv import DictReader
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from ignite.engine import Engine, Events
-from torch import Generator, nn
 
 from ..runtime.files import write
 from .engines import NetworkTrainer
@@ -89,13 +87,26 @@ class History:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
         engine.add_event_handler(Events.COMPLETED, self.write)
 
-    def resume(self, epoch: int) -> None:
-        """Reads the rows that were written until an epoch."""
+    @property
+    def text(self) -> str:
+        """What history.csv holds."""
+        return pd.DataFrame(self.rows).to_csv(index=False)
+
+    def state_dict(self) -> dict[str, str]:
+        """Makes the rows part of a checkpoint: a resumed run does not rely on the file."""
+        return {"csv": self.text}
+
+    def read(self, epoch: int) -> None:
+        """Reads the rows until an epoch from the file, where a checkpoint does not have them."""
         if self.file.is_file():
-            with open(self.file, newline="") as file:  # pandas 2 may miss the last digit of a float
-                known = [{k: float(v or "nan") for k, v in row.items()} for row in DictReader(file)]
-            known = [row | {"epoch": int(row["epoch"])} for row in known]
-            self.rows = [row for row in known if row["epoch"] <= epoch]
+            self.load_state_dict({"csv": self.file.read_text(encoding="utf-8")})
+            self.rows = [row for row in self.rows if row["epoch"] <= epoch]
+
+    def load_state_dict(self, state: Mapping[str, str]) -> None:
+        """Restores the rows of a checkpoint, to the last digit, which pandas 2 may miss."""
+        table = DictReader(StringIO(state["csv"]))
+        rows = [{name: float(value or "nan") for name, value in row.items()} for row in table]
+        self.rows = [row | {"epoch": int(row["epoch"])} for row in rows]
 
     def __call__(self, engine: NetworkTrainer) -> None:
         epoch = engine.state.epoch
@@ -109,67 +120,12 @@ class History:
             if name != "epoch" and self.writer is not None:
                 self.writer.add_scalar(name.replace("_", "/", 1), value, epoch)
         if last:
-            self.write(engine)
+            self.write()
             self.tell(row)
 
-    def write(self, engine: Engine) -> None:
-        write(self.file, pd.DataFrame(self.rows).to_csv(index=False))
-
-
-class Checkpoints:
-    """Writes last.pt, from which a run resumes bit for bit, and best.pt.
-
-    Both are written atomically: a run that is killed meanwhile keeps the ones before.
-
-    Args:
-        folder: The folder of the run.
-        parts: Name -> object with ``state_dict``, for everything that training changes.
-        generator: The source of randomness of the run.
-        every: Number of epochs between checkpoints.
-        weights: The network that is evaluated.
-        value: Returns what is smallest for the best weights; None keeps no best.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        parts: dict[str, Any],
-        generator: Generator,
-        every: int,
-        weights: nn.Module,
-        value: Callable[[], float] | None = None,
-    ) -> None:
-        self.folder, self.parts, self.generator = folder, parts, generator
-        self.every, self.weights, self.value = every, weights, value
-        self.best, self.best_epoch = float("inf"), 0
-
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        epoch = engine.state.epoch
-        if not is_due(epoch, self.every, engine.state.max_epochs):
-            return
-        check_finite(self.weights.state_dict(), epoch)
-        if self.value is not None and self.value() < self.best:
-            self.best, self.best_epoch = self.value(), epoch
-            save(self.weights.state_dict(), self.folder / "best.pt")
-        state = {name: part.state_dict() for name, part in self.parts.items()}
-        state |= {"generator": self.generator.get_state(), "epoch": epoch}
-        state |= {"best": self.best, "best_epoch": self.best_epoch}
-        save(state, self.folder / "last.pt")
-
-    def resume(self, engine: Engine, device: torch.device) -> int:
-        """Restores what last.pt holds into the parts and the engine; returns its epoch."""
-        state = torch.load(self.folder / "last.pt", map_location=device, weights_only=True)
-        for name, part in self.parts.items():
-            part.load_state_dict(state[name])
-        self.generator.set_state(state["generator"].cpu())
-        self.best, self.best_epoch = state["best"], state["best_epoch"]
-        # ignite resumes only with the length it knew; a longer run may be asked for since
-        known = {"max_epochs": engine.state.max_epochs, "epoch_length": engine.state.epoch_length}
-        engine.load_state_dict({"epoch": state["epoch"], **known})
-        return state["epoch"]
+    def write(self) -> None:
+        """Writes history.csv."""
+        write(self.file, self.text)
 
 
 class Pictures:
@@ -201,23 +157,6 @@ class EpochBar:
         )
 
 
-def check_finite(weights: dict[str, torch.Tensor], epoch: int) -> None:
-    """Raises FloatingPointError if a weight is not finite after the last step of an epoch."""
-    for name, weight in weights.items():
-        if not weight.isfinite().all():
-            raise FloatingPointError(
-                f"weight {name} is not finite after epoch {epoch}; training stopped. "
-                "The last checkpoint is intact: lower optimiser.lr"
-            )
-
-
 def is_due(epoch: int, every: int, last: int | None) -> bool:
     """Whether validation, history and checkpoint happen in this epoch: the last one always."""
     return epoch % every == 0 or epoch == last
-
-
-def save(state: Any, file: Path) -> None:
-    """Writes what torch.save writes, atomically."""
-    stream = io.BytesIO()  # torch's own message about a full disk names neither disk nor file
-    torch.save(state, stream)
-    write(file, stream.getbuffer())

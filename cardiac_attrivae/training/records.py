@@ -19,14 +19,18 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from ..data.store import SliceDataset
+from ..metrics.calibration import Calibration
+from ..metrics.patients import LEAST
 from ..runtime.device import describe_device, peak_memory_mib
 from ..runtime.distributed import is_first, world_size
 from ..runtime.files import write
 from ..runtime.provenance import versions
 from ..runtime.weights import write_weights
+from ..schema import LatentTable
+from .checkpoints import Checkpoints
 from .engines import NetworkTrainer, VAEEvaluator
-from .folder import BEST, HISTORY, LAST, MODEL, SUMMARY
-from .handlers import Checkpoints, History, KLBalance, Pictures
+from .folder import BEST, HISTORY, LAST, MEASURED, MODEL, SUMMARY, digest
+from .handlers import History, KLBalance, Pictures
 from .learner import Learner, validation_loss
 from .pictures import draw_run
 from .trackers import Tracking
@@ -69,11 +73,14 @@ class Records:
         self.history = History(folder / HISTORY, evaluator, every, self.writer, tell)
         self.checkpoints = Checkpoints(
             folder,
-            learner.parts(trainer) | ({"stopping": stopping} if stopping else {}),
+            learner.parts(trainer)
+            | {"history": self.history}
+            | ({"stopping": stopping} if stopping else {}),
             learner.generator,
             every,
             learner.model,
             (lambda: validation_loss(evaluator)) if evaluator else None,
+            _conditions(learner.device),
         )
         self.tracking = Tracking(
             trackers,
@@ -98,7 +105,10 @@ class Records:
         """Goes on from the checkpoint, if there is one."""
         if (self.folder / LAST).is_file():
             self.start_epoch = self.checkpoints.resume(self.trainer, self.learner.device)
-            self.history.resume(self.start_epoch)
+            if not self.history.rows:  # checkpoints of earlier versions do not have them
+                self.history.read(self.start_epoch)
+            if self.learner.pipeline.schedule.keep == "best" and is_first():
+                self.checkpoints.restore_best(self.start_epoch)
 
     def __enter__(self) -> Records:
         self.tracking.__enter__()
@@ -122,43 +132,60 @@ class Records:
     def load_kept(self) -> int:
         """Loads the weights that the pipeline keeps into the model; returns their epoch."""
         if self.learner.pipeline.schedule.keep == "best" and (self.folder / BEST).is_file():
-            best = torch.load(self.folder / BEST, self.learner.device, weights_only=True)
-            self.learner.model.load_state_dict(best)
-            return self.checkpoints.best_epoch
+            return self.checkpoints.load_best(self.learner.device)
         return self.trainer.state.epoch
 
     def finish(self, epoch_kept: int, seconds: float) -> None:
         """Writes pictures, model.safetensors and summary.json: with them the run is complete.
 
+        The model holds what the other files of the run and its store should say, see `verify`.
+
         Args:
             epoch_kept: Epoch of the weights in the model.
             seconds: Time that the training took since it was started or resumed.
         """
-        learner, train = self.learner, self.learner.train
-        statistics = learner.code_statistics()
+        codes = self.learner.basal_codes()
+        statistics = {"code_mean": codes.mean(axis=0), "code_deviation": codes.std(axis=0)}
+        self.history.write()
         self.draw(statistics)
-        known = {"seed": self.config["seed"], "train_dataset": train.name}
-        known |= {"content_hash": train.info["content_hash"]}
-        facts = {
+        summary = self._summary(epoch_kept, seconds) | {"calibration": self._calibration(codes)}
+        facts = self._facts() | {name: values.tolist() for name, values in statistics.items()}
+        lasting = {key: value for key, value in summary.items() if key not in MEASURED}
+        facts |= {"calibration": summary["calibration"], "summary": lasting}
+        facts |= {"sha256_of": seals(self.folder, self.learner.train.folder)}
+        write_weights(self.folder / MODEL, self.learner.model.state_dict(), facts)
+        place = {"store": str(self.learner.train.folder.resolve())}
+        write(self.folder / SUMMARY, json.dumps(summary | place, indent=2) + "\n")
+        self.tracking.keep()
+
+    def _known(self) -> dict[str, Any]:
+        info = self.learner.train.info
+        return {key: self.config[key] for key in ("seed", "content_hash")} | {
+            "train_dataset": info["dataset"]
+        }
+
+    def _facts(self) -> dict[str, Any]:
+        """What model.safetensors says of the run, but for what depends on its weights."""
+        learner, info = self.learner, self.learner.train.info
+        facts = self._known() | {
             "pipeline": learner.pipeline.to_dict(),
-            **known,
-            **{key: train.info.get(key) for key in ("title", "citation", "synthetic")},
-            "recipe": train.info["recipe"],
-            "train_cases": train.fingerprints(),
+            **{key: info.get(key) for key in ("title", "citation", "synthetic", "recipe")},
+            "train_cases": learner.train.fingerprints(),
             "attribute_mean": learner.targets.mean.tolist(),
             "attribute_deviation": learner.targets.deviation.tolist(),
-            **{name: values.tolist() for name, values in statistics.items()},
         }
         perceptual = getattr(learner.loss, "perceptual", None)
         if perceptual is not None:
             facts["perceptual"] = {"name": perceptual.name, "sha256": perceptual.digest}
-        write_weights(self.folder / MODEL, learner.model.state_dict(), facts)
-        state = self.trainer.state
+        return facts
+
+    def _summary(self, epoch_kept: int, seconds: float) -> dict[str, Any]:
+        """What summary.json says, but for the place of the store and the calibration."""
+        learner, train, state = self.learner, self.learner.train, self.trainer.state
         steps = (state.epoch - self.start_epoch) * (state.epoch_length or 0)
-        summary = {
+        return {
             "method": learner.pipeline.method,
-            **known,
-            "store": str(train.folder.resolve()),
+            **self._known(),
             "train_slices": len(train),
             "train_cases": int(train.cases["case"].nunique()),
             "val_cases": int(self.val.cases["case"].nunique()),
@@ -169,11 +196,75 @@ class Records:
             "peak_memory_mib": round(peak_memory_mib(learner.device)),
             "device": describe_device(learner.device),
             "processes": world_size(),
+            "conditions": [list(part) for part in self.checkpoints.conditions],
             "parameters": sum(p.numel() for p in learner.model.parameters()),
             "versions": versions(PACKAGES),
         }
-        write(self.folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
-        self.tracking.keep()
+
+    def _calibration(self, codes: np.ndarray) -> dict[str, dict[str, float]]:
+        """The lines from codes to attributes, see `calibration_lines`."""
+        basal, pipeline = self.learner.basal, self.learner.pipeline
+        return calibration_lines(
+            LatentTable(
+                tuple(basal.cases["case"]),
+                codes,
+                basal.attributes(pipeline.attributes),
+                pipeline.attributes,
+                pipeline.dimensions(pipeline.attributes),
+            )
+        )
+
+
+def calibration_lines(table: LatentTable) -> dict[str, dict[str, float]]:
+    """Says what the codes of a model mean in the units of the attributes.
+
+    Args:
+        table: Codes and attributes of the training patients.
+
+    Returns:
+        For each attribute its ``dimension``, ``slope`` and ``intercept`` of the line from the code
+        to the attribute, ``low`` and ``high``, the range among the training patients,
+        ``code_mean`` and ``code_deviation``, ``residual_sd``, the standard deviation about the line
+        (n - 2 degrees of freedom), and the number ``n`` of patients. Empty with fewer than `LEAST`.
+
+    Example:
+        >>> codes = np.array([[1.0], [2.0], [3.0], [4.0], [5.0]])
+        >>> table = LatentTable(tuple("abcde"), codes, 100 + 20 * codes, ("LVEDV",), (0,))
+        >>> line = calibration_lines(table)["LVEDV"]
+        >>> round(line["slope"]), round(line["intercept"]), line["n"]
+        (20, 100, 5)
+    """
+    if len(table.codes) < LEAST:
+        return {}
+    line = Calibration.fit(table)
+    n = len(table.codes)
+    residual = np.sqrt(((table.attributes - line.read(table.codes)) ** 2).sum(axis=0) / (n - 2))
+    columns = ("dimensions", "slope", "intercept", "low", "high", "code_mean", "code_deviation")
+    parts = (*(getattr(line, name) for name in columns), residual)
+    keys = ("dimension", *columns[1:], "residual_sd")
+    return {
+        name: {key: float(v) for key, v in zip(keys, row, strict=True)}
+        | {"dimension": int(row[0]), "n": n}
+        for name, row in zip(line.names, zip(*parts, strict=True), strict=True)
+    }
+
+
+def seals(run: Path, store: Path) -> dict[str, str]:
+    """SHA-256 of each file, as far as it is there, that a run and its store can be checked by.
+
+    Args:
+        run: Folder of the run.
+        store: Folder of its store.
+    """
+    files = {name: run / name for name in (HISTORY, LAST, BEST)}
+    files |= {"dataset.json": store / "dataset.json"}
+    files |= {f"segmenters/{f.name}": f for f in sorted(store.glob("segmenters/*.safetensors"))}
+    return {name: digest(file) for name, file in files.items() if file.is_file()}
+
+
+def _conditions(device: torch.device) -> str:
+    count = world_size()
+    return describe_device(device) + (f", {count} processes" if count > 1 else "")
 
 
 def _tensorboard(folder: Path, config: Mapping[str, Any]) -> SummaryWriter:

@@ -26,7 +26,7 @@ TRAVERSAL = np.linspace(-3, 3, 7)
 
 
 TRUSTED = "CARDIAC_ATTRIVAE_NETWORKS"
-"""Environment variable: dotted paths, separated by commas, whose classes a run may name."""
+"""Environment variable: classes that a run may name, or their modules, separated by commas."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def load_run(folder: str | Path, device: str = "cpu") -> Run:
     """Reads a finished run. Its file holds weights and plain values; no code of it is executed.
 
     A network that the run names by a dotted path is code of another package. It is imported only
-    if the environment variable `TRUSTED` names that class, or a module above it.
+    if the environment variable `TRUSTED` names that class, or its module.
 
     Args:
         folder: The folder that ``train`` wrote.
@@ -104,9 +104,9 @@ def trusted_network(pipeline: Pipeline) -> VAE:
             built.
     """
     name = pipeline.network.name
-    trusted = [path.strip() for path in os.environ.get(TRUSTED, "").split(",")]
-    if name not in NETWORKS and not any(f"{name}.".startswith(f"{path}.") for path in trusted):
-        module = name.rpartition(".")[0] or name
+    trusted = {path.strip() for path in os.environ.get(TRUSTED, "").split(",")} - {""}
+    module = name.rpartition(".")[0] or name
+    if name not in NETWORKS and not {name, module} & trusted:
         raise ValueError(
             f"its network {name!r} is none of {', '.join(NETWORKS)} but code of another package, "
             f"which a run may not load by itself. If you trust it: export {TRUSTED}={module}"

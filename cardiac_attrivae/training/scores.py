@@ -148,8 +148,7 @@ class LossTerms:
         for name, value in means.items():
             if not np.isfinite(value):
                 raise FloatingPointError(
-                    f"the {name} term is {value} in epoch {engine.state.epoch}; training stopped. "
-                    "The last checkpoint is intact: lower optimiser.lr, or the weight of the term"
+                    f"the {name} term is {value} in epoch {engine.state.epoch}"
                 )
         if means:
             loss = sum(value for name, value in means.items() if name in self._parts)

@@ -1,4 +1,8 @@
-"""Whether what a run was made from is still what it was: weights, configuration, data, versions."""
+"""Checks whether a run and its store are still what they were when the model was written.
+
+The facts in model.safetensors, which are sealed together with the weights, say what the other files
+should hold. Somebody who computes that seal anew can forge everything: keep a copy of it elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,11 @@ from typing import Any, NamedTuple
 from ..data.store import content_hash
 from ..runtime.files import read_json
 from ..runtime.provenance import seal, versions
-from ..runtime.weights import Weights, open_weights
+from ..runtime.weights import Facts, Weights, open_weights
 from ..runtime.yaml_files import read_yaml
 from ..schema import DataError
 from .config import parse_pipeline
+from .folder import BEST, CONFIG, HISTORY, LAST, MEASURED, MODEL, SUMMARY, digest
 from .run import trusted_network
 
 CONFIGURATION = {
@@ -23,107 +28,131 @@ CONFIGURATION = {
     "data": "train_dataset",
     "content_hash": "content_hash",
 }
-"""Key of config.yaml -> that of the facts in the model which says the same."""
-SUMMARY = ("seed", "train_dataset", "content_hash")
-"""Keys of summary.json which the facts in the model have, too."""
+"""Key of config.yaml -> key of the fact in the model that says the same."""
+
+OLD_SUMMARY = ("seed", "train_dataset", "content_hash")
+"""Keys of summary.json that models of earlier versions record."""
+
+NOT_COVERED = (
+    f"{', '.join(MEASURED)} and store in {SUMMARY}; figures, tensorboard, trackers.json; "
+    "skipped.csv and contact_sheet.png of the store; the scans that it was made from"
+)
+"""What `verify_run` does not check."""
 
 
 class Finding(NamedTuple):
-    """What was compared, whether it holds (None: it cannot be told), and in words."""
+    """One thing that was checked.
+
+    Attributes:
+        what: What was compared.
+        holds: Whether it is unchanged; None if that cannot be found out.
+        text: The result in words.
+    """
 
     what: str
     holds: bool | None
-    told: str
+    text: str
 
 
 def verify_run(run: str | Path, store: str | Path | None = None) -> list[Finding]:
-    """Compares what is left of a run, and its store, with what they were when it was trained.
+    """Compares the files of a run, and its store, with what the model recorded of them.
 
     Args:
         run: Folder that ``train`` wrote.
-        store: What it was trained on; None looks where it was then.
+        store: The store that it was trained on; None looks where it was during training.
 
     Returns:
-        Findings on ``weights``, ``configuration``, ``summary``, ``data``, ``versions`` and
-        ``parameters``, in this order. Other versions are told and hold nevertheless.
+        Findings on ``weights``, ``configuration``, ``summary``, ``history``, ``checkpoints``,
+        ``data``, ``segmenters``, ``conditions``, ``versions`` and ``parameters``, in this order.
+        Other versions and conditions are described, but count as unchanged. See `NOT_COVERED`.
 
     Raises:
-        DataError: If the folder holds nothing of a run.
+        DataError: If the folder holds no file of a run.
     """
     run = Path(run)
-    files = [run / name for name in ("model.safetensors", "config.yaml", "summary.json")]
+    files = [run / name for name in (MODEL, CONFIG, SUMMARY)]
     if not any(file.is_file() for file in files):
         raise DataError(f"no run in {run}: it has none of {', '.join(f.name for f in files)}")
     weights, model, sealed = _model(files[0])
-    configuration, unread = _said("configuration", files[1], _mapping)
-    summary, unread_too = _said("summary", files[2], read_json)
+    configuration, unread = _read("configuration", files[1], _mapping)
+    summary, unread_too = _read("summary", files[2], read_json)
+    place = store or summary.get("store")
+    folder = Path(place) if isinstance(place, (str, Path)) else None
     findings = (
         sealed,
         unread or _configuration(configuration, model),
         unread_too or _summary(summary, model),
-        _data(store, summary, model or configuration),
+        _files("history", run, (HISTORY,), model),
+        _files("checkpoints", run, (LAST, BEST), model),
+        _data(folder, store is not None, summary, model or configuration),
+        _segmenters(folder, model),
+        _conditions(model),
         _versions(summary),
         _parameters(weights, model, summary),
     )
-    return [Finding(what, holds, _in_one_line(told)) for what, holds, told in findings]
+    return [Finding(what, holds, _in_one_line(text)) for what, holds, text in findings]
 
 
-def _in_one_line(told: str) -> str:
-    """What a file holds may steer a terminal: nothing of it does that here."""
-    return "".join(sign if sign.isprintable() else "?" for sign in " ".join(told.split()))
+def _in_one_line(text: str) -> str:
+    """Replaces characters of a file's content that could control a terminal."""
+    return "".join(sign if sign.isprintable() else "?" for sign in " ".join(text.split()))
 
 
-def _model(file: Path) -> tuple[Weights, dict[str, Any], Finding]:
+def _model(file: Path) -> tuple[Weights, Facts, Finding]:
     """Weights and facts, both empty if the file cannot be read."""
     try:
         weights, facts, sealed = open_weights(file)
     except DataError as error:
         return {}, {}, Finding("weights", False if file.is_file() else None, str(error))
-    told = "as written, by their hash" if sealed else f"{file} was changed after it was written"
-    return weights, facts, Finding("weights", sealed, told)
+    text = "as written, by their hash" if sealed else f"{file} was changed after it was written"
+    return weights, facts, Finding("weights", sealed, text)
 
 
 def _mapping(file: Path) -> dict[str, Any]:
-    said = read_yaml(file.read_bytes())
-    if not isinstance(said, dict):
-        raise ValueError(f"holds {short(said)}; expected keys and values")
-    return said
+    content = read_yaml(file.read_bytes())
+    if not isinstance(content, dict):
+        raise ValueError(f"holds {short(content)}; expected keys and values")
+    return content
 
 
-def _said(
+def _read(
     what: str, file: Path, read: Callable[[Path], dict[str, Any]]
 ) -> tuple[dict[str, Any], Finding | None]:
-    """What a file of a run says; where it cannot be read, nothing and why."""
+    """The content of a file; where it cannot be read, nothing and the reason."""
     if not file.is_file():
         return {}, Finding(what, None, f"{file} is missing")
     try:
         return read(file), None
     except (ValueError, OSError) as error:
-        told = str(error)
-        return {}, Finding(what, False, told if str(file) in told else f"{file}: {told}")
+        text = str(error)
+        return {}, Finding(what, False, text if str(file) in text else f"{file}: {text}")
 
 
-def _configuration(said: dict[str, Any], model: dict[str, Any]) -> Finding:
+def _configuration(found: dict[str, Any], model: Facts) -> Finding:
     known = {key: model.get(fact) for key, fact in CONFIGURATION.items()}
-    return _compared("configuration", "config.yaml", said, known if model else {})
+    return _compared("configuration", CONFIG, found, known if model else {})
 
 
-def _summary(said: dict[str, Any], model: dict[str, Any]) -> Finding:
-    known = {key: model.get(key) for key in SUMMARY}
-    if isinstance(model.get("pipeline"), dict):
-        known["method"] = model["pipeline"].get("method")
-    said = {key: said.get(key) for key in known}
-    return _compared("summary", "summary.json", said, known if model else {})
+def _summary(found: dict[str, Any], model: Facts) -> Finding:
+    known = model.get("summary")
+    if isinstance(known, dict):
+        found = {key: value for key, value in found.items() if key not in (*MEASURED, "store")}
+    else:
+        known = {key: model.get(key) for key in OLD_SUMMARY} if model else {}
+        if isinstance(model.get("pipeline"), dict):
+            known["method"] = model["pipeline"].get("method")
+        found = {key: found.get(key) for key in known}
+    return _compared("summary", SUMMARY, found, known)
 
 
-def _compared(what: str, file: str, said: dict[str, Any], known: dict[str, Any]) -> Finding:
+def _compared(what: str, file: str, found: dict[str, Any], known: dict[str, Any]) -> Finding:
     if not known:
-        return Finding(what, None, f"the model does not tell what {file} should say")
-    differences = list(_differences(said, known))
-    told = f"{file} says what the model says"
+        return Finding(what, None, f"the model does not record what {file} should say")
+    differences = list(_differences(found, known))
+    text = f"{file} says what the model says"
     if differences:
-        told = "; ".join(f"{key} is {a} in {file}, {b} in the model" for key, a, b in differences)
-    return Finding(what, not differences, told)
+        text = "; ".join(f"{key} is {a} in {file}, {b} in the model" for key, a, b in differences)
+    return Finding(what, not differences, text)
 
 
 def _differences(one: Any, other: Any, key: str = "") -> Iterator[tuple[str, str, str]]:
@@ -132,41 +161,104 @@ def _differences(one: Any, other: Any, key: str = "") -> Iterator[tuple[str, str
         for name in dict.fromkeys([*other, *one]):
             yield from _differences(one.get(name), other.get(name), f"{key}.{name}".strip("."))
     elif one != other:
-        found, known = ("missing" if value is None else short(value) for value in (one, other))
-        yield key, found, known
+        first, second = ("missing" if value is None else short(value) for value in (one, other))
+        yield key, first, second
 
 
-def _data(store: str | Path | None, summary: dict[str, Any], model: dict[str, Any]) -> Finding:
-    """Of the store: its files hashed anew, its own record, and what the run says of it."""
+def _recorded(model: Facts) -> dict[str, str] | None:
+    """File -> hash, as the model records them; None for models of earlier versions."""
+    known = model.get("sha256_of")
+    return known if isinstance(known, dict) else None
+
+
+def _files(what: str, folder: Path, names: tuple[str, ...], model: Facts) -> Finding:
+    """Hashes files, and compares them with those that the model records."""
+    recorded = _recorded(model)
+    if recorded is None:
+        return Finding(what, None, f"the model does not record {' and '.join(names)}")
+    states = {}
+    for name in (name for name in names if name in recorded or (folder / name).exists()):
+        try:
+            same = digest(folder / name) == recorded.get(name)
+            states[name] = "as written" if same else "was changed after the model was written"
+        except FileNotFoundError:
+            states[name] = "is missing"
+        except OSError as error:
+            states[name] = f"cannot be read: {error}"
+    text = "; ".join(f"{name} {state}" for name, state in states.items())
+    unsound = [state for state in states.values() if state != "as written"]
+    holds = None if unsound and set(unsound) == {"is missing"} else not unsound
+    return Finding(what, holds, text or "there were none")
+
+
+def _data(folder: Path | None, given: bool, summary: dict[str, Any], model: Facts) -> Finding:
+    """Hashes the store again, and compares it with its own record and with the run's."""
     known = model.get("content_hash") or summary.get("content_hash")
-    place = store or summary.get("store")
     if not isinstance(known, str):
-        return Finding("data", None, "the run does not tell the content hash of its store")
-    if not isinstance(place, (str, Path)):
-        return Finding("data", None, "the run does not tell where its store is; pass --data STORE")
-    folder = Path(place)
+        return Finding("data", None, "the run does not record the content hash of its store")
+    if folder is None:
+        return Finding("data", None, "the run does not say where its store is; pass --data STORE")
     if not (folder / "dataset.json").is_file():
-        moved = "there is no store" if store else "the store was moved, pass --data STORE: none"
+        moved = "there is no store" if given else "the store was moved, pass --data STORE: none"
         return Finding("data", None, f"{moved} in {folder}")
     try:
         found, info = content_hash(folder), read_json(folder / "dataset.json")
+        resealed = (_recorded(model) or {}).get("dataset.json") not in (
+            None,
+            digest(folder / "dataset.json"),
+        )
     except (DataError, OSError) as error:
         return Finding("data", False, f"{folder} cannot be read: {error}")
     if found != info.get("content_hash") or info.get("sha256") != seal(info):
         return Finding("data", False, f"{folder} was changed after preprocess wrote it")
-    if found != known:
+    if found != known or resealed:
         recipes = _differences(info.get("recipe"), model.get("recipe"), "recipe")
-        told = [f"{key} is {a} and was {b}" for key, a, b in recipes if "recipe" in model]
-        return Finding(
-            "data", False, f"{folder} is another store: {'; '.join(told) or 'its content differs'}"
-        )
+        text = [f"{key} is {a} and was {b}" for key, a, b in recipes if "recipe" in model]
+        otherwise = "its content differs" if found != known else "its dataset.json differs"
+        return Finding("data", False, f"{folder} is another store: {'; '.join(text) or otherwise}")
     return Finding("data", True, f"{folder} holds what it held, by its hash")
+
+
+def _segmenters(folder: Path | None, model: Facts) -> Finding:
+    """Checks the segmenters of the store: their seals, their names, and the model's record."""
+    if folder is None or not folder.is_dir():
+        return Finding("segmenters", True, "none")
+    recorded, problems = _recorded(model) or {}, []
+    files = sorted((folder / "segmenters").glob("*.safetensors"))
+    for file in files:
+        try:
+            _, facts, sealed = open_weights(file)
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        before = recorded.get(f"segmenters/{file.name}")
+        if not sealed or (before is not None and before != digest(file)):
+            problems.append(f"{file} was changed after it was written")
+        elif facts.get("fingerprint", file.stem) != file.stem:
+            problems.append(f"{file} is the segmenter {facts['fingerprint']} under another name")
+    return Finding(
+        "segmenters",
+        not problems,
+        "; ".join(problems) or (f"{len(files)}, as written" if files else "none"),
+    )
+
+
+def _conditions(model: Facts) -> Finding:
+    """Describes on what the run was trained: a run that changed it can only be repeated roughly."""
+    summary = model.get("summary")
+    parts = summary.get("conditions") if isinstance(summary, dict) else None
+    if not (isinstance(parts, list) and all(isinstance(p, list) and len(p) == 2 for p in parts)):
+        return Finding("conditions", None, "the model does not record them")
+    text = "; ".join(f"from epoch {epoch} on {device}" for epoch, device in parts)
+    if len(parts) > 1:
+        text += ": the last digits are not those of an uninterrupted run"
+    return Finding("conditions", True, text)
 
 
 def _versions(summary: dict[str, Any]) -> Finding:
     recorded = summary.get("versions")
     if not isinstance(recorded, dict):
-        return Finding("versions", None, "summary.json does not tell them")
+        return Finding("versions", None, f"{SUMMARY} does not record them")
     now = versions(())
     for name in recorded.keys() - now.keys():
         try:
@@ -179,8 +271,8 @@ def _versions(summary: dict[str, Any]) -> Finding:
     return Finding("versions", True, "; ".join(changed) or "the same are installed")
 
 
-def _parameters(weights: Weights, model: dict[str, Any], summary: dict[str, Any]) -> Finding:
-    """Of the network that the model's facts describe, filled with the weights."""
+def _parameters(weights: Weights, model: Facts, summary: dict[str, Any]) -> Finding:
+    """Builds the network that the model describes, and compares its weights and their number."""
     if not weights:
         return Finding("parameters", None, "there are no weights")
     try:
@@ -193,6 +285,7 @@ def _parameters(weights: Weights, model: dict[str, Any], summary: dict[str, Any]
         return Finding("parameters", False, "the weights are not those of the network")
     recorded = summary.get("parameters", count)
     if recorded != count:
-        told = f"{short(recorded)} in summary.json, {count:,} in the network"
-        return Finding("parameters", False, told)
+        return Finding(
+            "parameters", False, f"{short(recorded)} in {SUMMARY}, {count:,} in the network"
+        )
     return Finding("parameters", True, f"{count:,}, and weights for each")

@@ -19,10 +19,13 @@ from ..runtime.distributed import barrier, is_first, processes
 from ..schema import DataError
 from .config import Pipeline, load_pipeline, parse_pipeline
 from .engines import NetworkTrainer, VAEEvaluator, deterministic
-from .folder import claimed
+from .folder import LAST, claimed
 from .learner import Learner, attach_validation, fitted
 from .records import Records
 from .trackers import parse_trackers
+
+LARGEST_SEED = 2**63 - 2
+"""torch's generators take 64 bits; one run uses its seed and the next number."""
 
 Row = dict[str, float]
 """A row of history.csv: column -> value."""
@@ -130,6 +133,8 @@ class TrainingWorkflow(PythonicWorkflow):
         trackers: Sequence[str] = (),
     ) -> None:
         super().__init__(workflow_type="train", meta_file=[])
+        if not 0 <= seed <= LARGEST_SEED:
+            raise ValueError(f"seed is {seed}; expected a whole number from 0 to {LARGEST_SEED}")
         self.pipeline, self.output, self.seed = fitted(pipeline, train), Path(output), seed
         self.resume, self.overwrite, self.tell, self.handlers = resume, overwrite, tell, handlers
         self.trackers = parse_trackers(trackers)
@@ -203,7 +208,10 @@ class TrainingWorkflow(PythonicWorkflow):
             start, stopping = time.perf_counter(), self.stopping
             stopped = stopping is not None and stopping.counter >= stopping.patience
             if self.records.start_epoch < self.pipeline.schedule.epochs and not stopped:
-                self._trainer.run()
+                try:
+                    self._trainer.run()
+                except FloatingPointError as error:
+                    raise FloatingPointError(f"{error}. {self._advice()}") from error
             self.seconds = time.perf_counter() - start
 
     def finalize(self) -> None:
@@ -223,6 +231,16 @@ class TrainingWorkflow(PythonicWorkflow):
         except BaseException:
             self._resources.__exit__(*sys.exc_info())
             raise
+
+    def _advice(self) -> str:
+        """What to do about a training that has diverged."""
+        change = "Lower optimiser.lr, or the weight of the term"
+        if not (self.output / LAST).is_file():
+            return f"{change}, and run the same command again: {self.output} has no checkpoint yet"
+        return (
+            f"{change}, and train into another folder: {self.output} keeps its last checkpoint, "
+            "but can go on only with the same configuration"
+        )
 
     def _claim(self, config: Mapping[str, Any]) -> None:
         size = sum(part.nbytes for part in self.learner.model.state_dict().values())

@@ -362,7 +362,7 @@ save = lambda file: write(file, pd.DataFrame(dict(a=range(5000))).to_csv(index=F
 """,
     "checkpoint": """
 import torch
-from cardiac_attrivae.training.handlers import save as save_state
+from cardiac_attrivae.training.checkpoints import save as save_state
 save = lambda file: save_state(dict(weight=torch.rand(5000)), file)
 """,
     "weights": """

@@ -13,13 +13,12 @@ from torch import nn
 from cardiac_attrivae.metrics.codes import score
 from cardiac_attrivae.metrics.images import FIDELITY
 from cardiac_attrivae.schema import Keys, LatentTable
+from cardiac_attrivae.training.checkpoints import Checkpoints, save
 from cardiac_attrivae.training.handlers import (
-    Checkpoints,
     History,
     KLBalance,
     Pictures,
     is_due,
-    save,
 )
 from cardiac_attrivae.training.scores import ImageFidelity, LossTerms, RegularisationMetrics
 
@@ -277,20 +276,20 @@ def test_a_resumed_history_keeps_the_rows_until_then_to_the_last_digit(tmp_path)
     file = tmp_path / "history.csv"
     first, _ = history_of(file)
     first.rows = [{"epoch": epoch, "train_kl": np.pi * 10.0**-epoch / 3} for epoch in range(1, 7)]
-    first.write(None)
+    first.write()
     again, _ = history_of(file)
-    again.resume(4)
+    again.read(4)
     assert again.rows == first.rows[:4]
 
 
 def test_history_is_replaced_as_a_whole(tmp_path, monkeypatch):
     history, _ = history_of(tmp_path / "history.csv")
     history.rows = [{"epoch": 1}]
-    history.write(None)
+    history.write()
     monkeypatch.setattr(os, "replace", interrupt)
     history.rows = [{"epoch": 1}, {"epoch": 2}]
     with pytest.raises(KeyboardInterrupt):
-        history.write(None)
+        history.write()
     assert len(pd.read_csv(tmp_path / "history.csv")) == 1
 
 

@@ -1,10 +1,13 @@
-"""A run is held true as long as nothing was changed, and else each change is named, alone."""
+"""A run of which nothing was changed passes; otherwise each change is named, and nothing else."""
 
 import json
 import shutil
+from importlib import metadata
+from importlib.metadata import PackageNotFoundError
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from conftest import trained
 
@@ -12,11 +15,17 @@ from cardiac_attrivae.cli.main import main
 from cardiac_attrivae.data.manifest import load_manifest
 from cardiac_attrivae.data.preprocess import preprocess
 from cardiac_attrivae.data.transforms import Recipe
+from cardiac_attrivae.runtime.provenance import seal
+from cardiac_attrivae.runtime.weights import read_weights, write_weights
 from cardiac_attrivae.schema import DataError
+from cardiac_attrivae.training import verify
 from cardiac_attrivae.training.records import Records
 from cardiac_attrivae.training.verify import verify_run
 
-WHAT = ["weights", "configuration", "summary", "data", "versions", "parameters"]
+WHAT = [
+    "weights", "configuration", "summary", "history", "checkpoints", "data", "segmenters",
+    "conditions", "versions", "parameters",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +70,15 @@ def found(run, store=None):
     """Findings that do not hold, by what was compared."""
     findings = verify_run(run, store)
     assert [finding.what for finding in findings] == WHAT
-    assert all(finding.told.isprintable() for finding in findings)
-    return {f.what: (f.holds, f.told) for f in findings if not f.holds}
+    assert all(finding.text.isprintable() for finding in findings)
+    return {f.what: (f.holds, f.text) for f in findings if not f.holds}
 
 
 def test_of_an_untouched_run_everything_holds(run):
     assert found(run) == {}
-    told = {finding.what: finding.told for finding in verify_run(run)}
+    told = {finding.what: finding.text for finding in verify_run(run)}
     assert told["versions"] == "the same are installed"
+    assert told["checkpoints"] == "last.pt as written; best.pt as written"
     parameters = json.loads((run / "summary.json").read_text())["parameters"]
     assert told["parameters"].startswith(f"{parameters:,},")
 
@@ -78,6 +88,20 @@ def again(run):
     source = run.parent / "tree"
     preprocess(load_manifest("acdc"), source, run.parent / "store", Recipe(spacing=1.5),
                overwrite=True)  # fmt: skip
+
+
+def resealed(store, **recipe):
+    """Changes the recipe that dataset.json names, and its seal with it."""
+    info = json.loads((store / "dataset.json").read_text())
+    info["recipe"] |= recipe
+    (store / "dataset.json").write_text(json.dumps(info | {"sha256": seal(info)}))
+
+
+def segmenter(store, name, **facts):
+    (store / "segmenters").mkdir()
+    file = store / "segmenters" / f"{name}.safetensors"
+    write_weights(file, {"weight": torch.ones(2)}, facts)
+    return file
 
 
 CHANGES = {
@@ -117,8 +141,38 @@ CHANGES = {
         lambda r: say(r, method="beta_vae"),
         "summary", "method is 'beta_vae' in summary.json, 'attri_vae_fast' in the model",
     ),
-    "another number of parameters": (
-        lambda r: say(r, parameters=5), "parameters", "5 in summary.json, ",
+    "another number of epochs in the summary": (
+        lambda r: say(r, epochs=500), "summary", "epochs is 500 in summary.json, 1 in the model",
+    ),
+    "another epoch of the kept weights": (
+        lambda r: say(r, epoch_kept=7), "summary", "epoch_kept is 7 in summary.json, 1 in the",
+    ),
+    "another line of the calibration": (
+        lambda r: say(r, calibration={}), "summary", "calibration.LVEDA is missing in summary.json",
+    ),
+    "other versions in the summary": (
+        lambda r: say(r, versions={"python": "3.9"}), "summary", "versions.",
+    ),
+    "a forged history": (
+        lambda r: (r / "history.csv").write_text("epoch,val_SSIM\n1,0.99\n"),
+        "history", "history.csv was changed after the model was written",
+    ),
+    "a checkpoint of another run": (
+        lambda r: (r / "last.pt").write_bytes((r / "best.pt").read_bytes())
+        if (r / "best.pt").exists() else flip(r / "last.pt", 100),
+        "checkpoints", "last.pt was changed after the model was written",
+    ),
+    "a resealed dataset.json": (
+        lambda r: resealed(r.parent / "store", spacing=2.6),
+        "data", "store is another store: recipe.spacing is 2.6 and was 1.3",
+    ),
+    "a segmenter of another store": (
+        lambda r: segmenter(r.parent / "store", "segmenter_a", fingerprint="segmenter_b"),
+        "segmenters", "segmenter_a.safetensors is the segmenter segmenter_b under another name",
+    ),
+    "one bit of a segmenter": (
+        lambda r: flip(segmenter(r.parent / "store", "segmenter_a", fingerprint="segmenter_a"), -1),
+        "segmenters", "segmenter_a.safetensors was changed after it was written",
     ),
     "one bit of the images": (
         lambda r: flip(r.parent / "store" / "images.npy", -1),
@@ -148,6 +202,12 @@ def test_a_change_is_named_and_nothing_else(run, acdc_tree, name):
     assert told in found(run)[what][1]
 
 
+def test_another_number_of_parameters_is_named_twice(run):
+    say(run, parameters=5)
+    assert [*found(run)] == ["summary", "parameters"]
+    assert "5 in summary.json, " in found(run)["parameters"][1]
+
+
 ABSENCES = {
     "the store": (
         lambda r: shutil.rmtree(r.parent / "store"),
@@ -155,7 +215,7 @@ ABSENCES = {
     ),
     "its place": (
         lambda r: say(r, store=None),
-        {"data": "the run does not tell where its store is; pass --data STORE"},
+        {"data": "the run does not say where its store is; pass --data STORE"},
     ),
     "config.yaml": (
         lambda r: (r / "config.yaml").unlink(),
@@ -163,18 +223,25 @@ ABSENCES = {
     ),
     "the versions": (
         lambda r: say(r, versions=None),
-        {"versions": "summary.json does not tell them"},
+        {"versions": "summary.json does not record them"},
     ),
     "summary.json": (
         lambda r: (r / "summary.json").unlink(),
-        {"summary": "summary.json is missing", "data": "pass --data", "versions": "not tell them"},
+        {
+            "summary": "summary.json is missing",
+            "data": "pass --data",
+            "versions": "not record them",
+        },
     ),
     "the model": (
         lambda r: (r / "model.safetensors").unlink(),
         {
             "weights": "model.safetensors cannot be read",
-            "configuration": "the model does not tell what config.yaml should say",
-            "summary": "the model does not tell what summary.json should say",
+            "configuration": "the model does not record what config.yaml",
+            "summary": "the model does not record what summary.json",
+            "history": "the model does not record history.csv",
+            "checkpoints": "the model does not record last.pt and best.pt",
+            "conditions": "the model does not record them",
             "parameters": "there are no weights",
         },
     ),
@@ -199,14 +266,43 @@ def test_a_store_that_was_moved_is_found_where_the_user_says(run):
     assert "there is no store in" in found(run, run.parent)["data"][1]
 
 
-def test_other_versions_are_told_and_hold(run):
-    said = json.loads((run / "summary.json").read_text())["versions"]
-    say(run, versions=said | {"torch": "0.4.1", "lasagne-of-old": "1.0"})
+def test_other_versions_are_named_and_hold(run, monkeypatch):
+    def version(package):
+        if package == "monai":
+            raise PackageNotFoundError
+        return "0.4.1" if package == "torch" else metadata.version(package)
+
+    monkeypatch.setattr(verify, "version", version)
     assert found(run) == {}
-    told = {finding.what: finding.told for finding in verify_run(run)}["versions"]
-    assert f"torch 0.4.1, now {said['torch']}" in told
-    assert "lasagne-of-old 1.0, now not installed" in told
-    assert "numpy" not in told
+    text = {finding.what: finding.text for finding in verify_run(run)}["versions"]
+    known = json.loads((run / "summary.json").read_text())["versions"]
+    assert f"torch {known['torch']}, now 0.4.1" in text
+    assert f"monai {known['monai']}, now not installed" in text
+    assert "numpy" not in text
+
+
+def test_a_run_that_changed_its_conditions_says_so(run):
+    weights, facts = read_weights(run / "model.safetensors")
+    parts = [[1, "cpu, 1 thread"], [8, "cpu, 2 threads"]]
+    write_weights(
+        run / "model.safetensors", weights,
+        facts | {"summary": facts["summary"] | {"conditions": parts}},
+    )  # fmt: skip
+    say(run, conditions=parts)
+    assert found(run) == {}
+    text = {finding.what: finding.text for finding in verify_run(run)}["conditions"]
+    assert text == (
+        "from epoch 1 on cpu, 1 thread; from epoch 8 on cpu, 2 threads: the last digits are not "
+        "those of an uninterrupted run"
+    )
+
+
+def test_a_run_of_an_earlier_version_says_what_it_does_not_record(run):
+    weights, facts = read_weights(run / "model.safetensors")
+    old = {key: v for key, v in facts.items() if key not in ("summary", "sha256_of", "calibration")}
+    write_weights(run / "model.safetensors", weights, old)
+    assert [*found(run)] == ["history", "checkpoints", "conditions"]
+    assert {holds for holds, _ in found(run).values()} == {None}
 
 
 def test_a_folder_without_anything_of_a_run_is_none(tmp_path):
@@ -235,7 +331,7 @@ def test_the_command_ends_with_0_only_if_all_holds_and_its_lines_are_whole_in_a_
     np.save(run.parent / "store" / "images.npy", np.zeros(3))
     changed = call(run)
     assert (changed.exit_code, changed.output.count("\n")) == (1, len(WHAT))
-    assert changed.output.splitlines()[3].split()[:2] == ["data", "DIFFERS"]
+    assert changed.output.splitlines()[5].split()[:2] == ["data", "DIFFERS"]
     (run.parent / "store").rename(run.parent / "x")
     assert call(run).exit_code == 1
     assert call(run.parent / "nowhere").exit_code == 2

@@ -252,9 +252,9 @@ from pathlib import Path
 sys.path[:0] = sys.argv[2:3]
 import test_workflow as t
 from cardiac_attrivae.training.config import parse_pipeline
-from cardiac_attrivae.training import handlers, records, workflow
+from cardiac_attrivae.training import checkpoints, records, workflow
 
-folder, real = Path(sys.argv[1]), handlers.torch.save
+folder, real = Path(sys.argv[1]), checkpoints.torch.save
 records.Records.draw = lambda self, statistics: None
 
 def save(state, stream):
@@ -262,7 +262,7 @@ def save(state, stream):
     if state.get("epoch") == 3:
         os.kill(os.getpid(), signal.SIGKILL)  # last.pt is still of epoch 2
 
-handlers.torch.save = save
+checkpoints.torch.save = save
 run = workflow.TrainingWorkflow(
     parse_pipeline(t.PLAIN), *t.small_halves(folder), folder / "killed", device="cpu"
 )
@@ -933,3 +933,123 @@ def test_attri_vae_fast_learns_to_draw_phantoms_in_forty_steps(acdc_store_all, t
         output = load_run(tmp_path).network(basal.images)
     error = (output.reconstruction - basal.images).square().mean()
     assert error < 0.5 * basal.images.square().mean()
+
+
+# Checkpoints that are damaged, taken away or of another run ------------------------------------
+
+
+def interrupted(train, values=PLAIN, to="run", epoch=3):
+    with pytest.raises(KeyboardInterrupt):
+        train(values, to=to, handlers=(Interrupt(epoch),))
+
+
+def without(key):
+    def change(file):
+        state = torch.load(file, weights_only=True)
+        del state[key]
+        torch.save(state, file)
+
+    return change
+
+
+DAMAGES = {
+    "cut": lambda file: file.write_bytes(file.read_bytes()[:2000]),
+    "empty": lambda file: file.write_bytes(b""),
+    "garbage": lambda file: file.write_bytes(b"\x00garbage" * 500),
+    "a list": lambda file: torch.save([1], file),
+    "no network": without("network"),
+    "no epoch": without("epoch"),
+    "no generator": without("generator"),
+    "another network": lambda file: torch.save(
+        torch.load(file, weights_only=True) | {"network": {}}, file
+    ),
+    "an epoch in words": lambda file: torch.save(
+        torch.load(file, weights_only=True) | {"epoch": "three"}, file
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_checkpoint_is_refused_in_one_sentence(train, tmp_path, name):
+    interrupted(train)
+    DAMAGES[name](tmp_path / "run" / "last.pt")
+    with pytest.raises(DataError, match=r"last\.pt cannot be used: .*remove it: then --resume"):
+        train(resume=True)
+    (tmp_path / "run" / "last.pt").unlink()
+    train(resume=True)
+    train(to="whole")
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "change", [Path.unlink, lambda file: shutil.copy(file.parents[1] / "x" / "best.pt", file)]
+)
+def test_best_weights_that_are_gone_or_of_another_run_are_not_replaced_by_others(
+    train, tmp_path, change, monkeypatch
+):
+    train(to="x", seed=5)
+    worsening(monkeypatch, [1.0, 2.0, 3.0, 4.0])
+    interrupted(train)
+    change(tmp_path / "run" / "best.pt")
+    with pytest.raises(DataError, match=r"best\.pt is missing or not the one .* wrote in epoch 1"):
+        train(resume=True)
+
+
+def test_best_weights_of_the_last_checkpoint_are_restored_from_it(train, tmp_path):
+    """A run that is killed between its two files has only the first."""
+    train(to="whole")
+    interrupted(train)
+    (tmp_path / "run" / "best.pt").unlink()
+    assert train(resume=True).records.checkpoints.best_epoch
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_best_weights_that_were_exchanged_during_the_training_are_not_saved(train, tmp_path):
+    train(to="x", seed=5)
+
+    class Exchange:
+        def attach(self, engine):
+            engine.add_event_handler(Events.COMPLETED, self)
+
+        def __call__(self, engine):
+            shutil.copy(tmp_path / "x" / "best.pt", tmp_path / "run" / "best.pt")
+
+    with pytest.raises(DataError, match=r"best\.pt cannot be used: it is not the one"):
+        train(handlers=(Exchange(),))
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_a_forged_history_is_not_taken_over_by_a_resumed_run(train, tmp_path):
+    train(to="whole")
+    interrupted(train)
+    history = tmp_path / "run" / "history.csv"
+    history.write_text(history.read_text().replace("\n1,", "\n9,"))
+    train(resume=True)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    history.write_text("epoch\n1\n")
+    train(resume=True)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_other_conditions_after_a_resume_are_reported_and_recorded(train, tmp_path, monkeypatch):
+    interrupted(train)
+    monkeypatch.setattr(records, "describe_device", lambda device: "cpu, 64 threads")
+    with pytest.warns(UserWarning, match="resumed on cpu, 64 threads; epochs 1 to 2 were"):
+        train(resume=True)
+    (_, first), last = json.loads((tmp_path / "run" / "summary.json").read_text())["conditions"]
+    assert first.startswith("cpu, ")
+    assert last == [3, "cpu, 64 threads"]
+
+
+def test_a_run_that_diverges_at_once_says_what_to_do_and_it_can_be_done(train, tmp_path):
+    fast = changed(PLAIN, "optimiser", lr=10.0)
+    with pytest.raises(FloatingPointError, match="run the same command again: .* no checkpoint"):
+        train(fast)
+    assert not (tmp_path / "run" / "last.pt").exists()
+    train()
+
+
+@pytest.mark.parametrize("seed", [-1, 10**20 - 1])
+def test_a_seed_that_no_generator_takes_is_refused(train, seed):
+    with pytest.raises(ValueError, match=f"seed is {seed}; expected a whole number from 0 to"):
+        train(seed=seed)
