@@ -84,15 +84,17 @@ def train(
 def verify(run: Path, store: Path | None) -> None:
     """Check whether a run is unchanged since training.
 
-    Weights, configuration, summary and data are compared with what RUN recorded of them. Ends with
-    1 if one of them differs or cannot be compared; other versions are listed and do not count.
+    The files of RUN, its store and the store's segmenters are compared with what the model recorded
+    of them. Ends with 1 if one of them differs or cannot be compared; other versions and a change
+    of device or threads are listed and do not count.
     """
-    from ..training.verify import verify_run
+    from ..training.verify import NOT_COVERED, verify_run
 
     findings = verify_run(run, store)
     for what, holds, text in findings:
         label = {True: "holds", False: "DIFFERS", None: "unknown"}[holds]
         say(row(f"{what:<15}{label:<9}", text))
+    say(row(f"{'not covered':<24}", NOT_COVERED))
     if not all(finding.holds for finding in findings):
         sys.exit(1)
 

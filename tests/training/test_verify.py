@@ -208,6 +208,12 @@ def test_another_number_of_parameters_is_named_twice(run):
     assert "5 in summary.json, " in found(run)["parameters"][1]
 
 
+def test_versions_that_were_removed_are_named_twice(run):
+    say(run, versions=None)
+    assert [*found(run)] == ["summary", "versions"]
+    assert found(run)["versions"] == (None, "summary.json does not record them")
+
+
 ABSENCES = {
     "the store": (
         lambda r: shutil.rmtree(r.parent / "store"),
@@ -220,10 +226,6 @@ ABSENCES = {
     "config.yaml": (
         lambda r: (r / "config.yaml").unlink(),
         {"configuration": "config.yaml is missing"},
-    ),
-    "the versions": (
-        lambda r: say(r, versions=None),
-        {"versions": "summary.json does not record them"},
     ),
     "summary.json": (
         lambda r: (r / "summary.json").unlink(),
@@ -326,11 +328,14 @@ def test_the_command_ends_with_0_only_if_all_holds_and_its_lines_are_whole_in_a_
         return CliRunner().invoke(main, ["verify", *map(str, words)])
 
     sound = call(run)
-    assert (sound.exit_code, sound.output.count("\n")) == (0, len(WHAT))
-    assert [line.split()[:2] for line in sound.output.splitlines()] == [[w, "holds"] for w in WHAT]
+    assert (sound.exit_code, sound.output.count("\n")) == (0, len(WHAT) + 1)
+    *lines, last = sound.output.splitlines()
+    assert [line.split()[:2] for line in lines] == [[what, "holds"] for what in WHAT]
+    assert last.startswith("not covered")
+    assert "trackers.json" in last
     np.save(run.parent / "store" / "images.npy", np.zeros(3))
     changed = call(run)
-    assert (changed.exit_code, changed.output.count("\n")) == (1, len(WHAT))
+    assert (changed.exit_code, changed.output.count("\n")) == (1, len(WHAT) + 1)
     assert changed.output.splitlines()[5].split()[:2] == ["data", "DIFFERS"]
     (run.parent / "store").rename(run.parent / "x")
     assert call(run).exit_code == 1
