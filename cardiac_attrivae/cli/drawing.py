@@ -48,7 +48,8 @@ def generate(
     for row in table.to_dict("records"):
         asked, unit = row["requested"], row["unit"]
         wanted = "" if math.isnan(asked) else f"requested {asked:g} {unit}, "
-        found = f"measured {row['structure']} {row['measured_cm2']:.1f} cm2"
+        missed = "not reached: " if row["reached"] is False else ""
+        found = f"{missed}measured {row['structure']} {row['measured_cm2']:.1f} cm2"
         say(f"{row['attribute']}: {wanted}{found}")
     say(f"Slice, labels and picture are in {output}; look at {output / 'slice.png'}")
     suggest("traverse", "--model", run, "--output", "turned")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from torch import nn
 
-from ..attributes import ATTRIBUTES, is_area
+from ..attributes import ATTRIBUTES, check_names, is_area
 from ..metrics.calibration import Calibration
 from ..schema import HEART
 from ..segmentation.judge import Segmenter
@@ -15,6 +15,34 @@ from .control import measured_areas
 
 REACH = 4.0
 """How far a dimension may be set from its mean, in standard deviations of the training codes."""
+
+
+def check_request(request: Mapping[str, float], field_cm2: float) -> None:
+    """Checks that a heart can have the requested values.
+
+    Args:
+        request: Attribute -> value in its unit.
+        field_cm2: Area of a slice.
+
+    Raises:
+        ValueError: If an attribute is unknown, or a value is not a number above 0, or is an area
+            that does not fit in a slice.
+
+    Example:
+        >>> check_request({"LVEDA": -5}, field_cm2=277)
+        Traceback (most recent call last):
+        ValueError: LVEDA is -5 cm2; expected a number above 0
+    """
+    check_names(request)
+    for name, value in request.items():
+        unit = ATTRIBUTES[name].unit
+        if not 0 < value < np.inf:
+            raise ValueError(f"{name} is {value:g} {unit}; expected a number above 0")
+        if is_area(name) and value > field_cm2:
+            raise ValueError(
+                f"{name} is {value:g} {unit}; expected an area that fits in a slice of "
+                f"{field_cm2:.0f} {unit}"
+            )
 
 
 def aimed(

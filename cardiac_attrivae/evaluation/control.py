@@ -49,7 +49,8 @@ def traversed(
         steps: Standard deviations of the training codes, rising with the attribute, (S,).
 
     Returns:
-        Slices (K, S, H, W), and the values that they stand for, (K, S).
+        Slices (K, S, H, W), and the values that they stand for, (K, S); nan where the line falls
+        below 0, which no heart has.
     """
     positions = calibration.positions(steps)
     codes = [
@@ -57,7 +58,9 @@ def traversed(
         for dimension, place in zip(calibration.dimensions, positions, strict=True)
     ]
     slices = decode(network, np.concatenate(codes))[:, 0]
-    return slices.reshape(*positions.shape, *slices.shape[1:]), calibration.requested(positions)
+    requested = calibration.requested(positions)
+    requested[requested <= 0] = np.nan
+    return slices.reshape(*positions.shape, *slices.shape[1:]), requested
 
 
 def segmented(

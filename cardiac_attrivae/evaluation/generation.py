@@ -11,7 +11,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..attributes import check_names
 from ..report.slices import traversal_gif
 from ..report.style import SYMBOLS
 from ..runtime.files import atomic_file, write
@@ -46,9 +45,8 @@ def generate(
         device, tell: See `Studio.open`.
 
     Returns:
-        See `Studio.measured`; and a warning for each value that no training patient had.
+        See `compared`; and `Heart.warnings`.
     """
-    check_names(request)  # before minutes are spent on a segmenter
     output = Path(output)
     with locked(output):
         studio = Studio.open(run, store, device, tell)
@@ -96,7 +94,10 @@ def traverse(
             studio.run.network, code[0], turned.calibration, np.linspace(-reach, reach, FRAMES)
         )
         captions = [
-            [f"{value:.0f} {SYMBOLS.get(unit, unit)}" for value in values]
+            [
+                f"{value:.0f} {SYMBOLS.get(unit, unit)}" if np.isfinite(value) else "below 0"
+                for value in values
+            ]
             for values, unit in zip(asked, turned.units, strict=True)
         ]
         traversal_gif(smooth.numpy(), names, output / "traversal.gif", captions)

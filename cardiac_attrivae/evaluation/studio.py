@@ -8,12 +8,14 @@ segmenter, trained on other patients, which took no part in the correction.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 
 from ..attributes import ATTRIBUTES, is_area
@@ -25,10 +27,13 @@ from ..runtime.device import find_device
 from ..schema import HEART, STRUCTURES, DataError, LatentTable
 from ..segmentation.judge import Segmenter, areas, cache_of, segmenters_for
 from ..training.run import Run, decode, encode, load_run
-from .aiming import aimed
+from .aiming import aimed, check_request
 from .control import segmented, traversed
 from .passes import codes_of
 from .score import check_fit
+
+NEAR, NEAR_CM2 = 0.1, 1.0
+"""An area is reached if it is measured within this share of the request, or within so many cm2."""
 
 
 def open_trained(
@@ -61,15 +66,15 @@ class Studio:
         run: The model.
         store: Slices of the data set that it was trained on.
         calibration: What its dimensions stand for.
-        aim: Measures while dimensions are corrected until the requested areas are drawn.
-        judge: Measures the final slice; trained on other patients than ``aim``.
+        device: Where segmenters are trained and used.
+        tell: Called with a message before something takes minutes.
     """
 
     run: Run
     store: SliceDataset
     calibration: Calibration
-    aim: Segmenter
-    judge: Segmenter
+    device: torch.device
+    tell: Callable[[str], None]
 
     @classmethod
     def open(
@@ -79,7 +84,7 @@ class Studio:
         device: str = "auto",
         tell: Callable[[str], None] = lambda message: None,
     ) -> Studio:
-        """Reads run and store, fits the calibration, and trains the segmenters that are missing.
+        """Reads run and store, and fits the calibration.
 
         Args:
             run: Folder that ``train`` wrote.
@@ -91,10 +96,23 @@ class Studio:
             DataError: If the store is gone, of another data set, or does not fit the model.
         """
         model, opened, known = open_trained(run, store, device)
-        calibration, where = Calibration.fit(known), find_device(device)
-        cache = cache_of(opened, model.folder)
-        aim, judge = segmenters_for(opened, cache, (0, 1), device=where, tell=tell)
-        return cls(model, opened, calibration, aim, judge)
+        return cls(model, opened, Calibration.fit(known), find_device(device), tell)
+
+    @cached_property
+    def segmenters(self) -> list[Segmenter]:
+        """Two segmenters of other patients each; missing ones are trained, minutes on a CPU."""
+        cache = cache_of(self.store, self.run.folder)
+        return segmenters_for(self.store, cache, (0, 1), device=self.device, tell=self.tell)
+
+    @property
+    def aim(self) -> Segmenter:
+        """Measures while dimensions are corrected until the requested areas are drawn."""
+        return self.segmenters[0]
+
+    @property
+    def judge(self) -> Segmenter:
+        """Measures the final slice; trained on other patients than ``aim``."""
+        return self.segmenters[1]
 
     def start(self, case: str | None) -> tuple[np.ndarray, Tensor]:
         """Returns the code of a patient, or the mean code, (1, D), and its slice, (1, C, H, W).
@@ -122,17 +140,24 @@ class Studio:
         Args:
             request: Attribute -> value in its unit.
             case: Patient to start from; None is the mean code of the training patients.
+
+        Raises:
+            ValueError: As `check_request`, or if the model has no such attribute.
+            DataError: If the store has no such patient.
         """
+        check_request(request, self.store.image_size**2 * self.store.pixel_cm2)
         code, original = self.start(case)
+        self.calibration.set(code, request)  # refused before minutes are spent on segmenters
         before, after = self.generate(code, {}), self.generate(code, request)
+        table = compared(after.areas[0], request, self.calibration.names)
         return Heart(
             case or "mean of the training patients",
             dict(request),
             original[0, 0].numpy(),
             before,
             after,
-            self.measured(after.areas[0], request),
-            self.calibration.outside(request),
+            table,
+            self.calibration.outside(request) + not_reached(table),
         )
 
     def turned(self, case: str | None = None, reach: float = 3.0, steps: int = 7) -> Turned:
@@ -154,30 +179,39 @@ class Studio:
         labels = self.judge(slices)
         return Generated(slices, labels, areas(labels, self.store.pixel_cm2))
 
-    def measured(self, found: np.ndarray, request: Mapping[str, float]) -> pd.DataFrame:
-        """Lists requested beside measured: a row per requested attribute and per one of the model.
 
-        Args:
-            found: Measured areas of LV, MYO and RV, (3,).
-            request: Attribute -> value.
-        """
-        rows = []
-        for name in dict.fromkeys([*request, *self.calibration.names]):
-            attribute = ATTRIBUTES[name]
-            area = float(found[HEART.index(attribute.structure)])
-            rows.append(
-                {
-                    "attribute": name,
-                    "requested": request.get(name, np.nan),
-                    "unit": attribute.unit,
-                    "structure": attribute.structure.name,
-                    "measured_cm2": area,
-                    "error_cm2": area - request[name]
-                    if name in request and is_area(name)
-                    else np.nan,
-                }
-            )
-        return pd.DataFrame(rows)
+def compared(found: np.ndarray, request: Mapping[str, float], names: Sequence[str]) -> pd.DataFrame:
+    """Lists requested beside measured: a row per requested attribute and per one of the model.
+
+    Args:
+        found: Measured areas of LV, MYO and RV in cm2, (3,).
+        request: Attribute -> value.
+        names: Attributes of the model.
+
+    Returns:
+        Columns attribute, requested, unit, structure, measured_cm2, error_cm2, and reached: whether
+        the error of a requested area is small, see `NEAR`.
+    """
+    rows = []
+    for name in dict.fromkeys([*request, *names]):
+        attribute, wanted = ATTRIBUTES[name], request.get(name, np.nan)
+        area = float(found[HEART.index(attribute.structure)])
+        error = area - wanted if is_area(name) else np.nan
+        near = bool(abs(error) <= max(NEAR * wanted, NEAR_CM2))
+        row = {"attribute": name, "requested": wanted, "unit": attribute.unit}
+        row |= {"structure": attribute.structure.name, "measured_cm2": area, "error_cm2": error}
+        rows.append(row | {"reached": near if np.isfinite(error) else np.nan})
+    return pd.DataFrame(rows)
+
+
+def not_reached(table: pd.DataFrame) -> list[str]:
+    """Writes a sentence for each requested area that was not drawn, see `compared`."""
+    return [
+        f"{row['attribute']} {row['requested']:g} {row['unit']} was not reached: "
+        f"{row['measured_cm2']:.1f} cm2"
+        for row in table.to_dict("records")
+        if row["reached"] is False
+    ]
 
 
 @dataclass(frozen=True)
@@ -199,8 +233,9 @@ class Heart:
         original: Slice that it starts from, (H, W).
         before, after: What the model draws from the unchanged code, and with the request; one
             slice each.
-        table: See `Studio.measured`.
-        warnings: A sentence for each value that no training patient had.
+        table: See `compared`.
+        warnings: A sentence for each value that no training patient had, and for each area that
+            was not reached.
     """
 
     title: str
@@ -227,6 +262,7 @@ class Heart:
             self.request,
             path,
             title=self.title,
+            missed=self.table.loc[self.table["reached"].eq(False), "attribute"].tolist(),
         )
 
     def _repr_html_(self) -> str:

@@ -111,7 +111,8 @@ def traversals(
         labels: Canonical masks of the decoded slices, (K, S, H, W); outlined if given.
         areas: LV, MYO and RV measured in them in cm2, (K, S, 3); printed below each picture, the
             structure that the row's attribute is about in bold.
-        requested: Attribute that each picture was asked for, (K, S); printed above it.
+        requested: Attribute that each picture was asked for, (K, S); printed above it, nan as
+            "below 0".
         units: Units of the requested values, length K.
 
     Raises:
@@ -148,7 +149,8 @@ def traversals(
         _show(axis, images[i, j] if labels is None else outlined(images[i, j], labels[i][j]))
         head = [_step(steps[j])] if i == 0 else []
         if requested is not None:
-            head.append(_number(float(requested[i][j]), units[i]))
+            value = float(requested[i][j])
+            head.append(_number(value, units[i]) if math.isfinite(value) else "below 0")
         axis.set_title("\n".join(head), fontsize=8, pad=3)
         if areas is not None:
             _print_areas(axis, _structure(names[i]), areas[i][j])
@@ -179,6 +181,7 @@ def requested_slice(
     request: Mapping[str, float],
     path: str | Path,
     title: str = "original",
+    missed: Sequence[str] = (),
 ) -> None:
     """Shows one slice, how a network draws it, how with other attributes, and what that changed.
 
@@ -190,6 +193,7 @@ def requested_slice(
         request: Attribute -> value that was asked for, in its unit.
         path: PNG to write; its folders are created.
         title: Title of the original.
+        missed: Attributes that were not reached: their measured areas stand beside the request.
 
     Raises:
         ValueError: If the lengths differ.
@@ -204,6 +208,9 @@ def requested_slice(
         )
     asked = [f"{name} {_number(value, ATTRIBUTES[name].unit)}" for name, value in request.items()]
     structures = [ATTRIBUTES[name].structure for name in request]
+    for k, name in enumerate(request):
+        if name in missed:
+            asked[k] += f"\nnot reached: {areas[1][HEART.index(structures[k])]:.1f} cm²"
     heads = (fitted(title, SIDE, 8), "as drawn", "\n".join(asked), "absolute difference")
     top = LINE * max(len(head.splitlines()) for head in heads)
     figure, axes = _grid(1, 4, right=0.6, top=top, bottom=0.2, below=2 * LINE)

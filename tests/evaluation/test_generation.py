@@ -10,9 +10,11 @@ from PIL import Image
 
 from cardiac_attrivae.cli.main import main
 from cardiac_attrivae.data.store import SliceDataset
+from cardiac_attrivae.evaluation import studio
 from cardiac_attrivae.evaluation.aiming import REACH, aimed
+from cardiac_attrivae.evaluation.control import traversed
 from cardiac_attrivae.evaluation.generation import generate, traverse
-from cardiac_attrivae.evaluation.studio import Studio
+from cardiac_attrivae.evaluation.studio import Studio, compared
 from cardiac_attrivae.metrics.calibration import Calibration
 from cardiac_attrivae.schema import DataError, LatentTable
 from cardiac_attrivae.segmentation.judge import areas
@@ -146,10 +148,14 @@ def test_the_commands_print_what_was_measured(run, tmp_path):
         return CliRunner().invoke(main, [str(word) for word in words])
 
     words = ("--model", run, "--output", tmp_path / "g", "--device", "cpu")
-    done = call("generate", *words, "--set", "LVEDA=900", "--set", "RVEDA=20")
+    done = call("generate", *words, "--set", "LVEDA=200", "--set", "RVEDA=20")
     assert done.exit_code == 0, done.output
-    assert "LVEDA: requested 900 cm2, measured LV" in done.stdout
-    assert "LVEDA 900 is outside of what was seen in training" in done.stderr
+    assert "LVEDA: requested 200 cm2, not reached: measured LV" in done.stdout
+    assert "LVEDA 200 is outside of what was seen in training" in done.stderr
+    assert "LVEDA 200 cm2 was not reached: " in done.stderr
+    measured = pd.read_csv(tmp_path / "g" / "measured.csv").set_index("attribute")
+    assert str(measured.loc["LVEDA", "reached"]) == "False"
+    assert pd.isna(measured.loc["MEDA", "reached"])  # nothing was requested of it
     assert "MEDA: measured MYO" in done.stdout
     wrong = call("generate", *words, "--set", "LVEDA=big")
     assert wrong.exit_code == 2
@@ -157,3 +163,40 @@ def test_the_commands_print_what_was_measured(run, tmp_path):
     turned = call("traverse", "--model", run, "--output", tmp_path / "t", "--steps", 3)
     assert turned.exit_code == 0, turned.output
     assert len([line for line in turned.stdout.splitlines() if "RVEDA" in line]) == 3
+
+
+@pytest.mark.parametrize("value", [-5.0, 0.0, float("nan"), float("inf"), 300.0])
+def test_values_that_no_heart_has_are_refused_at_once(run, tmp_path, value, monkeypatch):
+    monkeypatch.setattr(studio, "segmenters_for", None)  # whatever calls it fails
+    with pytest.raises(ValueError, match=r"LVEDA is .* cm2.* expected"):
+        generate(run, {"LVEDA": value}, tmp_path / "o", device="cpu")
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_wrong_case_or_attribute_is_refused_before_any_segmenter_is_trained(
+    run, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(studio, "segmenters_for", None)
+    with pytest.raises(DataError, match="no case 'nobody'"):
+        generate(run, {"LVEDA": 20.0}, tmp_path / "o", case="nobody", device="cpu")
+    with pytest.raises(DataError, match="no case 'nobody'"):
+        traverse(run, tmp_path / "o", case="nobody", device="cpu")
+    with pytest.raises(ValueError, match="the model has no attribute 'LVEDV'"):
+        generate(run, {"LVEDV": 100.0}, tmp_path / "o", device="cpu")
+
+
+def test_an_area_is_reached_within_a_tenth_or_one_square_centimetre():
+    errors = {28.0: (2.7, 2.9), 5.0: (0.9, 1.1)}
+    for wanted, (near, far) in errors.items():
+        for error, reached in ((near, True), (-near, True), (far, False), (-far, False)):
+            areas_cm2 = np.array([wanted + error, 20.0, 20.0])
+            table = compared(areas_cm2, {"LVEDA": wanted}, NAMES)
+            assert table["reached"].tolist()[0] is reached
+
+
+def test_no_step_of_a_traversal_stands_for_an_area_below_0():
+    network, calibration = Drawing(), Calibration.fit(table_of())
+    slices, requested = traversed(network, np.zeros(5), calibration, np.array([-40.0, 0.0, 1.0]))
+    assert np.isnan(requested[:, 0]).all()
+    assert (requested[:, 1:] > 0).all()
+    assert slices.shape[:2] == (3, 3)
