@@ -764,10 +764,48 @@ RUN = {
     ),
     "a list for metadata": (metadata(lambda text: "[1]"), "it has no configuration"),
     "no pipeline": (model(lambda w, a: a.pop("pipeline")), "cannot be used"),
-    "no seed": (model(lambda w, a: a.pop("seed")), "seed is None; expected int"),
+    "no seed": (model(lambda w, a: a.pop("seed")), "seed is None; expected a whole number"),
     "a key of a newer version": (
         model(lambda w, a: a["pipeline"].update(quantum=True)),
         "unknown key quantum",
+    ),
+    "a size that no memory holds": (
+        model(lambda w, a: a["pipeline"]["network"]["arguments"].update(image_size=2**30)),
+        "network.arguments ask for",
+    ),
+    "an expression for a number": (
+        model(lambda w, a: a["recipe"].update(percentiles=["$__import__('os').abort()", 99])),
+        "recipe.percentiles is ",
+    ),
+    "percentiles that fall": (
+        model(lambda w, a: a["recipe"].update(percentiles=[99, 1])),
+        "expected two numbers from 0 to 100, rising",
+    ),
+    "an expression for a seed": (model(lambda w, a: a.update(seed="$1")), "seed is '$1'"),
+    "an expression for a code": (
+        model(lambda w, a: a["code_mean"].__setitem__(0, "$1")),
+        "code_mean is ['$1'",
+    ),
+    "a code too few": (model(lambda w, a: a["code_mean"].pop()), "one for each latent dimension"),
+    "a deviation below 0": (
+        model(lambda w, a: a["code_deviation"].__setitem__(0, -1.0)),
+        "numbers, 0 or more",
+    ),
+    "an infinite code": (
+        model(lambda w, a: a["code_mean"].__setitem__(0, float("-inf"))),
+        "a list of numbers",
+    ),
+    "a data set that is a path": (
+        model(lambda w, a: a.update(train_dataset="../../etc")),
+        "train_dataset is '../../etc'",
+    ),
+    "a title that a terminal obeys": (
+        model(lambda w, a: a.update(title="ACDC\x1b[2J")),
+        "expected one line of text",
+    ),
+    "a citation of a book's length": (
+        model(lambda w, a: a.update(citation="x" * 10**6)),
+        "expected one line of text",
     ),
     "a weight less": (model(lambda w, a: w.pop(next(iter(w)))), "Missing key"),
     "weights of another shape": (
@@ -798,10 +836,15 @@ BUNDLED = {
 }
 
 RECIPE = {
-    "no size": ({"spacing": 1.3, "percentiles": [1, 99]}, "slices with size None"),
-    "no spacing": ({"size": 128, "percentiles": [1, 99]}, "slices with spacing None"),
-    "no percentiles": ({"size": 128, "spacing": 1.3}, "slices with percentiles None"),
-    "words": ({"size": "128", "spacing": 1.3}, "slices with size 128 and"),
+    "nothing": ({}, "recipe.size is missing"),
+    "no size": ({"spacing": 1.3, "percentiles": [1, 99]}, "recipe.size is missing"),
+    "no spacing": ({"size": 128, "percentiles": [1, 99]}, "recipe.spacing is missing"),
+    "no percentiles": ({"size": 128, "spacing": 1.3}, "recipe.percentiles is missing"),
+    "words": (
+        {"size": "128", "spacing": 1.3, "percentiles": [1, 99]},
+        "recipe.size is '128'; expected a whole number",
+    ),
+    "no mapping": (["size"], "recipe is ['size']; expected keys and values"),
 }
 """What a crafted run says of how its slices were cropped."""
 DAMAGED = (

@@ -24,12 +24,10 @@ from ..metrics.uncertainty import bootstrap, estimate
 from ..report.tables import wide
 from ..schema import DataError, LatentTable
 from ..segmentation.judge import Segmenter
+from ..training.facts import CROP
 from ..training.run import Run
 from .control import measure_control
 from .passes import look
-
-CROP = ("size", "spacing", "percentiles")
-"""What slices must share with those that a model was trained on."""
 
 NO_DRAWS = np.empty((0, 0))
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from ..evaluation.score import CROP
 from ..report.render import render
 from ..runtime.files import atomic_file, atomic_folder, write
 from ..schema import DataError
+from ..training.facts import CROP
 from ..training.run import Run, load_run
 from .bundle_inference import FORMAT
 from .card import Scores, Source, describe

@@ -22,9 +22,8 @@ from ..evaluation.score import check_crop
 from ..models.networks import build_network
 from ..runtime.files import write
 from ..schema import DataError, Keys
-from ..training.run import encode
 from ..training.workflow import TrainingWorkflow
-from .formats import Autoencoder
+from .formats import Autoencoder, Part
 
 FORMAT = 2
 """Format of bundles; counted up when this version cannot read earlier ones."""
@@ -153,7 +152,8 @@ class CodeWriter:
 
     def gather(self, engine: SupervisedEvaluator) -> None:
         batch, output = engine.state.batch, engine.state.output
-        codes = encode(engine.network, output[Keys.IMAGE])[0]
+        with torch.no_grad():
+            codes = Part(engine.network, "encode")(output[Keys.IMAGE])[0].cpu().numpy()
         about = {name: batch[name] for name in ("name", "slice_index")}
         named = {f"z{d}": codes[:, d] for d in range(codes.shape[1])}
         self.rows.append(pd.DataFrame(about | named))

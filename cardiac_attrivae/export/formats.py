@@ -24,6 +24,7 @@ from ..models.vae import VAE
 from ..runtime.files import atomic_file
 from ..runtime.weights import read_weights, write_weights
 from ..schema import DataError
+from ..training.facts import SHARED
 from ..training.run import Run
 
 OPSET = 18
@@ -255,7 +256,7 @@ def write_safetensors(
     file = Path(folder) / "model.safetensors"
     network, (image, _) = plain(run.network), examples(run)
     with atomic_file(file) as beside:
-        facts = {key: value for key, value in run.about.items() if key != "train_cases"}  # private
+        facts = {key: run.about[key] for key in SHARED if key in run.about}
         write_weights(beside, network.state_dict(), {"pipeline": pipeline_of(run)} | facts)
         again = copy.deepcopy(network)
         for parameter in again.parameters():

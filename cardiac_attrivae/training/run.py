@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from reprlib import repr as short
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from ..runtime.files import read_json
 from ..runtime.weights import read_weights
 from ..schema import DataError
 from .config import Pipeline, parse_pipeline
+from .facts import check_facts, check_shapes
 
 TRAVERSAL = np.linspace(-3, 3, 7)
 """Steps of a traversal in standard deviations of the training codes, as in the paper's Fig. 3."""
@@ -76,15 +76,12 @@ def load_run(folder: str | Path, device: str = "cpu") -> Run:
         hint = "it is unfinished: train again with --resume" if unfinished else "train one first"
         raise DataError(f"no trained model in {folder}: model.safetensors is missing; {hint}")
     weights, about = read_weights(file)
-    kinds = {"seed": int, "train_dataset": str, "recipe": dict}
-    kinds |= {"code_mean": list, "code_deviation": list}
-    for name, kind in kinds.items():
-        if not isinstance(about.get(name), kind):
-            raise DataError(f"{file}: {name} is {short(about.get(name))}; expected {kind.__name__}")
     try:
         pipeline = parse_pipeline(about.pop("pipeline", None))
+        check_shapes(pipeline, weights)
         network = trusted_network(pipeline)
         network.load_state_dict(weights)
+        check_facts(about, network.latent_size)
     except (
         ValueError,
         RuntimeError,

@@ -1,0 +1,120 @@
+"""Checks what the file of a run says beside its weights: a run of somebody else may be crafted.
+
+The values stand on pages, in model cards and in configurations that other programs run, so that
+each has a checked type. Facts of later versions, which are not listed here, are not used.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..data.manifest import NAME
+from ..data.transforms import Recipe
+from ..models.networks import NETWORKS, build_network
+from ..runtime.validation import Rule, build, check_mapping, number, refuse
+from .config import Pipeline
+
+LONGEST = 2000
+"""Most characters of a title or a citation."""
+CROP = ("size", "spacing", "percentiles")
+"""What must be known of how slices were cropped: others must be cropped in the same way."""
+_LEAST = -sys.float_info.max
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable() and len(value) <= LONGEST
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_text, value.values()))
+
+
+def _are_numbers(value: Any, low: float = _LEAST) -> bool:
+    """Whether a value is a list of finite numbers, none below ``low``."""
+    fits = number(low).fits
+    return isinstance(value, list) and all(fits(item) for item in value)
+
+
+NUMBERS = Rule("a list of numbers", _are_numbers)
+DEVIATIONS = Rule("a list of numbers, 0 or more", lambda value: _are_numbers(value, 0))
+TEXT = Rule(f"one line of text, up to {LONGEST} characters, or nothing",
+            lambda value: value is None or _is_text(value))  # fmt: skip
+REQUIRED = {
+    "seed": number(-(2**63), 2**64 - 1, whole=True),
+    "train_dataset": Rule(
+        "letters, digits, '_' and '-'",
+        lambda value: isinstance(value, str) and re.fullmatch(NAME, value) is not None,
+    ),
+    "code_mean": NUMBERS,
+    "code_deviation": DEVIATIONS,
+}
+OPTIONAL = {
+    "title": TEXT,
+    "citation": TEXT,
+    "synthetic": Rule("true or false", lambda value: value is None or isinstance(value, bool)),
+    "content_hash": TEXT,
+    "attribute_mean": NUMBERS,
+    "attribute_deviation": DEVIATIONS,
+    "perceptual": Rule("names with texts", _are_texts),
+}
+PRIVATE = {"train_cases": Rule("patients with fingerprints", _are_texts)}
+"""Facts about single patients, which an exported model leaves out."""
+SHARED = (*REQUIRED, *OPTIONAL, "recipe")
+"""Facts that an exported model keeps."""
+
+
+def check_facts(facts: Mapping[str, Any], latent_size: int) -> None:
+    """Refuses facts with a value that is not what it must be.
+
+    Args:
+        facts: Facts of model.safetensors but for the pipeline.
+        latent_size: Latent dimensions of the network.
+
+    Raises:
+        ValueError: Names the key, the value and what is accepted.
+
+    Example:
+        >>> check_facts({"seed": "$print(1)"}, 32)
+        Traceback (most recent call last):
+        ValueError: seed is '$print(1)'; expected a whole number from ...
+    """
+    for key, rule in REQUIRED.items():
+        if not rule.fits(facts.get(key)):
+            refuse(key, facts.get(key), rule.expected)
+    for key, rule in (OPTIONAL | PRIVATE).items():
+        if key in facts and not rule.fits(facts[key]):
+            refuse(key, facts[key], rule.expected)
+    for key in ("code_mean", "code_deviation"):
+        if len(facts[key]) != latent_size:
+            refuse(key, facts[key], f"{latent_size} numbers, one for each latent dimension")
+    recipe: Any = facts.get("recipe")
+    check_mapping(recipe, "recipe")
+    for key in CROP:
+        if key not in recipe:
+            raise ValueError(f"recipe.{key} is missing: how slices were cropped is not known")
+    low, high = build(Recipe, recipe, "recipe").percentiles
+    if not low < high <= 100:
+        refuse("recipe.percentiles", recipe["percentiles"], "two numbers from 0 to 100, rising")
+
+
+def check_shapes(pipeline: Pipeline, weights: Mapping[str, torch.Tensor]) -> None:
+    """Refuses a network of other sizes than its weights, before memory is taken for it.
+
+    Raises:
+        ValueError: If a shape differs, or the network cannot be built.
+    """
+    if pipeline.network.name not in NETWORKS:  # other code may need real values to be built
+        return
+    with torch.device("meta"):
+        network = build_network(pipeline.network.name, **pipeline.network.arguments)
+    for name, values in network.state_dict().items():
+        found = tuple(weights[name].shape) if name in weights else None
+        if found not in (None, tuple(values.shape)):
+            raise ValueError(
+                f"{name} has shape {found}; network.arguments ask for {tuple(values.shape)}"
+            )
