@@ -142,8 +142,8 @@ def _write_tables(
         write(file, (part.folder / "codes.csv").read_bytes())
     for old in set(output.glob("codes_*.csv")) - set(files):
         old.unlink()
-    write(output / "table.md", markdown(tables["metrics"], notes))
-    write(output / "table.tex", latex(tables["metrics"]))
+    write(output / "table.md", markdown(tables["metrics"], notes, synthetic))
+    write(output / "table.tex", latex(tables["metrics"], synthetic))
 
 
 def _about(opened: Opened, judges: Mapping[str, Segmenter]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from ..attributes import ATTRIBUTES
 from .codes import METRICS, TRAINED
 from .control import CONTROL
 from .images import ANATOMY, FIDELITY
-from .metric import FIXED, MEAN, Good, Metric, Section
+from .metric import FIXED, MEAN, Metric, Section, find
 from .prediction import AGREEMENT
 from .regression import DCI, PREDICTED
 
@@ -21,30 +21,12 @@ EVERY: Mapping[str, Metric[Any, Any]] = ChainMap(*reversed(TABLES))
 """Every entry by its name, in the order of the tables; an entry that is added to one is here."""
 
 
-def find(name: str) -> Metric[Any, Any]:
-    """Finds the entry of a metric, as in the column ``metric`` of metrics.csv.
-
-    ``R2_fixed`` is the R2 of trained dimensions. A name of no table, as an older evaluation may
-    have, gets an entry that says nothing about it.
-
-    Example:
-        >>> find("R2_fixed").label, find("PSNR").digits, find("mine").label
-        ('R², trained', 1, 'mine')
-    """
-    if name in EVERY:
-        return EVERY[name]
-    base = name.removesuffix(FIXED)
-    if base in EVERY:
-        return EVERY[base].fixed(EVERY[base].measure)
-    return Metric(name, name, "", Section.FURTHER, lambda: None, good=Good.NONE)
-
-
 def label(name: str) -> str:
     """Names a metric, or the mean over attributes, as the head of a column.
 
     Example:
-        >>> label("Interpretability"), label("mean"), label("LVEDA")
-        ('Interp', 'Mean', 'LVEDA')
+        >>> label("Interpretability"), label("R2_fixed"), label("mean")
+        ('Interp', 'R², trained', 'Mean')
     """
     return "Mean" if name == MEAN else find(name).label
 

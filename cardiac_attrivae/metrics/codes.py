@@ -34,6 +34,7 @@ from .disentanglement import (
 )
 from .metric import MEAN, Good, Metric, Score, Section, table_of
 from .patients import as_table, checked
+from .scales import CORRELATION, PLAIN, SQUARE, STRENGTH
 
 Measured = TypeVar("Measured")
 
@@ -48,12 +49,13 @@ _INTERPRETABILITY: Entry = Metric(
     "How much of an attribute a straight line through its best dimension explains (R²).",
     Section.CODE,
     lambda m: (interpretability(m.information, m.fit), best_dimensions(m.information)),
-    headline=True, question="Does the code carry the attributes?",
+    scale=SQUARE, headline=True, question="Does the code carry the attributes?",
 )  # fmt: skip
 _SCC: Entry = Metric(
     "SCC", "SCC",
     "How well the best dimension ranks the patients by an attribute (Spearman correlation).",
-    Section.CODE, lambda m: (scc(m.correlation), best_dimensions(m.correlation)), headline=True,
+    Section.CODE, lambda m: (scc(m.correlation), best_dimensions(m.correlation)),
+    scale=STRENGTH, headline=True,
 )  # fmt: skip
 _MODULARITY: Entry = Metric(
     "Modularity", "Mod",
@@ -96,14 +98,14 @@ TRAINED: dict[str, Entry] = table_of(
     ),
     _SAP.fixed(
         lambda m: (fixed_gap(m.separable, m.dimensions), m.dimensions),
-        section=Section.FURTHER, headline=False, limits=(-1.0, 1.0),
+        section=Section.FURTHER, headline=False, scale=CORRELATION,
     ),
     _MIG.fixed(
         lambda m: (
             fixed_gap(m.information, m.dimensions) * inverse(m.entropy),
             m.dimensions,
         ),
-        limits=(-np.inf, np.inf),
+        scale=PLAIN,
     ),
 )  # fmt: skip
 """Those of `METRICS` that an evaluation alone computes of trained dimensions."""

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from ..schema import LatentTable
 from .codes import SCORES, score
 from .intervals import interval, patient_means, per_patient, share_above
-from .metric import MEAN, Score
+from .metric import MEAN, Score, find
 from .uncertainty import bootstrap
 
 Names = Sequence[tuple[str, str]]
@@ -51,7 +51,7 @@ def spread(names: Names, values: np.ndarray, drawn: np.ndarray) -> list[Score]:
         Score(
             *name,
             float(mean[s]),
-            *interval(mean[s], means[:, s]),
+            *interval(mean[s], means[:, s], find(name[0]).scale),
             sd=float(over_seeds[s]),
             sd_patients=float(over_patients[s]),
             models=len(values),

@@ -14,6 +14,7 @@ from ..schema import HEART, STRUCTURES
 from .intervals import with_mean
 from .metric import Good, Metric, Score, Section, table_of
 from .patients import draw_patients
+from .scales import CORRELATION, PLAIN, POSITIVE
 
 STEPS = np.linspace(-2, 2, 9)
 """Where a dimension is set when control is measured, in standard deviations of training codes."""
@@ -103,13 +104,13 @@ CONTROL: dict[str, Metric[[Movement, np.ndarray], float]] = table_of(
     Metric(
         "Control", "Control",
         "Rank correlation of requested and measured, 1 if the heart always follows.",
-        Section.CONTROL, follows, limits=(-1.0, 1.0), headline=True,
+        Section.CONTROL, follows, scale=CORRELATION, headline=True,
         question="Does the drawn heart follow?",
     ),
     Metric(
         "Control_slope", "Slope", "Measured cm² per unit requested; of an area, 1 is perfect.",
         Section.CONTROL, lambda m, counts: (counts / counts.sum() @ m.slopes)[m.own],
-        good=Good.NONE, limits=(-np.inf, np.inf),
+        good=Good.NONE, scale=PLAIN,
     ),
     Metric(
         "Control_monotone", "Monotone", "Share of steps at which the structure grew.",
@@ -118,7 +119,7 @@ CONTROL: dict[str, Metric[[Movement, np.ndarray], float]] = table_of(
     Metric(
         "Control_error", "Error", "Mean absolute difference of measured and requested area.",
         Section.CONTROL, lambda m, counts: counts / counts.sum() @ m.errors,
-        good=Good.NONE, limits=(0.0, np.inf), in_unit=True,
+        good=Good.NONE, scale=POSITIVE, in_unit=True,
     ),
     Metric(
         "Control_leak", "Leak",

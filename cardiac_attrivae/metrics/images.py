@@ -16,6 +16,7 @@ from scipy.ndimage import binary_erosion, convolve, gaussian_filter, uniform_fil
 
 from ..schema import HEART
 from .metric import Good, Metric, Section, table_of
+from .scales import CORRELATION, PLAIN, POSITIVE
 
 WINDOW = 7  # pixels, side of the uniform window
 SMOOTH, RIM = 1.5, 3  # pixels
@@ -192,22 +193,22 @@ FIDELITY: dict[str, Metric[[ArrayLike, ArrayLike, ArrayLike], np.ndarray]] = tab
         "SSIM", "SSIM",
         "Structural similarity over the whole slice, as published; the empty background counts.",
         Section.PICTURES, lambda image, reconstruction, mask: ssim(image, reconstruction),
-        limits=(-1.0, 1.0), headline=True,
+        scale=CORRELATION, headline=True,
     ),
     Metric(
         "SSIM_in_mask", "SSIM in mask", "Structural similarity inside the heart alone.",
-        Section.PICTURES, ssim_in_mask, limits=(-1.0, 1.0), headline=True,
+        Section.PICTURES, ssim_in_mask, scale=CORRELATION, headline=True,
         question="Are the pictures faithful?",
     ),
     Metric(
         "Sharpness", "Sharpness",
         "1 is as sharp as the slice, below is blur, above is noise or invented detail.",
-        Section.PICTURES, sharpness, good=Good.ONE, limits=(0.0, np.inf), headline=True,
+        Section.PICTURES, sharpness, good=Good.ONE, scale=POSITIVE, headline=True,
     ),
     Metric(
         "PSNR", "PSNR", "Peak signal-to-noise ratio in dB, over the whole slice.",
         Section.PICTURES, lambda image, reconstruction, mask: psnr(image, reconstruction),
-        digits=1, limits=(-np.inf, np.inf), unit="dB",
+        digits=1, scale=PLAIN, unit="dB",
     ),
     Metric(
         "MSE", "MSE", "Mean squared error of intensities in [0, 1], over the whole slice.",

@@ -11,26 +11,36 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .metric import MEAN, Score
+from .metric import MEAN, Score, find
 from .patients import FEWEST, draw_patients, rows_of_patients
+from .scales import PLAIN, Scale
 
 LEVEL = 0.95
 """Coverage of every interval, and quantile of the null distribution."""
 
 
-def interval(value: float, drawn: np.ndarray) -> tuple[float, float]:
-    """Computes the ends of the 95 % interval of a value: quantiles of its draws about their mean.
+def interval(value: float, drawn: np.ndarray, scale: Scale = PLAIN) -> tuple[float, float]:
+    """Computes the ends of the 95 % interval of a score: quantiles of its draws about their mean.
+
+    Both are taken on the scale of the score, so that the interval stays within its range and is
+    longer on the side that is farther from its end.
 
     Args:
         value: The score.
         drawn: The score of each draw of patients, (rounds,).
+        scale: Scale of the score, as its entry says.
 
     Example:
         >>> interval(0.75, np.array([0.0, 0.5, 1.0]))
         (0.275, 1.225)
+        >>> low, high = interval(0.9, np.array([0.8, 0.9, 0.95]), scales.CORRELATION)
+        >>> round(low, 2), round(high, 2)
+        (0.81, 0.95)
     """
-    ends = value + np.quantile(drawn - drawn.mean(), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(ends[0]), float(ends[1])
+    spread = scale.to(drawn)
+    quantiles = np.quantile(spread - spread.mean(), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = scale.back(scale.to(np.asarray(value)) + quantiles)
+    return float(low), float(high)
 
 
 def corrected(value: float, null: float) -> float:
@@ -132,7 +142,10 @@ def patient_means(
     known = [(float("nan"), float("nan"))] * len(means)
     if len(names) >= FEWEST:
         drawn = draw_patients(names, rounds, seed) @ each / len(names)
-        known = [interval(value, draws) for value, draws in zip(means, drawn.T, strict=True)]
+        known = [
+            interval(value, draws, find(metric).scale)
+            for (metric, _), value, draws in zip(values, means, drawn.T, strict=True)
+        ]
     return [
         Score(*name, float(value), *ends, n=len(cases), patients=len(names))
         for name, value, ends in zip(values, means, known, strict=True)
@@ -169,7 +182,7 @@ def with_mean(
     n, patients = len(cases), len(set(cases))
     return [
         Score(
-            metric, name, float(value), *interval(value, spread),
+            metric, name, float(value), *interval(value, spread, find(metric).scale),
             n=n, patients=patients, dimension=dim,
         )
         for name, value, spread, dim in columns

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import ChainMap
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Generic, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
+
+from .scales import PLAIN, SHARE, Scale
 
 MEAN = "mean"
 """Name of the mean over all attributes, where the name of an attribute stands otherwise."""
@@ -50,7 +53,7 @@ class Metric(Generic[Inputs, Output]):
         measure: The function. Its inputs and output are those of all entries of the same table.
         digits: Decimals in tables.
         good: Which values are good; a table marks no best value where none is.
-        limits: Least and largest possible value.
+        scale: Scale on which its intervals are computed; it has the least and the largest value.
         unit: Unit of the number, such as ``dB``; empty without one.
         in_unit: Whether the number is in the unit of its attribute.
         headline: Whether methods are compared by it on the page, and drawn with intervals.
@@ -72,7 +75,7 @@ class Metric(Generic[Inputs, Output]):
     measure: Callable[Inputs, Output]
     digits: int = 2
     good: Good = Good.HIGH
-    limits: tuple[float, float] = (0.0, 1.0)
+    scale: Scale = SHARE
     unit: str = ""
     in_unit: bool = False
     headline: bool = False
@@ -141,4 +144,28 @@ def table_of(*entries: Metric[Inputs, Output]) -> dict[str, Metric[Inputs, Outpu
         >>> table_of(least)["Least"]([3, 2])
         2
     """
-    return {entry.name: entry for entry in entries}
+    table = {entry.name: entry for entry in entries}
+    KNOWN.maps.append(table)
+    return table
+
+
+KNOWN: ChainMap[str, Metric[Any, Any]] = ChainMap()
+"""Entries of all tables by their names; an entry that is added to a table is here."""
+
+
+def find(name: str) -> Metric[Any, Any]:
+    """Finds the entry of a metric, as in the column ``metric`` of metrics.csv.
+
+    ``R2_fixed`` is the R2 of trained dimensions. A name of no table, as an older evaluation may
+    have, gets an entry that says nothing about it.
+
+    Example:
+        >>> find("mine").label, find("mine").good.value
+        ('mine', 'none')
+    """
+    if name in KNOWN:
+        return KNOWN[name]
+    base = name.removesuffix(FIXED)
+    if base in KNOWN:
+        return KNOWN[base].fixed(KNOWN[base].measure)
+    return Metric(name, name, "", Section.FURTHER, lambda: None, good=Good.NONE, scale=PLAIN)

@@ -13,6 +13,7 @@ from .information import mutual_information
 from .intervals import with_mean
 from .metric import FIXED, Good, Metric, Score, Section, table_of
 from .patients import checked, draw_patients, drawn_rows
+from .scales import EXPLAINED, PLAIN, POSITIVE
 from .uncertainty import draw_information
 
 
@@ -73,27 +74,27 @@ AGREEMENT: dict[str, Metric[[ArrayLike, ArrayLike], np.ndarray]] = table_of(
     Metric(
         "R2", "R²",
         "1 if every new patient is read exactly, below 0 if the mean would do better.",
-        Section.READING, r2, limits=(-np.inf, 1.0), headline=True,
+        Section.READING, r2, scale=EXPLAINED, headline=True,
     ),
     Metric(
         "bias", "Bias", "Mean of read less measured, in the unit of the attribute.",
-        Section.READING, bias, good=Good.NONE, limits=(-np.inf, np.inf), in_unit=True,
+        Section.READING, bias, good=Good.NONE, scale=PLAIN, in_unit=True,
     ),
     Metric(
         "MAE", "MAE", "Mean absolute error, in the unit of the attribute.",
-        Section.READING, mean_absolute_error, good=Good.LOW, limits=(0.0, np.inf), in_unit=True,
+        Section.READING, mean_absolute_error, good=Good.LOW, scale=POSITIVE, in_unit=True,
     ),
     Metric(
         "lower_limit", "Lower limit",
         "Lower end of the range that holds 95 % of errors (Bland-Altman).",
         Section.READING, lambda predicted, measured: limit_of_agreement(predicted, measured, -1),
-        good=Good.NONE, limits=(-np.inf, np.inf), in_unit=True,
+        good=Good.NONE, scale=PLAIN, in_unit=True,
     ),
     Metric(
         "upper_limit", "Upper limit",
         "Upper end of the range that holds 95 % of errors (Bland-Altman).",
         Section.READING, lambda predicted, measured: limit_of_agreement(predicted, measured, 1),
-        good=Good.NONE, limits=(-np.inf, np.inf), in_unit=True,
+        good=Good.NONE, scale=PLAIN, in_unit=True,
     ),
 )  # fmt: skip
 """How well predictions agree with measurements (N, K) of the same rows, a value per attribute."""

@@ -28,6 +28,7 @@ from .patients import (
     permute_patients,
     rows_of_patients,
 )
+from .scales import EXPLAINED
 from .uncertainty import estimates
 
 MOST_STEPS = 10_000
@@ -54,12 +55,12 @@ PREDICTED: dict[str, Metric[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] =
     Metric(
         "Leakage", "Leakage",
         "R² of an attribute from all dimensions but its own, in patients left out of the fit.",
-        Section.FURTHER, explained, good=Good.LOW, limits=(-np.inf, 1.0),
+        Section.FURTHER, explained, good=Good.LOW, scale=EXPLAINED,
     ),
     Metric(
         "Informativeness", "Informativeness",
         "R² of an attribute from all dimensions, by a lasso, in patients left out of the fit.",
-        Section.FURTHER, explained, limits=(-np.inf, 1.0),
+        Section.FURTHER, explained, scale=EXPLAINED,
     ),
 )  # fmt: skip
 """How well left-out patients are predicted: functions of measured, predicted, means (N, K)."""

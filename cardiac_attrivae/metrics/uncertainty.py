@@ -34,7 +34,7 @@ from .codes import SCORES, score, tabulate
 from .dependence import Dependence
 from .information import mutual_information, self_information
 from .intervals import LEVEL, corrected, interval, share_above
-from .metric import Score
+from .metric import Score, find
 from .patients import (
     as_table,
     checked,
@@ -94,7 +94,7 @@ def estimates(
     """
     found = []
     for row, draws, permuted in zip(scores, drawn.T, null.T, strict=True):
-        low, high = interval(row.value, draws)
+        low, high = interval(row.value, draws, find(row.metric).scale)
         mean = permuted.mean()
         found.append(
             row._replace(

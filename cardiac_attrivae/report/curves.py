@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..metrics.catalogue import EVERY, find
+from ..metrics.catalogue import EVERY
+from ..metrics.metric import find
 from .published import method_label
 from .style import LINES, Look, legend, looks, plain, save
 
@@ -131,7 +132,7 @@ def _panels(curves: dict[str, np.ndarray]) -> list[tuple[str, list[str]]]:
 def _is_share(column: str) -> bool:
     """Whether a column holds a score from 0 (or -1) to 1 whose differences show on that scale."""
     metric = find(_metric(column))
-    return metric.limits in ((0.0, 1.0), (-1.0, 1.0)) and metric.digits == 2
+    return metric.scale.limits in ((0.0, 1.0), (-1.0, 1.0)) and metric.digits == 2
 
 
 def _epochs(history: pd.DataFrame) -> np.ndarray:

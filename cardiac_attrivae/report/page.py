@@ -5,7 +5,7 @@ The words are in templates/index.html, the looks in templates/style.css.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,6 +71,8 @@ def write_report(
     """
     found = read_evaluations(evaluations)
     scores = summarise(found.metrics, found.spread)
+    findings = _findings(scores, found.comparisons)
+    lead, pictures = _lead(found.pictures, findings)
     page = render(
         "index.html",
         title=title,
@@ -84,10 +86,12 @@ def write_report(
         methods=list(dict.fromkeys(method for method, place, *_ in scores if place.trained)),
         places=places(scores),
         spreads=any(score.models > 1 for score in scores.values()),
-        findings=_findings(scores, found.comparisons),
+        findings=findings,
+        lead=lead,
+        pictures=pictures,
         training=_training(found.models),
-        paired=table_1(scores),
-        grids=_grids(scores),
+        paired=table_1(scores, found.synthetic),
+        grids=_grids(scores, found.synthetic),
         comparisons=_by_place(found.comparisons, "first", "second"),
         spread=_by_place(found.spread, "method"),
         source=SOURCE,
@@ -96,20 +100,20 @@ def write_report(
     )
     output = Path(output)
     with locked(output):
-        write(output / "table.md", markdown(found.metrics, found.notes))
-        write(output / "table.tex", latex(found.metrics))
-        write(output / "scores.csv", tidy(scores).to_csv(index=False))
+        write(output / "table.md", markdown(found.metrics, found.notes, found.synthetic))
+        write(output / "table.tex", latex(found.metrics, found.synthetic))
+        write(output / "scores.csv", tidy(scores, found.synthetic).to_csv(index=False))
         write(output / "index.html", page)
     return output / "index.html"
 
 
-def _grids(scores: Scores) -> dict[str, Grid | None]:
+def _grids(scores: Scores, synthetic: Collection[str]) -> dict[str, Grid | None]:
     """The tables of the page, by name; None where nothing was measured."""
     held = dict.fromkeys(attribute_names(scores, "R2_fixed") + attribute_names(scores, "R2"))
     rows: dict[str, Mapping[str, Columns]] = {
         "scores": means(names_in(Section.CODE)),
         "best": per_attribute(scores, "Interpretability"),
-        "trained": per_attribute(scores, f"Interpretability{FIXED}"),
+        "trained": per_attribute(scores, f"Interpretability{FIXED}|Interpretability"),
         "agreement": {
             name: [(f"{m}{FIXED}|{m}", name) for m in names_in(Section.READING)] for name in held
         },
@@ -121,7 +125,22 @@ def _grids(scores: Scores) -> dict[str, Grid | None]:
         "pictures": means(names_in(Section.PICTURES)),
         "further": means(names_in(Section.FURTHER)),
     }
-    return {name: grid(scores, wanted) if wanted else None for name, wanted in rows.items()}
+    return {name: grid(scores, r, synthetic) if r else None for name, r in rows.items()}
+
+
+def _lead(
+    pictures: Mapping[str, list[Picture]], findings: Sequence[Sequence[Finding]]
+) -> tuple[Picture | None, dict[str, list[Picture]]]:
+    """Takes the traversal of the method whose heart follows best, for the top, and all others."""
+    traversals = pictures.get("traversals", [])
+    wanted = [(f.method, f.place) for found in findings for f in found
+              if f.score.metric == "Control"]  # fmt: skip
+    best = [picture for method, place in wanted for picture in traversals
+            if (picture.method, picture.train_dataset, picture.test_dataset)
+            == (method, place.trained, place.tested)]  # fmt: skip
+    lead = next(iter([*best, *traversals]), None)
+    rest = {kind: [p for p in shown if p is not lead] for kind, shown in pictures.items()}
+    return lead, {kind: shown for kind, shown in rest.items() if shown}
 
 
 def _findings(scores: Scores, comparisons: pd.DataFrame) -> list[list[Finding]]:

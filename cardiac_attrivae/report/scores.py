@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from ..metrics.catalogue import find
-from ..metrics.metric import Good, Score
+from ..metrics.metric import Good, Score, find
 
 DIGITS = {"mL": 1}
 """Decimals of numbers in a unit; all others have those of their metric."""

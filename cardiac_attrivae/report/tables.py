@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..attributes import ATTRIBUTES
 from ..metrics.catalogue import label
-from ..metrics.metric import MEAN, Score
+from ..metrics.metric import FIXED, MEAN, Score
 from ..metrics.pooling import Place, Scores, places
 from .published import PUBLISHED, TABLE_1, method_of
 from .scores import interval_of, is_ranked, rank, text
@@ -29,6 +29,11 @@ class Line(NamedTuple):
     kind: str = "ours"
     best: frozenset[int] = frozenset()
     """Columns in which it is the best of our methods."""
+
+    @property
+    def of_best_dimension(self) -> bool:
+        """Whether no dimension was trained, so that scores are of the best dimension."""
+        return self.kind == "ours" and not any(c.metric.endswith(FIXED) for c in self.cells if c)
 
 
 class Group(NamedTuple):
@@ -56,13 +61,16 @@ def means(metrics: Iterable[str]) -> dict[str, Columns]:
     return {"": [(metric, MEAN) for metric in metrics]}
 
 
-def grid(scores: Scores, rows: Mapping[str, Columns]) -> Grid | None:
+def grid(
+    scores: Scores, rows: Mapping[str, Columns], synthetic: Collection[str] = ()
+) -> Grid | None:
     """Lines up scores, published ones below ours; columns without any score are left out.
 
     Args:
         scores: Scores from `summarise`.
         rows: Row name -> metric and attribute of each column. A metric ``X_fixed`` may be given as
             ``X_fixed|X``: the second where the first was not measured.
+        synthetic: Data sets of phantoms, beside which no published score is shown.
 
     Returns:
         The grid, or None if there is no score.
@@ -81,7 +89,7 @@ def grid(scores: Scores, rows: Mapping[str, Columns]) -> Grid | None:
                 lines.append(Line(method, name, ours))
                 known = [int(cell.n) for cell in ours if cell and cell.n and math.isfinite(cell.n)]
                 patients = max([patients, *known])
-                printed = PUBLISHED.get((method_of(method), place.trained, place.tested), {})
+                printed = published(method, place, synthetic)
                 theirs = tuple(printed.get((m, _structure(a))) for m, a in columns)
                 line = Line(method_of(method) or "", name, theirs, "published")
                 # a mean alone is in Table 1 already
@@ -103,8 +111,17 @@ def grid(scores: Scores, rows: Mapping[str, Columns]) -> Grid | None:
     for group in groups:
         lines = [line._replace(cells=tuple(line.cells[k] for k in used)) for line in group.lines]
         group.lines[:] = _mark_best(lines)
-    shown = dict.fromkeys(columns[k][0].split("|")[-1] for k in used)
+    shown = dict.fromkeys(columns[k][0].split("|")[0] for k in used)
     return Grid(heads, groups, tuple(shown))
+
+
+def published(
+    method: str, place: Place, synthetic: Collection[str] = ()
+) -> dict[tuple[str, str], Score]:
+    """Finds what the paper prints of a method there, by metric and attribute; none of phantoms."""
+    if {place.trained, place.tested} & {*synthetic}:
+        return {}
+    return PUBLISHED.get((method_of(method), place.trained, place.tested), {})
 
 
 def _find(scores: Scores, method: str, place: Place, metric: str, attribute: str) -> Score | None:
@@ -177,7 +194,7 @@ class Paired(NamedTuple):
     lines: list[tuple[str, str, list[list[Score | None]]]]  # method, kind, a list per metric
 
 
-def table_1(scores: Scores) -> Paired:
+def table_1(scores: Scores, synthetic: Collection[str] = ()) -> Paired:
     """Lines up scores at home, ours and published; no lines if no model was tested at home."""
     homes = [place for place in places(scores) if place.at_home]
     lines = []
@@ -186,7 +203,7 @@ def table_1(scores: Scores) -> Paired:
         if not any(cell for cells in ours for cell in cells):
             continue
         lines.append((method, "ours", ours))
-        printed = [PUBLISHED.get((method_of(method), p.trained, p.tested), {}) for p in homes]
+        printed = [published(method, place, synthetic) for place in homes]
         theirs = [[table.get((m, MEAN)) for table in printed] for m in TABLE_1]
         line = (method_of(method) or "", "published", theirs)
         if any(cell for cells in theirs for cell in cells) and line not in lines:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pandas as pd
 
@@ -17,20 +17,24 @@ from .scores import interval_of, spread_of, text
 from .tables import Grid, grid, means, per_attribute, table_1
 
 NOTES = """\
-Codes are posterior means of one slice per patient, the most basal one. Interp, SCC and SAP take
-the best latent dimension for each attribute; fixed ones take the one that was trained. Mod
-(Modularity) of pure noise is .77 to .80. SSIM counts the empty background, SSIM_in_mask does not.
-Sharpness 1 is as sharp as the slice, below is blur. Brackets: 95 % interval over patients. With
-several seeds: mean +- standard deviation over seeds.
+Codes are posterior means of one slice per patient, the most basal one. Interp, SCC and SAP are of
+the best latent dimension for each attribute, chosen on these patients. The next two tables are of
+the dimension that was trained on the attribute; * marks methods without one, which are read from
+their best dimension. Mod (Modularity) of pure noise is .77 to .80. SSIM counts the empty
+background, SSIM in mask does not. Sharpness 1 is as sharp as the slice, below is blur. Brackets:
+95 % interval over patients. With several seeds: mean +- standard deviation over seeds.
 """
 
 
-def markdown(metrics: pd.DataFrame, notes: Sequence[str] = ()) -> str:
+def markdown(
+    metrics: pd.DataFrame, notes: Sequence[str] = (), synthetic: Collection[str] = ()
+) -> str:
     """Writes table.md: Table 1, what was read from the trained dimensions and drawn, pictures.
 
     Args:
         metrics: Columns of metrics.csv.
         notes: What a reader must know before the numbers.
+        synthetic: Data sets of phantoms, beside which no published score is shown.
     """
     scores = summarise(metrics)
     counts = metrics.drop_duplicates("test_dataset").set_index("test_dataset")["n"]
@@ -54,7 +58,7 @@ def markdown(metrics: pd.DataFrame, notes: Sequence[str] = ()) -> str:
         ("Control: rank correlation of requested and measured", follows),
         ("Reconstruction", means(headlines(Section.PICTURES, Section.ANATOMY))),
     ):
-        found = grid(scores, rows) if rows else None
+        found = grid(scores, rows, synthetic) if rows else None
         if found:
             parts += [f"## {title}", _plain(found)]
     few = [
@@ -68,12 +72,16 @@ def markdown(metrics: pd.DataFrame, notes: Sequence[str] = ()) -> str:
 def _plain(found: Grid) -> str:
     """Prints a grid as a Markdown table, where a group is a row of its own."""
     rows = []
+    mixed = any(
+        metric == f"Interpretability{FIXED}" or metric == f"R2{FIXED}" for metric in found.metrics
+    )
     for place, _, lines in found.groups:
         where = place.tested if place.at_home else f"{place.trained} -> {place.tested}"
         rows.append([f"*{escape_markdown(where)}, {place.split}*", *[""] * len(found.heads)])
         for line in lines:
             published = line.kind == "published"
             name = "- published" if published else escape_markdown(line.method)
+            name += " *" if mixed and line.of_best_dimension else ""
             cells = [
                 f"{text(cell)} {spread_of(cell) or interval_of(cell)}".strip() if cell else "-"
                 for cell in line.cells
@@ -90,24 +98,25 @@ def table(heads: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in padded)
 
 
-def latex(metrics: pd.DataFrame) -> str:
+def latex(metrics: pd.DataFrame, synthetic: Collection[str] = ()) -> str:
     """Writes table.tex: Table 1 as the paper prints it, for booktabs; ours and the published.
 
     Args:
         metrics: Columns of metrics.csv.
+        synthetic: Data sets of phantoms, beside which no published score is shown.
     """
     heads = [label(metric) for metric in TABLE_1]
-    return render("table.tex", paired=table_1(summarise(metrics)), heads=heads)
+    return render("table.tex", paired=table_1(summarise(metrics), synthetic), heads=heads)
 
 
-def tidy(scores: Scores) -> pd.DataFrame:
+def tidy(scores: Scores, synthetic: Collection[str] = ()) -> pd.DataFrame:
     """Writes scores.csv: Table 1 and its counterpart across domains, a row per number.
 
     Columns: source (``ours`` or the paper), method, train_dataset, test_dataset, split, metric,
     value, sd (over seeds), models, low, high, null, null_95, corrected.
     """
     shown = ["value", "sd", "models", "low", "high", "null", "null_95", "corrected"]
-    found = grid(scores, means(names_in(Section.CODE)))
+    found = grid(scores, means(names_in(Section.CODE)), synthetic)
     rows = [
         {"source": "ours" if line.kind == "ours" else SOURCE, "method": line.method}
         | dict(zip(PLACE, group.place, strict=True))
@@ -128,7 +137,7 @@ def metrics_table() -> str:
         [
             entry.name,
             entry.meaning,
-            " to ".join(limits.get(end, f"{end:g}") for end in entry.limits),
+            " to ".join(limits.get(end, f"{end:g}") for end in entry.scale.limits),
             entry.good.value,
         ]
         for entry in EVERY.values()
