@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pandas as pd
 from ..attributes import check_names
 from ..data.store import SliceDataset
 from ..metrics.patients import FEWEST, LEAST
-from ..report.page import latex, markdown
+from ..report.text_tables import latex, markdown
 from ..runtime.device import find_device
 from ..runtime.files import atomic_folder, write
 from ..runtime.folders import locked
@@ -87,7 +87,7 @@ def cross_domain_eval(
         with atomic_folder(output / "figures") as folder:
             figures = draw_gallery(opened, parts, judges, tables, folder)
         notes = _notes(opened)
-        _write_tables(tables, parts, notes, output)
+        _write_tables(tables, parts, notes, opened.synthetic, output)
         about = _about(opened, judges) | {
             "rounds": rounds,
             "versions": versions(PACKAGES),
@@ -131,7 +131,11 @@ def _plan(
 
 
 def _write_tables(
-    tables: Tables, parts: Sequence[Part], notes: Sequence[str], output: Path
+    tables: Tables,
+    parts: Sequence[Part],
+    notes: Sequence[str],
+    synthetic: Collection[str],
+    output: Path,
 ) -> None:
     """Writes all tables, and the codes of each part; codes of other models are removed."""
     for name, table in tables.items():
@@ -185,8 +189,8 @@ def _notes(opened: Opened) -> list[str]:
     for name, dataset in opened.datasets.items():
         if dataset.info.get("synthetic"):
             notes.append(
-                f"{name} holds synthetic hearts: its scores say nothing of patients, and published "
-                "numbers are no comparison"
+                f"{name} holds synthetic hearts: its scores say nothing about patients, so "
+                "published numbers are not shown beside them"
             )
         n, split = opened.patients(name), opened.splits[name]
         if n < LEAST:

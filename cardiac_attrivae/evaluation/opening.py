@@ -37,6 +37,11 @@ class Opened:
     splits: dict[str, str]
     notes: list[str]
 
+    @property
+    def synthetic(self) -> frozenset[str]:
+        """Data sets whose hearts are phantoms."""
+        return frozenset(n for n, data in self.datasets.items() if data.info.get("synthetic"))
+
     def patients(self, dataset: str) -> int:
         """Number of patients of a data set that are scored."""
         return self.datasets[dataset].split(self.splits[dataset]).cases["case"].nunique()

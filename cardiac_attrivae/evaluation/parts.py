@@ -31,7 +31,7 @@ from ..training.run import Run, load_run
 from .passes import codes_of
 from .score import Known, Scored, score_model
 
-FORMAT = 2
+FORMAT = 3
 """Format of a part; raised when what is measured changes."""
 PACKAGES = ("monai", "numpy", "scikit-learn", "scipy", "torch")
 

@@ -82,6 +82,7 @@ class Scores:
 
     metrics: pd.DataFrame
     notes: list[str]
+    synthetic: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, folder: str | Path, run: Run) -> Scores:
@@ -101,12 +102,14 @@ class Scores:
         mine = metrics[metrics["model"].isin(names[:1])]
         if mine.empty:
             raise DataError(f"{folder} has no scores of {run.folder}; evaluate it first")
-        return cls(mine, about.get("notes", []))
+        datasets = about.get("datasets", {}).items()
+        phantoms = tuple(name for name, facts in datasets if facts.get("synthetic"))
+        return cls(mine, about.get("notes", []), phantoms)
 
     @property
     def tables(self) -> str:
         """Tables in Markdown, to stand below a heading."""
-        text = markdown(self.metrics, self.notes).partition("\n")[2]
+        text = markdown(self.metrics, self.notes, self.synthetic).partition("\n")[2]
         return text.strip().replace("\n## ", "\n### ")
 
     @property

@@ -39,7 +39,9 @@ def interval(value: float, drawn: np.ndarray, scale: Scale = PLAIN) -> tuple[flo
     """
     spread = scale.to(drawn)
     quantiles = np.quantile(spread - spread.mean(), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    low, high = scale.back(scale.to(np.asarray(value)) + quantiles)
+    place = scale.to(np.asarray(value))
+    ends = value + scale.back(place + quantiles) - scale.back(place)  # exact at the end of a range
+    low, high = np.clip(ends, *scale.limits)
     return float(low), float(high)
 
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-TINY = 1e-9
-"""Distance from an end of the range below which a value counts as this far from it."""
+TINY = 1e-6
+"""Values nearer to an end of the range, where a scale has no number, count as this far from it."""
 
 
 class Scale(NamedTuple):

@@ -18,7 +18,7 @@ from ..metrics.pooling import PLACE, Place, Scores, places, summarise, variants
 from ..runtime.files import write
 from ..runtime.folders import locked
 from ..schema import STRUCTURES
-from .evaluations import read_evaluations
+from .evaluations import Picture, read_evaluations
 from .published import SOURCE, TABLE_1
 from .render import render
 from .scores import rank

@@ -72,9 +72,7 @@ def markdown(
 def _plain(found: Grid) -> str:
     """Prints a grid as a Markdown table, where a group is a row of its own."""
     rows = []
-    mixed = any(
-        metric == f"Interpretability{FIXED}" or metric == f"R2{FIXED}" for metric in found.metrics
-    )
+    mixed = any(metric.endswith(FIXED) for metric in found.metrics)
     for place, _, lines in found.groups:
         where = place.tested if place.at_home else f"{place.trained} -> {place.tested}"
         rows.append([f"*{escape_markdown(where)}, {place.split}*", *[""] * len(found.heads)])

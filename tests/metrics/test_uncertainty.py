@@ -289,7 +289,7 @@ def test_a_mean_over_patients_counts_each_once_and_has_the_interval_of_students_
     cases = ["p000"] * 9 + [f"p{i:03d}" for i in range(200)]
     values = np.random.default_rng(0).normal(3, 2, size=(209, 2))
     values[:10] = values[0]
-    found = patient_means({("SSIM", "mean"): values[:, 0], ("MSE", "mean"): values[:, 1]}, cases)
+    found = patient_means({("PSNR", "mean"): values[:, 0], ("bias", "mean"): values[:, 1]}, cases)
     value, low, high = numbers(found, INTERVAL).T
     once = values[9:]
     np.testing.assert_allclose(value, once.mean(axis=0))
@@ -297,7 +297,7 @@ def test_a_mean_over_patients_counts_each_once_and_has_the_interval_of_students_
     np.testing.assert_allclose(low, once.mean(axis=0) - half, atol=0.04)
     np.testing.assert_allclose(high, once.mean(axis=0) + half, atol=0.04)
     assert [(row.metric, row.n, row.patients) for row in found] == [
-        ("SSIM", 209, 200), ("MSE", 209, 200),
+        ("PSNR", 209, 200), ("bias", 209, 200),
     ]  # fmt: skip
 
 
