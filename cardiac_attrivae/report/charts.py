@@ -209,7 +209,7 @@ def control(table: pd.DataFrame, path: str | Path, units: Mapping[str, str]) -> 
             plain(axis)
             axis.tick_params(labelsize=8)
     for axis, name in zip(axes[-1], attributes, strict=True):
-        axis.set_xlabel(f"{name} requested ({SYMBOLS.get(units[name], units[name])})", fontsize=8)
+        axis.set_xlabel(f"{_spelled(name)}\n{_with_unit('requested', units[name])}", fontsize=8)
     for axis, structure in zip(axes[:, 0], structures, strict=True):
         axis.set_ylabel(f"{structure} measured (cm²)", fontsize=8)
     more: list[Patch | Line2D] = [Patch(color="0.85", label="10th to 90th centile")]
@@ -298,7 +298,7 @@ def scatter(
             ends = np.array([x.min(), x.max()])
             axis.plot(ends, np.polyval(np.polyfit(x, y, 1), ends), color=FIT, lw=1.8)
         axis.set_xlabel(f"dimension {dimensions[i]}")
-        axis.set_ylabel(_with_unit(names[i], units[i]))
+        axis.set_ylabel(_with_unit(_spelled(names[i]), units[i]))
         axis.set_title(names[i] if scores is None else f"{names[i]}, R² {scores[i]:.2f}", size=10)
         axis.spines[["top", "right"]].set_visible(False)
     if groups is not None:
@@ -377,6 +377,10 @@ def _checked(table: pd.DataFrame, columns: Sequence[str], *finite: str) -> pd.Da
     if not len(table):
         raise ValueError(f"nothing to draw: no row has a finite {' and '.join(finite)}")
     return table
+
+
+def _spelled(name: str) -> str:
+    return ATTRIBUTES[name].label if name in ATTRIBUTES else name
 
 
 def _with_unit(name: str, unit: str) -> str:

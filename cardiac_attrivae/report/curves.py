@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..metrics.catalogue import EVERY
+from ..metrics.catalogue import EVERY, label
 from ..metrics.metric import find
-from .published import method_label
-from .style import LINES, Look, legend, looks, plain, save
+from .published import dataset_label, method_label
+from .style import DASHES, LINES, Look, legend, looks, plain, save
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,9 +69,12 @@ def compare_curves(
 ) -> None:
     """Draws the same curves of several runs on top of each other, a panel per column.
 
+    Losses of different size, as different objectives have, are in panels of their own.
+
     Args:
-        histories: Run -> a row per epoch, as for `training_curves`. The part of a run's
-            name before `` · `` is its method; runs of one method look the same.
+        histories: Run -> a row per epoch, as for `training_curves`. A run's
+            name is its method, `` · `` and its data set. Runs of one method share a colour and a
+            marker, runs on one data set a dash.
         columns: What to draw; columns that no run has are left out.
         path: PNG to write; its folders are created.
 
@@ -89,34 +92,70 @@ def compare_curves(
     drawn = {column: curves for column, curves in drawn.items() if curves}
     if not drawn:
         raise ValueError(f"none of the {len(histories)} runs has a curve {', '.join(columns)}")
-    methods = {run: run.split(" · ")[0] for run in histories}
-    look = looks(sorted(set(methods.values())))
+    look = _looks_of_runs(histories)
     epochs = {run: _epochs(history) for run, history in histories.items()}
+    panels = [
+        (column, {run: curves[run] for run in runs})
+        for column, curves in drawn.items()
+        for runs in ([list(curves)] if _metric(column) else _by_size(curves))
+    ]
 
-    figure, axes = _stack(len(drawn))
-    for axis, (column, curves) in zip(axes, drawn.items(), strict=True):
+    figure, axes = _stack(len(panels))
+    for axis, (column, curves) in zip(axes, panels, strict=True):
         for run, curve in curves.items():
-            _curve(axis, epochs[run], curve, look[methods[run]], run)
-        axis.set_ylabel(column)
+            _curve(axis, epochs[run], curve, look[run], run)
+        axis.set_ylabel(_readable(column))
         if not _metric(column):
             _scale(axis, np.concatenate(list(curves.values())))
     _end_stack(axes, np.concatenate(list(epochs.values())))
-    legend(figure, look, method_label, lines=True)
+    several = len({run.partition(" · ")[2] for run in histories}) > 1
+    legend(figure, look, lambda run: _run_label(run, several), lines=True)
     save(figure, path)
+
+
+def _looks_of_runs(runs: Iterable[str]) -> dict[str, Look]:
+    """Gives each run a look of its own: colour and marker of its method, dash of its data set."""
+    pairs = {run: run.partition(" · ")[::2] for run in runs}
+    methods = looks(sorted({method for method, _ in pairs.values()}))
+    datasets = sorted({dataset for _, dataset in pairs.values()})
+    found = {}
+    for run, (method, dataset) in sorted(pairs.items()):
+        first = DASHES.index(methods[method].dash)
+        dash = DASHES[(first + datasets.index(dataset)) % len(DASHES)]
+        found[run] = methods[method]._replace(dash=dash)
+    return found
+
+
+def _run_label(run: str, several: bool) -> str:
+    method, _, dataset = run.partition(" · ")
+    return f"{method_label(method)}, {dataset_label(dataset)}" if several else method_label(method)
+
+
+def _readable(column: str) -> str:
+    """Names a column of history.csv: ``val_SCC`` is the SCC in validation."""
+    when, _, name = column.partition("_")
+    word = {"train": "training", "val": "validation"}.get(when)
+    return f"{label(name) if name in EVERY else name}, {word}" if word and name else column
+
+
+def _by_size(curves: Mapping[str, np.ndarray]) -> list[list[str]]:
+    """Groups curves whose sizes differ by at most `ALIKE`, largest first."""
+    sizes = {name: float(np.nanmedian(np.abs(curve))) for name, curve in curves.items()}
+    groups: list[list[str]] = []
+    for name in sorted(sizes, key=lambda name: -sizes[name]):
+        if not groups or sizes[groups[-1][0]] > ALIKE * sizes[name] > 0:
+            groups.append([])
+        groups[-1].append(name)
+    return [[name for name in curves if name in group] for group in groups]
 
 
 def _panels(curves: dict[str, np.ndarray]) -> list[tuple[str, list[str]]]:
     """Title and columns of each panel: losses by size, shares together, other metrics apart."""
-    sizes = {n: float(np.nanmedian(np.abs(c))) for n, c in curves.items() if not _metric(n)}
-    losses: list[list[str]] = []
-    for name in sorted(sizes, key=lambda name: -sizes[name]):
-        if not losses or sizes[losses[-1][0]] > ALIKE * sizes[name] > 0:
-            losses.append([])
-        losses[-1].append(name)
-    panels = [("loss terms", [n for n in curves if n in names]) for names in losses]
+    losses = {name: curve for name, curve in curves.items() if not _metric(name)}
+    panels = [("loss terms", names) for names in _by_size(losses)]
 
     metrics: dict[str, list[str]] = {}
-    for name in (name for name in curves if name not in sizes):
+    for name in (name for name in curves if name not in losses):
         metrics.setdefault(_metric(name), []).append(name)
     shares = [name for names in metrics.values() for name in names if _is_share(name)]
     if len(shares) <= len(LINES):

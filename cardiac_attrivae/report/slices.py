@@ -155,7 +155,8 @@ def traversals(
         if areas is not None:
             _print_areas(axis, _structure(names[i]), areas[i][j])
     for axis, name, dimension in zip(axes[:, 0], names, dimensions, strict=True):
-        axis.set_ylabel(f"{name}\ndimension {dimension}", fontsize=8)
+        head = ATTRIBUTES[name].label if name in ATTRIBUTES else name
+        axis.set_ylabel(f"{head}\n{name}, dimension {dimension}", fontsize=7)
     if original is not None:
         place = axes[0, 0].get_position()
         axis = figure.add_axes(

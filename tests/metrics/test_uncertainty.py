@@ -9,6 +9,7 @@ import pytest
 from cardiac_attrivae.metrics.codes import METRICS, SCORES, score
 from cardiac_attrivae.metrics.disentanglement import fixed_gap, fixed_modularity, modularity
 from cardiac_attrivae.metrics.intervals import corrected, holm, interval, patient_means
+from cardiac_attrivae.metrics.metric import find
 from cardiac_attrivae.metrics.patients import draw_patients, permute_patients
 from cardiac_attrivae.metrics.uncertainty import bootstrap, estimate, permutation_null
 from cardiac_attrivae.schema import LatentTable
@@ -171,10 +172,11 @@ def test_patients_without_partners_can_not_be_permuted():
 def coverage(n: int, d: int, noise: float, tables: int, rounds: int) -> dict:
     """How often the interval of each score holds the mean of the score over tables."""
     drawn = [table(n, d, 1, noise, seed) for seed in range(tables)]
+    scales = [find(row.metric).scale for row in scores(drawn[0])]
     values = np.array([[row.value for row in scores(t)] for t in drawn])
     ends = np.array(
         [
-            [interval(v, b) for v, b in zip(row, bootstrap(t, rounds, seed).T, strict=True)]
+            list(map(interval, row, bootstrap(t, rounds, seed).T, scales))
             for seed, (row, t) in enumerate(zip(values, drawn, strict=True))
         ]
     )
@@ -202,7 +204,7 @@ def test_intervals_cover_nearly_as_often_as_they_say(noise):
 def test_the_interval_of_a_correlation_is_that_of_fishers_transform():
     t = table(400, 1, 1, noise=1.0)
     row = by_name(scores(t))["Interpretability", "a0"]
-    low, high = interval(row.value, bootstrap(t, 200)[:, 0])
+    low, high = interval(row.value, bootstrap(t, 200)[:, 0], find(row.metric).scale)
     z, half = np.arctanh(np.sqrt(row.value)), 1.96 / np.sqrt(397)
     np.testing.assert_allclose([low, high], np.tanh([z - half, z + half]) ** 2, atol=0.03)
 

@@ -164,7 +164,7 @@ def test_control_draws_medians_in_the_panel_of_their_structure(drawn):
     axes = drawn[0].axes
     assert [axis.get_ylabel() for axis in axes[::2]] == ["LV measured (cm²)", "RV measured (cm²)"]
     assert [axis.get_xlabel() for axis in axes[2:]] == [
-        "LVEDA requested (cm²)", "RVEDV requested (mL)",
+        "LV area at ED\nrequested (cm²)", "RV volume at ED\nrequested (mL)",
     ]  # fmt: skip
     assert np.allclose(axes[0].lines[-1].get_xydata(), [(s, s + 4.5) for s in range(5)])
     assert np.allclose(axes[2].lines[-1].get_ydata(), 30)
@@ -251,7 +251,7 @@ def test_scatter_tells_groups_apart_by_colour_and_marker(drawn):
     assert not np.array_equal(first.get_paths()[0].vertices, second.get_paths()[0].vertices)
     assert legend(drawn[0]) == ["a", "b"]
     assert np.allclose(axis.lines[0].get_xydata(), [(0, 0), (7, 14)])  # through all points
-    assert axis.get_ylabel() == "LVEDA (cm²)"
+    assert axis.get_ylabel() == "LV area at ED (cm²)"
 
 
 def test_scatter_names_data_sets_as_people_do(drawn):

@@ -1,4 +1,4 @@
-"""Facts about drawn training: every value is there, runs of one method look the same."""
+"""Facts about drawn training: every value is there, and every run can be told apart."""
 
 import numpy as np
 import pandas as pd
@@ -64,19 +64,44 @@ def test_a_column_knows_its_metric(column, metric):
     assert curves._metric(column) == metric
 
 
-def test_runs_of_one_method_look_the_same(drawn):
+def test_every_run_can_be_told_from_the_others(drawn):
     names = ("beta_vae · acdc", "attri_vae · acdc", "beta_vae · mnms")
     runs = dict(zip(names, (history(5), history(8)[["epoch", "loss"]], history(7)), strict=True))
     curves.compare_curves(runs, ("loss", "val_SSIM", "nowhere"), "c.png")
     loss, ssim = drawn[0].axes
-    assert [axis.get_ylabel() for axis in (loss, ssim)] == ["loss", "val_SSIM"]
+    assert [axis.get_ylabel() for axis in (loss, ssim)] == ["loss", "SSIM, validation"]
     assert [len(line.get_xdata()) for line in loss.lines] == [5, 8, 7]
     assert [line.get_label() for line in loss.lines] == list(names)
     assert [line.get_label() for line in ssim.lines] == [names[0], names[2]]  # one has no SSIM
-    looks = [(line.get_color(), line.get_linestyle(), line.get_marker()) for line in loss.lines]
-    assert looks[0] == looks[2] != looks[1]
-    assert [line.get_color() for line in ssim.lines] == [looks[0][0]] * 2
-    assert legend(drawn[0]) == ["Attri-VAE", "β-VAE"]
+    looks = [(line.get_color(), line.get_marker(), line.get_linestyle()) for line in loss.lines]
+    assert len(set(looks)) == 3
+    assert looks[0][:2] == looks[2][:2] != looks[1][:2]  # of one method
+    assert legend(drawn[0]) == ["Attri-VAE, ACDC", "β-VAE, ACDC", "β-VAE, M&Ms"]
+
+
+def test_losses_of_different_size_have_axes_of_their_own(drawn):
+    runs = {"a · x": history(5)[["loss"]], "b · x": history(5)[["loss"]] / 1e4}
+    curves.compare_curves(runs, ("loss",), "c.png")
+    assert [[line.get_label() for line in axis.lines] for axis in drawn[0].axes] == [
+        ["a · x"], ["b · x"],
+    ]  # fmt: skip
+    terms = pd.DataFrame({"train_reconstruction": [900.0, 700], "train_kl": [30.0, 40],
+                          "train_attribute": [0.2, 0.1]})  # fmt: skip
+    curves.training_curves(terms, "c.png")
+    assert [[line.get_label() for line in axis.lines] for axis in drawn[1].axes] == [
+        ["train_reconstruction", "train_kl"], ["train_attribute"],
+    ]  # fmt: skip
+
+
+def test_no_score_is_among_the_loss_terms(drawn):
+    columns = {"train_loss": [3.0, 2], "val_Sharpness": [0.1, 0.2], "val_MSE": [0.02, 0.01],
+               "val_PSNR": [20.0, 21], "val_SSIM": [0.5, 0.6]}  # fmt: skip
+    curves.training_curves(pd.DataFrame(columns), "c.png")
+    assert {axis.get_ylabel(): [line.get_label() for line in axis.lines]
+            for axis in drawn[0].axes} == {
+        "loss terms": ["train_loss"], "scores": ["val_SSIM"], "Sharpness": ["val_Sharpness"],
+        "MSE": ["val_MSE"], "PSNR (dB)": ["val_PSNR"],
+    }  # fmt: skip
 
 
 def test_compared_curves_are_not_clipped(tmp_path):

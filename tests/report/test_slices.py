@@ -184,7 +184,9 @@ def test_traversals_print_what_was_asked_for_and_measured(drawn):
     others = [axis.texts[0].get_text() for axis in axes]
     assert others[0] == "LV 0.0  RV 2.0"
     assert others[3] == "LV 9.0  MYO 10.0"
-    assert [axes[k].get_ylabel() for k in (0, 2)] == ["MEDV\ndimension 3", "RVEDA\ndimension 12"]
+    assert [axes[k].get_ylabel() for k in (0, 2)] == [
+        "Myocardial volume at ED\nMEDV, dimension 3", "RV area at ED\nRVEDA, dimension 12",
+    ]  # fmt: skip
 
 
 def test_a_row_without_an_attribute_has_no_structure_of_its_own(drawn):
