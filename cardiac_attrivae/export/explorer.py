@@ -26,7 +26,7 @@ from ..runtime.device import find_device
 from ..runtime.files import atomic_folder, write
 from ..runtime.folders import is_empty
 from ..schema import HEART, DataError, LatentTable, Structure
-from ..segmentation.judge import Progress, Segmenter, areas, cache_of, segmenters_for
+from ..segmentation.judge import Progress, Segmenter, areas, bar, cache_of, segmenters_for
 from ..training.run import Run, encode
 from .formats import Part, examples, write_module
 
@@ -64,7 +64,7 @@ def explore(
     store: str | Path | None = None,
     device: str = "auto",
     tell: Callable[[str], None] = lambda message: None,
-    progress: Progress = lambda batches, total: batches,
+    progress: Progress = bar,
 ) -> Explorer:
     """Writes the explorer of a model atomically; an explorer that is there already is replaced.
 

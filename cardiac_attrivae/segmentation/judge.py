@@ -26,7 +26,7 @@ from ..runtime.files import remove_leftovers
 from ..runtime.weights import read_weights, write_weights
 from ..schema import STRUCTURES, DataError, Keys
 from ..training.augmentation import structure_masks
-from .judge_training import AUGMENTATION, Progress, Training, build, train_network
+from .judge_training import AUGMENTATION, Progress, Training, bar, build, train_network
 
 FORMAT = 1
 """Format of the cached file; counted up when the network or its training changes."""
@@ -91,7 +91,7 @@ def segmenters_for(
     seed: int = 0,
     training: Training | None = None,
     tell: Callable[[str], None] = lambda message: None,
-    progress: Progress = lambda batches, total: batches,
+    progress: Progress = bar,
 ) -> list[Segmenter]:
     """Reads segmenters of a store from the cache; missing ones are trained and kept there.
 
@@ -124,8 +124,10 @@ def segmenters_for(
     }
     if missing:
         many = "a segmenter" if len(missing) == 1 else f"{len(missing)} segmenters"
-        minutes = f"about {2 * len(missing)} minutes on a CPU"
-        tell(f"training {many} of {store.name}, once, to measure drawn hearts; {minutes}")
+        tell(
+            f"training {many} of {store.name}, once, to measure drawn hearts: about "
+            f"{2 * len(missing)} minutes on a CPU. If it is interrupted, the next call goes on"
+        )
     for file, (train, unseen) in missing.items():
         checkpoint = file.with_suffix(".checkpoint")
         network = train_network(

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from monai.losses import DiceCELoss
 from monai.networks.nets import UNet
 from torch import Generator, Tensor, nn
+from tqdm import tqdm
 
 from ..attributes import AREAS
 from ..data.loader import DeviceLoader
@@ -38,6 +39,11 @@ CHECKPOINT_EVERY = 50
 
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 """Wraps batches and their number, to show how far a training is."""
+
+
+def bar(batches: Iterable[Any], total: int) -> Iterable[Any]:
+    """Shows a progress bar on a terminal, with the time left, and nothing elsewhere."""
+    return tqdm(batches, "segmenter", total, leave=False, disable=None)
 
 
 class Stateful(Protocol):
@@ -93,7 +99,7 @@ def train_network(
     device: torch.device | str = "cpu",
     training: Training | None = None,
     checkpoint: Path | None = None,
-    progress: Progress = lambda batches, total: batches,
+    progress: Progress = bar,
 ) -> nn.Module:
     """Trains a U-Net on slices and their masks; on a CPU one seed gives the same weights each time.
 

@@ -1,6 +1,8 @@
 """The segmenter: known masks and hearts, and a cache that is read only if it is undamaged."""
 
 import dataclasses
+import io
+import sys
 
 import numpy as np
 import pytest
@@ -207,6 +209,17 @@ def test_all_that_are_missing_are_announced_at_once_and_shown(drawn_slices, tmp_
     assert not torch.equal(weights(first.network), weights(second.network))
     segmenters_for(drawn_slices, tmp_path, (1, 0), **options)
     assert len(told) == 1
+
+
+def test_a_training_shows_a_bar_on_a_terminal_and_nothing_elsewhere(drawn_slices, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    for output, shown in ((Terminal(), True), (io.StringIO(), False)):
+        monkeypatch.setattr(sys, "stderr", output)
+        train_network(drawn_slices, training=SHORT)
+        assert ("segmenter:" in output.getvalue()) is shown
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "without what is known", "another network"])
