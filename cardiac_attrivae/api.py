@@ -11,14 +11,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
+from .attributes import ATTRIBUTES
 from .data.store import SliceDataset
 from .evaluation.score import Scored, check_fit, score_model
 from .evaluation.studio import Heart, Studio, Turned
+from .metrics.calibration import read_lines
 from .report.style import picture
 from .runtime.device import find_device
 from .schema import DataError
@@ -58,7 +62,7 @@ def open_store(folder: str | Path) -> SliceDataset:
 
 def train(
     pipeline: str | Path,
-    store: SliceDataset,
+    store: SliceDataset | str | Path,
     output: str | Path,
     changes: Sequence[str] = (),
     *,
@@ -70,14 +74,23 @@ def train(
 
     Args:
         pipeline: Name of a shipped pipeline, or the path of a YAML file.
-        store: Slices; trained on its train split, validated on its val split.
+        store: A store or its folder; trained on its train split, validated on its val split.
         output: Folder of the run.
         changes: Values to change, ``["schedule.epochs=10"]``.
         seed, device, resume: See `training.workflow.train`.
     """
     configuration = load_pipeline(pipeline, changes)
+    store = _opened(store)
     run_training(configuration, store, output, seed=seed, device=device, resume=resume)
     return load_model(output, store.folder, device)
+
+
+Slices = TypeVar("Slices")
+
+
+def _opened(slices: Slices | str | Path) -> Slices | SliceDataset:
+    """Opens a store that is given by its folder."""
+    return open_store(slices) if isinstance(slices, (str, Path)) else slices
 
 
 @dataclass(frozen=True)
@@ -106,25 +119,114 @@ class Model:
         """What draws and measures. Trains two segmenters once per store: minutes on a CPU."""
         return Studio.open(self.run.folder, self.store, self.device, self.tell)
 
-    def encode(self, slices: SliceDataset | np.ndarray | Tensor) -> np.ndarray:
-        """Returns codes (N, D), the posterior means, of a store's slices or of an array (N, H, W).
+    def encode(self, slices: SliceDataset | str | Path | np.ndarray | Tensor) -> np.ndarray:
+        """Returns codes (N, D), the posterior means, of slices.
 
-        An array holds what a store does: values in [0, 1], 0 outside the heart, cropped and aligned
-        as preprocessing does.
+        Args:
+            slices: A store, its folder, or an array (N, H, W) or (N, C, H, W) that holds what a
+                store does: values in [0, 1], 0 outside the heart, cropped and aligned as
+                preprocessing does.
+
+        Raises:
+            ValueError: If an array has another shape, or values outside [0, 1].
+            DataError: If the slices of the store were cropped in another way than the training's.
         """
+        slices = _opened(slices)
         if isinstance(slices, SliceDataset):
             check_fit(self.run, slices)
             images = slices.images
         else:
-            images = torch.as_tensor(slices, dtype=torch.float32)
-            if images.ndim != 3:
-                raise ValueError(f"slices has shape {tuple(images.shape)}; expected (N, H, W)")
-            images = images[:, None]
+            images = self._checked(slices)
         return encode(self.run.network, images.to(find_device(self.device)))[0]
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
-        """Returns slices (N, H, W) in [0, 1] of codes (N, D)."""
-        return decode(self.run.network, np.asarray(codes))[:, 0].numpy()
+        """Returns slices in [0, 1], (N, H, W), of codes (N, D); (N, C, H, W) of several channels.
+
+        Raises:
+            ValueError: If the codes have another shape, or are not finite.
+        """
+        codes, size = np.asarray(codes, dtype=np.float32), len(self.run.about["code_mean"])
+        if codes.shape == (size,):
+            raise ValueError(
+                f"codes has shape ({size},): one code; give a table of codes, (N, {size}), such as "
+                "codes[None] or codes[:1]"
+            )
+        if codes.ndim != 2 or codes.shape[1] != size:
+            raise ValueError(f"codes has shape {codes.shape}; expected (N, {size})")
+        if not np.isfinite(codes).all():
+            raise ValueError("codes hold NaN or infinite values; expected numbers")
+        slices = decode(self.run.network, codes).numpy()
+        return slices[:, 0] if slices.shape[1] == 1 else slices
+
+    def read(
+        self, slices: SliceDataset | str | Path | np.ndarray | Tensor, level: float = 0.95
+    ) -> pd.DataFrame:
+        """Reads the attributes of slices from their codes, in the attributes' units.
+
+        A line per attribute was fitted on the training patients and saved with the run. The slices
+        are already cut out by a mask of the heart: this tells what the codes hold, and replaces no
+        segmentation.
+
+        Args:
+            slices: See `encode`.
+            level: Probability that an interval contains the value of a patient like those of the
+                training.
+
+        Returns:
+            A row per slice and attribute: ``case`` (or row number of an array), ``attribute``,
+            ``value``, ``unit``, ``low``, ``high``, and whether the value is ``outside`` of the
+            range of the training patients.
+
+        Raises:
+            DataError: If the run holds no lines: it has no attributes, fewer than 5 training
+                patients, or was written by an earlier version.
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"level is {level}; expected a number between 0 and 1")
+        lines = self.run.about.get("calibration")
+        if not lines:
+            raise DataError(
+                f"{self.run.folder} holds no lines from codes to attributes: it has no attributes, "
+                "too few training patients, or was written by an earlier version; train it again"
+            )
+        slices = _opened(slices)
+        codes = self.encode(slices)
+        store = slices if isinstance(slices, SliceDataset) else None
+        cases = range(len(codes)) if store is None else store.cases["case"]
+        values = read_lines(codes, lines, level)
+        return pd.DataFrame(
+            {
+                "case": case, "attribute": name, "value": value, "unit": ATTRIBUTES[name].unit,
+                "low": low, "high": high, "outside": not line["low"] <= value <= line["high"],
+            }
+            for case, row in zip(cases, values.tolist(), strict=True)
+            for (name, line), (value, low, high) in zip(lines.items(), row, strict=True)
+        )  # fmt: skip
+
+    def _checked(self, slices: np.ndarray | Tensor) -> Tensor:
+        """Returns an array of slices as images (N, C, H, W)."""
+        images = torch.as_tensor(np.asarray(slices), dtype=torch.float32)
+        images = images[:, None] if images.ndim == 3 else images
+        shape = self._shape
+        if images.ndim != 4 or tuple(images.shape[1:]) != shape:
+            short = f"(N, {shape[1]}, {shape[2]}) or " if shape[0] == 1 else ""
+            raise ValueError(
+                f"slices has shape {tuple(np.shape(slices))}; expected {short}(N, {shape[0]}, "
+                f"{shape[1]}, {shape[2]}), as a store holds them"
+            )
+        low, high = (float(end) for end in images.aminmax()) if images.numel() else (0.0, 0.0)
+        if not (low >= 0 and high <= 1):
+            raise ValueError(
+                f"slices have values from {low:g} to {high:g}; expected 0 to 1 with 0 outside the "
+                "heart: raw images go through preprocess first"
+            )
+        return images
+
+    @cached_property
+    def _shape(self) -> tuple[int, ...]:
+        """Channels, height and width of a slice."""
+        mean = np.asarray(self.run.about["code_mean"])[None]
+        return tuple(decode(self.run.network, mean).shape[1:])
 
     def traverse(self, case: str | None = None, reach: float = 3.0, steps: int = 7) -> Turned:
         """Turns every attribute of one heart by ``reach`` deviations each way, and measures it.
@@ -145,7 +247,9 @@ class Model:
         """
         return self.studio.heart(request, case)
 
-    def evaluate(self, store: SliceDataset, split: str = "test", rounds: int = 1000) -> Scored:
+    def evaluate(
+        self, store: SliceDataset | str | Path, split: str = "test", rounds: int = 1000
+    ) -> Scored:
         """Scores one split of a store, one slice per patient, with 95 % intervals.
 
         Scores reconstructions, and how well one dimension carries one attribute.
@@ -153,10 +257,11 @@ class Model:
         several models compared.
 
         Args:
-            store: Slices of the training data set or of another one.
+            store: A store or its folder, of the training data set or of another one.
             split: ``train``, ``val`` or ``test``.
             rounds: Draws behind every interval and null distribution.
         """
+        store = _opened(store)
         target = store.split(split).basal()
         if not len(target):
             raise DataError(f"{store.folder} has no {split} patients; choose another split")

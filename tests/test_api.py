@@ -43,8 +43,9 @@ def test_a_slice_has_the_same_code_from_a_store_and_from_an_array(model, store):
     again = model.encode(patients.images[:, 0].numpy())
     assert codes.shape == (len(patients), model.run.network.latent_size)
     assert (codes == again).all()
-    with pytest.raises(ValueError, match=r"\(N, H, W\)"):
-        model.encode(patients.images)
+    assert (model.encode(patients.images) == codes).all()
+    known = model.encode(store.folder)[store.is_basal & (store.cases["split"] == "test")]
+    assert known == pytest.approx(codes, abs=1e-5)  # of other batches
 
 
 def test_decoded_slices_are_those_of_the_network(model, store):
@@ -53,6 +54,50 @@ def test_decoded_slices_are_those_of_the_network(model, store):
     assert slices.shape == (len(patients), 128, 128)
     assert slices.min() >= 0
     assert slices.max() <= 1
+
+
+MISUSES = {
+    "one slice": (lambda m, s: m.encode(s.images[0, 0]), r"shape \(128, 128\); expected \(N, 128"),
+    "another size": (lambda m, s: m.encode(np.zeros((2, 64, 64))), r"expected \(N, 128, 128\)"),
+    "raw values": (lambda m, s: m.encode(s.images * 4000), "from 0 to 4000; expected 0 to 1"),
+    "NaN": (lambda m, s: m.encode(s.images * np.nan), "from nan to nan; expected 0 to 1"),
+    "one code": (lambda m, s: m.decode(np.zeros(32)), r"one code; .* such as codes\[None\]"),
+    "other codes": (lambda m, s: m.decode(np.zeros((2, 5))), r"\(2, 5\); expected \(N, 32\)"),
+    "no numbers": (lambda m, s: m.decode(np.full((1, 32), np.inf)), "NaN or infinite"),
+    "a folder that is none": (lambda m, s: m.encode("nowhere"), "no slice store in nowhere"),
+    "a level of 95": (lambda m, s: m.read(s, level=95), "between 0 and 1"),
+}
+
+
+@pytest.mark.parametrize("misuse", MISUSES)
+def test_a_misuse_is_explained_in_a_sentence(model, store, misuse):
+    call, message = MISUSES[misuse]
+    with pytest.raises(ValueError, match=message):
+        call(model, store)
+
+
+def test_attributes_are_read_in_their_units_with_intervals(model, store):
+    patients = store.split("train").basal()
+    table = model.read(patients)
+    assert list(table.columns) == ["case", "attribute", "value", "unit", "low", "high", "outside"]
+    assert set(table["unit"]) == {"cm2"}
+    assert list(table["case"][:3]) == [patients.cases["case"][0]] * 3
+    true = patients.measured(AREAS).ravel()
+    inside = (table["low"] <= true) & (true <= table["high"])
+    assert inside.mean() > 0.8  # of 95 %: the five patients that the lines were fitted on
+    assert table["value"].to_numpy() == pytest.approx(true, rel=0.6)
+    narrow = model.read(patients.images, level=0.5)
+    assert (narrow["value"] == table["value"]).all()
+    assert (narrow["high"] - narrow["low"] < table["high"] - table["low"]).all()
+
+
+def test_a_run_without_lines_says_so(model, store):
+    from dataclasses import replace
+
+    about = {key: value for key, value in model.run.about.items() if key != "calibration"}
+    old = replace(model, run=replace(model.run, about=about))
+    with pytest.raises(DataError, match="holds no lines from codes to attributes"):
+        old.read(store)
 
 
 def test_turning_starts_from_the_patient_and_is_measured(model, store):

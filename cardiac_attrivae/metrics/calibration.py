@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import t
 
 from ..schema import LatentTable
 from .control import STEPS
@@ -124,3 +125,39 @@ class Calibration:
             for name, value in request.items()
             if not ranges[name][0] <= value <= ranges[name][1]
         ]
+
+
+def read_lines(
+    codes: np.ndarray, lines: Mapping[str, Mapping[str, float]], level: float = 0.95
+) -> np.ndarray:
+    """Reads attributes from codes, with intervals for the attribute of one further patient.
+
+    Args:
+        codes: Codes, (N, D).
+        lines: Attribute -> ``dimension``, ``slope``, ``intercept``, ``code_mean``,
+            ``code_deviation``, ``residual_sd`` (n - 2 degrees of freedom) and ``n`` of its line, K
+            of them, as a run holds them.
+        level: Probability that an interval contains the value of a patient like those of training.
+
+    Returns:
+        Value, lower and upper end, (N, K, 3), in the units of the attributes.
+
+    References:
+        | Draper & Smith, Applied regression analysis, section 3.2: prediction intervals
+
+    Example:
+        >>> line = {"dimension": 0, "slope": 20.0, "intercept": 100.0, "code_mean": 0.0}
+        >>> line |= {"code_deviation": 1.0, "residual_sd": 2.0, "n": 50}
+        >>> read_lines(np.array([[0.5]]), {"LVEDV": line}).round(1).tolist()
+        [[[110.0, 105.9, 114.1]]]
+    """
+
+    read = []
+    for line in lines.values():
+        code, n = codes[:, int(line["dimension"])], line["n"]
+        value = line["intercept"] + line["slope"] * code
+        away = (code - line["code_mean"]) ** 2
+        leverage = away / max(n * line["code_deviation"] ** 2, np.finfo(float).tiny)
+        half = t.ppf((1 + level) / 2, n - 2) * line["residual_sd"] * np.sqrt(1 + 1 / n + leverage)
+        read.append(np.stack([value, value - half, value + half], axis=1))
+    return np.stack(read, axis=1)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cardiac_attrivae.metrics.calibration import Calibration
+from cardiac_attrivae.metrics.calibration import Calibration, read_lines
 from cardiac_attrivae.metrics.control import STEPS
 from cardiac_attrivae.schema import LatentTable
 
@@ -86,3 +86,20 @@ def test_unknown_attributes_and_dead_dimensions_are_refused(table, codes):
     dead[:, 0] = 1.0
     with pytest.raises(ValueError, match="LVEDA does not depend on dimension 0"):
         Calibration.fit(table_of(dead, table.attributes)).set(dead, {"LVEDA": 20.0})
+
+
+def test_intervals_of_a_further_patient_contain_it_as_often_as_they_say():
+    random, inside, level = np.random.default_rng(0), [], 0.9
+    for _ in range(300):
+        code = random.normal(1, 2, 12)
+        value = 50 + 7 * code + random.normal(0, 3, 12)
+        slope, intercept = np.polyfit(code, value, 1)
+        residual = np.sqrt(((value - intercept - slope * code) ** 2).sum() / 10)
+        line = {"dimension": 1, "slope": slope, "intercept": intercept, "residual_sd": residual}
+        line |= {"code_mean": code.mean(), "code_deviation": code.std(), "n": 12}
+        new = random.normal(1, 2, (20, 1))
+        true = 50 + 7 * new[:, 0] + random.normal(0, 3, 20)
+        read, low, high = read_lines(np.hstack([new * 0, new]), {"LVEDA": line}, level)[:, 0].T
+        assert read == pytest.approx(intercept + slope * new[:, 0])
+        inside += ((low <= true) & (true <= high)).tolist()
+    assert np.mean(inside) == pytest.approx(level, abs=0.015)  # 6000 draws in groups of 20
