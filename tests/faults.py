@@ -764,6 +764,14 @@ RUN = {
     ),
     "a list for metadata": (metadata(lambda text: "[1]"), "it has no configuration"),
     "no pipeline": (model(lambda w, a: a.pop("pipeline")), "cannot be used"),
+    "a network of another size": (
+        model(lambda w, a: a["pipeline"]["network"]["arguments"].update(latent_size=4096)),
+        "has shape (16, 256); network.arguments ask for (8192, 256)",
+    ),
+    "a network beyond all reason": (
+        model(lambda w, a: a["pipeline"]["network"]["arguments"].update(latent_size=1_600_000)),
+        "cannot be used: latent_size is 1600000; expected a whole number from 1 to 4096",
+    ),
     "no seed": (model(lambda w, a: a.pop("seed")), "seed is None; expected a whole number"),
     "a key of a newer version": (
         model(lambda w, a: a["pipeline"].update(quantum=True)),

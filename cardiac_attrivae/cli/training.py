@@ -9,7 +9,6 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
-import yaml
 
 from ..runtime.contents import require_store
 from . import options
@@ -49,7 +48,9 @@ class UnlessPrinting(click.Option):
     help="Record the run there as well.",
 )  # fmt: skip
 @click.option(
-    "--print-config", is_flag=True, help="Print every value of the pipeline as YAML, and stop."
+    "--print-config",
+    is_flag=True,
+    help="Print every value of the pipeline as YAML, with its source, and stop.",
 )
 @explained
 def train(
@@ -66,10 +67,12 @@ def train(
     """
     from ..training.config import load_pipeline
 
-    configuration = load_pipeline(pipeline, changes)
     if print_config:
-        say(yaml.safe_dump(configuration.to_dict(), sort_keys=False).rstrip())
+        from ..training.config_text import render_pipeline
+
+        say(render_pipeline(pipeline, changes).rstrip())
         return
+    configuration = load_pipeline(pipeline, changes)
     require_store(data)
     from ..data.store import SliceDataset
 

@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Iterable
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
@@ -25,6 +26,9 @@ NETWORKS: dict[str, type[VAE]] = {
     "SoftIntroVAE": SoftIntroVAE,
 }
 """Networks that a pipeline names by one word."""
+
+MOST_PARAMETERS = 10**9
+"""A configuration that asks for more (4 GB) is a mistake or an attack."""
 
 
 def build_network(name: str, /, **arguments: Any) -> VAE:
@@ -51,9 +55,28 @@ def build_network(name: str, /, **arguments: Any) -> VAE:
         accepted = ", ".join(inspect.signature(network).parameters)
         raise ValueError(f"network {name!r}: {error}; it takes {accepted}") from None
     try:
+        if name in NETWORKS:
+            count = parameter_count(name, **arguments)
+            if count > MOST_PARAMETERS:
+                raise ValueError(
+                    f"network {name!r} with {arguments} would hold {count:.1e} values; expected "
+                    f"at most {MOST_PARAMETERS:.0e}"
+                )
         return network(**arguments)
     except TypeError as error:  # a list where a number belongs, for example
         raise ValueError(f"network {name!r} does not take {arguments}: {error}") from error
+
+
+def parameter_count(name: str, /, **arguments: Any) -> int:
+    """Counts the values that a network of `NETWORKS` would hold, without allocating them.
+
+    Example:
+        >>> parameter_count("BetaVAE", latent_size=32, image_size=128)
+        419713
+    """
+    with torch.device("meta"):
+        network = NETWORKS[name](**arguments)
+    return sum(values.numel() for values in network.state_dict().values())
 
 
 def network_class(name: str) -> type[VAE]:
@@ -98,7 +121,6 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
         batches: Images, (N, C, H, W) each; every batch counts the same.
 
     Example:
-        >>> import torch
         >>> network = nn.BatchNorm2d(1)
         >>> recalibrate(network, [torch.full((4, 1, 2, 2), 3.0)])
         >>> network.running_mean

@@ -11,8 +11,8 @@ from ..runtime.validation import Rule, number, one_of, require
 from .vae import LARGEST, VAE
 
 WIDTHS = Rule(
-    f"one or more whole numbers from 1 to {LARGEST}",
-    lambda f: bool(f) and all(map(number(1, LARGEST, whole=True).fits, f)),
+    f"1 to 12 whole numbers from 1 to {LARGEST}",
+    lambda f: 1 <= len(f) <= 12 and all(map(number(1, LARGEST, whole=True).fits, f)),
 )
 
 

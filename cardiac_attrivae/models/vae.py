@@ -10,7 +10,7 @@ from ..schema import VAEOutput
 from .precision import at_least_float32
 
 LARGEST = 4096
-"""Most latent dimensions, channels and filters: a larger number is a mistake or an attack."""
+"""Largest image, and most latent dimensions, channels and filters: more is a mistake or attack."""
 
 
 class VAE(nn.Module):
@@ -36,10 +36,10 @@ class VAE(nn.Module):
         self, latent_size: int, image_size: int, channels: int, output: str, smallest: int
     ) -> None:
         super().__init__()
-        if image_size < smallest or image_size & (image_size - 1):
+        if not smallest <= image_size <= LARGEST or image_size & (image_size - 1):
             raise ValueError(
                 f"image_size is {image_size}; expected a power of two of at least {smallest}: "
-                f"{smallest}, {2 * smallest}, {4 * smallest}..."
+                f"{smallest}, {2 * smallest}, {4 * smallest}... {LARGEST}"
             )
         require("latent_size", latent_size, number(1, LARGEST, whole=True))
         require("channels", channels, number(1, LARGEST, whole=True))

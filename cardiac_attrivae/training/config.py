@@ -1,19 +1,20 @@
-"""Pipeline YAML -> checked, frozen configuration. No code in YAML; every key is a field below.
+"""Pipelines: YAML files, without any code in them, that are read into checked, frozen dataclasses.
 
-Names are those of the paper's hyper-parameters: ``beta``, ``gamma`` (weight of the attribute term),
-``delta`` (spread of its tanh).
+Every key is a field below. Names are those of the paper's hyper-parameters: ``beta``, ``gamma``
+(weight of the attribute term), ``delta`` (sharpness of its tanh).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from reprlib import repr as short
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..attributes import check_names
-from ..runtime.validation import build, check, number, one_of, option, refuse
+from ..runtime.validation import build, check, check_mapping, number, one_of, option, refuse
 from ..runtime.yaml_files import nearest, read_yaml, shipped
 from .objectives import DEFAULT, OBJECTIVES, Objective
 
@@ -21,12 +22,29 @@ EPOCHS = number(1, 10**7, whole=True)
 DECAY = number(0, 0.999999)
 
 
+def _arguments(values: Any, key: str) -> dict[str, Any]:
+    """Arguments of a network: text as keys and, however deep, no number that is not finite."""
+    check_mapping(values, key)
+    for name, value in values.items():
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, dict):
+                _arguments(item, f"{key}.{name}")
+            elif isinstance(item, float) and not isfinite(item):
+                refuse(f"{key}.{name}", item, "a finite number")
+    return values
+
+
 @dataclass(frozen=True)
 class Network:
-    """``name`` in `NETWORKS` or the dotted path of a class, and what its constructor takes."""
+    """The network to train.
+
+    Attributes:
+        name: Name in `NETWORKS`, or the dotted path of a class.
+        arguments: Arguments of its constructor.
+    """
 
     name: str = "BetaVAE"
-    arguments: dict[str, Any] = option(factory=dict)
+    arguments: dict[str, Any] = option(factory=dict, read=_arguments)
 
 
 @dataclass(frozen=True)
@@ -34,11 +52,12 @@ class Data:
     """Which slices are trained on and how they are drawn.
 
     Attributes:
-        slices: ``basal``: the most basal of each patient; ``all``: whatever the store holds.
-        basal_weight: How often a basal slice is drawn, against 1 for any other; 0 shuffles, with
-            each slice once an epoch.
-        batch_size: Slices of a batch.
-        residual: See `AttributeTargets`.
+        slices: ``basal``: the most basal slice of each patient; ``all``: every slice of the store.
+        basal_weight: How often a basal slice is drawn, compared with 1 for any other; 0 shuffles
+            the slices, so that each is drawn once an epoch.
+        batch_size: Number of slices in a batch.
+        residual: Share of a volume that the areas of the slice do not explain and that is trained
+            on nevertheless; see `AttributeTargets`.
     """
 
     slices: str = option("basal", one_of("basal", "all"))
@@ -49,17 +68,19 @@ class Data:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far each change may go. Uniform within +-range unless it says otherwise; 0 is none.
+    """How far random changes of the slices may go; 0 leaves a change out.
+
+    Unless it is said otherwise, values are uniform between minus and plus the number given.
 
     Attributes:
-        rotation: Degrees.
-        shift: Pixels.
+        rotation: Angle in degrees.
+        shift: Displacement in pixels.
         zoom: Log of the zoom, the same in both directions.
         stretch: Log of a zoom along, and of its inverse across, a random direction.
         cavity: Log of a zoom of the LV cavity alone, about its centre.
-        wall: Log of a zoom of the thickness of the myocardium alone; what is outside moves along.
+        wall: Log of a zoom of the thickness of the myocardium; what is outside moves with it.
         elastic: Standard deviation in pixels of smooth random displacements.
-        blood: Relative brightness of both cavities.
+        blood: Relative change of the brightness of both cavities.
         muscle: Brightness added to the myocardium.
         contrast: Log of the gamma exponent.
         bias: Standard deviation of the log of a smooth bias field.
@@ -90,14 +111,14 @@ class Optimiser:
     """Adam, its learning rate, and the average of the weights.
 
     Attributes:
-        lr: Learning rate, its peak if there is a schedule.
-        betas: Of Adam.
-        weight_decay: Decoupled (AdamW); 0 is Adam.
+        lr: Learning rate; its largest value if there is a schedule.
+        betas: Decay rates of Adam's two averages.
+        weight_decay: Decoupled weight decay (AdamW); 0 gives Adam.
         warmup: Share of all steps in which the rate rises linearly.
-        schedule: ``constant``, or ``cosine`` from the end of the warm-up down to 0.
+        schedule: ``constant``, or ``cosine``, which falls from the end of the warm-up down to 0.
         milestones: Epochs after which the rate falls to a tenth.
-        average: Decay of a running average of the weights, 0 for none. What is evaluated and
-            saved is the average.
+        average: Decay of a running average of the weights, which is then evaluated and saved; 0
+            for none.
     """
 
     lr: float = option(1e-4, number(1e-9, 10), searched=True)
@@ -114,12 +135,13 @@ class Schedule:
     """How long to train, and what to keep.
 
     Attributes:
-        epochs: At most.
-        steps_per_epoch: 0 is as many as it takes to see each slice once.
-        patience: Stop after this many epochs without a better validation loss; 0 is never.
-        evaluate_every: Epochs between validations; checkpoints are written then.
-        keep: Weights of the ``best`` validation loss, or of the ``last`` epoch.
-        pictures_every: Epochs between pictures; 0 is at the end alone.
+        epochs: Largest number of epochs.
+        steps_per_epoch: Number of batches; 0: as many as it takes to draw each slice once.
+        patience: Number of epochs without a better validation loss after which training stops; 0:
+            it never stops early.
+        evaluate_every: Number of epochs between validations; checkpoints are written then.
+        keep: Weights to save: those of the ``best`` validation loss, or of the ``last`` epoch.
+        pictures_every: Number of epochs between pictures; 0: at the end alone.
     """
 
     epochs: int = option(100, EPOCHS)
@@ -132,13 +154,14 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Speed:
-    """What makes a step faster without changing what it computes, but for rounding.
+    """What makes a step faster; apart from rounding, results stay the same.
 
     Attributes:
-        channels_last: Memory order of images and weights.
-        fused: All parameters in one pass of the optimiser.
-        shared_passes: See `SoftIntroTrainer`.
-        compile: torch.compile for encoder and decoder; needs a C++ compiler, or a GPU with Triton.
+        channels_last: Whether channels come last in the memory of images and weights.
+        fused: Whether the optimiser changes all parameters in one pass.
+        shared_passes: Whether passes of the network are shared, see `SoftIntroTrainer`.
+        compile: Whether torch.compile is used for encoder and decoder; it needs a C++ compiler, or
+            a GPU with Triton.
     """
 
     channels_last: bool = True
@@ -148,7 +171,7 @@ class Speed:
 
 
 def _objective(values: Any, key: str) -> Objective:
-    """The objective that ``name`` says, of its own options."""
+    """The objective that ``name`` says, with its own options."""
     name = values.get("name", DEFAULT.name) if isinstance(values, Mapping) else DEFAULT.name
     if not isinstance(name, str) or name not in OBJECTIVES:
         refuse(f"{key}.name", name, f"one of {', '.join(OBJECTIVES)}")
@@ -157,17 +180,20 @@ def _objective(values: Any, key: str) -> Objective:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Everything that a training run depends on but the data and the seed.
+    """Everything that a training run depends on, apart from the data and the seed.
 
     Attributes:
-        precision: What networks compute in while they are trained; losses are in float32.
-        codes: What is scored: posterior ``mean``, or ``sampled`` codes.
-        bn_recalibrate: Whether the running statistics of batch norm are estimated anew on training
+        method: Name of the method in tables and pictures.
+        attributes: Attributes that the first latent dimensions are trained on, in this order.
+        network, objective, data, augmentation, optimiser, schedule, speed: See their classes.
+        precision: Number format of the networks while they are trained; losses are in float32.
+        codes: Codes that are scored: the posterior ``mean``, or ``sampled`` ones.
+        bn_recalibrate: Whether the running statistics of batch norm are estimated again on training
             slices before each evaluation, see `recalibrate`.
-        deterministic: Whether operations that add up in an order of their own on a GPU are replaced
-            by slower ones, or refused: one seed then fixes every bit on one kind of GPU with the
-            same versions. Costs part of the speed there, how much depends on network and GPU. Not
-            needed on a CPU: with the same number of threads, runs are equal to the bit anyway.
+        deterministic: Whether operations that sum in a varying order on a GPU are replaced by
+            slower ones, or refused. One seed then gives the same bits on the same kind of GPU with
+            the same versions. A CPU does not need it: with the same number of threads, runs are
+            equal to the bit anyway.
     """
 
     method: str
@@ -190,21 +216,29 @@ class Pipeline:
         check_names(self.attributes)
 
     def dimensions(self, names: Iterable[str]) -> tuple[int | None, ...]:
-        """Latent dimension that each attribute is trained on; None for those that are not."""
+        """Returns the latent dimension that each attribute is trained on, or None."""
         trained = self.attributes if self.objective.gamma > 0 else ()
         return tuple(trained.index(name) if name in trained else None for name in names)
 
     def to_dict(self) -> dict[str, Any]:
-        """Every value, as plain YAML and JSON can hold it."""
+        """Returns every value in a form that plain YAML and JSON can hold."""
         return _plain(asdict(self))
 
 
-DEEPEST = 16
-"""Pipelines that may lie over one another by their ``base``."""
+MOST_BASES = 16
+"""Longest chain of pipelines of which each is the base of the next."""
+
+
+class Layer(NamedTuple):
+    """One file of a pipeline: its name, its text, and its values without those of its base."""
+
+    name: str
+    text: bytes
+    values: dict[str, Any]
 
 
 def shipped_pipelines() -> dict[str, Any]:
-    """Name -> YAML file of the pipelines that the package knows."""
+    """Returns name -> YAML file of the pipelines that the package knows."""
     return shipped("pipelines")
 
 
@@ -250,7 +284,7 @@ def overridden(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, An
             raise ValueError(f"--set {override!r} is no YAML: {error}") from None
         for part in reversed(key.split(".")):
             value = {part: value}
-        values = _laid_over(values, value)
+        values = laid_over(values, value)
     return values
 
 
@@ -259,53 +293,64 @@ def parse_pipeline(values: Any) -> Pipeline:
     return build(Pipeline, values)
 
 
-def read_pipeline(
-    name_or_path: str | Path, seen: tuple[str, ...] = (), folder: Path = Path()
-) -> dict[str, Any]:
+def read_pipeline(name_or_path: str | Path) -> dict[str, Any]:
     """Reads the values that a pipeline and its bases give, as plain YAML and not checked yet.
-
-    Args:
-        name_or_path: See `load_pipeline`.
-        seen: Pipelines that have this one as their base.
-        folder: Where a file is looked for.
 
     Raises:
         ValueError: If there is no such pipeline, or it is no YAML.
     """
-    known = shipped_pipelines()
-    if not isinstance(name_or_path, (str, Path)):
-        raise ValueError(f"base is {short(name_or_path)}; expected the name of a pipeline or file")
-    name = str(name_or_path if name_or_path in known else folder / name_or_path)
-    file = known.get(name, Path(name))
-    if not file.is_file():
-        accepted = f"expected one of {', '.join(known)}, or a YAML file"
-        hint = nearest(name_or_path, known)
-        raise ValueError(f"no pipeline {str(name_or_path)!r}{hint}; {accepted}")
-    if name in seen or len(seen) > DEEPEST:  # a path may name one file in endless ways
-        raise ValueError(f"pipeline {name!r} is its own base: {' -> '.join((*seen, name))}")
-    try:
-        values = read_yaml(file.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"pipeline {name!r} is no YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"pipeline {name!r} holds {short(values)}; expected keys and values")
-    base = values.pop("base", None)
-    if base is None:
-        return values
-    return _laid_over(read_pipeline(base, (*seen, name), Path(name).parent), values)
+    values: dict[str, Any] = {}
+    for layer in layers(name_or_path):
+        values = laid_over(values, layer.values)
+    return values
 
 
-def _laid_over(below: Any, above: Any, key: str = "") -> Any:
-    """``above`` where it says something, else ``below``; mappings key by key.
+def layers(name_or_path: str | Path) -> list[Layer]:
+    """Reads a pipeline, its base, the base of that and so on; the last base comes first.
 
-    A mapping that names another network or objective than the one below starts anew.
+    Raises:
+        ValueError: If one of them is missing or is no YAML, or if a pipeline is its own base.
+    """
+    found: list[Layer] = []
+    known, place, folder = shipped_pipelines(), name_or_path, Path()
+    while place is not None:
+        if not isinstance(place, (str, Path)):
+            raise ValueError(f"base is {short(place)}; expected the name of a pipeline or file")
+        name = str(place if place in known else folder / place)
+        file = known.get(name, Path(name))
+        if not file.is_file():
+            accepted = f"expected one of {', '.join(known)}, or a YAML file"
+            raise ValueError(f"no pipeline {str(place)!r}{nearest(place, known)}; {accepted}")
+        names = [layer.name for layer in found]
+        if name in names or len(names) > MOST_BASES:  # a path may name one file in endless ways
+            raise ValueError(f"pipeline {name!r} is its own base: {' -> '.join((*names, name))}")
+        text = file.read_bytes()
+        try:
+            values = read_yaml(text)
+        except ValueError as error:
+            raise ValueError(f"pipeline {name!r} is no YAML: {error}") from None
+        if not isinstance(values, dict):
+            raise ValueError(f"pipeline {name!r} holds {short(values)}; expected keys and values")
+        place, folder = values.pop("base", None), Path(name).parent
+        found.append(Layer(name, text, values))
+    return found[::-1]
+
+
+def laid_over(below: Any, above: Any, key: str = "") -> Any:
+    """Returns ``above`` where it gives a value, else ``below``; mappings are joined key by key.
+
+    A mapping that names another network or objective than the one below replaces it completely.
+
+    Example:
+        >>> laid_over({"optimiser": {"lr": 1, "warmup": 0}}, {"optimiser": {"lr": 2}})
+        {'optimiser': {'lr': 2, 'warmup': 0}}
     """
     if not (isinstance(below, dict) and isinstance(above, dict)):
         return above
     default = {"network": Network.name, "objective": DEFAULT.name}.get(key)
     if "name" in above and above["name"] != below.get("name", default):
         return above
-    return below | {key: _laid_over(below.get(key), value, key) for key, value in above.items()}
+    return below | {key: laid_over(below.get(key), value, key) for key, value in above.items()}
 
 
 def _plain(value: Any) -> Any:

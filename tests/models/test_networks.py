@@ -1,6 +1,7 @@
 """Networks: the published sizes, nothing hidden between image, code and image."""
 
 import copy
+import tracemalloc
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from cardiac_attrivae.models.networks import (
     BetaVAE,
     SoftIntroVAE,
     build_network,
+    parameter_count,
     recalibrate,
 )
 from cardiac_attrivae.schema import VAEOutput
@@ -331,9 +333,9 @@ def test_soft_intro_vae_is_built_of_any_filters_that_the_image_can_be_halved_for
         ({"image_size": 4, "filters": [4]}, "image_size is 4; .* of at least 8: 8, 16, 32"),
         ({"image_size": 96}, "image_size is 96; expected a power of two of at least 32"),
         ({"image_size": 16}, "image_size is 16; expected a power of two of at least 32"),
-        ({"filters": []}, r"filters is \(\); expected one or more whole numbers from 1 to 4096"),
-        ({"filters": [4, 0]}, r"filters is \(4, 0\); expected one or more whole numbers"),
-        ({"filters": [4.5]}, r"filters is \(4.5,\); expected one or more whole numbers"),
+        ({"filters": []}, r"filters is \(\); expected 1 to 12 whole numbers from 1 to 4096"),
+        ({"filters": [4, 0]}, r"filters is \(4, 0\); expected 1 to 12 whole numbers"),
+        ({"filters": [4.5]}, r"filters is \(4.5,\); expected 1 to 12 whole numbers"),
         ({"bn": "eval"}, "bn is 'eval'; expected one of train, frozen"),
         ({"shortcut": "is"}, "shortcut is 'is'; expected one of changed, published"),
         ({"output": "tanh"}, "output is 'tanh'; expected one of sigmoid, linear"),
@@ -493,3 +495,33 @@ def test_recalibration_passes_over_what_has_no_batch_norm_or_frozen_one(norm, tr
     assert same_state(before, network.state_dict())
     assert network.training == training
     assert not any(norm.training for norm in batch_norms(network).values())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_values_are_counted_before_a_network_is_built_and_no_draw_is_used_up(name):
+    torch.manual_seed(7)
+    built = build_network(name, image_size=32, **({"filters": [4]} if "Soft" in name else {}))
+    torch.manual_seed(7)
+    plain = type(built)(image_size=32, **({"filters": [4]} if "Soft" in name else {}))
+    weights = built.state_dict()
+    assert all(torch.equal(weights[key], value) for key, value in plain.state_dict().items())
+    arguments = {"image_size": 32} | ({"filters": [4]} if "Soft" in name else {})
+    assert parameter_count(name, **arguments) == sum(v.numel() for v in weights.values())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"name": "BetaVAE", "latent_size": 1_600_000},
+        {"name": "BetaVAE", "image_size": 2**20},
+        {"name": "SoftIntroVAE", "filters": [4096] * 5},
+        {"name": "SoftIntroVAE", "filters": [1] * 100_000},
+        {"name": "SoftIntroVAE", "image_size": 4096, "latent_size": 4096},
+    ],
+)
+def test_a_network_beyond_all_reason_is_refused_before_it_takes_memory(arguments):
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="expected"):
+        build_network(arguments.pop("name"), **arguments)
+    assert tracemalloc.get_traced_memory()[1] < 2**26
+    tracemalloc.stop()

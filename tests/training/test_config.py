@@ -16,6 +16,7 @@ from cardiac_attrivae.training.config import (
     parse_pipeline,
     shipped_pipelines,
 )
+from cardiac_attrivae.training.config_text import render_pipeline
 from cardiac_attrivae.training.objectives import (
     OBJECTIVES,
     AttriVAEObjective,
@@ -114,6 +115,12 @@ BAD = [
         "unknown key objective.betta, did you mean 'beta'?; expected one of gamma",
     ),
     ("gamma=1", "unknown key gamma, did you mean 'objective.gamma'?; expected one of method"),
+    (
+        "network.arguments.latent_size=.nan",
+        "network.arguments.latent_size is nan; expected a finite",
+    ),
+    ("network.arguments.filters=[8, .inf]", "network.arguments.filters is inf; expected a finite"),
+    ("network.arguments={1: 2}", "network.arguments has the key 1; expected text, write '1'"),
     ("optimiser.lr=fast", "optimiser.lr is 'fast'; expected a number"),
     ("optimiser.lr=true", "optimiser.lr is True; expected a number"),
     ("optimiser.lr=0", "optimiser.lr is 0; expected a number from 1e-09 to 10"),
@@ -272,6 +279,30 @@ def test_every_key_of_a_pipeline_is_documented():
         if is_dataclass(kind):
             assert kind.__doc__
             assert not kind.__doc__.startswith(kind.__name__ + "(")  # the generated one
+
+
+# -- printing --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_printed_pipeline_is_the_same_pipeline(written, name):
+    text = render_pipeline(name, ["objective.gamma=3"])
+    assert load_pipeline(written("printed.yaml", text)) == load_pipeline(
+        name, ["objective.gamma=3"]
+    )
+
+
+def test_a_printed_pipeline_says_where_each_value_comes_from(written):
+    written("below.yaml", "base: beta_vae\nmethod: below\noptimiser: {lr: 0.5} # tried\n")
+    above = written("above.yaml", "base: below.yaml\nobjective: {name: SoftIntro, gamma: 1}\n")
+    lines = [line.strip() for line in render_pipeline(above, ["data.residual=0.5"]).splitlines()]
+    assert f"method: below  # {above.parent / 'below.yaml'}" in lines
+    assert f"lr: 0.5  # {above.parent / 'below.yaml'}: tried" in lines
+    assert f"gamma: 1.0  # {above}" in lines
+    assert "residual: 0.5  # --set" in lines
+    assert "beta_neg: 256.0  # default" in lines
+    assert "delta: 10.0  # default" in lines  # that of beta_vae went with its objective
+    assert "batch_size: 16  # beta_vae: seed" in lines
 
 
 # -- objectives by name --------------------------------------------------------------------------
