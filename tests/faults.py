@@ -766,7 +766,7 @@ RUN = {
     "no pipeline": (model(lambda w, a: a.pop("pipeline")), "cannot be used"),
     "a network of another size": (
         model(lambda w, a: a["pipeline"]["network"]["arguments"].update(latent_size=4096)),
-        "has shape (16, 256); network.arguments ask for (8192, 256)",
+        "has shape (8, 256); network.arguments ask for (8192, 256)",
     ),
     "a network beyond all reason": (
         model(lambda w, a: a["pipeline"]["network"]["arguments"].update(latent_size=1_600_000)),
@@ -779,7 +779,7 @@ RUN = {
     ),
     "a size that no memory holds": (
         model(lambda w, a: a["pipeline"]["network"]["arguments"].update(image_size=2**30)),
-        "network.arguments ask for",
+        "image_size is 1073741824; expected a power of two",
     ),
     "an expression for a number": (
         model(lambda w, a: a["recipe"].update(percentiles=["$__import__('os').abort()", 99])),
