@@ -319,7 +319,7 @@ DICOM = {
     ),
     "all images twice": (
         lambda f: shutil.copytree(f, f / "copy"),
-        "has frames of one slice position that neither TriggerTime nor InstanceNumber tells apart",
+        "has frames of one slice position with equal TriggerTime and InstanceNumber",
     ),
     "a slice in two series": (a_second_series, "shows a slice position in two series"),
     "one slice position": (
@@ -373,7 +373,7 @@ DICOM = {
     "a time that is none": (one(put(TriggerTime="nan")), "02_01.dcm has no TriggerTime"),
     "no times, and numbers that repeat": (
         every(lambda h: (lose("TriggerTime")(h), put(InstanceNumber=1)(h))),
-        "has frames of one slice position that neither",
+        "has frames of one slice position with equal",
     ),
     "billions of pixels in the header": (
         every(put(Rows=60000, Columns=60000)),

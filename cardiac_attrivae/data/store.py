@@ -49,6 +49,10 @@ def is_store(folder: Path) -> bool:
     """Returns whether a folder holds a store, perhaps of another version or a damaged one.
 
     Its dataset.json tells, which has a format number; other programs write files of that name, too.
+
+    Example:
+        >>> is_store(Path("not/here"))
+        False
     """
     try:
         info = read_json(folder / "dataset.json")

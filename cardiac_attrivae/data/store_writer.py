@@ -114,6 +114,17 @@ def assemble(
 
     Returns:
         Content of dataset.json.
+
+    Example:
+        >>> heart, row = np.zeros((1, 1, 8, 8)), dict.fromkeys(columns(), 1.0)
+        >>> arrays = {"images": heart.astype("f4"), "labels": heart, "mask": np.eye(3)[None]}
+        >>> arrays["rows"] = [json.dumps(row | {"case": "p1", "split": "train"})]
+        >>> arrays |= {"remarks": np.array([], str), "crop": np.zeros((1, 2))}
+        >>> save_case(Path("p1.npy"), arrays)
+        >>> Path("store").mkdir()
+        >>> info = assemble(Path("store"), [Path("p1.npy")], [], {"dataset": "mine"})
+        >>> info["cases"], info["splits"]
+        (1, {'train': 1, 'val': 0, 'test': 0})
     """
     splits, remarks = Counter[str](), Counter[str]()
     captions: list[str] = []
