@@ -794,6 +794,10 @@ RUN = {
         model(lambda w, a: a["code_mean"].__setitem__(0, "$1")),
         "code_mean is ['$1'",
     ),
+    "an expression for a line": (
+        model(lambda w, a: a.update(calibration={"LVEDA": {"slope": "$1"}})),
+        "expected attributes with the numbers of their lines",
+    ),
     "a code too few": (model(lambda w, a: a["code_mean"].pop()), "one for each latent dimension"),
     "a deviation below 0": (
         model(lambda w, a: a["code_deviation"].__setitem__(0, -1.0)),

@@ -123,6 +123,21 @@ class Scores:
         return found
 
 
+def calibration_of(run: Run) -> dict[str, dict[str, Any]]:
+    """Returns the line from a code to each attribute; empty for a run that saved none.
+
+    ``attribute = intercept + slope * z[dimension]`` in its ``unit``, fitted on ``n`` training
+    patients, who lie about it with the standard deviation ``residual_sd``.
+    """
+    lines = run.about.get("calibration") or {}
+    keys = ("dimension", "intercept", "slope", "residual_sd", "n")
+    return {
+        name: {"unit": ATTRIBUTES[name].unit} | {key: lines[name][key] for key in keys}
+        for name in run.pipeline.attributes
+        if name in lines
+    }
+
+
 def describe(run: Run, scores: Scores | None) -> dict[str, Any]:
     """Returns the content of metadata.json."""
     size, spacing = (run.about["recipe"][key] for key in ("size", "spacing"))
@@ -169,6 +184,7 @@ def describe(run: Run, scores: Scores | None) -> dict[str, Any]:
         "label_classes": "none",
         "pred_classes": "one channel: the slice, decoded from its posterior mean",
         "eval_metrics": scores.numbers if scores else {},
+        "calibration": calibration_of(run),
         "intended_use": USE,
         "references": [*filter(None, [data.citation]), *PAPERS],
         "network_data_format": {"inputs": {"image": image}, "outputs": {"pred": image}},

@@ -40,6 +40,16 @@ def _are_numbers(value: Any, low: float = _LEAST) -> bool:
     return isinstance(value, list) and all(fits(item) for item in value)
 
 
+def _are_lines(value: Any) -> bool:
+    """Whether a value holds the numbers of a line for each attribute, see `calibration_lines`."""
+    return isinstance(value, dict) and all(
+        isinstance(line, dict)
+        and {"dimension", "slope", "intercept", "residual_sd", "n"} <= line.keys()
+        and _are_numbers([*line.values()])
+        for line in value.values()
+    )
+
+
 NUMBERS = Rule("a list of numbers", _are_numbers)
 DEVIATIONS = Rule("a list of numbers, 0 or more", lambda value: _are_numbers(value, 0))
 TEXT = Rule(f"one line of text, up to {LONGEST} characters, or nothing",
@@ -60,6 +70,7 @@ OPTIONAL = {
     "content_hash": TEXT,
     "attribute_mean": NUMBERS,
     "attribute_deviation": DEVIATIONS,
+    "calibration": Rule("attributes with the numbers of their lines", _are_lines),
     "perceptual": Rule("names with texts", _are_texts),
 }
 PRIVATE = {"train_cases": Rule("patients with fingerprints", _are_texts)}

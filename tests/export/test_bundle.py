@@ -177,6 +177,20 @@ def test_the_card_says_that_hearts_are_synthetic(written):
     assert "Not measured" in (written / "docs/README.md").read_text()
 
 
+def test_the_card_says_what_a_code_means_in_the_unit_of_the_attribute(run, written, acdc_store):
+    lines = read(written / "configs/metadata.json")["calibration"]
+    assert list(lines) == ["LVEDA", "MEDA", "RVEDA"]
+    patients = SliceDataset.open(acdc_store).split("train").basal()
+    z = encode(load_run(run).network, patients.images)[0]
+    card = (written / "docs/README.md").read_text()
+    for name, line in lines.items():
+        slope, intercept = np.polyfit(z[:, line["dimension"]], patients.attributes([name])[:, 0], 1)
+        assert (line["slope"], line["intercept"]) == pytest.approx((slope, intercept), rel=1e-3)
+        assert line["unit"] == "cm2"
+        formula = f"{line['intercept']:.4g} {line['slope']:+.4g} z{line['dimension']} cm2"
+        assert f"| {name} | {formula} |" in card
+
+
 @pytest.mark.parametrize(
     ("dataset", "told"),
     [("acdc", "which is licensed CC BY-NC-SA 4.0"), ("ours", "licence of ours is not known")],
@@ -249,7 +263,7 @@ def test_the_command_tells_what_it_checked(run, tmp_path):
     assert done.exit_code == 0, done.output
     exported = load_run(tmp_path / "out")
     assert exported.pipeline == again.pipeline
-    private = {"train_cases"}
+    private = {"train_cases", "summary", "sha256_of"}
     assert exported.about == {k: v for k, v in again.about.items() if k not in private}
 
 
