@@ -15,8 +15,8 @@ from ..data.store import SliceDataset
 from ..metrics.patients import FEWEST, LEAST
 from ..report.text_tables import latex, markdown
 from ..runtime.device import find_device
-from ..runtime.files import atomic_folder, write
-from ..runtime.folders import locked
+from ..runtime.files import read_json, write
+from ..runtime.outputs import claimed
 from ..runtime.provenance import versions
 from ..segmentation.judge import Segmenter, Training, cache_of, segmenters_for
 from ..training.run import Run
@@ -71,7 +71,7 @@ def cross_domain_eval(
         raise ValueError(f"rounds is {rounds}; expected at least 1")
     where = find_device(device)  # a wrong name is refused before anything is computed
     opened = open_all(runs, stores, split)
-    with locked(output):
+    with claimed(output, "cross-domain-eval", _is_evaluation) as claim:
         judges = {
             name: segmenters_for(
                 dataset, cache_of(dataset, output), device=where, training=training, tell=tell
@@ -84,10 +84,10 @@ def cross_domain_eval(
         tables = gather(parts, opened.datasets, opened.splits, rounds)
         # evaluation.json is written last: without it the folder is unfinished
         (output / "evaluation.json").unlink(missing_ok=True)
-        with atomic_folder(output / "figures") as folder:
-            figures = draw_gallery(opened, parts, judges, tables, folder)
+        figures = draw_gallery(opened, parts, judges, tables, output / "figures")
         notes = _notes(opened)
-        _write_tables(tables, parts, notes, opened.synthetic, output)
+        codes = _write_tables(tables, parts, notes, opened.synthetic, output)
+        claim.keep([*codes, *(figure["file"] for figure in figures)])
         about = _about(opened, judges) | {
             "rounds": rounds,
             "versions": versions(PACKAGES),
@@ -130,24 +130,29 @@ def _plan(
     return parts
 
 
+def _is_evaluation(folder: Path) -> bool:
+    """Whether a version without markers has written a folder."""
+    file = folder / "evaluation.json"
+    return file.is_file() and {"models", "datasets", "rounds"} <= read_json(file).keys()
+
+
 def _write_tables(
     tables: Tables,
     parts: Sequence[Part],
     notes: Sequence[str],
     synthetic: Collection[str],
     output: Path,
-) -> None:
-    """Writes all tables, and the codes of each part; codes of other models are removed."""
+) -> list[str]:
+    """Writes all tables, and the codes of each part, whose file names are returned."""
     for name, table in tables.items():
         write(output / f"{name}.csv", table.to_csv(index=False))
     stems = [f"codes_{part.about['model']}_{part.about['test_dataset']}" for part in parts]
-    files = [output / f"{stem}.csv" for stem in told_apart(stems)]
+    files = [f"{stem}.csv" for stem in told_apart(stems)]
     for file, part in zip(files, parts, strict=True):
-        write(file, (part.folder / "codes.csv").read_bytes())
-    for old in set(output.glob("codes_*.csv")) - set(files):
-        old.unlink()
+        write(output / file, (part.folder / "codes.csv").read_bytes())
     write(output / "table.md", markdown(tables["metrics"], notes, synthetic))
     write(output / "table.tex", latex(tables["metrics"], synthetic))
+    return files
 
 
 def _about(opened: Opened, judges: Mapping[str, Segmenter]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..report.slices import traversal_gif
 from ..report.style import SYMBOLS
 from ..runtime.files import atomic_file, write
-from ..runtime.folders import locked
+from ..runtime.outputs import claimed
 from .control import traversed
 from .studio import Studio
 
@@ -48,7 +48,7 @@ def generate(
         See `compared`; and `Heart.warnings`.
     """
     output = Path(output)
-    with locked(output):
+    with claimed(output, "generate"):
         studio = Studio.open(run, store, device, tell)
         heart, spacing = studio.heart(request, case), studio.store.info["recipe"]["spacing"]
         write(output / "measured.csv", heart.table.to_csv(index=False))
@@ -85,7 +85,7 @@ def traverse(
     if steps < 2 or not 0 < reach < np.inf:
         raise ValueError(f"steps is {steps} and range {reach}; expected 2 or more, and above 0")
     output = Path(output)
-    with locked(output):
+    with claimed(output, "traverse"):
         studio = Studio.open(run, store, device, tell)
         turned = studio.turned(case, reach, steps)
         turned.draw(output / "traversal.png")

@@ -23,8 +23,9 @@ from ..evaluation.studio import open_trained
 from ..metrics.calibration import Calibration
 from ..report.style import COLOURS, SYMBOLS, grey
 from ..runtime.device import find_device
-from ..runtime.files import atomic_folder, write
+from ..runtime.files import atomic_folder, read_json, write
 from ..runtime.folders import is_empty
+from ..runtime.outputs import check_own
 from ..schema import HEART, DataError, LatentTable, Structure
 from ..segmentation.judge import Progress, Segmenter, areas, bar, cache_of, segmenters_for
 from ..training.run import Run, encode
@@ -32,6 +33,8 @@ from .formats import Part, examples, write_module
 
 PAGE = Path(__file__).parent / "templates" / "explorer"
 """Files that are copied: the page, and onnxruntime-web as its npm package has it."""
+MADE = ("decoder.onnx", "segmenter.onnx", "cases.bin", "data.json")
+"""Files of an explorer beside those of the page."""
 
 MOST_CASES = 400
 """Patients on the page; if there are more, `spread` takes some of each group."""
@@ -127,9 +130,12 @@ def check_replaceable(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file; choose another folder")
-    ours = ("index.html", "data.json", "decoder.onnx")
-    if folder.is_dir() and not is_empty(folder) and not all((folder / f).is_file() for f in ours):
-        raise DataError(f"{folder} is not empty and holds no explorer; choose another folder")
+    if folder.is_dir() and not is_empty(folder):
+        file = folder / "data.json"
+        if not (file.is_file() and "patients" in read_json(file)):
+            raise DataError(f"{folder} is not empty and holds no explorer; choose another folder")
+        page = (file.relative_to(PAGE).as_posix() for file in PAGE.rglob("*"))
+        check_own(folder, [*page, *MADE], "an explorer")
 
 
 def spread(cases: pd.DataFrame, most: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from ..metrics.catalogue import EVERY, headlines, names_in
 from ..metrics.metric import FIXED, MEAN, Score, Section
 from ..metrics.pooling import PLACE, Place, Scores, places, summarise, variants
 from ..runtime.files import write
-from ..runtime.folders import locked
+from ..runtime.outputs import claimed
 from ..schema import STRUCTURES
 from .evaluations import Picture, read_evaluations
 from .published import SOURCE, TABLE_1
@@ -99,7 +99,7 @@ def write_report(
         picture_metrics=names_in(Section.PICTURES),
     )
     output = Path(output)
-    with locked(output):
+    with claimed(output, "report"):
         write(output / "table.md", markdown(found.metrics, found.notes, found.synthetic))
         write(output / "table.tex", latex(found.metrics, found.synthetic))
         write(output / "scores.csv", tidy(scores, found.synthetic).to_csv(index=False))

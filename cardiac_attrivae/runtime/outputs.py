@@ -78,15 +78,10 @@ def claim(folder: Path, command: str, older: Callable[[Path], bool] = lambda fol
         older: Whether a folder without a marker was written by a version that knew none.
 
     Raises:
-        DataError: If the folder is not empty and was not written by the same command, or a folder
-            in it is a link, through which files would be written elsewhere.
+        DataError: If the folder is not empty and was not written by the same command, or contains
+            a link to a folder.
     """
-    links = [path.name for path in folder.iterdir() if path.is_symlink() and path.is_dir()]
-    if links:
-        raise DataError(
-            f"{folder / links[0]} is a link to a folder, and nothing is written through it; "
-            "remove it, or choose another folder"
-        )
+    refuse_links(folder)
     if not is_empty(folder):
         marked = _marker(folder).get("command")
         if marked is None and not older(folder):
@@ -101,6 +96,20 @@ def claim(folder: Path, command: str, older: Callable[[Path], bool] = lambda fol
                 "another folder"
             )
     _mark(folder, command, _listed(folder))
+
+
+def refuse_links(folder: Path) -> None:
+    """Refuses a folder that contains links to folders: files would be written elsewhere.
+
+    Raises:
+        DataError: If it does.
+    """
+    for path in folder.iterdir():
+        if path.is_symlink() and path.is_dir():
+            raise DataError(
+                f"{path} is a link to a folder, and nothing is written through it; remove it, or "
+                "choose another folder"
+            )
 
 
 def check_own(folder: Path, names: Sequence[str], what: str) -> None:

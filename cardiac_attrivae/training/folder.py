@@ -13,6 +13,7 @@ import yaml
 
 from ..runtime.files import enough_space, write
 from ..runtime.folders import is_empty, locked
+from ..runtime.outputs import check_own, refuse_links
 from ..runtime.yaml_files import read_yaml
 from ..schema import DataError
 
@@ -22,6 +23,11 @@ MEASURED = ("wall_time_s", "steps_per_second", "peak_memory_mib")
 """Keys of summary.json that differ from one run to the next: the model does not record them."""
 REST = (BEST, HISTORY, "tensorboard", "figures", "trackers.json")
 """What else a run writes."""
+RUN = (
+    CONFIG, MODEL, SUMMARY, LAST, BEST, HISTORY, "trackers.json", "tensorboard/events.out.*",
+    "figures/*.png", "segmenters/segmenter_*",
+)  # fmt: skip
+"""Every file of a run, as patterns."""
 
 COPIES = 10
 """How often a run keeps the weights at most: in last.pt with their average and two moments, twice
@@ -54,6 +60,7 @@ def _make_room(
     folder: Path, wanted: Mapping[str, Any], size: int, resume: bool, overwrite: bool
 ) -> None:
     config = folder / CONFIG
+    refuse_links(folder)
     if not config.is_file():
         if not is_empty(folder):
             raise DataError(f"{folder} is neither a run nor an empty folder; choose another")
@@ -80,13 +87,13 @@ def _remove(folder: Path) -> None:
     Killed in here, it leaves a run of the old configuration that has yet to begin.
     """
     own = (MODEL, SUMMARY, LAST, *REST)
-    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
-    foreign = sorted(names - {*own, CONFIG})
-    if foreign or not isinstance(configuration(folder / CONFIG), Mapping):
+    config = configuration(folder / CONFIG)  # other programs write files of that name, too
+    if not isinstance(config, Mapping) or not {"pipeline", "content_hash"} <= config.keys():
         raise DataError(
-            f"{folder} holds files that are not of a run: {', '.join(foreign) or CONFIG}; "
-            "move them, or choose another folder"
+            f"{folder} was not written by cardiac-attrivae train: its {CONFIG} is of something "
+            "else; choose another folder"
         )
+    check_own(folder, RUN, "a run")
     for name in own:
         path = folder / name
         if path.is_dir() and not path.is_symlink():

@@ -21,6 +21,8 @@ from filelock import FileLock
 
 from ..data.store import SliceDataset
 from ..runtime.files import atomic_file, write
+from ..runtime.folders import LOCK
+from ..runtime.outputs import claim
 from ..runtime.yaml_files import read_yaml
 from ..schema import DataError
 from .config import Pipeline, load_pipeline, overridden, read_pipeline, shipped_pipelines
@@ -225,7 +227,8 @@ def tune(
     search = Search(pipeline, store, Path(output), space, changes, scores, seed, device)
     search.check()
     search.output.mkdir(parents=True, exist_ok=True)
-    with FileLock(search.output / ".study.lock"):  # one of several processes creates the tables
+    with FileLock(search.output / LOCK):  # one of several processes creates the tables
+        claim(search.output, "tune", _is_study)
         study = optuna.create_study(
             storage=_storage(search.output / "study.db"),
             study_name="study",
@@ -252,6 +255,12 @@ def tune(
         study.optimize(search.run, callbacks=[report, enough])
     search.write(study)
     return study
+
+
+def _is_study(folder: Path) -> bool:
+    """Whether a version without markers has written a folder."""
+    file = folder / "study.db"
+    return file.is_file() and file.read_bytes()[:15] == b"SQLite format 3"
 
 
 def draw_study(study: Study, folder: Path) -> None:
