@@ -19,6 +19,7 @@ from cardiac_attrivae.metrics.control import CONTROL, STEPS
 from cardiac_attrivae.metrics.images import FIDELITY
 from cardiac_attrivae.metrics.prediction import AGREEMENT
 from cardiac_attrivae.report.page import write_report
+from cardiac_attrivae.runtime.folders import MARKER
 from cardiac_attrivae.schema import DataError, LatentTable, VAEOutput
 from cardiac_attrivae.training.run import encode, load_run
 
@@ -213,12 +214,26 @@ def test_an_evaluation_that_is_broken_off_between_its_tables_is_unfinished_until
     cross_domain_eval(*call, device="cpu", rounds=20)
     fresh = tmp_path / "fresh"
     shutil.copytree(output / "parts", fresh / "parts")
+    shutil.copyfile(output / MARKER, fresh / MARKER)
     cross_domain_eval(*call[:2], fresh, device="cpu", rounds=20)
     names = {file.name for file in fresh.iterdir() if file.is_file()}
     assert names == {file.name for file in output.iterdir() if file.is_file()}
     for name in names - {"evaluation.json"}:  # it says how many seconds it took
         assert (output / name).read_bytes() == (fresh / name).read_bytes()
     write_report([output], tmp_path / "report")
+
+
+def test_a_folder_of_somebody_is_refused_and_stays(run, store, tmp_path):
+    """Though its files are called as those of an evaluation."""
+    mine = ("figures/fig1.svg", "codes_mine.csv", "metrics.csv", "table.md", "evaluation.json")
+    for name in mine:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(DataError, match="was not written by cardiac-attrivae cross-domain-eval"):
+        cross_domain_eval([run], [store], tmp_path, device="cpu", rounds=5)
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+    assert left == {*mine, "figures"}
+    assert {(tmp_path / name).read_text() for name in mine} == {"{}"}
 
 
 def test_scores_are_those_of_codes_and_masks(evaluation, run, store):
