@@ -11,6 +11,7 @@ Each name below is loaded when it is first used, so ``import cardiac_attrivae`` 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .runtime import environment
 from .runtime.provenance import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from .evaluation.cross_domain import cross_domain_eval as cross_domain_eval
     from .report.page import write_report as write_report
     from .training.config import load_pipeline as load_pipeline
+
+environment.prepare()
 
 _MODULES = {
     "Model": "api",

@@ -19,10 +19,9 @@ from pathlib import Path
 from textwrap import indent
 from typing import Any
 
-from joblib import cpu_count
-
 from .metrics.patients import LEAST
 from .runtime.device import find_device
+from .runtime.environment import usable_cores
 from .runtime.files import write
 from .runtime.folders import is_empty, locked
 from .runtime.jobs import FAILED, LEFT_OUT, Job, Outcome, Runner, run_command, run_jobs
@@ -212,7 +211,7 @@ def reproduce(
     start = time.perf_counter()
     for method, dataset in product(METHODS[pipelines], datasets):
         load_pipeline(method.format(dataset=dataset), changes)  # fails here, not in forty logs
-    workers = workers or (cpu_count() if find_device(device).type == "cpu" else 1)
+    workers = workers or (usable_cores() if find_device(device).type == "cpu" else 1)
     # absolute, so that no path reads as an option and plan.json means the same from anywhere
     output = Path(output).resolve()
     datasets = {name: Path(source).resolve() for name, source in datasets.items()}
@@ -228,7 +227,7 @@ def reproduce(
         jobs = plan(
             datasets, seeds, pipelines, output, device=device, workers=workers, changes=changes
         )
-        threads = max(1, cpu_count() // workers)
+        threads = max(1, usable_cores() // workers)
         runner = partial(run_command, logs=logs, threads=threads, lock=lock)
         try:
             outcomes = _carry_on(jobs, workers, runner, "stores and models", say)

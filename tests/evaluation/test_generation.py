@@ -16,6 +16,7 @@ from cardiac_attrivae.evaluation.control import traversed
 from cardiac_attrivae.evaluation.generation import generate, traverse
 from cardiac_attrivae.evaluation.studio import Studio, compared
 from cardiac_attrivae.metrics.calibration import Calibration
+from cardiac_attrivae.runtime.folders import MARKER
 from cardiac_attrivae.schema import DataError, LatentTable
 from cardiac_attrivae.segmentation.judge import areas
 from cardiac_attrivae.training.run import decode
@@ -114,6 +115,17 @@ def test_voxels_lie_as_the_picture_does(run, tmp_path):
     np.testing.assert_allclose(np.asarray(image.dataobj)[:, :, 1].T, middle, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "command", [lambda *args: generate(args[0], {"LVEDA": 20}, args[1]), traverse]
+)
+def test_a_folder_of_somebody_is_refused_and_stays(run, tmp_path, command):
+    for name in ("measured.csv", "traversal.csv", "slice.png"):
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(DataError, match="is not empty and was not written by cardiac-attrivae"):
+        command(run, tmp_path)
+    assert {file.read_text() for file in tmp_path.iterdir()} == {"mine"}
+
+
 def test_a_traversal_has_a_row_and_a_picture_per_step(run, tmp_path):
     table = traverse(run, tmp_path, steps=5, reach=2, device="cpu")
     assert table.groupby("attribute")["step"].apply(list).to_dict() == {
@@ -122,7 +134,8 @@ def test_a_traversal_has_a_row_and_a_picture_per_step(run, tmp_path):
     assert (table.groupby("attribute")["requested"].diff().dropna() > 0).all()
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "traversal.csv"), table)
     assert {file.name for file in tmp_path.iterdir()} == {
-        "traversal.csv", "traversal.png", "traversal.gif", *(f"{name}.nii.gz" for name in NAMES),
+        MARKER, "traversal.csv", "traversal.png", "traversal.gif",
+        *(f"{name}.nii.gz" for name in NAMES),
     }  # fmt: skip
     with Image.open(tmp_path / "traversal.gif") as animation:
         assert animation.n_frames > 20

@@ -123,6 +123,14 @@ def test_a_study_goes_on_and_no_other_takes_its_folder(scripted, store, tmp_path
         tune("attri_sivae_fast", store, tmp_path, trials=6, space=SPACE)
 
 
+def test_a_folder_of_somebody_is_refused_and_stays(scripted, store, tmp_path):
+    for name in ("trials.csv", "best.yaml", "study.db"):
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(DataError, match="was not written by cardiac-attrivae tune: it holds best"):
+        tune("attri_vae_fast", store, tmp_path, trials=1)
+    assert {(tmp_path / name).read_text() for name in ("trials.csv", "best.yaml")} == {"mine"}
+
+
 def test_what_the_pipeline_would_refuse_is_told_before_anything_is_trained(store, tmp_path):
     with pytest.raises(ValueError, match=r"unknown key optimiser\.rate"):
         tune("attri_vae_fast", store, tmp_path / "a", trials=1, space={"optimiser.rate": [1, 2]})

@@ -583,6 +583,40 @@ def test_a_folder_with_other_files_is_left_alone(train, tmp_path, options):
     assert (tmp_path / "run" / "thesis.docx").read_text() == "three years"
 
 
+@pytest.mark.parametrize("options", [{}, {"resume": True}, {"overwrite": True}])
+@pytest.mark.parametrize("config", ["model: resnet\nlr: 0.1\n", "[]", ""])
+def test_a_run_of_another_program_is_left_alone(train, tmp_path, options, config):
+    """Many write such files."""
+    mine = ("last.pt", "best.pt", "history.csv", "figures/loss.png", "tensorboard/events.out.x")
+    for name in ("config.yaml", *mine):
+        (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / name).write_text(config)
+    with pytest.raises(DataError, match="choose another folder"):
+        train(**options)
+    assert {(tmp_path / "run" / name).read_text() for name in mine} == {config}
+
+
+@pytest.mark.parametrize("name", ["figures/mine.svg", "notes.txt", "tensorboard/readme"])
+def test_a_run_with_something_foreign_inside_is_not_removed(train, tmp_path, name):
+    train()
+    (tmp_path / "run" / name).write_text("mine")
+    with pytest.raises(DataError, match=f"holds what is not of a run: {name}; move it away"):
+        train(overwrite=True)
+    assert (tmp_path / "run" / name).read_text() == "mine"
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
+def test_nothing_is_written_through_a_link_in_a_run(train, tmp_path):
+    train()
+    (tmp_path / "mine").mkdir()
+    shutil.rmtree(tmp_path / "run" / "figures")
+    (tmp_path / "run" / "figures").symlink_to(tmp_path / "mine")
+    for options in ({"resume": True}, {"overwrite": True}):
+        with pytest.raises(DataError, match="figures is a link to a folder"):
+            train(**options)
+    assert not list((tmp_path / "mine").iterdir())
+
+
 def test_an_empty_folder_is_as_good_as_none(train, tmp_path):
     (tmp_path / "run").mkdir()
     train()
