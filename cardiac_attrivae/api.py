@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -80,17 +79,9 @@ def train(
         seed, device, resume: See `training.workflow.train`.
     """
     configuration = load_pipeline(pipeline, changes)
-    store = _opened(store)
+    store = open_store(store) if isinstance(store, (str, Path)) else store
     run_training(configuration, store, output, seed=seed, device=device, resume=resume)
     return load_model(output, store.folder, device)
-
-
-Slices = TypeVar("Slices")
-
-
-def _opened(slices: Slices | str | Path) -> Slices | SliceDataset:
-    """Opens a store that is given by its folder."""
-    return open_store(slices) if isinstance(slices, (str, Path)) else slices
 
 
 @dataclass(frozen=True)
@@ -131,7 +122,7 @@ class Model:
             ValueError: If an array has another shape, or values outside [0, 1].
             DataError: If the slices of the store were cropped in another way than the training's.
         """
-        slices = _opened(slices)
+        slices = open_store(slices) if isinstance(slices, (str, Path)) else slices
         if isinstance(slices, SliceDataset):
             check_fit(self.run, slices)
             images = slices.images
@@ -189,7 +180,7 @@ class Model:
                 f"{self.run.folder} holds no lines from codes to attributes: it has no attributes, "
                 "too few training patients, or was written by an earlier version; train it again"
             )
-        slices = _opened(slices)
+        slices = open_store(slices) if isinstance(slices, (str, Path)) else slices
         codes = self.encode(slices)
         store = slices if isinstance(slices, SliceDataset) else None
         cases = range(len(codes)) if store is None else store.cases["case"]
@@ -261,7 +252,7 @@ class Model:
             split: ``train``, ``val`` or ``test``.
             rounds: Draws behind every interval and null distribution.
         """
-        store = _opened(store)
+        store = open_store(store) if isinstance(store, (str, Path)) else store
         target = store.split(split).basal()
         if not len(target):
             raise DataError(f"{store.folder} has no {split} patients; choose another split")

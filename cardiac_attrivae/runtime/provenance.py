@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
+import shlex
 from collections.abc import Iterable, Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
 from ..schema import DataError
@@ -45,3 +47,25 @@ def seal(facts: Mapping[str, Any], content: str = "") -> str:
     except RecursionError:
         raise DataError("values are nested too deeply") from None
     return hashlib.sha256((content + text).encode()).hexdigest()
+
+
+def install_line(extra: str) -> str:
+    """Returns a command that installs the packages of an extra, by their names.
+
+    It works for a package that is in no index yet, as one that was installed from its sources.
+
+    Example:
+        >>> install_line("tune").startswith("pip install ")
+        True
+    """
+    try:
+        listed = requires("cardiac-attrivae") or []
+    except PackageNotFoundError:  # run from its sources, without an installation
+        listed = []
+    parts = (text.partition(";") for text in listed)
+    names = [
+        name.strip() for name, _, marker in parts if re.search(rf"extra == .{extra}\b", marker)
+    ]
+    if names:
+        return f"pip install {shlex.join(names)}"
+    return f"pip install '.[{extra}]' in the folder that holds setup.cfg"

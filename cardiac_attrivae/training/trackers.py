@@ -21,6 +21,7 @@ import pandas as pd
 from ignite.engine import Engine, Events, State
 
 from ..runtime.files import write
+from ..runtime.provenance import install_line
 from ..schema import DataError
 
 ACCEPTED = "expected mlflow, mlflow:URI, wandb or wandb:PROJECT"
@@ -170,7 +171,7 @@ def parse_trackers(specifications: Iterable[str]) -> dict[str, str]:
             raise ValueError(f"tracker {name} is named twice; name each at most once")
         package = find_spec(name)
         if package is None or package.origin is None:  # W&B's own folder is called wandb, too
-            raise ValueError(f"tracker {name} is not installed: pip install '{NAME}[{name}]'")
+            raise ValueError(f"tracker {name} is not installed: {install_line(name)}")
         if name == "mlflow" and target:
             _check_address(target)
         targets[name] = target

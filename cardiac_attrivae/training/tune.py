@@ -23,6 +23,7 @@ from ..data.store import SliceDataset
 from ..runtime.files import atomic_file, write
 from ..runtime.folders import LOCK
 from ..runtime.outputs import claim
+from ..runtime.provenance import install_line
 from ..runtime.yaml_files import read_yaml
 from ..schema import DataError
 from .config import Pipeline, load_pipeline, overridden, read_pipeline, shipped_pipelines
@@ -329,6 +330,6 @@ def _optuna() -> Any:
     try:
         import optuna
     except ImportError:
-        raise ValueError("tune needs Optuna: pip install 'cardiac-attrivae[tune]'") from None
+        raise ValueError(f"tune needs Optuna: {install_line('tune')}") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
