@@ -242,7 +242,9 @@ def _unpacked(file: Path, packed: bytes, size: int) -> bytes:
     unpacked = stream.decompress(packed, size + 1)  # room to come to the checksum
     if stream.eof and len(unpacked) == size and not stream.unused_data:
         return unpacked
-    # several parts, of which zlib unpacks the first; or more than the header says, or less
+    # Several parts, of which zlib unpacks the first; or more than the header says, or less. Zeros
+    # after the last part are allowed, but gzip takes them one by one.
+    packed = packed[: len(packed.rstrip(b"\0")) + 16]
     with gzip.open(io.BytesIO(packed)) as parts:
         unpacked = parts.read(size)
         _to_the_end(parts, file, size)
@@ -289,9 +291,11 @@ def read_to_the_end(file: Path) -> None:
     try:
         with quiet_nibabel():
             header = nibabel.load(file).header
-        size = _size(header) if isinstance(header, nibabel.spatialimages.SpatialHeader) else 0
     except Exception:  # `read_volume` says what is wrong with it
-        size = 0
+        return
+    size = _size(header) if isinstance(header, nibabel.spatialimages.SpatialHeader) else 0
+    if file.stat().st_size > size + MOST_REST:
+        _refuse_rest(file, size)
     try:
         with gzip.open(file) as stream:
             _to_the_end(stream, file, size)

@@ -4,6 +4,9 @@ import contextlib
 import gzip
 import io
 import logging
+import time
+import tracemalloc
+import zlib
 
 import nibabel
 import numpy as np
@@ -191,3 +194,44 @@ def test_nibabel_is_quiet_inside_and_as_before_outside():
     finally:
         log.removeHandler(ear)
     assert said == ["outside"]
+
+
+# More than a heart --------------------------------------------------------------------------------
+
+
+def bomb(file, size):
+    """Appends zeros to what a gzip file unpacks to."""
+    plain, packer = gzip.decompress(file.read_bytes()), zlib.compressobj(9, wbits=31)
+    with open(file, "wb") as packed:
+        packed.write(packer.compress(plain))
+        for _ in range(size >> 24):
+            packed.write(packer.compress(bytes(1 << 24)))
+        packed.write(packer.flush())
+
+
+def sparse(file, size):
+    """Makes a file long without writing it."""
+    with open(file, "r+b") as stream:
+        stream.truncate(size)
+
+
+@pytest.mark.parametrize(("make", "size"), [(bomb, 1 << 28), (sparse, 3 << 30)])
+@pytest.mark.parametrize("frames", [1, 2])
+def test_a_file_that_unpacks_beyond_its_header_is_refused_at_once(tmp_path, make, size, frames):
+    file = write(tmp_path / "x.nii.gz", picture(1, frames))
+    make(file, size)
+    tracemalloc.start()
+    start = time.perf_counter()
+    for read in (read_to_the_end, lambda file: read_volume(file, 0))[: 3 - frames]:
+        with pytest.raises(DataError, match="x.nii.gz unpacks to far more than its header states"):
+            read(file)
+    assert time.perf_counter() - start < 20
+    assert tracemalloc.get_traced_memory()[1] < 2**29
+    tracemalloc.stop()
+
+
+def test_zeros_after_the_gzip_do_no_harm(tmp_path):
+    file = write(tmp_path / "x.nii.gz", picture(1))
+    sparse(file, 1 << 20)
+    assert (read_volume(file, 0).voxels == picture(1)).all()
+    read_to_the_end(file)
