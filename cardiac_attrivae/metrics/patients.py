@@ -24,7 +24,8 @@ def as_table(
 
     Args:
         codes: A table, or codes (N, D), where each row is another patient.
-        attributes: Attribute values (N, K) or (N,); None with a table.
+        attributes: Attribute values (N, K) or (N,); None with a table. Columns of a data frame keep
+            their names.
         dimensions: Dimension that was trained on each attribute, length K; None without one.
 
     Raises:
@@ -43,6 +44,7 @@ def as_table(
         raise ValueError(
             "attributes are missing; pass codes (N, D) and attributes (N, K), or a LatentTable"
         )
+    named = getattr(attributes, "columns", None)
     codes, attributes = np.asarray(codes), np.asarray(attributes)
     attributes = attributes[:, None] if attributes.ndim == 1 else attributes
     if codes.ndim != 2 or attributes.ndim != 2 or len(codes) != len(attributes):
@@ -55,7 +57,7 @@ def as_table(
         tuple(f"row {n:0{digits}d}" for n in range(len(codes))),
         codes,
         attributes,
-        tuple(f"attribute {j}" for j in range(k)),
+        tuple(f"attribute {j}" for j in range(k)) if named is None else tuple(map(str, named)),
         (None,) * k if dimensions is None else tuple(dimensions),
     )
 

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import digamma
@@ -17,6 +19,8 @@ from cardiac_attrivae.metrics.codes import METRICS, score
 from cardiac_attrivae.metrics.dependence import Dependence
 from cardiac_attrivae.metrics.information import mutual_information, self_information
 from cardiac_attrivae.metrics.metric import Score
+from cardiac_attrivae.metrics.regression import dci, leakage
+from cardiac_attrivae.metrics.uncertainty import estimate
 from cardiac_attrivae.schema import LatentTable
 
 REFERENCE = Path(__file__).parents[1] / "reference"
@@ -493,3 +497,47 @@ def test_information_is_computed_once_for_all_metrics(monkeypatch):
     monkeypatch.setattr(information, "mutual_information", counted)
     score(table(*draw(20, 6, 2)))
     assert sorted(shapes) == [(20, 1), (20, 1), (20, 6)]  # the entropies, and the one matrix
+
+
+# Arrays ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("function", [score, estimate, leakage, dci], ids=lambda f: f.__name__)
+def test_arrays_are_scored_as_a_table_is(function):
+    codes, attributes = draw(20, 4, 2)
+    options = {} if function is score else {"rounds": 3}
+    ours = function(codes, attributes, **options)
+    named = pd.DataFrame(attributes, columns=["LVEDA", "RVEDA"])
+    cases = tuple(f"row {n:02d}" for n in range(20))
+    expected = function(
+        LatentTable(cases, codes, attributes, ("LVEDA", "RVEDA"), (None, None)), **options
+    )
+    assert [row.value for row in ours] == pytest.approx([r.value for r in expected], nan_ok=True)
+    found = function(torch.tensor(codes), named, **options)
+    assert [row[:3] for row in found] == [
+        (r.metric, r.attribute, pytest.approx(r.value, nan_ok=True)) for r in expected
+    ]
+    one = function(codes.tolist(), attributes[:, 0].tolist(), **options)
+    assert {row.attribute for row in one} == {"attribute 0", "mean"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((np.zeros((9, 2)),), "attributes are missing; pass codes"),
+        ((np.zeros((9, 2)), np.zeros(8)), r"codes \(9, 2\) and attributes \(8, 1\) do not fit"),
+        ((np.zeros(9), np.zeros(9)), r"codes \(9,\) .* expected \(N, D\)"),
+        (("codes.csv", "attributes.csv"), r"codes \(\) and attributes \(\) do not fit"),
+        ((np.zeros((3, 2)), np.zeros(3)), "N = 3 samples are too few"),
+        ((table(*draw(9, 2, 1)), np.zeros(9)), "a LatentTable has attributes already"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused_in_words(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        score(*arguments)
+
+
+def test_trained_dimensions_of_arrays_are_scored():
+    codes, attributes = draw(30, 3, 2)
+    rows = {(r.metric, r.attribute): r for r in score(codes, attributes, dimensions=[0, 1])}
+    assert rows["SCC_fixed", "attribute 1"].dimension == 1
