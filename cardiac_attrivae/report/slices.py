@@ -149,14 +149,14 @@ def traversals(
         _show(axis, images[i, j] if labels is None else outlined(images[i, j], labels[i][j]))
         head = [_step(steps[j])] if i == 0 else []
         if requested is not None:
-            value = float(requested[i][j])
-            head.append(_number(value, units[i]) if math.isfinite(value) else "below 0")
+            asked = float(requested[i][j])
+            head.append(_number(asked, units[i]) if math.isfinite(asked) else "below 0")
         axis.set_title("\n".join(head), fontsize=8, pad=3)
         if areas is not None:
             _print_areas(axis, _structure(names[i]), areas[i][j])
     for axis, name, dimension in zip(axes[:, 0], names, dimensions, strict=True):
-        head = ATTRIBUTES[name].label if name in ATTRIBUTES else name
-        axis.set_ylabel(f"{head}\n{name}, dimension {dimension}", fontsize=7)
+        label = ATTRIBUTES[name].label if name in ATTRIBUTES else name
+        axis.set_ylabel(f"{label}\n{name}, dimension {dimension}", fontsize=7)
     if original is not None:
         place = axes[0, 0].get_position()
         axis = figure.add_axes(
