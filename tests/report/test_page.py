@@ -4,6 +4,7 @@ import html
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from cardiac_attrivae.report.page import write_report
 from cardiac_attrivae.report.render import escape_tex
 from cardiac_attrivae.report.scores import number
 from cardiac_attrivae.report.tables import grid, means, table_1
-from cardiac_attrivae.report.text_tables import latex, markdown, table
+from cardiac_attrivae.report.text_tables import latex, markdown, metrics_table, table
 from cardiac_attrivae.schema import DataError
 
 METHODS = ("attri_vae_fast", "attri_sivae_fast")
@@ -560,3 +561,8 @@ def test_columns_of_a_table_are_aligned():
     lines = table(["a", "long head"], [["long cell", "b"]]).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert lines[1] == "| --------- | --------- |"
+
+
+def test_the_table_of_metrics_in_the_docs_is_that_of_the_entries():
+    page = Path(__file__).parents[2] / "docs" / "metrics.md"
+    assert metrics_table() in page.read_text("utf-8"), "paste what metrics_table() returns"
