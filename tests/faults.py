@@ -794,6 +794,10 @@ RUN = {
         model(lambda w, a: a["code_mean"].__setitem__(0, "$1")),
         "code_mean is ['$1'",
     ),
+    "a method of several lines": (
+        model(lambda w, a: a["pipeline"].update(method="mine\n\n## Licence\n\nCC0")),
+        "expected one line of text",
+    ),
     "an expression for a line": (
         model(lambda w, a: a.update(calibration={"LVEDA": {"slope": "$1"}})),
         "expected attributes with the numbers of their lines",

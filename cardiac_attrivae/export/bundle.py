@@ -22,7 +22,7 @@ from ..training.facts import CROP
 from ..training.run import Run, load_run
 from .bundle_inference import FORMAT
 from .card import Scores, Source, describe
-from .formats import FORMATS, Autoencoder, pipeline_of, plain, write_torchscript
+from .formats import FILES, FORMATS, Autoencoder, pipeline_of, plain, write_torchscript
 
 CODE = ("$", "@", "%")
 """How MONAI's expressions, references and macros begin in a configuration."""
@@ -59,8 +59,11 @@ def export(
     model = load_run(run)
     if form == "bundle":
         write_bundle(model, output, evaluation, tell)
-    else:
-        FORMATS[form](model, output, tell)
+        return
+    for name in FILES[form]:
+        if (Path(output) / name).exists():
+            raise DataError(f"{Path(output) / name} is there already; choose another folder")
+    FORMATS[form](model, output, tell)
 
 
 def write_bundle(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ import pandas as pd
 from ..attributes import ATTRIBUTES
 from ..data.manifest import load_manifest, shipped_manifests
 from ..metrics.pooling import summarise
+from ..report.evaluations import read_evaluations
 from ..report.text_tables import markdown
-from ..runtime.files import read_json
 from ..runtime.provenance import __version__, versions
 from ..schema import DataError
 from ..training.run import Run
@@ -89,22 +90,16 @@ class Scores:
         """Reads the scores of exactly this training, which its summary identifies.
 
         Raises:
-            DataError: If the folder holds none.
+            DataError: If the folder holds none, or is damaged.
         """
-        file, about = Path(folder) / "metrics.csv", read_json(Path(folder) / "evaluation.json")
-        if not file.is_file():
-            raise DataError(f"{folder} holds no metrics.csv; cross-domain-eval writes one")
+        found = read_evaluations([Path(folder)])
         own = {key: value for key, value in run.summary.items() if key != "store"}
-        models = about.get("models", {}).items()
-        names = [name for name, model in models if model.get("summary") == own]
-        kinds = dict.fromkeys(("model", "method", "train_dataset", "attribute"), str)
-        metrics = pd.read_csv(file, dtype=kinds, keep_default_na=False, na_values=[""])
-        mine = metrics[metrics["model"].isin(names[:1])]
+        names = [model["name"] for model in found.models if model.get("summary") == own]
+        mine = found.metrics
+        mine = mine[mine["model"].isin(names[:1])] if "model" in mine else mine[:0]
         if mine.empty:
             raise DataError(f"{folder} has no scores of {run.folder}; evaluate it first")
-        datasets = about.get("datasets", {}).items()
-        phantoms = tuple(name for name, facts in datasets if facts.get("synthetic"))
-        return cls(mine, about.get("notes", []), phantoms)
+        return cls(mine, found.notes, tuple(sorted(found.synthetic)))
 
     @property
     def tables(self) -> str:
@@ -118,7 +113,8 @@ class Scores:
         found = {}
         for (_, place, metric, attribute), score in summarise(self.metrics).items():
             entry = {"value": score.value, "unit": score.unit, "low": score.low, "high": score.high}
-            known = {k: v for k, v in entry.items() if v != "" and v == v}  # nan is not itself
+            known = {k: v for k, v in entry.items() if isinstance(v, str) or math.isfinite(v)}
+            known = {k: v for k, v in known.items() if v != ""}
             found["/".join((place.tested, place.split, metric, attribute))] = known
         return found
 

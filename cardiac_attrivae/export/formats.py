@@ -328,3 +328,9 @@ FORMATS: dict[str, Callable[..., dict[str, Path]]] = {
     "onnx": write_onnx,
 }
 """Name of each format -> function that writes a run in it."""
+FILES = {
+    "safetensors": ("model.safetensors",),
+    "torchscript": ("model.ts",),
+    "onnx": ("encoder.onnx", "decoder.onnx"),
+}
+"""Name of each format -> files that it writes."""

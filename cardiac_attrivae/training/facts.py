@@ -113,12 +113,16 @@ def check_facts(facts: Mapping[str, Any], latent_size: int) -> None:
         refuse("recipe.percentiles", recipe["percentiles"], "two numbers from 0 to 100, rising")
 
 
-def check_shapes(pipeline: Pipeline, weights: Mapping[str, torch.Tensor]) -> None:
+def check_pipeline(pipeline: Pipeline, weights: Mapping[str, torch.Tensor]) -> None:
     """Refuses a network of other sizes than its weights, before memory is taken for it.
+
+    The name of the method must be one line, too.
 
     Raises:
         ValueError: If a shape differs, or the network cannot be built.
     """
+    if not _is_text(pipeline.method):  # it is the heading of a model card
+        refuse("method", pipeline.method, "one line of text")
     if pipeline.network.name not in NETWORKS:  # other code may need real values to be built
         return
     with torch.device("meta"):

@@ -19,7 +19,7 @@ from ..runtime.files import read_json
 from ..runtime.weights import read_weights
 from ..schema import DataError
 from .config import Pipeline, parse_pipeline
-from .facts import check_facts, check_shapes
+from .facts import check_facts, check_pipeline
 
 TRAVERSAL = np.linspace(-3, 3, 7)
 """Steps of a traversal in standard deviations of the training codes, as in the paper's Fig. 3."""
@@ -78,7 +78,7 @@ def load_run(folder: str | Path, device: str = "cpu") -> Run:
     weights, about = read_weights(file)
     try:
         pipeline = parse_pipeline(about.pop("pipeline", None))
-        check_shapes(pipeline, weights)
+        check_pipeline(pipeline, weights)
         network = trusted_network(pipeline)
         network.load_state_dict(weights)
         check_facts(about, network.latent_size)

@@ -25,6 +25,8 @@ from cardiac_attrivae.data.store import SliceDataset
 from cardiac_attrivae.evaluation.generation import save_nifti
 from cardiac_attrivae.export.bundle import export, write_bundle
 from cardiac_attrivae.export.bundle_inference import bundled_network, read_slices
+from cardiac_attrivae.export.card import Scores
+from cardiac_attrivae.export.formats import FILES, FORMATS
 from cardiac_attrivae.schema import DataError
 from cardiac_attrivae.training.run import encode, load_run, reconstruct
 from cardiac_attrivae.training.workflow import TrainingWorkflow
@@ -213,7 +215,8 @@ def scores(run, folder, **changes):
     pd.DataFrame([row, other]).to_csv(folder / "metrics.csv", index=False)
     summary = read(run / "summary.json") | changes
     del summary["store"]
-    models = {"1": {"summary": summary}, "2": {"summary": summary | {"wall_time_s": -1}}}
+    about = {"method": "attri_vae_fast", "seed": 5, "train_dataset": "acdc", "summary": summary}
+    models = {"1": about, "2": about | {"summary": summary | {"wall_time_s": -1}}}
     text = json.dumps({"models": models, "notes": ["a note about it"]})
     (folder / "evaluation.json").write_text(text)
     return folder
@@ -234,6 +237,35 @@ def test_scores_of_another_run_do_not(run, tmp_path):
     assert not (tmp_path / "b").exists()
     with pytest.raises(ValueError, match="no place for scores"):
         export(run, "safetensors", tmp_path / "b", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "damage", [{"models": []}, {"models": {"1": "x"}}, {"notes": 7}, "a,b\n1,2\n", "", "\0"]
+)
+def test_a_damaged_evaluation_is_refused_in_words(run, tmp_path, damage):
+    folder = scores(run, tmp_path)
+    if isinstance(damage, dict):
+        text = json.dumps(read(folder / "evaluation.json") | damage)
+        (folder / "evaluation.json").write_text(text)
+    else:
+        (folder / "metrics.csv").write_text(damage)
+    with pytest.raises(DataError, match=r"evaluation.json|metrics.csv"):
+        Scores.read(folder, load_run(run))
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_file_that_is_there_already_is_not_replaced(run, tmp_path, form):
+    for name in FILES[form]:
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(DataError, match="is there already; choose another folder"):
+        export(run, form, tmp_path)
+    assert {file.read_text() for file in tmp_path.iterdir()} == {"mine"}
+
+
+def test_the_files_of_a_format_are_those_it_writes(run, tmp_path):
+    for form, write in FORMATS.items():
+        written = write(load_run(run), tmp_path / form)
+        assert {file.name for file in written.values()} == set(FILES[form])
 
 
 def test_what_lies_there_is_not_replaced(run, tmp_path):
