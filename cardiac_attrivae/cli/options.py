@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,7 +15,23 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 SOURCE = click.Path(exists=True, file_okay=False, path_type=Path)
 """A folder that is there."""
 
-PLACE = click.Path(path_type=Path)
+
+class Place(click.Path):
+    """A file or folder to write. TensorBoard and web pages need a name that is UTF-8."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = super().convert(value, param, ctx)
+        try:
+            os.path.abspath(path).encode()
+        except UnicodeEncodeError:
+            name = os.fsencode(path).decode("utf-8", "backslashreplace")
+            self.fail(
+                f"{name} is not UTF-8, or a folder above it; choose another place", param, ctx
+            )
+        return path
+
+
+PLACE = Place(path_type=Path)
 """A file or folder that may be there or not."""
 
 

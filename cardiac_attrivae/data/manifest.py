@@ -30,7 +30,7 @@ from ..schema import HEART, MATCHES, SPLITS, ManifestError, Structure
 PHASES = ("ED", "ES")
 ENDS = ("first", "last")
 """What a phase may be instead of a number: the first or last frame that is a file on disk."""
-NAME = r"[\w-]+"
+NAME = r"[\w-]{1,64}"
 """Names that a data set may have: files are named after it."""
 DOMAINS = ("dataset", "vendor", "centre", "pathology")
 
@@ -151,7 +151,7 @@ class Manifest:
         oddities: What a reader should know before trusting the data, in words.
     """
 
-    name: str = option(rule=Rule("letters, digits, '_' and '-'", _is_name))
+    name: str = option(rule=Rule("1 to 64 letters, digits, '_' and '-'", _is_name))
     title: str = option(rule=TEXT)
     licence: str = option(rule=TEXT)
     citation: str = option(rule=TEXT)

@@ -305,7 +305,8 @@ def _fingerprint(recipe: Recipe, manifest: Manifest, records: list[CaseRecord], 
     """
     known = [str(getattr(record, f.name)) for record in records for f in fields(CaseRecord)]
     parts = (__version__, str(recipe), manifest.name, *known)
-    return hmac.digest(key, "\n".join(parts).encode(), "sha256").hex()
+    text = "\n".join(parts).encode(errors="surrogateescape")  # paths may be in Latin-1
+    return hmac.digest(key, text, "sha256").hex()
 
 
 def _space(recipe: Recipe, to_do: int, cases: int) -> int:

@@ -169,7 +169,10 @@ def check_mapping(values: Any, key: str) -> None:
         raise ValueError(f"{key} is {short(values)}; expected keys and values")
     for name in values:
         if not isinstance(name, str):
-            raise ValueError(f"{key} has the key {short(name)}; expected text, write '{name}'")
+            raise ValueError(
+                f"{key} has the key {short(name)}, which is no text; write it in quotes, as it "
+                "stands in the file"
+            )
 
 
 def require(key: str, value: Any, rule: Rule) -> None:

@@ -14,12 +14,25 @@ from reprlib import repr as short
 from typing import Any, NamedTuple
 
 from ..attributes import check_names
-from ..runtime.validation import build, check, check_mapping, number, one_of, option, refuse
+from ..runtime.validation import (
+    Rule,
+    build,
+    check,
+    check_mapping,
+    number,
+    one_of,
+    option,
+    refuse,
+)
 from ..runtime.yaml_files import nearest, read_yaml, shipped
 from .objectives import DEFAULT, OBJECTIVES, Objective
 
 EPOCHS = number(1, 10**7, whole=True)
 DECAY = number(0, 0.999999)
+LINE = Rule(
+    "a line of 1 to 64 printable characters",
+    lambda value: isinstance(value, str) and 1 <= len(value.strip()) <= 64 and value.isprintable(),
+)
 
 
 def _arguments(values: Any, key: str) -> dict[str, Any]:
@@ -196,7 +209,7 @@ class Pipeline:
             equal to the bit anyway.
     """
 
-    method: str
+    method: str = option(rule=LINE)
     attributes: tuple[str, ...]
     network: Network = Network()
     objective: Objective = option(DEFAULT, read=_objective)

@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from click.testing import CliRunner
 
 from cardiac_attrivae.cli.main import main
+from cardiac_attrivae.data.phantom import write_phantoms
 
 
 def call(*words):
@@ -218,3 +220,15 @@ def test_preprocess_says_what_to_do_about_an_empty_split(splits, texts):
     assert bool(warnings) == bool(texts)
     for text in texts:
         assert text in warnings
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems forbid such names")
+def test_an_output_whose_name_is_not_utf8_is_refused_and_such_data_are_read(tmp_path):
+    latin = os.path.join(tmp_path, os.fsdecode(b"Universit\xe4t"))
+    write_phantoms("acdc", Path(latin), cases=1, cine=False)
+    command = ["preprocess", "--dataset", "acdc", "--source", latin, "--output"]
+    done = call(*command, os.path.join(latin, "store"))
+    assert done.exit_code == 2
+    assert "Universit\\xe4t/store is not UTF-8" in done.output
+    done = call(*command, tmp_path / "store")
+    assert done.exit_code == 0, done.output

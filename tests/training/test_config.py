@@ -120,7 +120,12 @@ BAD = [
         "network.arguments.latent_size is nan; expected a finite",
     ),
     ("network.arguments.filters=[8, .inf]", "network.arguments.filters is inf; expected a finite"),
-    ("network.arguments={1: 2}", "network.arguments has the key 1; expected text, write '1'"),
+    (
+        "network.arguments={1: 2}",
+        "network.arguments has the key 1, which is no text; write it in quotes",
+    ),
+    ('method="a\\nb"', "expected a line of 1 to 64 printable characters"),
+    (f"method={'a' * 65}", "expected a line of 1 to 64 printable characters"),
     ("optimiser.lr=fast", "optimiser.lr is 'fast'; expected a number"),
     ("optimiser.lr=true", "optimiser.lr is True; expected a number"),
     ("optimiser.lr=0", "optimiser.lr is 0; expected a number from 1e-09 to 10"),
