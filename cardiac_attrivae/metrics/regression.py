@@ -99,7 +99,8 @@ def leakage(
         codes: A table with names, or codes (N, D) of as many patients, D >= 2.
         attributes: Attribute values (N, K) or (N,), if codes are an array.
         folds: Parts that the patients are divided into, 2 or more.
-        rounds: Draws of patients, after prediction: the intervals ignore the spread of the fits.
+        rounds: Draws of patients, after prediction: intervals ignore the spread of the fits, so
+            they are too short (docs/evidence/coverage.md).
         seed: Seed of the folds, the draws and the jitter that breaks ties.
 
     Returns:
