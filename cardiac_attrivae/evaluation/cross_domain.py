@@ -18,12 +18,14 @@ from ..runtime.device import find_device
 from ..runtime.files import read_json, write
 from ..runtime.outputs import claimed
 from ..runtime.provenance import versions
+from ..runtime.weights import weights_digest
 from ..segmentation.judge import Segmenter, Training, cache_of, segmenters_for
 from ..training.run import Run
+from .baselines import Baselines
 from .gallery import draw_gallery
 from .opening import Opened, can_teach, open_all, shareable, told_apart
 from .parts import PACKAGES, Part, Patients, Progress, TrainingCodes, compute, digest_of
-from .tables import Tables, gather
+from .tables import PLACE, Tables, gather
 
 
 def cross_domain_eval(
@@ -80,8 +82,9 @@ def cross_domain_eval(
             if can_teach(dataset)
         }
         parts = _plan(opened, judges, output / "parts", attributes, rounds, device)
-        compute(parts, workers, progress)
-        tables = gather(parts, opened.datasets, opened.splits, rounds)
+        trivial = _plan_baselines(opened, judges, parts)
+        compute(parts, trivial, workers, progress)
+        tables = gather(parts, trivial, opened.datasets, opened.splits, rounds)
         # evaluation.json is written last: without it the folder is unfinished
         (output / "evaluation.json").unlink(missing_ok=True)
         figures = draw_gallery(opened, parts, judges, tables, output / "figures")
@@ -134,6 +137,37 @@ def _is_evaluation(folder: Path) -> bool:
     """Whether a version without markers has written a folder."""
     file = folder / "evaluation.json"
     return file.is_file() and {"models", "datasets", "rounds"} <= read_json(file).keys()
+
+
+def _plan_baselines(
+    opened: Opened, judges: Mapping[str, Segmenter], parts: Sequence[Part]
+) -> list[Baselines]:
+    """Lists the baselines: for every training set of a model, on every data set."""
+    names = tuple(dict.fromkeys(name for part in parts for name in part.names))
+    places = {
+        (part.about["train_dataset"], part.about["test_dataset"]): part
+        for part in reversed(parts)
+        if part.about["train_dataset"] in judges
+    }
+    return [
+        Baselines(
+            parts=part.parts,
+            about={key: part.about[key] for key in PLACE},
+            source=Patients.of(opened.datasets[train], "train"),
+            target=part.patients,
+            names=names,
+            rounds=part.rounds,
+            segmenter=judges[train],
+            judge=weights_digest(judges[train].network.state_dict()),
+        )
+        for (train, _), part in reversed(places.items())
+    ]
+
+
+CAVEAT = (
+    "slices are cut out by the masks whose areas and volumes are read, so their outline alone says "
+    "much about them: R² means little without the baselines beside it"
+)
 
 
 def _write_tables(
@@ -190,7 +224,7 @@ def _about_dataset(dataset: SliceDataset, judge: Segmenter | None) -> dict[str, 
 
 def _notes(opened: Opened) -> list[str]:
     """Says what could not be done, and why."""
-    notes = list(opened.notes)
+    notes = [CAVEAT, *opened.notes]
     for name, dataset in opened.datasets.items():
         if dataset.info.get("synthetic"):
             notes.append(

@@ -22,6 +22,7 @@ from ..metrics.metric import MEAN, Section
 from ..metrics.patients import LEAST
 from ..report import charts, curves
 from ..report import slices as figures
+from ..report.methods import is_baseline
 from ..report.published import dataset_label
 from ..schema import STRUCTURES, LatentTable
 from ..segmentation.judge import Segmenter
@@ -126,6 +127,7 @@ def draw_distributions(tables: Mapping[str, pd.DataFrame], metric: str, path: Pa
 
 def draw_forest(scores: pd.DataFrame, path: Path) -> None:
     """Draws means over attributes of the first seed of each method."""
+    scores = scores[~scores["method"].map(is_baseline)]
     first = scores[scores["model"].isin(scores.groupby("method", sort=False)["model"].first())]
     drawn = headlines(Section.CODE, Section.ATTRIBUTES, Section.READING, Section.CONTROL)
     rows = first[first["metric"].isin(drawn) & (first["attribute"] == MEAN)]

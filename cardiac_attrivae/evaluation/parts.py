@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -193,16 +193,29 @@ class Part:
         return np.load(self.folder / "draws.npy")
 
 
-def compute(parts: Sequence[Part], workers: int, progress: Progress) -> None:
-    """Computes what is not there yet: first the codes that several parts share, then the parts."""
+class Job(Protocol):
+    """Something that is computed on its own and kept in a folder."""
+
+    def compute(self) -> None: ...
+
+
+def compute(parts: Sequence[Part], others: Sequence[Job], workers: int, progress: Progress) -> None:
+    """Computes what is not there yet: first the codes that several parts share.
+
+    Args:
+        parts: Each model on each data set.
+        others: More jobs.
+        workers: Processes.
+        progress: Wraps the finished jobs and their number.
+    """
     known = {part.known.folder: part.known for part in parts if part.known is not None}
     pool = Parallel(n_jobs=workers, return_as="generator")
 
     def steps() -> Iterator[None]:
         yield from pool(delayed(codes.compute)() for codes in known.values())
-        yield from pool(delayed(part.compute)() for part in parts)
+        yield from pool(delayed(job.compute)() for job in (*parts, *others))
 
-    for _ in progress(steps(), len(known) + len(parts)):
+    for _ in progress(steps(), len(known) + len(parts) + len(others)):
         pass
 
 

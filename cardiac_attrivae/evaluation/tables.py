@@ -16,6 +16,7 @@ from ..metrics.images import FIDELITY
 from ..metrics.intervals import holm
 from ..metrics.metric import MEAN
 from ..schema import STRUCTURES, Keys
+from .baselines import Baselines
 from .parts import Part
 
 FLOOR = "black image"
@@ -44,6 +45,7 @@ Tables = dict[str, pd.DataFrame]
 
 def gather(
     parts: Sequence[Part],
+    baselines: Sequence[Baselines],
     datasets: Mapping[str, SliceDataset],
     splits: Mapping[str, str],
     rounds: int,
@@ -52,7 +54,8 @@ def gather(
     floors = pd.DataFrame(
         [row for name, store in datasets.items() for row in _floor(store, splits[name])]
     )
-    metrics = pd.concat([_joined(parts, "metrics.csv"), floors], ignore_index=True)
+    trivial = _joined(baselines, "metrics.csv")
+    metrics = pd.concat([_joined(parts, "metrics.csv"), trivial, floors], ignore_index=True)
     patients, groups = _joined(parts, "patients.csv"), _groups(parts)
     return {
         "metrics": metrics.reindex(columns=list(COLUMNS)),
@@ -63,7 +66,7 @@ def gather(
     }
 
 
-def _joined(parts: Sequence[Part], name: str) -> pd.DataFrame:
+def _joined(parts: Sequence[Part | Baselines], name: str) -> pd.DataFrame:
     tables = [table for part in parts if len(table := part.read(name))]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(ABOUT))
 

@@ -5,6 +5,20 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple
 
+BASELINE = "baseline: "
+"""How the names of trivial baselines begin: they are shown beside methods, and not ranked."""
+
+
+def is_baseline(method: str) -> bool:
+    """Tells whether a method is a trivial baseline.
+
+    Example:
+        >>> is_baseline("baseline: pixel count"), is_baseline("attri_vae")
+        (True, False)
+    """
+    return method.startswith(BASELINE)
+
+
 LONGEST = 60
 """Characters of a name that lists what differs."""
 

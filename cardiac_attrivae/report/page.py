@@ -19,6 +19,7 @@ from ..runtime.files import write
 from ..runtime.outputs import claimed
 from ..schema import STRUCTURES
 from .evaluations import Picture, read_evaluations
+from .methods import is_baseline
 from .published import SOURCE, TABLE_1
 from .render import render
 from .scores import rank
@@ -83,7 +84,11 @@ def write_report(
             for name, about in found.datasets.items()
             if about.get("segmenter")
         },
-        methods=list(dict.fromkeys(method for method, place, *_ in scores if place.trained)),
+        methods=[
+            method
+            for method in dict.fromkeys(m for m, place, *_ in scores if place.trained)
+            if not is_baseline(method)
+        ],
         places=places(scores),
         spreads=any(score.models > 1 for score in scores.values()),
         findings=findings,
@@ -152,7 +157,7 @@ def _findings(scores: Scores, comparisons: pd.DataFrame) -> list[list[Finding]]:
             there = {
                 method: score
                 for (method, at, *about), score in scores.items()
-                if at == place and about == [metric.name, MEAN]
+                if at == place and about == [metric.name, MEAN] and not is_baseline(method)
             }
             if not there or not (place.at_home or metric.section is Section.CODE):
                 continue

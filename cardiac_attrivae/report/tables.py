@@ -16,6 +16,7 @@ from ..attributes import ATTRIBUTES
 from ..metrics.catalogue import label
 from ..metrics.metric import FIXED, MEAN, Score
 from ..metrics.pooling import Place, Scores, places
+from .methods import is_baseline
 from .published import PUBLISHED, TABLE_1, method_of
 from .scores import interval_of, is_ranked, rank, text
 
@@ -81,10 +82,14 @@ def grid(
         lines, patients = [], 0
         methods = dict.fromkeys(method for method, there, *_ in scores if there == place)
         for name, columns in rows.items():
+            trivial = []
             named = {attribute for _, attribute in columns} - {MEAN} or {MEAN}
             for method in methods:
                 ours = tuple(_find(scores, method, place, *column) for column in columns)
                 if not any(ours):
+                    continue
+                if is_baseline(method):
+                    trivial.append(Line(method, name, ours, "floor"))
                     continue
                 lines.append(Line(method, name, ours))
                 known = [int(cell.n) for cell in ours if cell and cell.n and math.isfinite(cell.n)]
@@ -96,6 +101,7 @@ def grid(
                 new = [x for (_, a), x in zip(columns, theirs, strict=True) if x and a in named]
                 if new and line not in lines:
                     lines.append(line)
+            lines += trivial
             for method in dict.fromkeys(who for who, there, *_ in scores if there == floors):
                 cells = tuple(_find(scores, method, floors, *column) for column in columns)
                 if lines and any(cells):

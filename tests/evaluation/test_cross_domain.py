@@ -12,6 +12,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from cardiac_attrivae.data.phantom import write_phantoms
 from cardiac_attrivae.data.store import SliceDataset
 from cardiac_attrivae.evaluation import cross_domain, parts
+from cardiac_attrivae.evaluation.baselines import PIXELS, RIDGE, SEGMENTED
 from cardiac_attrivae.evaluation.cross_domain import cross_domain_eval
 from cardiac_attrivae.evaluation.tables import COLUMNS, FLOOR
 from cardiac_attrivae.metrics.codes import METRICS, SCORES, score
@@ -256,6 +257,23 @@ def test_codes_hold_a_row_per_patient_with_names(evaluation, store):
     assert codes["case"].tolist() == patients.cases["case"].tolist()
     assert {"LVEDA", "MEDA", "RVEDA", "z0", "z31", "domain"} <= set(codes)
     assert codes["LVEDA"].to_numpy() == pytest.approx(patients.attributes(["LVEDA"])[:, 0])
+
+
+def test_trivial_baselines_stand_beside_the_models_and_the_caveat_too(evaluation, tmp_path):
+    output, metrics = evaluation
+    trivial = metrics[metrics["model"].str.startswith("baseline: ")]
+    assert set(trivial["model"]) == {PIXELS, RIDGE, SEGMENTED}
+    assert set(trivial["metric"]) == set(AGREEMENT)
+    home = trivial[trivial["test_dataset"] == "acdc"].set_index(["model", "metric", "attribute"])
+    assert set(home["train_dataset"]) == {"acdc"}
+    assert home.loc[(PIXELS, "R2", "LVEDA"), "low"] < 1
+    assert home.loc[(PIXELS, "MAE", "LVEDA"), "unit"] == "cm2"
+    page = write_report([output], tmp_path / "report").read_text(encoding="utf-8")
+    reading = page.partition("Reading an attribute in new patients")[2]
+    assert "cut out by the masks" in reading[:1000]
+    assert reading.index("pixel count") < reading.index("</table>")
+    assert "baseline: pixel count" not in page.partition("Findings")[2].partition("Table 1")[0]
+    assert "cut out by the masks" in (output / "table.md").read_text()
 
 
 def test_a_black_image_stands_beside_the_models(evaluation):
