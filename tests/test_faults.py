@@ -132,6 +132,10 @@ def test_links_of_the_data_set_are_followed(tmp_path):
     assert [record.case for record in find_cases(OWN, inside).records] == ["p2"]
     (tmp_path / "by_link").symlink_to(inside)  # the source itself
     assert len(find_cases(OWN, tmp_path / "by_link").records) == 1
+    (inside / "a" / "p3").symlink_to(outside / "nowhere")  # a case that was not fetched
+    ((case, reason),) = find_cases(OWN, inside).skipped
+    assert case == "p3"
+    assert reason.startswith("p3 is a link to a file that is not there")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems forbid such names")

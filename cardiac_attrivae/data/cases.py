@@ -181,7 +181,8 @@ def list_cases(manifest: Manifest, root: Path, folder: str, phase: str = "ED") -
         regex, within = _regex(part, phase), root / parent.format(phase=phase)
         for path in within.iterdir() if within.is_dir() else ():
             match = regex.fullmatch(path.name)
-            if match and path.is_dir() == bool(slash) and not path.name.startswith((".", "__")):
+            fits = path.is_dir() == bool(slash) or path.is_symlink() and not path.exists()
+            if match and fits and not path.name.startswith((".", "__")):
                 # p1_gt.nii.gz fits {case}.nii.gz and {case}_gt.nii.gz; the shorter id is right
                 ids[path] = min(match["case"], ids.get(path, match["case"]), key=len)
     return sorted(set(ids.values()))

@@ -25,9 +25,10 @@ def check_content(file: Path) -> None:
         Traceback (most recent call last):
         cardiac_attrivae.schema.DataError: scan.nii.gz is only a pointer ... with: git lfs pull
     """
-    if file.is_symlink() and not file.exists():
+    ways = () if file.exists() else (file, *file.parents)
+    for broken in (way for way in ways if way.is_symlink() and not way.exists()):
         raise DataError(
-            f"{file.name} is a link to a file that is not there; if git-annex or DataLad keeps it, "
+            f"{broken.name} is a link to a file that is not there; if git-annex or DataLad keeps it, "
             "fetch it with: git annex get"
         )
     if file.is_file() and 0 < file.stat().st_size < 1024:
