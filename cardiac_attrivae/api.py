@@ -27,6 +27,7 @@ from .runtime.device import find_device
 from .schema import DataError
 from .training.config import load_pipeline
 from .training.pictures import draw_traversals
+from .training.progress import show_progress
 from .training.run import Run, decode, encode, load_run
 from .training.workflow import train as run_training
 
@@ -69,7 +70,7 @@ def train(
     device: str = "auto",
     resume: bool = False,
 ) -> Model:
-    """Trains one model, as the command ``train`` does, and opens it.
+    """Trains one model, as the command ``train`` does, and opens it. Shows its progress.
 
     Args:
         pipeline: Name of a shipped pipeline, or the path of a YAML file.
@@ -80,7 +81,11 @@ def train(
     """
     configuration = load_pipeline(pipeline, changes)
     store = open_store(store) if isinstance(store, (str, Path)) else store
-    run_training(configuration, store, output, seed=seed, device=device, resume=resume)
+    shown = show_progress()
+    run_training(
+        configuration, store, output,
+        seed=seed, device=device, resume=resume, tell=shown, handlers=[shown],
+    )  # fmt: skip
     return load_model(output, store.folder, device)
 
 

@@ -157,15 +157,9 @@ def tune(
 
 def train_and_show(pipeline: Pipeline, store: SliceDataset, output: Path, **given: Any) -> None:
     """Trains with a progress bar on a terminal, plain lines otherwise; under torchrun as one."""
-    from ..training.handlers import EpochBar
+    from ..training.progress import show_progress
     from ..training.workflow import train as run
 
-    def show(row: dict[str, float]) -> None:
-        scores = {name: row.get(f"val_{name}") for name in ("Interpretability", "SSIM_in_mask")}
-        parts = [f"{name} {value:.3f}" for name, value in scores.items() if value is not None]
-        line = f"loss {row['train_loss']:.4g}", *parts
-        tell(f"epoch {row['epoch']}/{pipeline.schedule.epochs}  {'  '.join(line)}")
-
-    shown = {"handlers": [EpochBar()]} if is_terminal() else {"tell": show}
-    if run(pipeline, store, output, **shown, **given).writes:
+    shown = show_progress(tell, is_terminal())
+    if run(pipeline, store, output, tell=shown, handlers=[shown], **given).writes:
         say(f"Trained. Model, history and pictures are in {output}")

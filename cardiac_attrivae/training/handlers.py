@@ -1,4 +1,4 @@
-"""What happens between epochs: warnings, history, pictures, progress.
+"""What happens between epochs: warnings, history, pictures.
 
 Each handler is a constructor, ``attach`` and one or two callbacks. `History` gathers the scores in
 ``engine.state.metrics`` of trainer and evaluator in one table.
@@ -141,20 +141,6 @@ class Pictures:
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.every), self.draw)
-
-
-class EpochBar:
-    """A progress bar over the epochs, for terminals."""
-
-    def attach(self, engine: Engine) -> None:
-        from ignite.handlers import ProgressBar
-
-        ProgressBar(desc="train", persist=True).attach(
-            engine,
-            ["loss"],
-            event_name=Events.EPOCH_COMPLETED,
-            closing_event_name=Events.COMPLETED,
-        )
 
 
 def is_due(epoch: int, every: int, last: int | None) -> bool:
