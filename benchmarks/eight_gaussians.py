@@ -29,7 +29,6 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import MultiStepLR
 
 from cardiac_attrivae.models.losses import SoftIntroLoss
-from cardiac_attrivae.schema import Keys
 from cardiac_attrivae.training.engines import SoftIntroTrainer
 
 ANGLES = torch.arange(8) * math.pi / 4
@@ -63,12 +62,10 @@ class FreshPoints:
     def __init__(self, batch_size: int, generator: Generator) -> None:
         self.batch_size, self.generator = batch_size, generator
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor]]:
         n = self.batch_size
         while True:
-            points = real_points(n, self.generator)
-            row = torch.arange(n)
-            yield {Keys.IMAGE: points, Keys.ATTRIBUTES: torch.zeros(n, 1), Keys.ROW: row}
+            yield (real_points(n, self.generator),)
 
 
 class PointVAE(nn.Module):

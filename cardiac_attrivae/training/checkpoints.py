@@ -172,7 +172,7 @@ def read_checkpoint(file: Path, device: torch.device | str) -> dict[str, Any]:
 
 
 def _damaged(file: Path, reason: str) -> str:
-    reason = " ".join(reason.split())
+    reason, _, _ = " ".join(reason.split()).partition(". ")
     return (
         f"{file} cannot be used: {reason[:200]}. Put back a copy, or remove it: then --resume "
         "starts from the beginning"

@@ -344,7 +344,7 @@ def as_batch(data: Any, device: torch.device | str | None) -> Batch:
         data = dict(zip((Keys.IMAGE, Keys.ATTRIBUTES), data, strict=False))
     if not (isinstance(data, Mapping) and isinstance(data.get(Keys.IMAGE), Tensor)):
         raise ValueError(
-            f"a batch is {type(data).__name__}; expected a dictionary with {Keys.IMAGE!r}, "
+            f"a batch is {type(data).__name__}; expected a dictionary with '{Keys.IMAGE}', "
             "(image,) or (image, attributes), all tensors"
         )
     batch = {key: field.to(device) for key, field in data.items()}

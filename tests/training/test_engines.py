@@ -13,6 +13,7 @@ from torch import nn
 from torch._dynamo.backends.registry import lookup_backend
 from torch.nn.functional import avg_pool2d
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader, TensorDataset
 
 from cardiac_attrivae.data.loader import DeviceLoader
 from cardiac_attrivae.models.loss_terms import kl_divergence, squared_error
@@ -33,6 +34,7 @@ from cardiac_attrivae.training.engines import (
     SoftIntroTrainer,
     VAEEvaluator,
     VAETrainer,
+    as_batch,
 )
 from cardiac_attrivae.training.optimisation import (
     average_of,
@@ -655,6 +657,35 @@ def test_points_in_the_plane_are_trained_on_as_well():
     assert trainer.state.output[Keys.RECONSTRUCTION].shape == (6, 2)
     assert set(trainer.state.output[Keys.TERMS]) == TERMS
     assert changed_parameters(network, before) == set(before)
+
+
+@pytest.mark.parametrize("fields", [1, 2])
+def test_soft_intro_trains_on_a_plain_tensor_dataset(fields):
+    """No dummy attributes, no rows: points, alone or with attributes."""
+    torch.manual_seed(0)
+    points, network = torch.randn(64, 2), Points()
+    loader = DataLoader(TensorDataset(*[points, points[:, :1]][:fields]), batch_size=16)
+    adams = [torch.optim.Adam(part.parameters(), 1e-2) for part in network.children()]
+    trainer = SoftIntroTrainer(
+        device="cpu", max_epochs=40, train_data_loader=loader, epoch_length=len(loader),
+        network=network, optimizer=adams[0], decoder_optimizer=adams[1], vae_epochs=20,
+        loss_function=SoftIntroLoss(beta_neg=1.0, gamma=fields - 1.0),
+        generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    losses = []
+    trainer.add_event_handler(
+        Events.EPOCH_COMPLETED,
+        lambda engine: losses.append(float(engine.state.output[Keys.TERMS]["reconstruction"])),
+    )
+    trainer.run()
+    assert losses[19] < 0.7 * losses[0]
+    assert ("attribute" in trainer.state.output[Keys.TERMS]) == (fields == 2)
+
+
+@pytest.mark.parametrize("batch", [torch.zeros(4, 2), {"picture": torch.zeros(4, 2)}, [1, 2, 3]])
+def test_a_batch_that_names_no_images_is_refused(batch):
+    with pytest.raises(ValueError, match="a batch is .*; expected a dictionary with 'image', "):
+        as_batch(batch, "cpu")
 
 
 @pytest.mark.filterwarnings("ignore")  # of the compiler's own
