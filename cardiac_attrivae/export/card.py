@@ -112,7 +112,7 @@ class Scores:
         """``test set/split/metric/attribute`` -> value, unit and 95 % interval where they exist."""
         found = {}
         for (_, place, metric, attribute), score in summarise(self.metrics).items():
-            entry = {"value": score.value, "unit": score.unit, "low": score.low, "high": score.high}
+            entry = {key: getattr(score, key) for key in ("value", "unit", "low", "high")}
             known = {k: v for k, v in entry.items() if isinstance(v, str) or math.isfinite(v)}
             known = {k: v for k, v in known.items() if v != ""}
             found["/".join((place.tested, place.split, metric, attribute))] = known
