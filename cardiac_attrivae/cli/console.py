@@ -57,6 +57,11 @@ def explained(command: Callable[..., None]) -> Callable[..., None]:
 
 def _sentence(error: Exception) -> str:
     """Returns the message of an error, without the number that the system gives it."""
+    if isinstance(error, UnicodeEncodeError):
+        return (
+            f"{error.object[:200]!r} holds bytes that are not UTF-8, as names from old systems do; "
+            "rename the file or folder"
+        )
     if isinstance(error, OSError) and error.strerror:
         return ": ".join(str(part) for part in (error.filename, error.strerror) if part is not None)
     return str(error)

@@ -100,3 +100,4 @@ def report(evaluations: tuple[Path, ...], output: Path) -> None:
     from ..report.page import write_report
 
     say(f"Report: open {write_report(evaluations, output)} in a browser.")
+    suggest("generate", "--model", "RUN", "--set", "LVEDA=28", "--output", "heart")

@@ -57,3 +57,10 @@ def test_a_table_wider_than_the_terminal_becomes_a_list_and_keeps_every_value(wi
     assert ("| attri" in shown) == (width >= 46)
     for text in ("*home*", "attri", ".99 [.98, 1.0]", "LVEDA", "MEDA"):
         assert text in shown
+
+
+def test_errors_of_the_system_and_of_names_become_sentences():
+    assert console._sentence(FileNotFoundError(2, "No such file", "a.csv")) == "a.csv: No such file"
+    with pytest.raises(UnicodeEncodeError) as error:
+        "caf\udce9/run".encode()
+    assert "'caf\\udce9/run' holds bytes that are not UTF-8" in console._sentence(error.value)
