@@ -7,11 +7,11 @@ from pathlib import Path
 from ..schema import DataError
 
 POINTERS = {b"/annex/objects/": "git annex get", b"version https://git-lfs": "git lfs pull"}
-"""Beginning of a file that stands for one kept elsewhere -> the command that fetches that one."""
+"""Beginning of a pointer file -> the command that fetches the file itself."""
 
 
 def check_content(file: Path) -> None:
-    """Refuses what stands for a file that is kept elsewhere: a broken link, or a pointer.
+    """Refuses a broken link, and a pointer to a file that is kept elsewhere.
 
     Links themselves are followed: git-annex and DataLad make them, and so do people.
 

@@ -210,7 +210,7 @@ class Pipeline:
     """
 
     method: str = option(rule=LINE)
-    attributes: tuple[str, ...]
+    attributes: tuple[str, ...] = option()
     network: Network = Network()
     objective: Objective = option(DEFAULT, read=_objective)
     data: Data = Data()
@@ -278,7 +278,7 @@ def load_pipeline(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Pi
 
 
 def overridden(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """Plain values of a pipeline with ``key=value`` laid over them, see `load_pipeline`.
+    """Applies ``key=value`` to the plain values of a pipeline, see `load_pipeline`.
 
     Raises:
         ValueError: If an override is not of this form.
@@ -325,7 +325,8 @@ def layers(name_or_path: str | Path) -> list[Layer]:
         ValueError: If one of them is missing or is no YAML, or if a pipeline is its own base.
     """
     found: list[Layer] = []
-    known, place, folder = shipped_pipelines(), name_or_path, Path()
+    known, folder = shipped_pipelines(), Path()
+    place: Any = name_or_path
     while place is not None:
         if not isinstance(place, (str, Path)):
             raise ValueError(f"base is {short(place)}; expected the name of a pipeline or file")

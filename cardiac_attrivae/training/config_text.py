@@ -44,20 +44,20 @@ def render_pipeline(name_or_path: str | Path, overrides: Iterable[str] = ()) -> 
         notes = laid_over(notes, _notes(yaml.compose(layer.text), lines, layer.name))
     for override in overrides:
         key, _, text = override.partition("=")
-        node = yaml.compose(text or "null")
+        node: yaml.Node | None = yaml.compose(text or "null")
         for part in reversed(key.split(".")):
             node = yaml.MappingNode("", [(yaml.ScalarNode("", part), node)])
         notes = laid_over(notes, _notes(node, [], "--set"))
     return "\n".join(_lines(values, notes, "")) + "\n"
 
 
-def _notes(node: yaml.Node, lines: list[str], source: str) -> Any:
-    """The tree of values with, in place of each, where it stands and its comment."""
+def _notes(node: yaml.Node | None, lines: list[str], source: str) -> Any:
+    """Replaces each value of a tree by the name of its file and its comment."""
     if isinstance(node, yaml.MappingNode):
         return {key.value: _notes(value, lines, source) for key, value in node.value}
     note = Note(node.value if isinstance(node, yaml.ScalarNode) else "")
     comment = ""
-    if lines:
+    if node and lines:
         comment = lines[node.end_mark.line][node.end_mark.column :].partition("#")[2].strip()
     note.source = f"{source}: {comment}" if comment else source
     return note

@@ -43,7 +43,7 @@ class Objective:
         raise NotImplementedError
 
     def values(self, *left_out: str) -> dict[str, Any]:
-        """Option -> value, but for the name and those left out."""
+        """Returns option -> value, without the name and those left out."""
         return {key: value for key, value in vars(self).items() if key not in ("name", *left_out)}
 
 

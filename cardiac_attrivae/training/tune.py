@@ -212,7 +212,7 @@ def tune(
         output: Folder to write; a study in it is continued.
         trials: Number of trials, finished or stopped, that all processes do together.
         space: What is searched; None stands for `default_space`.
-        changes: ``KEY=VALUE``, laid over the pipeline in all trials.
+        changes: ``KEY=VALUE``, applied to the pipeline in all trials.
         scores: Columns of history.csv without ``val_``; their mean is maximised.
         seed: Random seed of each training.
         device: See `find_device`.

@@ -257,7 +257,7 @@ def test_a_case_that_cannot_be_used_is_skipped_with_its_reason(tmp_path):
     }
 
 
-def test_a_wrong_source_is_told_what_was_looked_for_and_what_was_found(tmp_path):
+def test_the_error_of_a_wrong_source_names_what_was_expected_and_what_was_found(tmp_path):
     manifest = load_manifest("acdc")
     acdc(tmp_path, "patient001")
     with pytest.raises(DataError, match="looked for training, testing, found patient001. Pass the"):
@@ -323,7 +323,7 @@ def test_a_table_that_says_less_than_the_manifest_hopes_is_enough(tmp_path):
         find_cases(load_manifest("mnms"), tmp_path)
 
 
-def test_tables_that_are_missing_or_ambiguous_are_told_of(tmp_path):
+def test_tables_that_are_missing_or_ambiguous_are_named(tmp_path):
     manifest = load_manifest("mnms")
     mnms(tmp_path, [("A1A1A1", "Testing", "GE", 0, 9)], "a.csv")
     (tmp_path / "b.csv").write_text("x")

@@ -360,14 +360,14 @@ def laid_over(written, below, above):
     return load_pipeline(written("above.yaml", {"base": "below.yaml"} | above))
 
 
-def test_another_objective_starts_anew_and_nothing_else_does(written):
+def test_another_objective_has_default_options_and_nothing_else_changes(written):
     pipeline = laid_over(written, BELOW, {"objective": {"name": "SoftIntro", "beta_rec": 0.5}})
     assert pipeline.objective == SoftIntroObjective(beta_rec=0.5)  # gamma 5 is gone, too
     assert pipeline.network.arguments == BELOW["network"]["arguments"]
     assert pipeline.optimiser.lr == 0.5
 
 
-def test_another_network_starts_anew_and_nothing_else_does(written):
+def test_another_network_has_default_arguments_and_nothing_else_changes(written):
     above = {"network": {"name": "SoftIntroVAE", "arguments": {"filters": [2, 4]}}}
     pipeline = laid_over(written, BELOW, above)
     assert pipeline.network.name == "SoftIntroVAE"
@@ -409,7 +409,7 @@ def test_an_override_may_change_the_objective_and_a_later_one_its_keys():
     assert pipeline.objective == AttriVAEObjective()
 
 
-def test_of_a_mapping_that_starts_anew_two_files_up_the_nearest_counts(written):
+def test_the_nearest_file_decides_where_two_replace_an_objective(written):
     written("one.yaml", BELOW)
     written("two.yaml", {"base": "one.yaml", "objective": {"name": "SoftIntro", "gamma": 2}})
     three = written("three.yaml", {"base": "two.yaml", "objective": {"beta_neg": 4}})

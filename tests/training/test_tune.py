@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from cardiac_attrivae.cli.main import main
 from cardiac_attrivae.data.store import SliceDataset
 from cardiac_attrivae.schema import DataError
-from cardiac_attrivae.training import tune as room
+from cardiac_attrivae.training import tune as tuning
 from cardiac_attrivae.training.config import load_pipeline
 from cardiac_attrivae.training.tune import Range, default_space, parse_search, tune
 
@@ -79,8 +79,8 @@ def scripted(monkeypatch):
         rate = trial.suggest_float("optimiser.lr", *self.space["optimiser.lr"][:2], log=True)
         return -(math.log10(rate / 1e-3) ** 2)
 
-    monkeypatch.setattr(room.Search, "run", run)
-    monkeypatch.setattr(room, "draw_study", lambda study, path: None)
+    monkeypatch.setattr(tuning.Search, "run", run)
+    monkeypatch.setattr(tuning, "draw_study", lambda study, path: None)
 
 
 SPACE = {"optimiser.lr": Range(1e-5, 1e-1, True)}
@@ -131,7 +131,7 @@ def test_a_folder_of_somebody_is_refused_and_stays(scripted, store, tmp_path):
     assert {(tmp_path / name).read_text() for name in ("trials.csv", "best.yaml")} == {"mine"}
 
 
-def test_what_the_pipeline_would_refuse_is_told_before_anything_is_trained(store, tmp_path):
+def test_values_that_the_pipeline_refuses_are_reported_before_training(store, tmp_path):
     with pytest.raises(ValueError, match=r"unknown key optimiser\.rate"):
         tune("attri_vae_fast", store, tmp_path / "a", trials=1, space={"optimiser.rate": [1, 2]})
     with pytest.raises(ValueError, match=r"optimiser\.lr is 100"):
@@ -142,12 +142,12 @@ def test_what_the_pipeline_would_refuse_is_told_before_anything_is_trained(store
 
 
 def test_trials_are_runs_and_the_best_can_be_trained(store, tmp_path):
-    told = []
+    lines = []
     study = tune(
         "attri_vae_fast", store, tmp_path, trials=2, space={"objective.beta": [1.0, 2.0]},
-        changes=SHORT, tell=told.append, device="cpu",
+        changes=SHORT, tell=lines.append, device="cpu",
     )  # fmt: skip
-    assert [line.split(":")[0] for line in told] == ["trial 0, 1 of 2", "trial 1, 2 of 2"]
+    assert [line.split(":")[0] for line in lines] == ["trial 0, 1 of 2", "trial 1, 2 of 2"]
     for trial in study.trials:
         folder = tmp_path / "trials" / f"{trial.number:04d}"
         summary = json.loads((folder / "summary.json").read_text())
@@ -160,7 +160,7 @@ def test_trials_are_runs_and_the_best_can_be_trained(store, tmp_path):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_score_that_is_none_is_told_with_those_that_are(store, tmp_path):
+def test_an_unknown_score_is_reported_with_the_known_ones(store, tmp_path):
     with pytest.raises(ValueError, match=r"score is 'Beauty'; expected one of .*SSIM_in_mask"):
         tune("attri_vae_fast", store, tmp_path, trials=1, space={"objective.beta": [1.0, 2.0]},
              changes=SHORT, scores=["Beauty"], device="cpu")  # fmt: skip
@@ -170,21 +170,21 @@ def test_a_score_that_is_none_is_told_with_those_that_are(store, tmp_path):
 def test_two_processes_share_one_study(store, tmp_path):
     program = f"""
 import time
-from cardiac_attrivae.training import tune as room
+from cardiac_attrivae.training import tune as tuning
 from cardiac_attrivae.data.store import SliceDataset
 {PREPARE.format(folder=str(store.folder))}
 def run(self, trial):
     time.sleep(0.2)
     return trial.suggest_float("optimiser.lr", 1e-5, 1e-1, log=True)
-room.Search.run = run
-room.draw_study = lambda study, path: None
-room.tune("attri_vae_fast", store, {str(tmp_path)!r}, trials=12,
-          space={{"optimiser.lr": room.Range(1e-5, 1e-1, True)}})
+tuning.Search.run = run
+tuning.draw_study = lambda study, path: None
+tuning.tune("attri_vae_fast", store, {str(tmp_path)!r}, trials=12,
+          space={{"optimiser.lr": tuning.Range(1e-5, 1e-1, True)}})
 """
     both = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(2)]
     assert [process.wait(timeout=120) for process in both] == [0, 0]
-    study = room._optuna().load_study(
-        study_name="study", storage=room._storage(tmp_path / "study.db")
+    study = tuning._optuna().load_study(
+        study_name="study", storage=tuning._storage(tmp_path / "study.db")
     )
     done = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
     assert 12 <= len(done) <= 13
