@@ -144,3 +144,15 @@ def test_a_model_shows_itself(model):
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(DataError, match="no trained model"):
         ca.load_model(tmp_path)
+
+
+def test_names_and_folders_may_be_given_as_text(acdc_tree, tmp_path):
+    from cardiac_attrivae.data.check import check_dataset
+    from cardiac_attrivae.data.preprocess import preprocess
+
+    assert preprocess("acdc", str(acdc_tree), str(tmp_path / "store")).cases == 9
+    assert sum(check_dataset("acdc", str(acdc_tree)).usable.values()) == 9
+    with pytest.raises(DataError, match="no manifest 'ACDC', did you mean 'acdc'"):
+        preprocess("ACDC", str(acdc_tree), str(tmp_path / "other"))
+    with pytest.raises(DataError, match="no trained model in nowhere"):
+        ca.cross_domain_eval("nowhere", str(tmp_path / "store"), tmp_path / "evaluation")

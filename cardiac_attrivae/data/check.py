@@ -22,7 +22,7 @@ from .case_table import match_rows
 from .cases import NO_MASK, Cases, find_cases, find_root, list_cases, read_table
 from .check_report import Findings, Report
 from .images import laid_on, read_image
-from .manifest import Manifest
+from .manifest import Manifest, load_manifest
 from .nifti import Volume, are_finite, read_mask, read_to_the_end
 
 _SIZES = {
@@ -43,14 +43,14 @@ ORTHONORMAL = 1e-4
 
 
 def check_dataset(
-    manifest: Manifest,
+    manifest: Manifest | str,
     source: str | Path,
     progress: Callable[[list[CaseRecord]], Iterable[CaseRecord]] = iter,
 ) -> Report:
     """Reads every case of a data set at ED and ES and compares it with the manifest.
 
     Args:
-        manifest: What to expect.
+        manifest: What to expect, or what `load_manifest` takes.
         source: Folder with the data, as for ``find_cases``.
         progress: Wraps the list of ED records while they are read, for example ``tqdm.tqdm``.
 
@@ -68,6 +68,7 @@ def check_dataset(
         >>> [finding.what for finding in report.notes][-1]
         'partial copy: 150 cases expected, 2 found'
     """
+    manifest = load_manifest(manifest) if isinstance(manifest, str) else manifest
     root = find_root(manifest, source)
     cases = find_cases(manifest, source)
     has_es = "ES" in manifest.columns or "ES" in manifest.constants

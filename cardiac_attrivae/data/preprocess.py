@@ -29,7 +29,7 @@ from ..runtime.pool import Failure, Pool, cluster, processes, run_each
 from ..runtime.provenance import __version__
 from ..schema import SYNTHETIC, CaseRecord, DataError, Keys
 from .cases import Cases, Skipped, drop_duplicates, find_cases
-from .manifest import Manifest
+from .manifest import Manifest, load_manifest
 from .pseudonyms import fixed_reason, pseudonymised
 from .store import SPACING, STORE, is_store
 from .store_writer import FACTS, assemble, case_file, save_case
@@ -86,9 +86,9 @@ class Summary:
 
 
 def preprocess(
-    manifest: Manifest,
-    source: Path,
-    output: Path,
+    manifest: Manifest | str,
+    source: str | Path,
+    output: str | Path,
     recipe: Recipe | None = None,
     *,
     workers: int = 1,
@@ -101,7 +101,7 @@ def preprocess(
     """Writes a slice store.
 
     Args:
-        manifest: Description of the data set.
+        manifest: Description of the data set, or what `load_manifest` takes.
         source: Folder of the data set.
         output: Folder to write, atomically.
         recipe: How slices are chosen and cropped.
@@ -128,6 +128,7 @@ def preprocess(
     """
     if dask is not None and workers != 1:
         raise ValueError(f"got {workers} workers and the cluster {dask}; expected one of the two")
+    manifest = load_manifest(manifest) if isinstance(manifest, str) else manifest
     recipe, source, output = recipe or Recipe(), Path(source), Path(output)
     check_apart(source, output)
     place = real_place(output)

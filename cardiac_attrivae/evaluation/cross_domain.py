@@ -29,8 +29,8 @@ from .tables import PLACE, Tables, gather
 
 
 def cross_domain_eval(
-    runs: Sequence[str | Path],
-    stores: Sequence[str | Path],
+    runs: Sequence[str | Path] | str | Path,
+    stores: Sequence[str | Path] | str | Path,
     output: str | Path,
     *,
     split: str | Sequence[str] = "test",
@@ -72,6 +72,7 @@ def cross_domain_eval(
     if rounds < 1:
         raise ValueError(f"rounds is {rounds}; expected at least 1")
     where = find_device(device)  # a wrong name is refused before anything is computed
+    runs, stores = ([x] if isinstance(x, (str, Path)) else x for x in (runs, stores))
     opened = open_all(runs, stores, split)
     with claimed(output, "cross-domain-eval", _is_evaluation) as claim:
         judges = {
