@@ -28,8 +28,8 @@ def check_content(file: Path) -> None:
     ways = () if file.exists() else (file, *file.parents)
     for broken in (way for way in ways if way.is_symlink() and not way.exists()):
         raise DataError(
-            f"{broken.name} is a link to a file that is not there; if git-annex or DataLad keeps it, "
-            "fetch it with: git annex get"
+            f"{broken.name} is a link to a file that is not there; if git-annex or DataLad keeps "
+            "it, fetch it with: git annex get"
         )
     if file.is_file() and 0 < file.stat().st_size < 1024:
         with file.open("rb") as stream:
