@@ -28,7 +28,7 @@ from PIL import Image
 
 from cardiac_attrivae.cli.main import main
 from cardiac_attrivae.data import images as volumes
-from cardiac_attrivae.data import preprocess as room
+from cardiac_attrivae.data import preprocess as module
 from cardiac_attrivae.data import store_writer, transforms
 from cardiac_attrivae.data.cases import Cases, Skipped, find_cases
 from cardiac_attrivae.data.manifest import load_manifest, parse_manifest
@@ -489,13 +489,13 @@ def killed_after(count):
 def test_a_run_goes_on_with_its_key_and_never_with_another(own, tmp_path, monkeypatch):
     output, partial = tmp_path / "s", tmp_path / ".s.partial"
     worked = []
-    real = room.process_case
+    real = module.process_case
 
     def counted(record, transform):
         worked.append(record.case)
         return real(record, transform)
 
-    monkeypatch.setattr(room, "process_case", counted)
+    monkeypatch.setattr(module, "process_case", counted)
     with pytest.raises(Killed):
         preprocess(OWN, own, output, key=KEY, progress=killed_after(2))
     left = [file for file in partial.rglob("*") if file.is_file()]
@@ -506,7 +506,7 @@ def test_a_run_goes_on_with_its_key_and_never_with_another(own, tmp_path, monkey
         plain = hashlib.sha256(case.encode()).hexdigest()[:16]
         assert not any(plain in str(file) for file in left)
     records = find_cases(OWN, own).records  # of the same cases, nobody can make it without the key
-    keyed = {room._fingerprint(transforms.Recipe(), OWN, records, key) for key in (KEY, OTHER)}
+    keyed = {module._fingerprint(transforms.Recipe(), OWN, records, key) for key in (KEY, OTHER)}
     assert len(keyed) == 2
     worked.clear()
     preprocess(OWN, own, output, key=KEY)

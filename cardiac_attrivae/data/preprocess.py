@@ -304,7 +304,8 @@ def _fingerprint(recipe: Recipe, manifest: Manifest, records: list[CaseRecord], 
 
     It is keyed, so that nobody can test with it whose pseudonym is whose.
     """
-    known = [str(getattr(record, f.name)) for record in records for f in fields(CaseRecord)]
+    values = (getattr(record, f.name) for record in records for f in fields(CaseRecord))
+    known = [str(value.absolute() if isinstance(value, Path) else value) for value in values]
     parts = (__version__, str(recipe), manifest.name, *known)
     text = "\n".join(parts).encode(errors="surrogateescape")  # paths may be in Latin-1
     return hmac.digest(key, text, "sha256").hex()

@@ -78,7 +78,7 @@ def test_a_myocardium_with_a_gap_is_no_exchange(own):
     assert notes_and_problems(own)[1] == {}
 
 
-def test_a_mask_that_is_flipped_by_its_affine_is_told_with_the_mend(own, tmp_path):
+def test_a_mask_that_is_flipped_by_its_affine_is_noted_with_the_mend(own, tmp_path):
     flipped = np.diag([-1.5, 1.5, 10, 1])
     flipped[0, 3] = 71 * 1.5
     change(own, lambda v: v[::-1], ["mask"], flipped)
@@ -92,7 +92,7 @@ def test_a_mask_that_is_flipped_by_its_affine_is_told_with_the_mend(own, tmp_pat
     assert FLIPPED not in notes
 
 
-def test_a_mirrored_stack_is_told_with_the_mend(own, tmp_path):
+def test_a_mirrored_stack_is_noted_with_the_mend(own, tmp_path):
     change(own, lambda v: v, affine=TURNED)
     assert notes_and_problems(own)[0] == {}
     mirrored = np.diag([-1.5, 1.5, -10, 1])

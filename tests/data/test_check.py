@@ -1,4 +1,4 @@
-"""What the check of a data set tells, on tiny trees written here."""
+"""The check of a data set finds what is wrong, in small trees written here."""
 
 import gzip
 import logging
@@ -61,7 +61,7 @@ def check(root, **changes):
     return check_dataset(parse_manifest({**MANIFEST, **changes}, "own"), root)
 
 
-def told(findings):
+def by_statement(findings):
     return {finding.what: dict(finding.cases) for finding in findings}
 
 
@@ -157,14 +157,14 @@ def test_a_damaged_file_is_one_problem_and_stops_no_other(good, file, damage):
 
 def test_a_shape_that_differs_is_a_problem(good):
     write(good / "a" / "p2" / "mask.nii.gz", mask()[:, :, :4])
-    problems = told(check(good).problems)
+    problems = by_statement(check(good).problems)
     assert problems["image and mask differ in shape"]["p2"].startswith(
         "(64, 72, 5) and (64, 72, 4)"
     )
 
 
 def test_a_frame_beyond_the_cine_is_a_problem(good):
-    problems = told(check(good, constants={"ED": 2}).problems)
+    problems = by_statement(check(good, constants={"ED": 2}).problems)
     assert problems["damaged or unusable file"]["p1"] == (
         "image.nii.gz has 2 frames and no frame 2 (counted from 0); "
         "mask.nii.gz has 2 frames and no frame 2 (counted from 0)"
@@ -177,10 +177,12 @@ def test_a_mask_that_is_zero_at_ed_is_unlabelled(good):
     case(good, "p4", labels=labels)
     (good / "a" / "p3" / "mask.nii.gz").unlink()
     what = "no mask, or an empty one at ED; at most 0 expected"
-    assert set(told(check(good).problems)[what]) == {"p3", "p4"}
+    assert set(by_statement(check(good).problems)[what]) == {"p3", "p4"}
     report = check(good, unlabelled=2)
     assert report.problems == ()
-    assert set(told(report.notes)["no mask, or an empty one at ED; at most 2 expected"]) == {
+    assert set(
+        by_statement(report.notes)["no mask, or an empty one at ED; at most 2 expected"]
+    ) == {
         "p3",
         "p4",
     }
@@ -192,14 +194,14 @@ def test_nan_and_constant_images_are_problems(good):
     image[0, 0, 0, 0] = np.nan
     case(good, "p4", image=image)
     case(good, "p5", image=np.ones((*SHAPE, 2), np.int16))
-    problems = told(check(good).problems)
+    problems = by_statement(check(good).problems)
     assert problems["NaN or infinite values in the image"] == {"p4": "at ED"}
     assert problems["image with one value throughout"] == {"p5": "at ED; at ES"}
 
 
 def test_fractions_are_no_labels(good):
     case(good, "p4", labels=mask().astype(np.float32) * 1.5)
-    problems = told(check(good).problems)
+    problems = by_statement(check(good).problems)
     assert problems["label numbers beside those of the manifest (0, 1, 2, 3)"]["p4"].startswith(
         "1.5, 4.5 at"
     )
@@ -212,7 +214,7 @@ def test_spacing_is_judged_and_headers_are_noted(good):
     case(good, "far", spacing_mm=(3.2, 3.2, 30.0))
     case(good, "oblong", spacing_mm=(1.5, 1.6, 10.0))
     report = check(good)
-    notes = told(report.notes)
+    notes = by_statement(report.notes)
     assert report.problems == ()
     assert list(notes["directions that are not orthonormal; ITK may refuse the file"]) == ["skewed"]
     assert notes["unusual pixel spacing (mm)"] == {"far": "3.2, median 1.5"}
@@ -240,7 +242,7 @@ def test_a_placeholder_affine_is_noted_and_pixdim_believed(tmp_path):
     assert np.abs(volume.affine[0, 0]) == 1.0
     report = check_dataset(load_manifest("acdc"), tmp_path)
     assert report.problems == ()
-    assert set(told(report.notes)) == {
+    assert set(by_statement(report.notes)) == {
         "affine contradicts pixdim, a placeholder; pixdim is used",
         "partial copy: 150 cases expected, 2 found",
     }
@@ -252,18 +254,18 @@ def test_the_same_scan_in_two_splits_is_a_problem_unless_it_is_known(good):
     case(good, "p8", seed=99 + 1)
     case(good, "p7", seed=99 + 1)
     report = check(good)
-    assert told(report.problems) == {
+    assert by_statement(report.problems) == {
         "the same scan in two splits: list it in 'duplicates' of the manifest": {
             "p9 = q1": "train and test"
         }
     }
-    assert "p7 = p8" in told(report.notes)[
+    assert "p7 = p8" in by_statement(report.notes)[
         "the same scan twice: list it in 'duplicates' of the manifest"
     ]  # fmt: skip
     report = check(good, duplicates=[["p9", "q1"], ["p8", "p7"]])
     assert report.problems == ()
     known = "the same scan twice, as the manifest says; --drop-duplicates keeps one"
-    assert set(told(report.notes)[known]) == {"p7 = p8", "p9 = q1"}
+    assert set(by_statement(report.notes)[known]) == {"p7 = p8", "p9 = q1"}
 
 
 def test_a_table_with_more_rows_than_files_is_noted(good):
@@ -274,10 +276,10 @@ def test_a_table_with_more_rows_than_files_is_noted(good):
         "constants": {"ES": 1},
     }
     report = check(good, **changes)
-    notes = told(report.notes)
+    notes = by_statement(report.notes)
     assert list(notes["rows of the table without files"]) == ["p4"]
     assert "vendor is blank for every case (column 'vendor')" in notes
-    assert list(told(report.problems)["damaged or unusable file"]) == ["p3"]
+    assert list(by_statement(report.problems)["damaged or unusable file"]) == ["p3"]
 
 
 def test_facts_that_cannot_be_used_are_problems_at_ed_and_notes_at_es(good):
@@ -285,11 +287,11 @@ def test_facts_that_cannot_be_used_are_problems_at_ed_and_notes_at_es(good):
     report = check(
         good, table=["*.csv"], columns={"case": "id", "ED": "ED", "ES": "ES"}, constants={}
     )
-    assert told(report.problems)["cannot be used"] == {
+    assert by_statement(report.problems)["cannot be used"] == {
         "p1": "ED is '?'; expected a whole number",
         "p3": "the table has no row for it",
     }
-    assert told(report.notes)["cannot be used at ES"] == {
+    assert by_statement(report.notes)["cannot be used at ES"] == {
         "p2": "ES is '?'; expected a whole number"
     }
 
@@ -333,7 +335,7 @@ def test_the_real_data_have_no_problems(name, real_data):
     if name == "acdc":
         assert report.usable["acdc", "train"] == 85
         assert report.usable["acdc", "val"] == 15
-        notes = told(report.notes)
+        notes = by_statement(report.notes)
         same = notes["the same scan twice, as the manifest says; --drop-duplicates keeps one"]
         assert "patient074 = patient076" in same
         assert len(notes["affine contradicts pixdim, a placeholder; pixdim is used"]) >= 100

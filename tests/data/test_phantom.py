@@ -111,7 +111,7 @@ def test_volumes_of_voxel_masks_agree_with_the_analytic_ones(trees):
         assert mL == pytest.approx([truth.LVEDV, truth.MEDV, truth.RVEDV], rel=0.02), truth.case
 
 
-def test_every_heart_of_a_full_data_set_lies_within_its_picture():
+def test_every_heart_of_a_full_data_set_is_within_its_picture():
     psi = np.linspace(-np.pi, np.pi, 60)
     scans = [phantom._acdc_scan(index, 0)[1] for index in range(150)]
     scans += [phantom._mnms_scan(index, 0)[1] for index in range(345)]
@@ -173,7 +173,7 @@ def test_another_seed_draws_other_hearts(tmp_path, trees):
     assert other.LVEDV != trees["acdc"][1][0].LVEDV
 
 
-def test_acdc_lies_on_disk_as_the_real_one(trees):
+def test_acdc_has_the_layout_of_the_real_one(trees):
     root, truths = trees["acdc"]
     assert [truth.case for truth in truths[:4]] == [
         f"patient{n}" for n in ("001", "074", "101", "003")
@@ -194,7 +194,7 @@ def test_exactly_one_acdc_patient_has_its_end_diastole_elsewhere_than_in_frame_o
     assert [(keys["ED"], keys["ES"]) for keys in elsewhere] == [("4", "11")]
 
 
-def test_the_cine_of_acdc_holds_the_frames_that_lie_beside_it(tmp_path, trees):
+def test_the_cine_of_acdc_holds_the_frames_that_are_stored_beside_it(tmp_path, trees):
     (truth,) = write_phantoms("acdc", tmp_path, cases=1)
     cine, keys = read(truth.folder / f"{truth.case}_4d.nii.gz")[0], info(truth.folder)
     assert cine.shape[3] == int(keys["NbFrame"])
@@ -233,7 +233,7 @@ def test_labels_of_mnms_are_those_of_acdc_reversed():
         assert RAW_LABELS["acdc"][structure] == 4 - structure
 
 
-def test_mnms_lies_on_disk_as_the_real_one(trees):
+def test_mnms_has_the_layout_of_the_real_one(trees):
     root, truths = trees["mnms"]
     rows = table(root)
     assert (
@@ -373,7 +373,7 @@ def test_impossible_requests_say_what_is_accepted(dataset, cases, message, tmp_p
 
 
 @pytest.mark.parametrize("dataset", ["acdc", "mnms"])
-def test_two_runs_into_one_folder_are_told_apart(dataset, tmp_path):
+def test_two_runs_do_not_write_into_one_folder(dataset, tmp_path):
     with locked(tmp_path / "tree"):
         with pytest.raises(DataError, match="tree is being worked on by another process"):
             write_phantoms(dataset, tmp_path / "tree", cases=1)

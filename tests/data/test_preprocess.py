@@ -13,7 +13,7 @@ import pytest
 from faults import SHAPE, heart, save
 
 from cardiac_attrivae.attributes import ATTRIBUTES
-from cardiac_attrivae.data import preprocess as room
+from cardiac_attrivae.data import preprocess as module
 from cardiac_attrivae.data import store_writer
 from cardiac_attrivae.data.cases import find_cases
 from cardiac_attrivae.data.manifest import load_manifest, parse_manifest
@@ -215,10 +215,10 @@ def test_one_of_each_pair_of_duplicates_is_left_out_on_request(own, tmp_path):
 
 
 @pytest.mark.parametrize("when", ["after two cases", "in the assembly"])
-def test_a_run_broken_off_leaves_no_store_and_the_next_goes_on(own, tmp_path, monkeypatch, when):
+def test_an_interrupted_run_leaves_no_store_and_the_next_goes_on(own, tmp_path, monkeypatch, when):
     whole, output, done = tmp_path / "whole", tmp_path / "s", []
     preprocess(OWN, own, whole)
-    process = room.process_case
+    process = module.process_case
 
     def watched(record, transform):
         if when == "after two cases" and len(done) == 2:
@@ -230,7 +230,7 @@ def test_a_run_broken_off_leaves_no_store_and_the_next_goes_on(own, tmp_path, mo
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(room, "process_case", watched)
+        patch.setattr(module, "process_case", watched)
         if when == "in the assembly":
             patch.setattr(store_writer, "contact_sheet", killed)
         with pytest.raises(KeyboardInterrupt):
@@ -241,7 +241,7 @@ def test_a_run_broken_off_leaves_no_store_and_the_next_goes_on(own, tmp_path, mo
         SliceDataset.open(output)
 
     before, again = set(done), []
-    monkeypatch.setattr(room, "process_case", lambda r, t: again.append(r.case) or process(r, t))
+    monkeypatch.setattr(module, "process_case", lambda r, t: again.append(r.case) or process(r, t))
     preprocess(OWN, own, output)
     assert set(again) == {"p1", "p2", "p3"} - before
     assert content_hash(output) == content_hash(whole)
@@ -249,10 +249,10 @@ def test_a_run_broken_off_leaves_no_store_and_the_next_goes_on(own, tmp_path, mo
     assert {p.name for p in output.iterdir()} == {p.name for p in whole.iterdir()}
 
 
-def test_too_little_room_for_a_store_is_told_before_a_case_is_read(own, tmp_path, monkeypatch):
+def test_too_little_space_for_a_store_is_an_error_before_a_case_is_read(own, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
-    monkeypatch.setattr(room, "process_case", lambda *_: 1 / 0)
+    monkeypatch.setattr(module, "process_case", lambda *_: 1 / 0)
     with pytest.raises(DataError, match="needs .* MiB and has 0 MiB free"):
         preprocess(OWN, own, tmp_path / "s")
     assert {path.name for path in tmp_path.iterdir()} == {own.name}
@@ -388,14 +388,14 @@ def test_a_fault_is_one_skipped_case_with_its_reason_and_stops_no_other(own, tmp
 
 
 def test_what_nobody_foresaw_is_a_skipped_case_too(own, tmp_path, monkeypatch):
-    process = room.process_case
+    process = module.process_case
 
     def surprised(record, transform):
         if record.case == "p1":
             raise ZeroDivisionError("division by zero")
         return process(record, transform)
 
-    monkeypatch.setattr(room, "process_case", surprised)
+    monkeypatch.setattr(module, "process_case", surprised)
     preprocess(OWN, own, tmp_path / "s")
     assert skipped(tmp_path / "s") == {"p1": "ZeroDivisionError: division by zero"}
 
@@ -588,7 +588,7 @@ def test_a_mask_corrected_after_an_interruption_is_read_again(own, tmp_path):
     assert content_hash(tmp_path / "s") == content_hash(tmp_path / "whole")
 
 
-def test_a_heart_that_leaves_the_crop_is_told_and_a_larger_field_keeps_it(own, tmp_path):
+def test_a_heart_that_leaves_the_crop_is_reported_and_a_larger_field_keeps_it(own, tmp_path):
     summary = preprocess(OWN, own, tmp_path / "small", Recipe(size=32))
     info = json.loads((tmp_path / "small/dataset.json").read_text())
     assert summary.crop == info["crop"]

@@ -208,6 +208,6 @@ def test_the_seal_does_not_depend_on_the_order_of_the_keys_nor_on_itself():
         seal({"a": deep})
 
 
-def test_a_folder_that_is_no_store_is_told_how_to_become_one(tmp_path):
+def test_the_error_of_a_folder_without_a_store_says_how_to_write_one(tmp_path):
     with pytest.raises(DataError, match="Write one with cardiac-attrivae preprocess"):
         SliceDataset.open(tmp_path / "nowhere")
