@@ -22,7 +22,7 @@ class Place(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         path = super().convert(value, param, ctx)
         try:
-            os.path.abspath(path).encode()
+            str(Path(path).absolute()).encode()
         except UnicodeEncodeError:
             name = os.fsencode(path).decode("utf-8", "backslashreplace")
             self.fail(

@@ -81,7 +81,8 @@ def test_the_three_commands_lead_from_files_to_a_table(acdc_tree, tmp_path):
 
 MISTAKES = (
     (("preprocess", "--dataset", "acdx", "--source", ".", "--output", "o"), "did you mean 'acdc'"),
-    (("preprocess", "--dataset", "acdc", "--source", ".", "--output", "o"), "acdc"),
+    (("preprocess", "--dataset", "acdc", "--source", ".", "--output", "../elsewhere"), "acdc"),
+    (("preprocess", "--dataset", "acdc", "--source", ".", "--output", "o"), "lie in one another"),
     (("preprocess", "--dataset", "acdc", "--source", "nowhere", "--output", "o"), "nowhere"),
     (
         ("train", "--pipeline", "atri_vae", "--data", ".", "--output", "o"),
