@@ -1,7 +1,7 @@
-"""MLflow and Weights & Biases are told of a run while it trains.
+"""MLflow and Weights & Biases record a run while it trains, through handlers of MONAI and Ignite.
 
-They are kept by MONAI's and Ignite's handlers and never cost a training: one that fails is left out
-with a warning. What tells of the machine, the path of the store among it, is not sent.
+A tracker that fails never stops a training: it is left out with a warning. Nothing is sent that
+describes the machine, such as the path of the store.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ ACCEPTED = "expected mlflow, mlflow:URI, wandb or wandb:PROJECT"
 NAME = "cardiac-attrivae"
 """Experiment of MLflow, unless MLFLOW_EXPERIMENT_NAME names another."""
 FILE = "trackers.json"
-"""In the folder of a run that is tracked: what it is called there, for it may be resumed."""
+"""File in the folder of a tracked run with its id, so that a resumed run is the same one there."""
 SUMMARY = "summary.json"
 UNSENT = ("store",)
-"""Of summary.json."""
+"""Keys of summary.json that are not sent."""
 PRIVATE = {
     "console": "off",  # what is printed names folders
     "disable_code": True,
@@ -45,12 +45,12 @@ PRIVATE = {
 
 
 class Tracked(NamedTuple):
-    """What a tracker knows of a run from the start.
+    """What a tracker knows about a run from the start.
 
     Attributes:
-        id: Of this run alone, and the same when it is resumed.
-        name: What it is called; holds the id.
-        parameters: Dotted key -> value, all that is resolved before training.
+        id: Id of this run alone; the same when it is resumed.
+        name: Name that is shown; it contains the id.
+        parameters: Dotted key -> value, everything that is known before training.
     """
 
     id: str
@@ -59,9 +59,9 @@ class Tracked(NamedTuple):
 
 
 class Tracker(Protocol):
-    """A place that keeps runs. Each method may raise whatever it likes.
+    """A place that records runs. Its methods may raise any exception.
 
-    Built of what is behind the colon (empty without), a `Tracked` and the trainer.
+    It is made from the text after the colon (may be empty), a `Tracked` and the trainer.
     """
 
     def log(self, row: Mapping[str, float]) -> None:
@@ -192,13 +192,13 @@ def _check_address(target: str) -> None:
 
 
 class Tracking:
-    """Tells trackers of a run from the time it is entered until it is left.
+    """Passes a run on to trackers from the time it is entered until it is left.
 
     Args:
         targets: See `parse_trackers`.
-        folder: Of the run.
-        configuration: Nested, what is resolved before training.
-        rows: Those of history.csv, the last one of the epoch that has just been completed.
+        folder: The folder of the run.
+        configuration: Nested values that are known before training.
+        rows: Returns the rows of history.csv; the last one is of the epoch just completed.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A run: what it leaves behind, that it can be broken off anywhere, and that it learns."""
+"""A run: what it writes, that it can be interrupted anywhere, and that it learns."""
 
 import json
 import math
@@ -168,7 +168,7 @@ class Interrupt:
 
 @pytest.mark.parametrize("values", RUNS.values(), ids=RUNS)
 @pytest.mark.parametrize("every", [1, 2])
-def test_a_run_that_was_broken_off_and_resumed_is_the_uninterrupted_one_bit_for_bit(
+def test_a_run_that_was_interrupted_and_resumed_is_the_uninterrupted_one_bit_for_bit(
     train, tmp_path, values, every
 ):
     values = changed(values, "schedule", evaluate_every=every)
@@ -197,7 +197,7 @@ def test_a_checkpoint_of_an_introspective_run_holds_both_optimisers_and_batch_no
     assert running.abs().max() > 0
 
 
-def test_slices_that_are_read_ahead_teach_the_same_weights_bit_for_bit(train, monkeypatch):
+def test_slices_that_are_read_ahead_give_the_same_weights_bit_for_bit(train, monkeypatch):
     block = train(EVERYTHING, to="block")
     monkeypatch.setattr(loader, "KEPT_ON_CPU", 0)
     ahead = train(EVERYTHING, to="ahead")
@@ -238,7 +238,7 @@ def test_two_runs_do_not_train_in_one_folder(train, halves, tmp_path):
     assert not list((tmp_path / "run").glob(".*"))
 
 
-def test_too_little_room_for_checkpoints_is_told_before_training(train, tmp_path, monkeypatch):
+def test_too_little_space_for_checkpoints_is_reported_before_training(train, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
     with pytest.raises(DataError, match="run needs .* MiB and has 0 MiB free"):
