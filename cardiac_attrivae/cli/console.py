@@ -167,10 +167,9 @@ def _listed(table: list[str]) -> list[str]:
 
 def show_scores(folder: Path) -> None:
     """Prints the table of an evaluation, what to keep in mind, and where its files are."""
-    text = (folder / "table.md").read_text()
+    text = f"{(folder / 'table.md').read_text()}\n{CAVEAT}\n"
     say(fitted(text, columns()) if sys.stdout.isatty() else text)
     say(f"Scores: {folder / 'metrics.csv'}, table: {folder / 'table.md'}")
-    say(CAVEAT)
 
 
 def suggest(*words: str | Path) -> None:
