@@ -36,7 +36,7 @@ from .store_writer import FACTS, assemble, case_file, save_case
 from .transforms import Recipe, preprocessing
 
 UNFINISHED = ("*/case-*.npy", "store/*")
-"""Files in the folder beside the output, which keeps finished cases until all are done."""
+"""Patterns of the files in ``.NAME.partial``, which holds finished cases until all are done."""
 
 SLICES, MASK = 12, 12 * 256 * 256
 """Estimates for a case: slices of its stack, and bytes of its native mask."""
@@ -78,9 +78,9 @@ class Summary:
             lines.append(f"Warning: {count} of {self.cases} cases: {what}; run check for details.")
         if crop["slices_cut"]:
             lines.append(
-                f"The heart leaves the crop in {crop['slices_cut']} of {self.slices} slices, by "
-                f"up to {crop['largest_share_cut']:.0%} of its area. --field {crop['needed_mm']} "
-                "keeps all of it, at the same size in pixels."
+                f"In {crop['slices_cut']} of {self.slices} slices up to "
+                f"{crop['largest_share_cut']:.0%} of the heart is outside the crop. --field "
+                f"{crop['needed_mm']} would hold all of it, in as many but larger pixels."
             )
         return lines
 
@@ -106,8 +106,8 @@ def preprocess(
         output: Folder to write, atomically.
         recipe: How slices are chosen and cropped.
         workers: Processes on this machine. Results do not depend on their number.
-        dask: Instead, the cluster whose scheduler has this address (``tcp://HOST:PORT``), or wrote
-            it into this file. Its workers must see source and output under the same path.
+        dask: Runs on a Dask cluster instead: the address of its scheduler (``tcp://HOST:PORT``), or
+            the scheduler's file. Its workers must see source and output under the same path.
         overwrite: Whether an existing store may be replaced.
         without_duplicates: Whether one of each known pair of duplicate scans is left out.
         key: Replaces case ids by pseudonyms, see `pseudonym`; None keeps the ids of the source.
@@ -137,7 +137,7 @@ def preprocess(
         check_own(partial, UNFINISHED, "an interrupted preprocess")
         check_replaceable(output, overwrite)
         found = _found(manifest, source, without_duplicates, key)
-        # what a run with another recipe, source, key or version left has another name
+        # the name depends on recipe, source, key and version: files of another run are not reused
         cases = partial / _fingerprint(recipe, manifest, found.records, key or b"")[:16]
         empty(partial, cases.name)
         jobs = [Job(record, case_file(cases.absolute(), record)) for record in found.records]
@@ -183,20 +183,20 @@ def check_replaceable(output: Path, overwrite: bool) -> None:
     """Refuses an output folder that holds anything but a store.
 
     Raises:
-        DataError: If it does, or holds a store that may not be replaced.
+        DataError: If it does, or if it exists and may not be replaced.
 
     Example:
         >>> check_replaceable(Path("absent"), overwrite=False)
         >>> check_replaceable(Path("."), overwrite=False)
         Traceback (most recent call last):
-        cardiac_attrivae.schema.DataError: . exists already; choose another folder or add ...
+        cardiac_attrivae.schema.DataError: . is no store, so it is not replaced; choose ...
     """
     if not output.exists() or output.is_dir() and overwrite and is_empty(output):
         return
+    if not is_store(output) and not (output.is_dir() and is_empty(output)):
+        raise DataError(f"{output} is no store, so it is not replaced; choose another folder")
     if not overwrite:
         raise DataError(f"{output} exists already; choose another folder or add --overwrite")
-    if not is_store(output):
-        raise DataError(f"{output} is no store, so it is not replaced; choose another folder")
     check_own(output, STORE, "a store")
 
 
@@ -209,14 +209,14 @@ def _found(manifest: Manifest, source: Path, without_duplicates: bool, key: byte
 
 
 class Job(NamedTuple):
-    """A case to process, and the file that it is finished in."""
+    """A case, and the file in which its result is saved."""
 
     record: CaseRecord
     file: Path
 
 
 def _results(pool: Pool, jobs: Iterable[Job], transform: Compose) -> Iterator[Skipped | None]:
-    """Has each case written; yields None, or the reason for which it is left out."""
+    """Runs every job; yields None for a case that was written, or why it was skipped."""
     # a worker may have another working folder
     todo = (
         Job(replace(r, image=r.image.absolute(), mask=r.mask.absolute()), file) for r, file in jobs
@@ -225,10 +225,10 @@ def _results(pool: Pool, jobs: Iterable[Job], transform: Compose) -> Iterator[Sk
         case, file = job.record.case, job.file
         if isinstance(result, Failure):
             yield Skipped(case, f"{result.value}; it may need more memory than there is")
-        # to list a folder makes a network drive ask again, which may still know the file as absent
+        # a network drive may remember that the file was absent; listing the folder asks it again
         elif result is None and not file.is_file() and file.name not in os.listdir(file.parent):
             raise DataError(
-                f"a worker has written {case}, and {file.parent} here does not hold it; it "
+                f"a worker has written {case}, but it is not in {file.parent}; the folder "
                 "must be on a file system that all workers share"
             )
         else:
@@ -244,10 +244,11 @@ def process_case(record: CaseRecord, transform: Compose) -> dict[str, np.ndarray
 
     Returns:
         ``images`` and ``labels`` (n, 1, H, W), ``mask`` (I, J, S), ``rows`` (n,), one JSON object
-        each with the case's columns of cases.csv, and ``remarks``, what is probably wrong with it.
+        each with the case's columns of cases.csv, ``remarks``, what is probably wrong with it, and
+        ``crop`` (n, 2), the share of the heart outside the crop and the field that would hold it.
 
     Raises:
-        DataError: If the case cannot be used; wrapped in a RuntimeError by MONAI.
+        RuntimeError: If the case cannot be used; its innermost ``__cause__`` is the DataError.
 
     Example:
         >>> from .manifest import load_manifest
@@ -300,9 +301,9 @@ def _reason(record: CaseRecord, error: BaseException) -> str:
 
 
 def _fingerprint(recipe: Recipe, manifest: Manifest, records: list[CaseRecord], key: bytes) -> str:
-    """Changes with whatever would change a finished case, but for the content of its files.
+    """Changes with everything that affects a finished case, except the content of its files.
 
-    It is keyed, so that nobody can test with it whose pseudonym is whose.
+    It is an HMAC, so that it cannot be used to find out which patient has which pseudonym.
     """
     values = (getattr(record, f.name) for record in records for f in fields(CaseRecord))
     known = [str(value.absolute() if isinstance(value, Path) else value) for value in values]

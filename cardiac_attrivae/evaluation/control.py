@@ -1,9 +1,9 @@
 """Measured control: does the drawn heart grow when the dimension of its attribute is moved?
 
-In the code of a patient, the dimension of one attribute is set to nine places from -2 to 2 standard
-deviations of the training codes; all other dimensions stay. A segmenter measures the structures in
-the decoded slices. The *requested* value of a place is given by the line that `Calibration` fitted
-on training patients.
+In the code of a patient, the dimension of one attribute is set to nine positions from -2 to 2
+standard deviations of the training codes; all other dimensions stay. A segmenter measures the
+structures in the decoded slices. The line that `Calibration` fitted on training patients converts
+each position to a *requested* value.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 
 from ..metrics.calibration import Calibration
 from ..metrics.control import STEPS
+from ..models.vae import VAE
 from ..schema import STRUCTURES
 from ..segmentation.judge import Segmenter, areas
 from ..training.run import decode
@@ -38,19 +38,20 @@ def turn(codes: np.ndarray, dimension: int, positions: np.ndarray) -> np.ndarray
 
 
 def traversed(
-    network: nn.Module, code: np.ndarray, calibration: Calibration, steps: np.ndarray
+    network: VAE, code: np.ndarray, calibration: Calibration, steps: np.ndarray
 ) -> tuple[torch.Tensor, np.ndarray]:
     """Turns a code (D,) along every attribute.
 
     Args:
         network: Decoder.
         code: Code to start from, (D,).
-        calibration: Lines of the network.
-        steps: Standard deviations of the training codes, rising with the attribute, (S,).
+        calibration: Fitted line of each attribute, from dimension to value.
+        steps: Offsets in standard deviations of the training codes, (S,); positive is more
+            of the attribute.
 
     Returns:
-        Slices (K, S, H, W), and the values that they stand for, (K, S); nan where the line falls
-        below 0, which no heart has.
+        Slices (K, S, H, W), and the values that they stand for, (K, S); nan where the line is
+        not above 0, which no heart has.
     """
     positions = calibration.positions(steps)
     codes = [
@@ -73,7 +74,7 @@ def segmented(
 
 
 def measured_areas(
-    network: nn.Module, segmenter: Segmenter, codes: np.ndarray, pixel_cm2: float
+    network: VAE, segmenter: Segmenter, codes: np.ndarray, pixel_cm2: float
 ) -> np.ndarray:
     """Draws codes (N, D) and measures LV, MYO and RV in cm^2, (N, 3), a few slices at a time."""
     chunks = (codes[start : start + CHUNK] for start in range(0, len(codes), CHUNK))
@@ -81,7 +82,7 @@ def measured_areas(
 
 
 def measure_control(
-    network: nn.Module,
+    network: VAE,
     segmenter: Segmenter,
     calibration: Calibration,
     codes: np.ndarray,
@@ -91,9 +92,9 @@ def measure_control(
     """Turns every attribute of every patient and measures what is drawn.
 
     Args:
-        network: Decodes.
+        network: Network that decodes.
         segmenter: Labels decoded slices.
-        calibration: Of the network, on training patients.
+        calibration: Fitted line of each attribute, from dimension to value.
         codes: A code per patient to start from, (N, D).
         cases: Names of the patients, length N.
         pixel_cm2: Area of a pixel of the slices.

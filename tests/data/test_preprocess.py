@@ -272,13 +272,14 @@ def test_an_output_that_exists_is_kept_unless_overwrite_is_asked_for(own, tmp_pa
     output = tmp_path / "s"
     output.mkdir()
     (output / "thesis.txt").write_text("years of work")
-    with pytest.raises(DataError, match="exists already; choose another folder or add --overwrite"):
-        preprocess(OWN, own, output)
-    with pytest.raises(DataError, match="is no store, so it is not replaced"):
-        preprocess(OWN, own, output, overwrite=True)
+    for overwrite in (False, True):
+        with pytest.raises(DataError, match="is no store, so it is not replaced"):
+            preprocess(OWN, own, output, overwrite=overwrite)
     assert (output / "thesis.txt").read_text() == "years of work"
     shutil.rmtree(output)
     preprocess(OWN, own, output, Recipe(slice="mid"))
+    with pytest.raises(DataError, match="exists already; choose another folder or add --overwrite"):
+        preprocess(OWN, own, output)
     preprocess(OWN, own, output, overwrite=True)
     assert SliceDataset.open(output).info["recipe"]["slice"] == "basal"
 
@@ -596,8 +597,8 @@ def test_a_heart_that_leaves_the_crop_is_reported_and_a_larger_field_keeps_it(ow
     assert 0 < summary.crop["largest_share_cut"] < 1
     needed = summary.crop["needed_mm"]
     (line,) = summary.observations
-    assert line.startswith("The heart leaves the crop in 3 of 3 slices")
-    assert f"--field {needed} keeps all of it" in line
+    assert line.startswith("In 3 of 3 slices up to ")
+    assert f"--field {needed} would hold all of it" in line
     larger = preprocess(OWN, own, tmp_path / "large", Recipe(size=32, spacing=needed / 32))
     assert (larger.crop["slices_cut"], larger.observations) == (0, [])
     store = SliceDataset.open(tmp_path / "large")
