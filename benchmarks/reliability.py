@@ -46,8 +46,8 @@ from cardiac_attrivae.data.cases import find_cases
 from cardiac_attrivae.data.manifest import load_manifest
 from cardiac_attrivae.data.phantom import write_phantoms
 from cardiac_attrivae.data.preprocess import preprocess
+from cardiac_attrivae.data.recipe import Recipe
 from cardiac_attrivae.data.store import SliceDataset
-from cardiac_attrivae.data.transforms import Recipe
 from cardiac_attrivae.runtime.files import PART, write
 from cardiac_attrivae.training.run import load_run
 

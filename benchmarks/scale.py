@@ -78,7 +78,7 @@ def link(patients: list[Path], cases: int, tree: Path) -> Path:
 def measure(source: Path, output: Path) -> dict[str, float]:
     """One run of `preprocess` in this process, which was just started."""
     from cardiac_attrivae.data.preprocess import preprocess
-    from cardiac_attrivae.data.transforms import Recipe
+    from cardiac_attrivae.data.recipe import Recipe
 
     me = psutil.Process()
     ticks = {}

@@ -26,8 +26,8 @@ from cardiac_attrivae.data.loader import DeviceLoader
 from cardiac_attrivae.data.manifest import load_manifest
 from cardiac_attrivae.data.phantom import write_phantoms
 from cardiac_attrivae.data.preprocess import preprocess
+from cardiac_attrivae.data.recipe import Recipe
 from cardiac_attrivae.data.store import SliceDataset, content_hash
-from cardiac_attrivae.data.transforms import Recipe
 from cardiac_attrivae.runtime.provenance import seal
 from cardiac_attrivae.training.augmentation import prepared
 from cardiac_attrivae.training.config import load_pipeline

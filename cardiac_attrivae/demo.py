@@ -11,8 +11,8 @@ from joblib import Parallel, delayed
 from .data.manifest import load_manifest
 from .data.phantom import write_phantoms
 from .data.preprocess import Progress, preprocess
+from .data.recipe import Recipe
 from .data.store import SliceDataset
-from .data.transforms import Recipe
 from .evaluation.cross_domain import cross_domain_eval
 from .report.page import write_report
 from .runtime.folders import is_empty, locked

@@ -16,7 +16,7 @@ from cardiac_attrivae.schema import Structure
 
 def store_of(dataset, source, output, slice):
     from cardiac_attrivae.data.preprocess import preprocess
-    from cardiac_attrivae.data.transforms import Recipe
+    from cardiac_attrivae.data.recipe import Recipe
 
     preprocess(load_manifest(dataset), source, output, Recipe(slice=slice))
     return output
@@ -137,7 +137,8 @@ def slices_of(patients, folder):
                 | measure(pixel_counts(masks[case]), spacing, index)
             )
     np.savez(folder / "masks.npz", **masks)
-    info = {"dataset": "drawn", "recipe": {"spacing": 1.0}, "content_hash": "none"}
+    recipe = {"size": len(labels[0]), "spacing": 1.0, "percentiles": [1, 99]}
+    info = {"dataset": "drawn", "recipe": recipe, "content_hash": "none"}
     images = torch.as_tensor(np.stack(images)[:, None], dtype=torch.float32)
     labels = torch.as_tensor(np.stack(labels)[:, None])
     return SliceDataset(images, labels, pd.DataFrame(rows), info, folder)

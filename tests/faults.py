@@ -796,7 +796,7 @@ RUN = {
     ),
     "a method of several lines": (
         model(lambda w, a: a["pipeline"].update(method="mine\n\n## Licence\n\nCC0")),
-        "expected one line of text",
+        "expected a line of 1 to 64 printable characters",
     ),
     "an expression for a line": (
         model(lambda w, a: a.update(calibration={"LVEDA": {"slope": "$1"}})),

@@ -12,8 +12,8 @@ import pytest
 
 from cardiac_attrivae.data.manifest import load_manifest
 from cardiac_attrivae.data.preprocess import preprocess
+from cardiac_attrivae.data.recipe import Recipe
 from cardiac_attrivae.data.store import SliceDataset
-from cardiac_attrivae.data.transforms import Recipe
 from cardiac_attrivae.evaluation.cross_domain import cross_domain_eval
 from cardiac_attrivae.evaluation.score import score_model
 from cardiac_attrivae.runtime.device import find_device

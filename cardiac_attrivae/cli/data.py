@@ -88,7 +88,7 @@ def preprocess(
     manifest = load_manifest(dataset)
     from ..data.preprocess import preprocess as run
     from ..data.pseudonyms import read_key
-    from ..data.transforms import Recipe
+    from ..data.recipe import Recipe
 
     summary = run(
         manifest,

@@ -278,7 +278,8 @@ def read_to_the_end(file: Path) -> None:
 
     Example:
         >>> import nibabel
-        >>> nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 2)), np.eye(4)), "image.nii.gz")
+        >>> voxels = np.random.default_rng(0).random((16, 16, 4))
+        >>> nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), "image.nii.gz")
         >>> file = Path("image.nii.gz")
         >>> read_to_the_end(file)
         >>> _ = file.write_bytes(file.read_bytes()[:-1])

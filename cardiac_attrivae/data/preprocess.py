@@ -187,6 +187,7 @@ def check_replaceable(output: Path, overwrite: bool) -> None:
 
     Example:
         >>> check_replaceable(Path("absent"), overwrite=False)
+        >>> _ = Path("notes.txt").write_text("not a store")
         >>> check_replaceable(Path("."), overwrite=False)
         Traceback (most recent call last):
         cardiac_attrivae.schema.DataError: . is no store, so it is not replaced; choose ...

@@ -7,7 +7,6 @@ slice, with a crop of image and mask and all measurements on the native grid.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,38 +22,9 @@ from .anatomy import oddities
 from .crop import crop_points, cut_off, heart_axes, sample, usable_slices
 from .images import laid_on, read_image
 from .nifti import are_finite, read_mask
-
-SLICES = ("basal", "mid", "max-area", "all")
+from .recipe import Recipe
 
 Case = Mapping[Hashable, Any]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Settings that preprocessing depends on.
-
-    Attributes:
-        slice: ``basal``: the most basal usable slice; ``mid``: halfway between the most basal and
-            the most apical; ``max-area``: the one that shows most of the heart; ``all`` of them.
-        spacing: Pixel size of the crop in mm.
-        size: Pixels along each side of the crop.
-        least_pixels: A slice is usable if each structure has more pixels than this.
-        percentiles: Intensities inside the mask that become 0 and 1.
-    """
-
-    slice: str = "basal"
-    spacing: float = 1.3
-    size: int = 128
-    least_pixels: int = 10
-    percentiles: tuple[float, float] = (1.0, 99.0)
-
-    def __post_init__(self) -> None:
-        if self.slice not in SLICES:
-            raise ValueError(f"slice is {self.slice!r}; expected one of {', '.join(SLICES)}")
-        if not 0.1 <= self.spacing <= 10:
-            raise ValueError(f"spacing is {self.spacing} mm; expected 0.1 to 10")
-        if not 16 <= self.size <= 1024:
-            raise ValueError(f"size is {self.size} pixels; expected 16 to 1024")
 
 
 def preprocessing(recipe: Recipe) -> Compose:

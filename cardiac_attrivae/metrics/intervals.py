@@ -31,9 +31,11 @@ def interval(value: float, drawn: np.ndarray, scale: Scale = PLAIN) -> tuple[flo
         scale: Scale of the score, as its entry says.
 
     Example:
-        >>> interval(0.75, np.array([0.0, 0.5, 1.0]))
+        >>> from .scales import CORRELATION
+        >>> low, high = interval(0.75, np.array([0.0, 0.5, 1.0]))
+        >>> round(low, 3), round(high, 3)
         (0.275, 1.225)
-        >>> low, high = interval(0.9, np.array([0.8, 0.9, 0.95]), scales.CORRELATION)
+        >>> low, high = interval(0.9, np.array([0.8, 0.9, 0.95]), CORRELATION)
         >>> round(low, 2), round(high, 2)
         (0.81, 0.95)
     """

@@ -16,7 +16,7 @@ class Scale(NamedTuple):
 
     Example:
         >>> low, high = CORRELATION.back(CORRELATION.to(np.array([0.2, 0.9])) + 0.5)
-        >>> round(low, 2), round(high, 2)  # a step near the end of the range is small
+        >>> round(float(low), 2), round(float(high), 2)  # a step near the end is small
         (0.61, 0.96)
     """
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..data.manifest import NAME
-from ..data.transforms import Recipe
+from ..data.recipe import Recipe
 from ..models.networks import NETWORKS, build_network
 from ..runtime.validation import Rule, build, check_mapping, number, refuse
 from .config import Pipeline

@@ -18,9 +18,9 @@ from cardiac_attrivae.data.images import reordered
 from cardiac_attrivae.data.manifest import load_manifest, parse_manifest
 from cardiac_attrivae.data.nifti import Volume
 from cardiac_attrivae.data.preprocess import preprocess
+from cardiac_attrivae.data.recipe import Recipe
 from cardiac_attrivae.data.scanner import ACDC_SCANNER, draw_scan, pictures
 from cardiac_attrivae.data.store import SliceDataset
-from cardiac_attrivae.data.transforms import Recipe
 from cardiac_attrivae.schema import DataError
 
 SPACING_MM = (1.5, 1.25, 8.0)

@@ -19,8 +19,8 @@ from cardiac_attrivae.data.cases import find_cases
 from cardiac_attrivae.data.manifest import load_manifest, parse_manifest
 from cardiac_attrivae.data.phantom import write_phantoms
 from cardiac_attrivae.data.preprocess import preprocess
+from cardiac_attrivae.data.recipe import Recipe
 from cardiac_attrivae.data.store import FILES, SliceDataset, content_hash
-from cardiac_attrivae.data.transforms import Recipe
 from cardiac_attrivae.schema import DataError
 
 OWN = parse_manifest(

@@ -346,7 +346,7 @@ def test_attributes_that_were_not_trained_have_no_fixed_score(run, acdc_store_al
 @pytest.mark.usefixtures("no_pictures")
 def test_two_runs_of_one_name_are_told_apart(run, acdc_store_all, tmp_path):
     twin = tmp_path / "elsewhere" / "mine"
-    shutil.copytree(run, twin)
+    trained(acdc_store_all, twin, seed=1)
     metrics = cross_domain_eval(
         [run, twin], [acdc_store_all], tmp_path / "out", split="train", device="cpu", rounds=5
     )
@@ -376,7 +376,7 @@ def test_an_empty_split_is_refused_with_those_there_are(run, mnms_store_all, tmp
 def test_slices_cropped_otherwise_are_refused(run, acdc_tree, tmp_path):
     from cardiac_attrivae.data.manifest import load_manifest
     from cardiac_attrivae.data.preprocess import preprocess
-    from cardiac_attrivae.data.transforms import Recipe
+    from cardiac_attrivae.data.recipe import Recipe
 
     preprocess(load_manifest("acdc"), acdc_tree, tmp_path / "coarse", Recipe(spacing=1.5))
     with pytest.raises(DataError, match=r"spacing 1\.3 and .* has 1\.5"):

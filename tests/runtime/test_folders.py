@@ -141,9 +141,11 @@ def test_emptying_spares_the_lock_and_what_is_named(tmp_path):
 
 
 def test_two_commands_into_one_folder(tmp_path):
-    words = ("--dataset", "acdc", "--source", str(tmp_path), "--output", str(tmp_path / "s"))
+    (tmp_path / "scans").mkdir()
+    source, output = str(tmp_path / "scans"), str(tmp_path / "s")
+    words = ("--dataset", "acdc", "--source", source, "--output", output)
     with locked(tmp_path / ".s.partial"):
         done = CliRunner().invoke(main, ["preprocess", *words])
     assert done.exit_code == 2
     assert f"{tmp_path / 's'} is being worked on by another process" in done.stderr
-    assert names(tmp_path) == set()
+    assert names(tmp_path) == {"scans"}

@@ -17,8 +17,8 @@ from distributed import LocalCluster
 from cardiac_attrivae.data import preprocess as preprocessing
 from cardiac_attrivae.data.manifest import load_manifest
 from cardiac_attrivae.data.preprocess import preprocess
+from cardiac_attrivae.data.recipe import Recipe
 from cardiac_attrivae.data.store import content_hash
-from cardiac_attrivae.data.transforms import Recipe
 from cardiac_attrivae.runtime import pool as workers
 from cardiac_attrivae.runtime.pool import Failure, cluster, processes, run_each
 from cardiac_attrivae.schema import DataError

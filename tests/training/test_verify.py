@@ -14,7 +14,7 @@ from conftest import trained
 from cardiac_attrivae.cli.main import main
 from cardiac_attrivae.data.manifest import load_manifest
 from cardiac_attrivae.data.preprocess import preprocess
-from cardiac_attrivae.data.transforms import Recipe
+from cardiac_attrivae.data.recipe import Recipe
 from cardiac_attrivae.runtime.provenance import seal
 from cardiac_attrivae.runtime.weights import read_weights, write_weights
 from cardiac_attrivae.schema import DataError

@@ -23,8 +23,8 @@ from safetensors.torch import load_file
 from cardiac_attrivae.data import loader
 from cardiac_attrivae.data.manifest import load_manifest
 from cardiac_attrivae.data.preprocess import preprocess
+from cardiac_attrivae.data.recipe import Recipe
 from cardiac_attrivae.data.store import SliceDataset
-from cardiac_attrivae.data.transforms import Recipe
 from cardiac_attrivae.models.losses import SoftIntroLoss
 from cardiac_attrivae.models.networks import BetaVAE
 from cardiac_attrivae.models.perceptual import perceptual_loss
