@@ -20,9 +20,9 @@ class Place(click.Path):
     """A file or folder to write. TensorBoard and web pages need a name that is UTF-8."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        path = super().convert(value, param, ctx)
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
         try:
-            str(Path(path).absolute()).encode()
+            str(path.absolute()).encode()
         except UnicodeEncodeError:
             name = os.fsencode(path).decode("utf-8", "backslashreplace")
             self.fail(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from torch import nn
 
 from ..attributes import ATTRIBUTES, check_names, is_area
 from ..metrics.calibration import Calibration
+from ..models.vae import VAE
 from ..schema import HEART
 from ..segmentation.judge import Segmenter
 from .control import measured_areas
@@ -46,7 +46,7 @@ def check_request(request: Mapping[str, float], field_cm2: float) -> None:
 
 
 def aimed(
-    network: nn.Module,
+    network: VAE,
     segmenter: Segmenter,
     calibration: Calibration,
     codes: np.ndarray,

@@ -171,8 +171,9 @@ def _differences(
     names = [name for name in first.names if name in second.names]
     if first.names != second.names:  # means over other attributes are no comparison
         names = [name for name in names if name[1] != MEAN]
-    numbers = [array for scores in (first, second) for array in scores.of(names)]
-    yield from differences(names, *numbers, patients["case"].nunique())
+    (values, drawn), (others, others_drawn) = first.of(names), second.of(names)
+    count = patients["case"].nunique()
+    yield from differences(names, values, drawn, others, others_drawn, count)
     images = [column for column in IMAGES if column in patients]
     means = patients.groupby(["method", "case"])[images].mean()
     cases = means.loc[methods[0]].index.tolist()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+Name = TypeVar("Name", bound=Hashable)
 
 BASELINE = "baseline: "
 """How the names of trivial baselines begin: they are shown beside methods, and not ranked."""
@@ -39,7 +41,7 @@ class Configuration(NamedTuple):
     pipeline: Mapping[str, Any]
 
 
-def method_names(models: Mapping[Hashable, Configuration]) -> dict[Hashable, str]:
+def method_names(models: Mapping[Name, Configuration]) -> dict[Name, str]:
     """Names the method of each model, so that equal names mean equal configurations.
 
     Models that differ in more than the seed get names that say in what.
@@ -54,7 +56,7 @@ def method_names(models: Mapping[Hashable, Configuration]) -> dict[Hashable, str
         >>> method_names(models)
         {1: 'vae (latent_size=8)', 2: 'vae (latent_size=32)'}
     """
-    named: dict[Hashable, str] = {}
+    named: dict[Name, str] = {}
     for key, model in models.items():
         rivals = [m for m in models.values() if m[:2] == model[:2]]
         variants = list({repr(facts): facts for facts in map(_facts, rivals)}.values())
