@@ -44,7 +44,8 @@ def interval(value: float, drawn: np.ndarray, scale: Scale = PLAIN) -> tuple[flo
     place = scale.to(np.asarray(value))
     ends = value + scale.back(place + quantiles) - scale.back(place)  # exact at the end of a range
     low, high = np.clip(ends, *scale.limits)
-    return float(low), float(high)
+    # rounding on the scale may put an end on the wrong side of a value that never varies
+    return float(np.minimum(low, value)), float(np.maximum(high, value))
 
 
 def corrected(value: float, null: float) -> float:
