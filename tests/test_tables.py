@@ -214,9 +214,9 @@ def linear():
 
 @pytest.mark.parametrize("pipeline", ["attri_vae_fast", "attri_sivae_fast"])
 def test_a_new_network_is_trained_by_every_objective_and_read_again(
-    linear, acdc_store, tmp_path, pipeline
+    linear, evaluated, tmp_path, pipeline
 ):
-    run = trained(acdc_store, tmp_path / "run", "network.name=Linear", pipeline=pipeline)
+    run = trained(evaluated / "store", tmp_path / "run", "network.name=Linear", pipeline=pipeline)
     network = load_run(run).network
     assert type(network) is linear
     history = pd.read_csv(run / "history.csv")

@@ -17,13 +17,12 @@ from cardiac_attrivae.data import transforms
 from cardiac_attrivae.data.cases import find_cases
 from cardiac_attrivae.data.manifest import load_manifest
 from cardiac_attrivae.data.phantom import RAW_LABELS
+from cardiac_attrivae.data.recipe import SLICES, Recipe
 from cardiac_attrivae.data.scanner import ACDC_SCANNER, draw_scan
 from cardiac_attrivae.data.transforms import (
-    SLICES,
     AlignHeartd,
     MeasureHeart,
     ReadPhased,
-    Recipe,
     ScaleIntensityInMaskd,
     SelectSlices,
     ToCanonicalLabelsd,
