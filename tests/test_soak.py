@@ -10,12 +10,14 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from cardiac_attrivae.attributes import AREAS
 from cardiac_attrivae.data.manifest import load_manifest
 from cardiac_attrivae.data.preprocess import preprocess
 from cardiac_attrivae.data.recipe import Recipe
 from cardiac_attrivae.data.store import SliceDataset
 from cardiac_attrivae.evaluation.cross_domain import cross_domain_eval
-from cardiac_attrivae.evaluation.score import score_model
+from cardiac_attrivae.evaluation.passes import codes_of
+from cardiac_attrivae.evaluation.score import Known, score_model
 from cardiac_attrivae.runtime.device import find_device
 from cardiac_attrivae.segmentation.judge import Training
 from cardiac_attrivae.training.config import parse_pipeline
@@ -92,7 +94,9 @@ def cycle(store, folder, monkeypatch, *, pictures):
         )  # fmt: skip
     else:
         run, train = load_run(folder / "run"), data.split("train").basal()
-        score_model(run, train, train, run.pipeline.attributes, None, find_device("cpu"), rounds=2)
+        names, device = run.pipeline.attributes, find_device("cpu")
+        known = Known(codes_of(run, train, names, device), train.attributes(AREAS))
+        score_model(run, known, train, names, None, device, rounds=2)
 
 
 @pytest.mark.slow

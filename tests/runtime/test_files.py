@@ -424,7 +424,7 @@ def test_a_full_disk_ends_every_writer_in_one_clear_error_and_leaves_nothing(tmp
 FULL = (
     SMALL
     + """
-from cardiac_attrivae.cli import main
+from cardiac_attrivae.cli.main import main
 limit()
 main(sys.argv[1:])
 """
