@@ -25,7 +25,7 @@ from .records import Records
 from .trackers import parse_trackers
 
 LARGEST_SEED = 2**63 - 2
-"""torch's generators take 64 bits; one run uses its seed and the next number."""
+"""A run uses its seed and the next number; both must fit into 64 bits with a sign."""
 
 Row = dict[str, float]
 """A row of history.csv: column -> value."""
@@ -84,8 +84,8 @@ def train(
 class TrainingWorkflow(PythonicWorkflow):
     """Trains one pipeline on one store: initialize, run, finalize, as MONAI's bundles call them.
 
-    From ``initialize`` on, the folder of the run is locked and the switches of a pipeline's
-    ``deterministic`` are on, until a step fails or ``finalize`` has written the run.
+    From ``initialize`` until ``finalize`` returns, or one of the three fails, the folder is locked
+    and, if the pipeline asks for it, torch computes deterministically.
 
     Args:
         pipeline: What to train.
@@ -106,13 +106,13 @@ class TrainingWorkflow(PythonicWorkflow):
         records: What is written into the folder; there after ``initialize``.
 
     Raises:
-        DataError: If there are too few slices, the folder holds another run or is locked by it, or
-            there is too little space.
+        DataError: If there are too few slices, the folder holds another run, another process has
+            locked it, or there is too little space.
         ValueError: If the pipeline does not fit network, store or device.
     """
 
     learner: Learner
-    _trainer: NetworkTrainer  # MONAI keeps trainer, evaluator and device for itself
+    _trainer: NetworkTrainer  # MONAI uses trainer, evaluator and device itself
     _evaluator: VAEEvaluator | None
     stopping: EarlyStopping | None
     records: Records
@@ -143,7 +143,7 @@ class TrainingWorkflow(PythonicWorkflow):
         self._device, self.writes, self.seconds = find_device(device), is_first(), 0.0
         self._resources = ExitStack()
         if len(self.train) < 2:
-            raise DataError(f"{len(train)} slices in the train split; expected at least 2")
+            raise DataError(f"{len(self.train)} slices in the train split; expected at least 2")
 
     @classmethod
     def from_store(
@@ -178,7 +178,7 @@ class TrainingWorkflow(PythonicWorkflow):
                 self._resources.enter_context(deterministic())
             self.learner = Learner(self.pipeline, self.train, self._device, self.seed)
             config = self._configuration()
-            if is_first():  # what can be wrong with the configuration would have shown by now
+            if is_first():  # not earlier: a wrong configuration has been refused above
                 self._claim(config)
             barrier()
             self._trainer = self.learner.make_trainer(self.handlers)
@@ -203,7 +203,7 @@ class TrainingWorkflow(PythonicWorkflow):
                 self.records.resume()
 
     def run(self) -> None:
-        """Trains until the last epoch, or until patience with the validation ends."""
+        """Trains until the last epoch, or until early stopping (``patience``) ends it."""
         with self._released_on_error():
             start, stopping = time.perf_counter(), self.stopping
             stopped = stopping is not None and stopping.counter >= stopping.patience
@@ -218,14 +218,14 @@ class TrainingWorkflow(PythonicWorkflow):
         """Writes model.safetensors and summary.json: with them the run is complete."""
         with self._resources:
             epoch_kept = self.records.load_kept()
-            self.learner.recalibrate()  # in every process: batch norm counts over all of them
+            self.learner.recalibrate()  # in every process: statistics are gathered from all
             if is_first():
                 self.records.finish(epoch_kept, self.seconds)
             barrier()
 
     @contextmanager
     def _released_on_error(self) -> Iterator[None]:
-        """Unlocks the folder, and takes back all else, if what is done inside fails."""
+        """Unlocks the folder, and releases everything else, if the block fails."""
         try:
             yield
         except BaseException:
