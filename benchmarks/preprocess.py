@@ -24,7 +24,7 @@ from cardiac_attrivae.data.cases import find_cases
 from cardiac_attrivae.data.manifest import load_manifest
 from cardiac_attrivae.data.nifti import quiet_nibabel
 from cardiac_attrivae.data.preprocess import preprocess
-from cardiac_attrivae.data.transforms import SLICES, Recipe
+from cardiac_attrivae.data.recipe import SLICES, Recipe
 from cardiac_attrivae.schema import CaseRecord
 
 

@@ -31,9 +31,10 @@ from ..schema import SYNTHETIC, CaseRecord, DataError, Keys
 from .cases import Cases, Skipped, drop_duplicates, find_cases
 from .manifest import Manifest, load_manifest
 from .pseudonyms import fixed_reason, pseudonymised
+from .recipe import Recipe
 from .store import SPACING, STORE, is_store
 from .store_writer import FACTS, assemble, case_file, save_case
-from .transforms import Recipe, preprocessing
+from .transforms import preprocessing
 
 UNFINISHED = ("*/case-*.npy", "store/*")
 """Patterns of the files in ``.NAME.partial``, which holds finished cases until all are done."""

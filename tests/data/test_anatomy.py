@@ -15,7 +15,8 @@ from cardiac_attrivae.data.images import laid_on, read_image
 from cardiac_attrivae.data.manifest import load_manifest, parse_manifest
 from cardiac_attrivae.data.nifti import Volume, read_mask
 from cardiac_attrivae.data.preprocess import preprocess
-from cardiac_attrivae.data.transforms import Recipe, ToCanonicalLabelsd
+from cardiac_attrivae.data.recipe import Recipe
+from cardiac_attrivae.data.transforms import ToCanonicalLabelsd
 from cardiac_attrivae.schema import DataError, Keys
 
 MANIFEST = parse_manifest(OWN, "own")
