@@ -28,13 +28,15 @@ from joblib import Parallel, delayed
 from cardiac_attrivae.attributes import AREAS
 from cardiac_attrivae.data.store import SliceDataset
 from cardiac_attrivae.evaluation.aiming import aimed
-from cardiac_attrivae.evaluation.control import control_scores, measure_control
-from cardiac_attrivae.evaluation.score import evaluate
+from cardiac_attrivae.evaluation.control import measure_control
+from cardiac_attrivae.evaluation.passes import codes_of
 from cardiac_attrivae.metrics.calibration import Calibration
+from cardiac_attrivae.metrics.control import control_scores
 from cardiac_attrivae.metrics.images import dice
 from cardiac_attrivae.runtime.device import find_device
 from cardiac_attrivae.schema import STRUCTURES
-from cardiac_attrivae.segmentation.judge import Segmenter, areas, train_segmenter
+from cardiac_attrivae.segmentation.judge import Segmenter, areas, scored
+from cardiac_attrivae.segmentation.judge_training import train_network
 from cardiac_attrivae.training.run import Run, decode, load_run, reconstruct
 
 FOLDS, REQUESTS = 5, 30
@@ -47,7 +49,10 @@ def measure_fold(data: Path, folders: tuple[Path, ...], fold: int) -> dict[str, 
     train, unseen = (dataset.take(np.flatnonzero(rows)) for rows in (~left_out, left_out))
     names = train.cases["case"].unique()
     segmenter, aim, judge = (
-        train_segmenter(train.take(np.flatnonzero(train.cases["case"].isin(part))), unseen)
+        scored(
+            train_network(train.take(train.cases["case"].isin(part).to_numpy().nonzero()[0])),
+            unseen.basal(),
+        )
         for part in (names, names[::2], names[1::2])
     )
     known, target = train.basal(), unseen.basal()
@@ -59,8 +64,8 @@ def measure_fold(data: Path, folders: tuple[Path, ...], fold: int) -> dict[str, 
             run = load_run(file.parent)
             names = run.pipeline.attributes
             about = {"method": run.pipeline.method, "seed": run.about["seed"], "fold": fold}
-            calibration = Calibration.fit(evaluate(run, known, names, cpu).table)
-            table = evaluate(run, target, names, cpu).table
+            calibration = Calibration.fit(codes_of(run, known, names, cpu))
+            table = codes_of(run, target, names, cpu)
             pixel = target.pixel_cm2
             found = {
                 "control": measure_control(
