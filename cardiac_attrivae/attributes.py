@@ -133,6 +133,26 @@ AREAS = tuple(_area(structure).name for structure in HEART)
 """The areas of all structures in a slice, in the order of `HEART`."""
 
 
+def label_of(name: str) -> str:
+    """Returns the label of an attribute; another name as it is.
+
+    Example:
+        >>> [label_of(name) for name in ("MEDA", "stiffness")]
+        ['Myocardial area at ED', 'stiffness']
+    """
+    return ATTRIBUTES[name].label if name in ATTRIBUTES else name
+
+
+def spelled(names: Iterable[str]) -> str:
+    """Explains names that stand in a table.
+
+    Example:
+        >>> spelled(["LVEDA", "RVEDV"])
+        'LVEDA is LV area at ED, RVEDV is RV volume at ED'
+    """
+    return ", ".join(f"{name} is {label_of(name)}" for name in names if name in ATTRIBUTES)
+
+
 def is_area(name: str) -> bool:
     """Tells whether a slice shows an attribute completely, as the area of its structure.
 

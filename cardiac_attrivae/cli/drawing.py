@@ -36,7 +36,7 @@ def generate(
 ) -> None:
     """Draw a heart with requested values, and measure it."""
     values = dict(_assignment(text) for text in request)
-    from ..attributes import check_names
+    from ..attributes import check_names, label_of
 
     check_names(values)
     _check_inputs(run, store, case)
@@ -46,11 +46,11 @@ def generate(
     for warning in warnings:
         warn(warning)
     for row in table.to_dict("records"):
-        asked, unit = row["requested"], row["unit"]
+        name, asked, unit = row["attribute"], row["requested"], row["unit"]
         wanted = "" if math.isnan(asked) else f"requested {asked:g} {unit}, "
         missed = "not reached: " if row["reached"] is False else ""
         found = f"{missed}measured {row['structure']} {row['measured_cm2']:.1f} cm2"
-        say(f"{row['attribute']}: {wanted}{found}")
+        say(f"{label_of(name)} ({name}): {wanted}{found}")
     say(f"Slice, labels and picture are in {output}; look at {output / 'slice.png'}")
     suggest("traverse", "--model", run, "--output", "turned")
 
@@ -71,10 +71,12 @@ def generate(
 def traverse(run: Path, case: str | None, output: Path, store: Path | None, **given: Any) -> None:
     """Turn each attribute of a heart, and measure it."""
     _check_inputs(run, store, case)
+    from ..attributes import spelled
     from ..evaluation.generation import traverse as draw
 
     table = draw(run, output, store=store, case=case, tell=tell, **given)
     say(table.to_string(index=False, float_format="{:.1f}".format))
+    say(f"{spelled(dict.fromkeys(table['attribute']))}.")
     say(f"Grid, animation and stacks are in {output}; look at {output / 'traversal.png'}")
     suggest("explore", "--model", run, "--output", "explorer", "--serve")
 

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ..attributes import label_of
 from ..report.slices import traversal_gif
 from ..report.style import SYMBOLS
 from ..runtime.files import atomic_file, write
@@ -100,7 +101,7 @@ def traverse(
             ]
             for values, unit in zip(asked, turned.units, strict=True)
         ]
-        traversal_gif(smooth.numpy(), names, output / "traversal.gif", captions)
+        traversal_gif(smooth.numpy(), [*map(label_of, names)], output / "traversal.gif", captions)
         for name, slices in zip(names, turned.slices, strict=True):
             save_nifti(slices, output / f"{name}.nii.gz", studio.store.info["recipe"]["spacing"])
         write(output / "traversal.csv", turned.table.to_csv(index=False))

@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from ..attributes import ATTRIBUTES, is_area
+from ..attributes import ATTRIBUTES, is_area, label_of
 from ..schema import HEART
 from .published import dataset_label, method_label
-from .style import SYMBOLS, Look, legend, looks, plain, save
+from .style import SYMBOLS, Look, fitted, legend, looks, plain, save
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -209,7 +209,7 @@ def control(table: pd.DataFrame, path: str | Path, units: Mapping[str, str]) -> 
             plain(axis)
             axis.tick_params(labelsize=8)
     for axis, name in zip(axes[-1], attributes, strict=True):
-        axis.set_xlabel(f"{_spelled(name)}\n{_with_unit('requested', units[name])}", fontsize=8)
+        axis.set_xlabel(f"{label_of(name)}\n{_with_unit('requested', units[name])}", fontsize=8)
     for axis, structure in zip(axes[:, 0], structures, strict=True):
         axis.set_ylabel(f"{structure} measured (cm²)", fontsize=8)
     more: list[Patch | Line2D] = [Patch(color="0.85", label="10th to 90th centile")]
@@ -298,7 +298,7 @@ def scatter(
             ends = np.array([x.min(), x.max()])
             axis.plot(ends, np.polyval(np.polyfit(x, y, 1), ends), color=FIT, lw=1.8)
         axis.set_xlabel(f"dimension {dimensions[i]}")
-        axis.set_ylabel(_with_unit(_spelled(names[i]), units[i]))
+        axis.set_ylabel(_with_unit(label_of(names[i]), units[i]))
         axis.set_title(names[i] if scores is None else f"{names[i]}, R² {scores[i]:.2f}", size=10)
         axis.spines[["top", "right"]].set_visible(False)
     if groups is not None:
@@ -335,7 +335,7 @@ def correlations(
     order = [*first, *others]
     order, rest = order[:MOST_DIMENSIONS], order[MOST_DIMENSIONS:]
 
-    figure = Figure((0.8 * len(names) + 1.7, 0.2 * len(order) + 0.9), layout="constrained")
+    figure = Figure((0.8 * len(names) + 1.7, 0.2 * len(order) + 1.1), layout="constrained")
     axis = figure.subplots()
     shown = axis.imshow(matrix[order], cmap="magma_r", vmin=0, vmax=1, aspect="auto")
     for (y, x), value in np.ndenumerate(matrix[order]):
@@ -349,7 +349,8 @@ def correlations(
             axis.add_patch(
                 Rectangle(corner, 1, 1, fill=False, edgecolor=FRAME, lw=2, clip_on=False)
             )
-    axis.set_xticks(range(len(names)), names, fontsize=8)
+    heads = [fitted(label_of(name), 0.75, 7, lines=3) for name in names]
+    axis.set_xticks(range(len(names)), heads, fontsize=7)
     axis.set_yticks(range(len(order)), order, fontsize=7)
     axis.tick_params(length=0, top=True, bottom=False, labeltop=True, labelbottom=False)
     axis.set_ylabel("latent dimension", fontsize=8)
@@ -377,10 +378,6 @@ def _checked(table: pd.DataFrame, columns: Sequence[str], *finite: str) -> pd.Da
     if not len(table):
         raise ValueError(f"nothing to draw: no row has a finite {' and '.join(finite)}")
     return table
-
-
-def _spelled(name: str) -> str:
-    return ATTRIBUTES[name].label if name in ATTRIBUTES else name
 
 
 def _with_unit(name: str, unit: str) -> str:

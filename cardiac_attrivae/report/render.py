@@ -6,7 +6,7 @@ import re
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ..attributes import ATTRIBUTES
+from ..attributes import ATTRIBUTES, label_of
 from ..metrics.catalogue import label
 from ..metrics.metric import find
 from .published import dataset_label, method_label
@@ -59,7 +59,7 @@ def render(template: str, package: str = "cardiac_attrivae.report", **values: ob
     environment.filters |= {
         "tex": escape_tex, "typeset": _typeset, "number": number, "method": method_label,
         "dataset": dataset_label, "label": label, "text": text, "spread": spread_of,
-        "spelled": lambda name: ATTRIBUTES[name].label if name in ATTRIBUTES else "",
+        "spelled": lambda name: label_of(name) if name in ATTRIBUTES else "",
         "interval": interval_of, "above_chance": above_chance, "meaning": lambda m: find(m).meaning,
     }  # fmt: skip
     return environment.get_template(template).render(**values)

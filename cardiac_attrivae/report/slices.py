@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image, ImageDraw
 
-from ..attributes import ATTRIBUTES
+from ..attributes import ATTRIBUTES, label_of
 from ..runtime.files import atomic_file
 from ..schema import HEART, Structure
 from .published import method_label
@@ -155,8 +155,7 @@ def traversals(
         if areas is not None:
             _print_areas(axis, _structure(names[i]), areas[i][j])
     for axis, name, dimension in zip(axes[:, 0], names, dimensions, strict=True):
-        label = ATTRIBUTES[name].label if name in ATTRIBUTES else name
-        axis.set_ylabel(f"{label}\n{name}, dimension {dimension}", fontsize=7)
+        axis.set_ylabel(f"{label_of(name)}\n{name}, dimension {dimension}", fontsize=7)
     if original is not None:
         place = axes[0, 0].get_position()
         axis = figure.add_axes(
@@ -207,7 +206,10 @@ def requested_slice(
             f"original {original.shape}; images, labels and areas {shapes} do not fit; "
             "expected (H, W), then two of (H, W), of (H, W) and of (3,)"
         )
-    asked = [f"{name} {_number(value, ATTRIBUTES[name].unit)}" for name, value in request.items()]
+    asked = [
+        f"{fitted(label_of(name), SIDE, 8)}\n{_number(value, ATTRIBUTES[name].unit)}"
+        for name, value in request.items()
+    ]
     structures = [ATTRIBUTES[name].structure for name in request]
     for k, name in enumerate(request):
         if name in missed:

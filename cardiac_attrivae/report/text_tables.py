@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Collection, Sequence
 
 import pandas as pd
 
+from ..attributes import spelled
 from ..metrics.catalogue import EVERY, headlines, label, names_in
 from ..metrics.metric import FIXED, Section
 from ..metrics.patients import LEAST
@@ -66,6 +68,8 @@ def markdown(
     ]
     if few:
         parts.append(f"Too few patients for scores, which need {LEAST}: {', '.join(few)}.")
+    explained = spelled(dict.fromkeys(metrics["attribute"]))
+    parts += [textwrap.fill(f"{explained}.", 100)] if explained else []
     return "\n\n".join([*parts, NOTES])
 
 

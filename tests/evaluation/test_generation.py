@@ -163,19 +163,20 @@ def test_the_commands_print_what_was_measured(run, tmp_path):
     words = ("--model", run, "--output", tmp_path / "g", "--device", "cpu")
     done = call("generate", *words, "--set", "LVEDA=200", "--set", "RVEDA=20")
     assert done.exit_code == 0, done.output
-    assert "LVEDA: requested 200 cm2, not reached: measured LV" in done.stdout
+    assert "LV area at ED (LVEDA): requested 200 cm2, not reached: measured LV" in done.stdout
     assert "LVEDA 200 is outside of what was seen in training" in done.stderr
     assert "LVEDA 200 cm2 was not reached: " in done.stderr
     measured = pd.read_csv(tmp_path / "g" / "measured.csv").set_index("attribute")
     assert str(measured.loc["LVEDA", "reached"]) == "False"
     assert pd.isna(measured.loc["MEDA", "reached"])  # nothing was requested of it
-    assert "MEDA: measured MYO" in done.stdout
+    assert "Myocardial area at ED (MEDA): measured MYO" in done.stdout
     wrong = call("generate", *words, "--set", "LVEDA=big")
     assert wrong.exit_code == 2
     assert "expected ATTRIBUTE=NUMBER" in wrong.stderr
     turned = call("traverse", "--model", run, "--output", tmp_path / "t", "--steps", 3)
     assert turned.exit_code == 0, turned.output
-    assert len([line for line in turned.stdout.splitlines() if "RVEDA" in line]) == 3
+    assert len([line for line in turned.stdout.splitlines() if "  RVEDA" in line]) == 3
+    assert "MEDA is Myocardial area at ED" in turned.stdout
 
 
 @pytest.mark.parametrize("value", [-5.0, 0.0, float("nan"), float("inf"), 300.0])

@@ -276,6 +276,8 @@ def test_correlations_put_trained_dimensions_first_and_say_what_is_left_out(draw
     assert len(rows) == charts.MOST_DIMENSIONS
     assert np.allclose(axis.get_images()[0].get_array(), abs(matrix[rows]))
     assert axis.get_xlabel() == "and 8 more, all at most 0.18"
+    heads = [" ".join(label.get_text().split()) for label in axis.get_xticklabels()]
+    assert heads == ["LV area at ED", "Myocardial area at ED"]
     (frame,) = axis.patches
     assert (frame.get_x(), frame.get_y()) == (-0.5, -0.5)
     assert [text for text in words(drawn[0]) if text == "0.90"] == ["0.90"]

@@ -500,6 +500,7 @@ def test_table_md_fits_a_page(tmp_path, seeds, sure):
     text = markdown(pd.read_csv(tmp_path / "x" / "metrics.csv"))
     assert max(map(len, text.splitlines())) <= 100
     assert text.count("## ") == 5
+    assert "LVEDA is LV area at ED" in text
     cell = r"\| \.\d\d \[\.\d\d, 1?\.\d\d\] " if sure and seeds == 1 else r"\| \.\d\d \+- \.\d\d "
     assert bool(re.search(cell, text)) == (seeds > 1 or sure)
 

@@ -244,7 +244,7 @@ def request(path="r.png", **change):
 def test_a_requested_slice_stands_beside_what_it_was(drawn):
     request(title="patient001")
     axes = drawn[0].axes[:4]
-    heads = ["patient001", "as drawn", "MEDA 5.0 cm²", "absolute difference"]
+    heads = ["patient001", "as drawn", "Myocardial area at\nED\n5.0 cm²", "absolute difference"]
     assert [axis.get_title() for axis in axes] == heads
     assert [axis.get_xlabel() for axis in axes] == ["", "MYO 2.0 cm²", "MYO 5.0 cm²", ""]
     assert np.allclose(shown(drawn[0])[3].get_array(), 0.2)
@@ -253,7 +253,7 @@ def test_a_requested_slice_stands_beside_what_it_was(drawn):
 def test_several_requests_favour_no_structure(tmp_path, drawn):
     request(request={"RVEDA": 6, "LVEDV": 120})
     axis = drawn[0].axes[2]
-    assert axis.get_title() == "RVEDA 6.0 cm²\nLVEDV 120.0 mL"
+    assert axis.get_title() == "RV area at ED\n6.0 cm²\nLV volume at ED\n120.0 mL"
     assert axis.get_xlabel() == "LV 4.0 cm²"
     assert axis.xaxis.label.get_fontweight() == "normal"
 
