@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-from joblib import Parallel, delayed
 
 from .data.manifest import load_manifest
 from .data.phantom import write_phantoms
@@ -16,6 +15,7 @@ from .data.store import SliceDataset
 from .evaluation.cross_domain import cross_domain_eval
 from .report.page import write_report
 from .runtime.folders import is_empty, locked
+from .runtime.pool import Failure, processes, run_each
 from .schema import DataError
 from .segmentation.judge import Training
 from .training.config import load_pipeline
@@ -94,10 +94,11 @@ def run_demo(
         runs = {name: output / "runs" / f"{name}_{HOME}" for name in MODELS}
 
         announce(1)
-        write = delayed(write_phantoms)
-        pool = Parallel(n_jobs=len(names), return_as="generator")
-        written = pool(write(name, images[name], cases, cine=False) for name in names)
-        list(progress("phantoms")(written, len(names)))
+        with processes(len(names)) as pool:
+            drawn = run_each(pool, partial(_draw, cases), images.items())
+            for (name, _), result in progress("phantoms")(drawn, len(names)):
+                if isinstance(result, Failure):
+                    raise DataError(f"the phantoms of {name} were not written: {result.value}")
 
         announce(2)
         for name in names:
@@ -119,4 +120,8 @@ def run_demo(
         )  # fmt: skip
 
         announce(5)
-        return write_report([output / "evaluation"], output / "report")
+        return write_report(output / "evaluation", output / "report")
+
+
+def _draw(cases: int, named: tuple[str, Path]) -> None:
+    write_phantoms(*named, cases, cine=False)

@@ -240,6 +240,12 @@ def test_the_pages_name_all_there_is():
     assert pages == written | {"changelog.md"}
 
 
+@pytest.mark.parametrize("page", [*PAGES, "cardiac_attrivae/export/templates/bundle_card.md"])
+def test_nothing_is_installed_from_an_index_that_does_not_have_it_yet(page):
+    text = (CHECKOUT / page).read_text(encoding="utf-8")
+    assert not re.search(r"pip install[^`\n&]*cardiac-attrivae", text)
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_to_files_and_headings(page):
     text = re.sub(r"```.*?```", "", (CHECKOUT / page).read_text(encoding="utf-8"), flags=re.S)

@@ -57,6 +57,19 @@ def test_imports_run_downwards(file):
     assert not upwards, f"{own} imports {upwards}, which stand on its own floor or above"
 
 
+def test_only_the_pool_starts_processes():
+    """Its workers end with their parent; those of joblib's Parallel outlive one that is killed."""
+    starters = {"joblib", "multiprocessing", "concurrent.futures.process"}
+    found = {
+        file.relative_to(PACKAGE).as_posix()
+        for file in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom)
+        and any(f"{node.module}.".startswith(f"{name}.") for name in starters)
+    }
+    assert found == {"runtime/pool.py"}
+
+
 @pytest.mark.parametrize("folder", ["metrics", "report"])
 def test_scores_and_reports_need_no_torch(folder):
     files = (PACKAGE / folder).glob("*.py")

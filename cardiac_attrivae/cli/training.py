@@ -88,8 +88,9 @@ def verify(run: Path, store: Path | None) -> None:
     """Check whether a run is unchanged since training.
 
     The files of RUN, its store and the store's segmenters are compared with what the model recorded
-    of them. Ends with 1 if one of them differs or cannot be compared; other versions and a change
-    of device or threads are listed and do not count.
+    of them. Ends with 1 if one of them differs, and with 3 if none does but some could not be
+    compared, as in a run of an older version. Other versions of libraries and a change of device
+    or threads are listed and do not count.
     """
     from ..training.verify import NOT_COVERED, verify_run
 
@@ -98,8 +99,15 @@ def verify(run: Path, store: Path | None) -> None:
         label = {True: "holds", False: "DIFFERS", None: "unknown"}[holds]
         say(row(f"{what:<15}{label:<9}", text))
     say(row(f"{'not covered':<24}", NOT_COVERED))
-    if not all(finding.holds for finding in findings):
+    states = {finding.holds for finding in findings}
+    if False in states:
         sys.exit(1)
+    if None in states:
+        tell(
+            "Nothing differs. What is unknown is missing, or was not recorded by the version that "
+            "wrote the run"
+        )
+        sys.exit(3)
 
 
 @click.command()

@@ -8,8 +8,9 @@ is given one more model, goes on from there, and two parts can never share a fol
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -17,12 +18,12 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
 
 from ..attributes import AREAS
 from ..data.store import SliceDataset
 from ..runtime.device import find_device
 from ..runtime.files import atomic_file, atomic_folder, write
+from ..runtime.pool import Failure, processes, run_each
 from ..runtime.provenance import versions
 from ..runtime.weights import weights_digest
 from ..schema import DataError, LatentTable
@@ -196,6 +197,9 @@ class Part:
 class Job(Protocol):
     """Something that is computed on its own and kept in a folder."""
 
+    @property
+    def folder(self) -> Path: ...
+
     def compute(self) -> None: ...
 
 
@@ -207,16 +211,22 @@ def compute(parts: Sequence[Part], others: Sequence[Job], workers: int, progress
         others: More jobs.
         workers: Processes.
         progress: Wraps the finished jobs and their number.
+
+    Raises:
+        DataError: If the worker of a job was killed twice.
     """
     known = {part.known.folder: part.known for part in parts if part.known is not None}
-    pool = Parallel(n_jobs=workers, return_as="generator")
+    with processes(workers) as pool:
+        done = itertools.chain(
+            run_each(pool, _compute, known.values()), run_each(pool, _compute, (*parts, *others))
+        )
+        for job, result in progress(done, len(known) + len(parts) + len(others)):
+            if isinstance(result, Failure):
+                raise DataError(f"{job.folder.name}: {result.value}; try fewer --workers")
 
-    def steps() -> Iterator[None]:
-        yield from pool(delayed(codes.compute)() for codes in known.values())
-        yield from pool(delayed(job.compute)() for job in (*parts, *others))
 
-    for _ in progress(steps(), len(known) + len(parts) + len(others)):
-        pass
+def _compute(job: Job) -> None:
+    job.compute()
 
 
 def fingerprint(kind: str, facts: Sequence[Any]) -> str:

@@ -25,7 +25,7 @@ from ..report.slices import requested_slice, traversals
 from ..report.style import picture
 from ..runtime.device import find_device
 from ..schema import HEART, STRUCTURES, DataError, LatentTable
-from ..segmentation.judge import Segmenter, areas, cache_of, segmenters_for
+from ..segmentation.judge import HALVES, Segmenter, areas, cache_of, segmenters_for
 from ..training.run import Run, decode, encode, load_run
 from .aiming import aimed, check_request
 from .control import segmented, traversed
@@ -100,9 +100,11 @@ class Studio:
 
     @cached_property
     def segmenters(self) -> list[Segmenter]:
-        """Two segmenters of other patients each; missing ones are trained, minutes on a CPU."""
+        """Two segmenters, each of other patients; what a store lacks is trained, for minutes."""
         cache = cache_of(self.store, self.run.folder)
-        return segmenters_for(self.store, cache, (0, 1), device=self.device, tell=self.tell)
+        return segmenters_for(
+            self.store, cache, (0, 1), also=HALVES, device=self.device, tell=self.tell
+        )
 
     @property
     def aim(self) -> Segmenter:

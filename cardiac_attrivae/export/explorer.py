@@ -27,7 +27,7 @@ from ..runtime.files import atomic_folder, read_json, write
 from ..runtime.folders import is_empty
 from ..runtime.outputs import check_own
 from ..schema import HEART, DataError, LatentTable, Structure
-from ..segmentation.judge import Progress, Segmenter, areas, bar, cache_of, segmenters_for
+from ..segmentation.judge import HALVES, Progress, Segmenter, areas, bar, cache_of, segmenters_for
 from ..training.run import Run, encode
 from .formats import Part, examples, write_module
 
@@ -88,7 +88,9 @@ def explore(
     model, slices, known = open_trained(run, store, device)
     where = find_device(device)
     cache = cache_of(slices, model.folder)
-    (segmenter,) = segmenters_for(slices, cache, device=where, tell=tell, progress=progress)
+    (segmenter,) = segmenters_for(
+        slices, cache, also=HALVES, device=where, tell=tell, progress=progress
+    )
     return write_explorer(output, model, slices.basal(), known, segmenter)
 
 

@@ -53,14 +53,18 @@ class Finding(NamedTuple):
 
 
 def write_report(
-    evaluations: Sequence[Path], output: Path, *, title: str = "Attributes of the heart in a code"
+    evaluations: Sequence[str | Path] | str | Path,
+    output: str | Path,
+    *,
+    title: str = "Attributes of the heart in a code",
 ) -> Path:
     """Writes index.html, table.md, table.tex and scores.csv.
 
     The page is one file that needs nothing else: pictures are inside, no script, no network.
 
     Args:
-        evaluations: Folders that ``cross-domain-eval`` wrote; what two of them share counts once.
+        evaluations: One folder that ``cross-domain-eval`` wrote, or several; what two of them share
+            counts once.
         output: Folder to write into.
         title: Title of the page.
 
@@ -70,7 +74,8 @@ def write_report(
     Raises:
         DataError: As `read_evaluations`.
     """
-    found = read_evaluations(evaluations)
+    given = [evaluations] if isinstance(evaluations, (str, Path)) else evaluations
+    found = read_evaluations([Path(folder) for folder in given])
     scores = summarise(found.metrics, found.spread)
     findings = _findings(scores, found.comparisons)
     lead, pictures = _lead(found.pictures, findings)

@@ -31,6 +31,9 @@ from .judge_training import AUGMENTATION, Progress, Training, bar, build, train_
 FORMAT = 1
 """Format of the cached file; counted up when the network or its training changes."""
 
+HALVES = (None, 0, 1)
+"""All segmenters of a store: of all training patients, and of every second one, see below."""
+
 UNSEEN = 5
 """Patients of val and test that are enough to score on."""
 
@@ -87,6 +90,7 @@ def segmenters_for(
     cache: Path,
     halves: Sequence[int | None] = (None,),
     *,
+    also: Sequence[int | None] = (),
     device: torch.device | str = "cpu",
     seed: int = 0,
     training: Training | None = None,
@@ -105,6 +109,7 @@ def segmenters_for(
         halves: One segmenter for each entry: None trains on all training patients, 0 and 1 on
             every second one. The patients of the two halves differ, so that one segmenter can
             measure what the other one aimed at.
+        also: Segmenters that later calls will need: trained now too, if there are enough patients.
         device: Where to train and to segment.
         seed: Seed of weights, order and augmentation.
         training: How to train; None is `Training()`.
@@ -115,29 +120,36 @@ def segmenters_for(
         DataError: If the store has too few patients to train on.
     """
     training = training or Training()
-    files = [_file(store, cache, half, seed, training) for half in halves]
-    ready = {file: found for file in files if (found := _read(file, device))}
-    missing = {
-        file: patients_of(store, seed, half)
-        for file, half in zip(files, halves, strict=True)
-        if file not in ready
-    }
+    files = {half: _file(store, cache, half, seed, training) for half in (*halves, *also)}
+    ready = {file: found for file in files.values() if (found := _read(file, device))}
+    missing = {}
+    for half, file in files.items():
+        if file not in ready:
+            try:
+                missing[file] = patients_of(store, seed, half)
+            except DataError:
+                if half in halves:
+                    raise
     if missing:
         many = "a segmenter" if len(missing) == 1 else f"{len(missing)} segmenters"
         tell(
-            f"training {many} of {store.name}, once, to measure drawn hearts: about "
-            f"{2 * len(missing)} minutes on a CPU. If it is interrupted, the next call goes on"
+            f"training {many} of {store.name}, once for all commands, to measure drawn hearts: "
+            f"about {2 * len(missing)} minutes on a CPU. If it is interrupted, the next call "
+            "goes on"
         )
+    total = len(missing) * training.steps
+    steps = iter(progress(range(total), total) if total else ())  # one bar for all
     for file, (train, unseen) in missing.items():
         checkpoint = file.with_suffix(".checkpoint")
         network = train_network(
             train, seed=seed, device=device, training=training, checkpoint=checkpoint,
-            progress=progress,
+            progress=lambda batches, _: (b for b, _ in zip(batches, steps, strict=False)),
         )  # fmt: skip
         ready[file] = scored(network, unseen.basal())
         _write(ready[file], file)
         checkpoint.unlink(missing_ok=True)
-    return [ready[file] for file in files]
+    next(steps, None)  # a bar closes when it is asked for more
+    return [ready[files[half]] for half in halves]
 
 
 def _file(

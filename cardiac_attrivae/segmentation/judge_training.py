@@ -43,7 +43,7 @@ Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 
 def bar(batches: Iterable[Any], total: int) -> Iterable[Any]:
     """Shows a progress bar on a terminal, with the time left, and nothing elsewhere."""
-    return tqdm(batches, "segmenter", total, leave=False, disable=None)
+    return tqdm(batches, "segmenters", total, leave=False, disable=None)
 
 
 class Stateful(Protocol):

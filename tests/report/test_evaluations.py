@@ -65,7 +65,7 @@ def test_a_link_among_unlisted_pictures_is_refused(evaluation, tmp_path):
 
 def test_an_evaluation_reached_by_a_link_is_read(evaluation, tmp_path):
     (tmp_path / "link").symlink_to(evaluation)
-    assert write_report([tmp_path / "link"], tmp_path / "report").is_file()
+    assert write_report(str(tmp_path / "link"), str(tmp_path / "report")).is_file()
 
 
 def test_what_is_no_picture_is_refused(evaluation, tmp_path):

@@ -14,6 +14,7 @@ from cardiac_attrivae.data.store import SliceDataset
 from cardiac_attrivae.schema import DataError
 from cardiac_attrivae.segmentation import judge, judge_training
 from cardiac_attrivae.segmentation.judge import (
+    HALVES,
     Training,
     areas,
     dice,
@@ -205,10 +206,37 @@ def test_all_that_are_missing_are_announced_at_once_and_shown(drawn_slices, tmp_
     first, second = segmenters_for(drawn_slices, tmp_path, (0, 1), **options)
     assert len(told) == 1
     assert "training 2 segmenters of drawn" in told[0]
-    assert shown == [SHORT.steps] * 2
+    assert shown == [2 * SHORT.steps]
     assert not torch.equal(weights(first.network), weights(second.network))
     segmenters_for(drawn_slices, tmp_path, (1, 0), **options)
-    assert len(told) == 1
+    assert len(told) == len(shown) == 1
+
+
+def test_one_preparation_serves_every_later_call(drawn_slices, tmp_path, monkeypatch):
+    told = []
+    segmenters_for(drawn_slices, tmp_path, also=HALVES, training=SHORT, tell=told.append)
+    assert "training 3 segmenters of drawn" in told[0]
+    monkeypatch.setattr(judge, "train_network", None)  # a second training would fail
+    for half in HALVES:
+        segmenters_for(drawn_slices, tmp_path, (half,), also=HALVES, training=SHORT)
+
+
+def test_an_interrupted_preparation_keeps_what_is_finished(drawn_slices, tmp_path, often_kept):
+    options = {"training": SHORT, "also": HALVES}
+    with pytest.raises(KeyboardInterrupt):
+        segmenters_for(drawn_slices, tmp_path, progress=interrupted_after(7), **options)
+    assert sorted(file.suffix for file in tmp_path.iterdir()) == [".checkpoint", ".safetensors"]
+    told = []
+    segmenters_for(drawn_slices, tmp_path, tell=told.append, **options)
+    assert "training 2 segmenters of drawn" in told[0]
+    assert [file.suffix for file in tmp_path.iterdir()] == [".safetensors"] * 3
+
+
+def test_only_what_was_asked_for_must_have_enough_patients(drawn_slices, tmp_path):
+    store = drawn_slices.take(range(6))  # three patients: a half has one
+    segmenters_for(store, tmp_path, also=HALVES, training=SHORT)
+    with pytest.raises(DataError, match="needs at least 3"):
+        segmenters_for(store, tmp_path, (0,), also=HALVES, training=SHORT)
 
 
 def test_a_training_shows_a_bar_on_a_terminal_and_nothing_elsewhere(drawn_slices, monkeypatch):
@@ -219,7 +247,7 @@ def test_a_training_shows_a_bar_on_a_terminal_and_nothing_elsewhere(drawn_slices
     for output, shown in ((Terminal(), True), (io.StringIO(), False)):
         monkeypatch.setattr(sys, "stderr", output)
         train_network(drawn_slices, training=SHORT)
-        assert ("segmenter:" in output.getvalue()) is shown
+        assert ("segmenters:" in output.getvalue()) is shown
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "without what is known", "another network"])

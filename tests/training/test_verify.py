@@ -323,7 +323,7 @@ def test_every_run_records_versions_configuration_data_and_seed(made):
     assert {"cardiac-attrivae", "python", "torch", "numpy", "monai"} <= summary["versions"].keys()
 
 
-def test_the_command_ends_with_0_only_if_all_holds_and_its_lines_are_whole_in_a_pipe(run):
+def test_the_command_ends_with_0_if_all_holds_1_if_something_differs_and_3_if_that_is_unknown(run):
     def call(*words):
         return CliRunner().invoke(main, ["verify", *map(str, words)])
 
@@ -338,7 +338,11 @@ def test_the_command_ends_with_0_only_if_all_holds_and_its_lines_are_whole_in_a_
     assert (changed.exit_code, changed.output.count("\n")) == (1, len(WHAT) + 1)
     assert changed.output.splitlines()[5].split()[:2] == ["data", "DIFFERS"]
     (run.parent / "store").rename(run.parent / "x")
-    assert call(run).exit_code == 1
+    unknown = call(run)
+    assert unknown.exit_code == 3
+    assert unknown.stderr.startswith("Nothing differs. What is unknown ")
+    (run / "config.yaml").write_text("seed: 5\n")
+    assert call(run).exit_code == 1  # a difference counts, whatever else is unknown
     assert call(run.parent / "nowhere").exit_code == 2
     none = call(run.parent)
     assert (none.exit_code, none.stderr.splitlines()[0][:6]) == (2, "Error:")
