@@ -1,0 +1,121 @@
+"""What a heart looks like: cleans predicted labels, and says in words where they are no heart."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+from ..data.anatomy import border_share
+from ..schema import HEART, STRUCTURES, Structure
+
+LEAST_PIXELS = 10
+"""Pixels of a structure in a slice below which its shape says nothing."""
+OPEN = 0.8
+"""Share of the LV's border that is wall, below which a slice counts as open."""
+RISE = 1.3
+"""Ratio by which an area may exceed that of the next slice towards the base."""
+
+_IN_PLANE = ndimage.generate_binary_structure(3, 1)
+_IN_PLANE[:, :, [0, 2]] = False
+
+
+def cleaned(labels: np.ndarray) -> np.ndarray:
+    """Keeps one heart of predicted labels, without holes, its RV in one place.
+
+    Args:
+        labels: Canonical labels, (X, Y, Z).
+
+    Returns:
+        Labels, (X, Y, Z) uint8.
+
+    Example:
+        >>> labels = np.zeros((9, 9, 1), np.uint8)
+        >>> labels[1:6, 1:6], labels[2:5, 2:5], labels[8, 8] = Structure.MYO, Structure.LV, 3
+        >>> labels[3, 3] = 0  # a hole in the cavity, and a speck far away
+        >>> kept = cleaned(labels)
+        >>> int(kept[3, 3, 0]), int(kept[8, 8, 0])
+        (1, 0)
+    """
+    heart = _largest(labels > 0)
+    left = _largest(heart & ((labels == Structure.LV) | (labels == Structure.MYO)))
+    right = _largest(heart & (labels == Structure.RV))
+    kept = np.where(left | right, labels, 0).astype(np.uint8)
+    for structure, region in ((Structure.LV, kept == Structure.LV), (Structure.MYO, left)):
+        for z in range(labels.shape[2]):
+            holes = ndimage.binary_fill_holes(region[..., z]) & (kept[..., z] == 0)
+            kept[holes, z] = structure
+    return kept
+
+
+def _largest(region: np.ndarray) -> np.ndarray:
+    """Keeps the largest part of a region, (X, Y, Z); parts of two slices touch where they overlap
+    or are neighbours, because a heart moves between breath-holds."""
+    wide = ndimage.binary_dilation(region, _IN_PLANE)
+    parts, count = ndimage.label(wide)
+    if count < 2:
+        return region
+    sizes = np.bincount(parts[region], minlength=count + 1)
+    sizes[0] = 0
+    return region & (parts == sizes.argmax())
+
+
+def border_faults(labels: np.ndarray) -> list[str]:
+    """Says in words what of a segmented heart contradicts its anatomy; empty if nothing does.
+
+    The wall must be closed around the LV, the RV must touch it, areas fall from base to apex, and
+    no slice of the heart lacks one.
+
+    Args:
+        labels: Canonical labels of one frame, (X, Y, Z).
+
+    Example:
+        >>> border_faults(np.zeros((8, 8, 2), np.uint8))
+        ['no heart was found']
+    """
+    areas = np.stack([(labels == structure).sum((0, 1)) for structure in HEART])
+    if not areas.any():
+        return ["no heart was found"]
+    faults = [
+        f"no {name} was found"
+        for name, area in zip(STRUCTURES, areas, strict=True)
+        if not area.any()
+    ]
+    lv, rv = areas[0], areas[2]
+    shown = [z for z in range(labels.shape[2]) if lv[z] > LEAST_PIXELS]
+    opened = [
+        z
+        for z in shown
+        if not border_share(labels[..., z : z + 1], Structure.LV, Structure.MYO) >= OPEN
+    ]
+    if len(opened) > 1:  # the most basal slice may cut the outflow tract
+        faults.append(f"the wall is open around the LV in {len(opened)} of {len(shown)} slices")
+    gaps = [z for z in range(min(shown), max(shown)) if lv[z] == 0] if shown else []
+    if gaps:
+        faults.append(f"{len(gaps)} slices within the heart show no LV")
+    apart = [z for z in range(labels.shape[2]) if rv[z] > LEAST_PIXELS and not areas[1][z]]
+    if len(apart) > 1:
+        faults.append(f"the RV stands alone in {len(apart)} slices")
+    if jumps(areas.sum(axis=0)):
+        faults.append("the area of the heart does not fall from base to apex")
+    edges = (labels[[0, -1]] > 0).any() or (labels[:, [0, -1]] > 0).any()
+    if edges:
+        faults.append("the heart is cut off by the border of the image")
+    return faults
+
+
+def jumps(areas: np.ndarray) -> bool:
+    """Tells whether areas rise again on the way from the base, their largest half, to the apex.
+
+    Args:
+        areas: Area of the heart in each slice in any unit, (Z,).
+
+    Example:
+        >>> jumps(np.array([90, 80, 50, 20])), jumps(np.array([90, 40, 80, 20]))
+        (False, True)
+    """
+    shown = areas[areas > 0].astype(float)
+    if len(shown) < 3:
+        return False
+    if shown[: len(shown) // 2].sum() < shown[-(len(shown) // 2) :].sum():
+        shown = shown[::-1]
+    return bool((shown[2:] > RISE * shown[1:-1]).any())

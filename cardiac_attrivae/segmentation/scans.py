@@ -1,0 +1,225 @@
+"""Outlines hearts in whole pictures: what a scan needs that has no mask.
+
+A slice is seen with its neighbours. A first look at the whole field finds the heart; a window about
+it is then looked at turned, mirrored and in the other order of slices, and the views are averaged.
+How far they agree says how far the result may be trusted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..data.grid import from_grid, grid_size, to_grid, windowed
+from ..models.scan_unet import ScanUNet, with_neighbours
+from ..runtime.weights import read_weights
+from ..schema import HEART, DataError, Structure
+from .plausible import border_faults, cleaned
+
+BATCH = 16
+"""Slices that pass through the network at a time."""
+
+DOUBTFUL = 0.8
+"""Predicted Dice below which a structure is reported."""
+
+
+class View(NamedTuple):
+    """One way to look at a stack: turned by quarters, mirrored, its slices in reverse order."""
+
+    quarters: int
+    mirrored: bool
+    reverse: bool
+
+
+VIEWS = tuple(View(k, bool(k % 2) ^ mirror, mirror) for mirror in (False, True) for k in range(4))
+"""All quarter turns, half of them mirrored, half of them in the other order."""
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A segmented frame, in the geometry of its scan.
+
+    Attributes:
+        labels: Canonical labels, (X, Y, Z) uint8.
+        predicted_dice: Structure -> Dice that an expert's mask is expected to have with it.
+        warnings: Why it should not be trusted, in words; empty if it may be.
+    """
+
+    labels: NDArray[np.uint8]
+    predicted_dice: dict[Structure, float]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ScanSegmenter:
+    """A network that outlines hearts in whole pictures, and how it is asked.
+
+    Attributes:
+        name: What masks that it makes are called after.
+        network: (N, context, H, W) to logits of background, LV, MYO, RV, (N, 4, H, W).
+        grid_mm: Side of a pixel that the network was trained on.
+        window: Pixels along a side of the window about the heart, a multiple of 16.
+        context: Slices that it sees at once.
+        views: Ways to look at a single frame.
+        dice_lines: Structure -> (intercept, slope) from the agreement of views to Dice.
+    """
+
+    name: str
+    network: Callable[[Tensor], Tensor]
+    grid_mm: float = 1.5
+    window: int = 128
+    context: int = 3
+    views: Sequence[View] = VIEWS
+    dice_lines: Mapping[Structure, tuple[float, float]] = field(default_factory=dict)
+
+    def segment(self, image: np.ndarray, spacing_mm: Sequence[float]) -> Segmentation:
+        """Outlines the heart in one frame.
+
+        Args:
+            image: Signal in any unit, (X, Y, Z), slices along Z.
+            spacing_mm: Spacing along X, Y and Z, (3,).
+
+        Raises:
+            DataError: If it is no stack of numbers.
+        """
+        slices = self._slices(image, spacing_mm)
+        return self._outlined(slices, image.shape, spacing_mm, self.centre(slices), self.views)
+
+    def centre(self, slices: Tensor) -> tuple[int, int]:
+        """Finds the pixel in the middle of the heart in slices on the grid, (Z, H, W)."""
+        fields = self._fields(slices, View(0, False, False))
+        heart = 1 - fields[:, 0]
+        weight = (heart * (heart > 0.5)).sum(0)
+        if not weight.any():
+            return slices.shape[1] // 2, slices.shape[2] // 2
+        smooth = torch.nn.functional.avg_pool2d(weight[None], 33, 1, 16)[0]
+        row, column = divmod(int(smooth.argmax()), smooth.shape[1])
+        near = torch.zeros_like(weight)
+        reach = self.window // 2
+        box = (
+            slice(max(0, row - reach), row + reach),
+            slice(max(0, column - reach), column + reach),
+        )
+        near[box] = weight[box]
+        rows, columns = (
+            near.sum(axis) @ torch.arange(near.shape[1 - axis]).float() for axis in (1, 0)
+        )
+        total = near.sum()
+        return int(rows / total), int(columns / total)
+
+    def _slices(self, image: np.ndarray, spacing_mm: Sequence[float]) -> Tensor:
+        if np.ndim(image) != 3 or not np.isfinite(image).all():
+            raise DataError(f"a frame of shape {np.shape(image)}; expected numbers (X, Y, Z)")
+        size = max(self.window, grid_size(image.shape, tuple(spacing_mm), self.grid_mm))
+        return to_grid(windowed(image), tuple(spacing_mm), self.grid_mm, size)
+
+    def _outlined(
+        self,
+        slices: Tensor,
+        shape: tuple[int, ...],
+        spacing_mm: Sequence[float],
+        centre: tuple[int, int],
+        views: Sequence[View],
+    ) -> Segmentation:
+        """Averages the views of the window about the heart and lays the result on the scan."""
+        start = [
+            min(max(0, c - self.window // 2), side - self.window)
+            for c, side in zip(centre, slices.shape[1:], strict=True)
+        ]
+        box = tuple(slice(s, s + self.window) for s in start)
+        seen = [self._fields(slices[:, box[0], box[1]], view) for view in views]
+        mean = torch.stack(seen).mean(0)
+        whole = torch.zeros(len(slices), mean.shape[1], *slices.shape[1:])
+        whole[:, 0] = 1
+        whole[:, :, box[0], box[1]] = mean
+        native = from_grid(whole, shape, tuple(spacing_mm), self.grid_mm)
+        labels = cleaned(native.argmax(1).permute(1, 2, 0).numpy().astype(np.uint8))
+        predicted = self._predicted(agreement(seen, mean))
+        doubts = [
+            f"the {s.name} is doubtful: a Dice of {d:.2f} is expected"
+            for s, d in predicted.items()
+            if d < DOUBTFUL
+        ]
+        return Segmentation(labels, predicted, (*border_faults(labels), *doubts))
+
+    def _predicted(self, agreed: Mapping[Structure, float]) -> dict[Structure, float]:
+        found = {}
+        for structure, value in agreed.items():
+            intercept, slope = self.dice_lines.get(structure, (0.0, 1.0))
+            found[structure] = float(np.clip(intercept + slope * value, 0, 1))
+        return found
+
+    def _fields(self, slices: Tensor, view: View) -> Tensor:
+        """Probabilities of the classes as one view sees them, (Z, 4, H, W)."""
+        turned = _seen(slices, view)
+        if view.reverse:
+            turned = turned.flip(0)
+        stacks = with_neighbours(turned, self.context)
+        with torch.inference_mode():
+            parts = [self.network(part).float().softmax(1) for part in stacks.split(BATCH)]
+        fields = torch.cat(parts)
+        return _unseen(fields.flip(0) if view.reverse else fields, view)
+
+
+def _seen(fields: Tensor, view: View) -> Tensor:
+    """Turns and mirrors the last two axes."""
+    fields = fields.rot90(view.quarters, (-2, -1))
+    return fields.flip(-1) if view.mirrored else fields
+
+
+def _unseen(fields: Tensor, view: View) -> Tensor:
+    """Undoes `_seen`."""
+    return (fields.flip(-1) if view.mirrored else fields).rot90(-view.quarters, (-2, -1))
+
+
+def agreement(seen: Sequence[Tensor], mean: Tensor) -> dict[Structure, float]:
+    """Computes the mean Dice of the views with their average.
+
+    Args:
+        seen: Probabilities of each view, (Z, 4, H, W).
+        mean: Their average.
+
+    Example:
+        >>> fields = torch.eye(4)[[0, 1, 2, 3]].T.reshape(1, 4, 2, 2)
+        >>> agreement([fields, fields], fields)[Structure.LV]
+        1.0
+    """
+    joint = mean.argmax(1)
+    found = {}
+    for structure in HEART:
+        own = joint == structure
+        shares = []
+        for fields in seen:
+            other = fields.argmax(1) == structure
+            total = own.sum() + other.sum()
+            shares.append(float(2 * (own & other).sum() / total) if total else 1.0)
+        found[structure] = float(np.mean(shares))
+    return found
+
+
+def load_segmenter(model: str | Path) -> ScanSegmenter:
+    """Opens a segmenter of whole pictures.
+
+    Args:
+        model: ``acdc``, which is shipped; the folder of a run of ``segment_scans``; or
+            ``onnx:FILE``, with FILE.yaml beside it.
+
+    Raises:
+        DataError: If there is none, or it is damaged.
+    """
+    folder = Path(model)
+    file = folder / "model.safetensors"
+    if not file.is_file():
+        raise DataError(f"no segmenter {str(model)!r}: {file} is missing")
+    weights, about = read_weights(file)
+    network = ScanUNet(**about["pipeline"]["network"]["arguments"])
+    network.load_state_dict({name: values.float() for name, values in weights.items()})
+    network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return ScanSegmenter(folder.name, network, context=network.context)
