@@ -70,6 +70,9 @@ MATCHES = ("affine", "order")
 """How voxels of mask and image belong together: by their position in the patient, which the headers
 give, or by their order in the file."""
 
+MANUAL = "manual"
+"""``mask_source`` of the masks of a data set itself; any other names what predicted them."""
+
 SYNTHETIC = "SYNTHETIC.txt"
 """File at the top of a data set of phantoms. Their scores are not those of patients."""
 
@@ -92,6 +95,7 @@ class CaseRecord:
         vendor, centre, pathology: As the data set says; empty where it says nothing.
         phase: ``ED`` or ``ES``.
         match: One of ``MATCHES``.
+        mask_source: Who made the mask: ``manual``, or the name of a segmenter.
         source_case: Id in the source where ``case`` is a pseudonym; it is never written.
     """
 
@@ -108,6 +112,7 @@ class CaseRecord:
     pathology: str = ""
     phase: str = "ED"
     match: str = "order"
+    mask_source: str = MANUAL
     source_case: str = field(default="", repr=False)
 
 

@@ -385,6 +385,9 @@ def world(quick, tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
     for dataset, name in (("acdc", "ACDC"), ("mnms", "MNMS")):
         write_phantoms(dataset, folder / name, 17, cine=False)
+    (folder / "masks").mkdir()
+    for mask in (folder / "ACDC").rglob("*_gt.nii.gz"):
+        shutil.copy(mask, folder / "masks" / mask.name.replace("_gt", ""))
     (folder / "KEYFILE").write_bytes(bytes(range(32)))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -408,7 +411,7 @@ def test_a_page_does_what_it_shows(page, world, tmp_path, monkeypatch):
     # its own test runs the code of the page on Gaussians
     if page == "docs/evidence/eight-gaussians.md" or not kinds:
         return
-    for name in ("ACDC", "MNMS", "stores", "runs", "evaluation"):
+    for name in ("ACDC", "MNMS", "masks", "stores", "runs", "evaluation"):
         shutil.copytree(world / name, tmp_path / name)
     shutil.copy(world / "KEYFILE", tmp_path)
     monkeypatch.chdir(tmp_path)

@@ -70,6 +70,7 @@ DESIGN = [
     "spacing_y_mm",
     "spacing_z_mm",
     "rotation_deg",
+    "mask_source",
     "LVEDV",
     "MEDV",
     "RVEDV",

@@ -63,6 +63,13 @@ def check(dataset: str, source: Path) -> None:
     "--pseudonymise", metavar="KEYFILE", type=options.PLACE,
     help="Replace case ids by a hash with the secret in this file.",
 )  # fmt: skip
+@click.option(
+    "--masks", metavar="DIR", type=options.FOLDER,
+    help="Take the masks from here, each named as its scan (segment, nnU-Net).",
+)  # fmt: skip
+@click.option("--only-missing", is_flag=True, help="Of --masks, for cases without a mask alone.")
+@options.labels
+@click.option("--mask-source", metavar="NAME", default="", help="Who made --masks, for cases.csv.")
 @click.option("--overwrite", is_flag=True, help="Replace a store that is there already.")
 @explained
 def preprocess(
@@ -77,6 +84,10 @@ def preprocess(
     dask: str | None,
     drop_duplicates: bool,
     pseudonymise: Path | None,
+    masks: Path | None,
+    only_missing: bool,
+    labels: str,
+    mask_source: str,
     overwrite: bool,
 ) -> None:
     """Cut aligned slices out of images.
@@ -86,10 +97,14 @@ def preprocess(
     from ..data.manifest import load_manifest
 
     manifest = load_manifest(dataset)
+    from ..data.masks import Masks, read_labels
     from ..data.preprocess import preprocess as run
     from ..data.pseudonyms import read_key
     from ..data.recipe import Recipe
 
+    if masks is None and (only_missing or mask_source):
+        raise click.UsageError("--only-missing and --mask-source need --masks DIR")
+    elsewhere = masks and Masks(masks, mask_source, read_labels(labels), only_missing)
     summary = run(
         manifest,
         source,
@@ -100,6 +115,7 @@ def preprocess(
         overwrite=overwrite,
         without_duplicates=drop_duplicates,
         key=read_key(pseudonymise, output) if pseudonymise else None,
+        masks=elsewhere,
         progress=progress("preprocess"),
     )
     splits = ", ".join(f"{count} {name}" for name, count in summary.splits.items())

@@ -61,6 +61,10 @@ pipeline = click.option(
 changes = click.option(
     "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one value."
 )
+labels = click.option(
+    "--mask-labels", "labels", default="LV=1,MYO=2,RV=3", show_default=True,
+    metavar="LV=N,MYO=N,RV=N", help="Label numbers in those masks.",
+)  # fmt: skip
 data = click.option("--data", required=True, type=FOLDER, help="Store that preprocess wrote.")
 store = click.option(
     "--data", "store", type=FOLDER, help="Store the run was trained on; needed if it was moved."

@@ -9,11 +9,12 @@ from reprlib import repr as short
 from typing import NamedTuple
 
 from ..runtime.messages import without_folder
-from ..schema import SPLITS, CaseRecord, DataError, ManifestError
+from ..schema import MANUAL, SPLITS, CaseRecord, DataError, ManifestError
 from .case_table import Rows, match_rows, normalised, read_info, same_id
 from .case_table import read_table as read_csv
 from .links import check_content
 from .manifest import ENDS, INSIDE, PHASES, Manifest, below, is_inside
+from .masks import Masks, refuse_shared
 
 NO_MASK = "no mask"
 """Beginning of the reason for which a case without a mask is skipped."""
@@ -33,20 +34,24 @@ class Cases(NamedTuple):
     skipped: list[Skipped]
 
 
-def find_cases(manifest: Manifest, source: str | Path, phase: str = "ED") -> Cases:
+def find_cases(
+    manifest: Manifest, source: str | Path, phase: str = "ED", masks: Masks | None = None
+) -> Cases:
     """Finds the cases of a data set and reads what is said about each; opens no image.
 
     Args:
         manifest: Describes the data set.
         source: Folder with the data, or a parent from which the manifest's ``roots`` lead there.
         phase: ``ED`` or ``ES``.
+        masks: Masks that lie elsewhere; None takes those that the manifest names.
 
     Returns:
         The records sorted by case, and the cases left out, each with the reason. Known duplicates
         are included; ``drop_duplicates`` removes them.
 
     Raises:
-        DataError: If there is no case at all, or no table where one is needed.
+        DataError: If there is no case at all, no table where one is needed, or one mask for several
+            cases.
         ManifestError: If the manifest gives no such phase, or its columns are not in the table.
 
     Example:
@@ -79,12 +84,13 @@ def find_cases(manifest: Manifest, source: str | Path, phase: str = "ED") -> Cas
             if name in records:
                 raise DataError(f"the id occurs again in {folder}; a case has one split")
             facts = _facts(manifest, root, folder, case, rows, row_of)
-            records[name] = _record(manifest, root, folder, case, phase, facts)
+            records[name] = _record(manifest, root, folder, case, phase, facts, masks)
         except (DataError, OSError) as error:
             name = name if name.isprintable() else ascii(case).strip("'")
             skipped.append(Skipped(name, without_folder(error)))
     if not records and not skipped:
         raise DataError(_no_case(manifest, root))
+    refuse_shared(records.values())
     return Cases([records[case] for case in sorted(records)], sorted(skipped))
 
 
@@ -303,21 +309,32 @@ def _path(kind: str, facts: Mapping[str, str]) -> str:
 
 
 def _record(
-    manifest: Manifest, root: Path, folder: str, case: str, phase: str, facts: Mapping[str, str]
+    manifest: Manifest,
+    root: Path,
+    folder: str,
+    case: str,
+    phase: str,
+    facts: Mapping[str, str],
+    masks: Masks | None,
 ) -> CaseRecord:
     end = facts.get(phase, "")
     if end in ENDS and end == manifest.constants.get(phase):
         facts = {**facts, phase: str(_end(manifest, root, folder, case, phase, end))}
     frame = _frame(manifest, facts, phase)
     files = dict(zip(("image", "mask"), manifest.paths(case, frame, phase, folder), strict=True))
+    elsewhere = masks is not None and not masks.only_missing
     for kind in files.keys() & manifest.columns.keys():
-        files[kind] = below(folder, _path(kind, facts))
+        if kind == "image" or kind in facts or masks is None:
+            files[kind] = below(folder, _path(kind, facts))
     image, mask = (root / path for path in files.values())
-    for file in (image, mask):
+    for file in (image,) if elsewhere else (image, mask):
         check_content(file)
     of_dicom = image.is_dir() and (manifest.image.endswith("/") or not manifest.image)
     if not of_dicom and not image.is_file():
         raise DataError(f"{image.name} is missing")
+    made_by, numbers = MANUAL, manifest.labels
+    if masks is not None and (elsewhere or not mask.is_file()):
+        mask, made_by, numbers = masks.find(image, case), masks.source, masks.labels
     if not mask.is_file():
         raise DataError(f"{NO_MASK}: {mask.name} is missing")
     split = manifest.folders[folder]
@@ -336,9 +353,10 @@ def _record(
         image=image,
         mask=mask,
         frame=frame,
-        label_numbers=manifest.labels,
+        label_numbers=numbers,
         domain=facts.get(manifest.domain, manifest.name),
         phase=phase,
         match=manifest.match or ("affine" if of_dicom else "order"),
+        mask_source=made_by,
         **{fact: facts.get(fact, "") for fact in ("vendor", "centre", "pathology")},
     )

@@ -30,6 +30,7 @@ from ..runtime.provenance import __version__
 from ..schema import SYNTHETIC, CaseRecord, DataError, Keys
 from .cases import Cases, Skipped, drop_duplicates, find_cases
 from .manifest import Manifest, load_manifest
+from .masks import Masks, predicted_masks
 from .pseudonyms import fixed_reason, pseudonymised
 from .recipe import Recipe
 from .store import SPACING, STORE, is_store
@@ -58,6 +59,7 @@ class Summary:
         kept: Cases that were taken from an earlier, interrupted call.
         remarks: What is probably wrong -> number of cases.
         crop: See `crop_facts`.
+        mask_sources: Who made the masks -> number of cases.
     """
 
     output: Path
@@ -68,6 +70,7 @@ class Summary:
     kept: int
     remarks: dict[str, int]
     crop: dict[str, float]
+    mask_sources: dict[str, int]
 
     @property
     def observations(self) -> list[str]:
@@ -75,6 +78,8 @@ class Summary:
         lines, crop = [], self.crop
         if self.kept:
             lines.append(f"{self.kept} cases taken from an earlier call that was interrupted.")
+        if told := predicted_masks(self.mask_sources):
+            lines.append(f"{told[0].upper()}{told[1:]}.")
         for what, count in self.remarks.items():
             lines.append(f"Warning: {count} of {self.cases} cases: {what}; run check for details.")
         if crop["slices_cut"]:
@@ -97,6 +102,7 @@ def preprocess(
     overwrite: bool = False,
     without_duplicates: bool = False,
     key: bytes | None = None,
+    masks: Masks | str | Path | None = None,
     progress: Progress = lambda items, _: items,
 ) -> Summary:
     """Writes a slice store.
@@ -112,6 +118,7 @@ def preprocess(
         overwrite: Whether an existing store may be replaced.
         without_duplicates: Whether one of each known pair of duplicate scans is left out.
         key: Replaces case ids by pseudonyms, see `pseudonym`; None keeps the ids of the source.
+        masks: Masks that lie elsewhere, or their folder; None takes those that the manifest names.
         progress: Called with the cases and their number.
 
     Raises:
@@ -131,13 +138,17 @@ def preprocess(
         raise ValueError(f"got {workers} workers and the cluster {dask}; expected one of the two")
     manifest = load_manifest(manifest) if isinstance(manifest, str) else manifest
     recipe, source, output = recipe or Recipe(), Path(source), Path(output)
+    if masks is not None:
+        masks = masks if isinstance(masks, Masks) else Masks(Path(masks))
+        check_apart(masks.folder, output)
+        masks = masks.named(private=key is not None)
     check_apart(source, output)
     place = real_place(output)
     partial = place.parent / f".{place.name}.partial"
     with locked(partial, output):
         check_own(partial, UNFINISHED, "an interrupted preprocess")
         check_replaceable(output, overwrite)
-        found = _found(manifest, source, without_duplicates, key)
+        found = _found(manifest, source, without_duplicates, key, masks)
         # the name depends on recipe, source, key and version: files of another run are not reused
         cases = partial / _fingerprint(recipe, manifest, found.records, key or b"")[:16]
         empty(partial, cases.name)
@@ -176,7 +187,7 @@ def preprocess(
     kept = len(finished) - sum(job.record.case not in lost for job in todo)
     return Summary(
         output, len(finished), info["slices"], skipped, info["splits"], kept, info["remarks"],
-        info["crop"],
+        info["crop"], info["mask_sources"],
     )  # fmt: skip
 
 
@@ -202,8 +213,14 @@ def check_replaceable(output: Path, overwrite: bool) -> None:
     check_own(output, STORE, "a store")
 
 
-def _found(manifest: Manifest, source: Path, without_duplicates: bool, key: bytes | None) -> Cases:
-    found = find_cases(manifest, source)
+def _found(
+    manifest: Manifest,
+    source: Path,
+    without_duplicates: bool,
+    key: bytes | None,
+    masks: Masks | None,
+) -> Cases:
+    found = find_cases(manifest, source, masks=masks)
     if without_duplicates:
         kept = drop_duplicates(found.records, manifest)
         found = Cases(kept.records, [*found.skipped, *kept.skipped])
@@ -267,7 +284,8 @@ def process_case(record: CaseRecord, transform: Compose) -> dict[str, np.ndarray
     for item in items:
         spacing = dict(zip(SPACING, item["spacing"], strict=True))
         where = {"slice_index": item["slice_index"], **spacing}
-        rows.append({**facts, **where, "rotation_deg": item["rotation_deg"], **item["attributes"]})
+        how = {"rotation_deg": item["rotation_deg"], "mask_source": record.mask_source}
+        rows.append({**facts, **where, **how, **item["attributes"]})
     return {
         "images": np.stack([item[Keys.IMAGE] for item in items]).astype(np.float32),
         "labels": np.stack([item[Keys.LABEL] for item in items]).astype(np.uint8),

@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 from ..attributes import AREAS, ATTRIBUTES, check_names, measure, pixel_counts
 from ..runtime.files import read_json
 from ..runtime.provenance import seal
-from ..schema import SPLITS, DataError, Keys, Structure
+from ..schema import MANUAL, SPLITS, DataError, Keys, Structure
 from .manifest import NAME
 from .nifti import MOST_VOXELS
 from .spreadsheet import unquoted
@@ -106,9 +106,11 @@ def _cases(file: Path) -> pd.DataFrame:
     numbers = [*SPACING, *ATTRIBUTES]
     types = {**dict.fromkeys(TEXT, str), **dict.fromkeys(numbers, float), "slice_index": int}
     try:
-        cases = pd.read_csv(file, dtype=types, keep_default_na=False)
+        cases = pd.read_csv(file, dtype={**types, "mask_source": str}, keep_default_na=False)
     except (ValueError, OverflowError) as error:
         raise DataError(f"{file} cannot be read: {error}") from None
+    if "mask_source" not in cases:  # versions that knew no other masks
+        cases["mask_source"] = MANUAL
     for name in cases.columns.intersection(TEXT):
         cases[name] = cases[name].map(unquoted)
     missing = [name for name in types if name not in cases]
@@ -335,6 +337,14 @@ class SliceDataset(Dataset[dict[str, Any]]):
         """Bytes that `images` and `labels` would take in memory together."""
         fields = self._images, self._labels
         return len(self) * sum(field.itemsize * math.prod(field.shape[1:]) for field in fields)
+
+    @property
+    def mask_sources(self) -> dict[str, int]:
+        """Who made the masks, ``manual`` or a segmenter, and of how many patients."""
+        patients = self.cases.drop_duplicates("case")
+        if "mask_source" not in patients:
+            return {MANUAL: len(patients)}
+        return {str(name): int(n) for name, n in patients.groupby("mask_source").size().items()}
 
     def take(self, rows: Sequence[int] | np.ndarray) -> SliceDataset:
         """Takes the given rows, in that order."""

@@ -38,7 +38,7 @@ def columns() -> tuple[str, ...]:
         >>> columns()[0], columns()[-1]
         ('case', 'RVEDA')
     """
-    return (*FACTS, "slice_index", *SPACING, "rotation_deg", *ATTRIBUTES)
+    return (*FACTS, "slice_index", *SPACING, "rotation_deg", "mask_source", *ATTRIBUTES)
 
 
 def case_file(folder: Path, record: CaseRecord) -> Path:
@@ -118,7 +118,8 @@ def assemble(
     Example:
         >>> heart, row = np.zeros((1, 1, 8, 8)), dict.fromkeys(columns(), 1.0)
         >>> arrays = {"images": heart.astype("f4"), "labels": heart, "mask": np.eye(3)[None]}
-        >>> arrays["rows"] = [json.dumps(row | {"case": "p1", "split": "train"})]
+        >>> row |= {"case": "p1", "split": "train", "mask_source": "manual"}
+        >>> arrays["rows"] = [json.dumps(row)]
         >>> arrays |= {"remarks": np.array([], str), "crop": np.zeros((1, 2))}
         >>> save_case(Path("p1.npy"), arrays)
         >>> Path("store").mkdir()
@@ -126,7 +127,7 @@ def assemble(
         >>> info["cases"], info["splits"]
         (1, {'train': 1, 'val': 0, 'test': 0})
     """
-    splits, remarks = Counter[str](), Counter[str]()
+    splits, remarks, sources = Counter[str](), Counter[str](), Counter[str]()
     captions: list[str] = []
     crops: list[np.ndarray] = []
     with ExitStack() as files:
@@ -149,6 +150,7 @@ def assemble(
             writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
             captions += [f"{row['case']}  z {row['slice_index']}" for row in rows]
             splits[rows[0]["split"]] += 1
+            sources[rows[0]["mask_source"]] += 1
             remarks.update(part["remarks"].tolist())
             crops.append(part["crop"])
     _write_skipped(store / "skipped.csv", skipped := list(skipped))
@@ -160,6 +162,7 @@ def assemble(
         "slices": len(captions),
         "skipped": len(skipped),
         "splits": {split: splits[split] for split in SPLITS},
+        "mask_sources": dict(sorted(sources.items())),
         "attributes": {name: attribute.unit for name, attribute in ATTRIBUTES.items()},
         "remarks": dict(remarks),
         "crop": crop_facts(crops),

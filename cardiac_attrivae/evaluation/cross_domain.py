@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from ..attributes import check_names
+from ..data.masks import predicted_masks
 from ..data.store import SliceDataset
 from ..metrics.patients import FEWEST, LEAST
 from ..report.text_tables import latex, markdown
@@ -205,7 +206,11 @@ def _about(opened: Opened, judges: Mapping[str, Segmenter]) -> dict[str, Any]:
         },
         "datasets": {
             name: _about_dataset(dataset, judges.get(name))
-            | {"split": opened.splits[name], "patients": opened.patients(name)}
+            | {
+                "split": opened.splits[name],
+                "patients": opened.patients(name),
+                "mask_sources": dataset.split(opened.splits[name]).mask_sources,
+            }
             for name, dataset in opened.datasets.items()
         },
     }
@@ -240,6 +245,9 @@ def _notes(opened: Opened) -> list[str]:
                 "published numbers are not shown beside them"
             )
         n, split = opened.patients(name), opened.splits[name]
+        for part in dict.fromkeys((split, "train")):
+            if told := predicted_masks(dataset.split(part).mask_sources):
+                notes.append(f"{name}, {part} patients: {told}")
         if n < LEAST:
             notes.append(f"{name} has {n} {split} patients: scores of codes need {LEAST}")
         elif n < FEWEST:

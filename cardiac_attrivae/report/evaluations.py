@@ -38,7 +38,10 @@ FACTS = {
         },
     },
     "datasets": {
-        "*": {"splits?": {"*": Real}, "segmenter?": {"Dice": {"*": Real}}},
+        "*": {
+            "splits?": {"*": Real}, "segmenter?": {"Dice": {"*": Real}},
+            "mask_sources?": {"*": Real},
+        },
     },
     "rounds": Real, "seconds": Real, "versions": {}, "notes": [str],
     "figures": [{"file": str, "kind": str}],

@@ -1,0 +1,182 @@
+"""Masks that lie elsewhere than a manifest says, found by the names of their scans."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from reprlib import repr as short
+
+from ..runtime.files import read_json
+from ..schema import HEART, MANUAL, CaseRecord, DataError, Structure
+from .links import check_content
+
+PREDICTED = "predicted"
+"""``mask_source`` of masks whose segmenter is not known, or is not told."""
+SOURCE = r"\w[\w.:+-]{0,63}"
+"""What ``mask_source`` may be: it stands in tables and on pages."""
+ENDS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
+"""Endings of images and masks."""
+CHANNEL = "_0000"
+"""How nnU-Net ends the name of a scan, but not that of its mask."""
+CANONICAL: Mapping[int, Structure] = {int(structure): structure for structure in Structure}
+NOTE = "segmentation.json"
+"""File in which ``segment`` says who made the masks of a folder."""
+
+
+def scan_name(path: Path) -> str:
+    """Returns the name of a scan: its file or DICOM folder without ending and nnU-Net's channel.
+
+    Example:
+        >>> [scan_name(Path(p)) for p in ("a/p1_sa.nii.gz", "p2_0000.nrrd", "cines/p3")]
+        ['p1_sa', 'p2', 'p3']
+    """
+    end = next((end for end in ENDS if path.name.lower().endswith(end)), "")
+    return path.name.removesuffix(path.name[len(path.name) - len(end) :]).removesuffix(CHANNEL)
+
+
+def read_labels(text: str) -> dict[int, Structure]:
+    """Reads label numbers of masks as a user types them.
+
+    Args:
+        text: Structures with their numbers, ``LV=3,MYO=2,RV=1``; 0 is the background.
+
+    Raises:
+        ValueError: If a structure is unknown or lacks a number, or a number occurs twice.
+
+    Example:
+        >>> read_labels("LV=3,MYO=2,RV=1")[3].name
+        'LV'
+    """
+    found = {0: Structure.BACKGROUND}
+    for part in text.split(","):
+        name, _, number = part.strip().partition("=")
+        if name not in Structure.__members__ or not number.isdecimal() or int(number) in found:
+            break
+        found[int(number)] = Structure[name]
+    if sorted(found.values()) != sorted((Structure.BACKGROUND, *HEART)):
+        raise ValueError(
+            f"label numbers are {text!r}; expected a number of its own for each structure, such as "
+            "LV=3,MYO=2,RV=1"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Masks:
+    """A folder of masks, each named as its scan: as ``segment`` and nnU-Net write them.
+
+    Attributes:
+        folder: Folder; its subfolders are searched, too.
+        source: Who made them, for ``mask_source``; empty takes what ``segment`` noted there.
+        labels: Raw label number -> structure.
+        only_missing: Whether a case that has a mask of its own keeps it.
+
+    Raises:
+        DataError: If there is no such folder.
+        ValueError: If the source is no short name.
+    """
+
+    folder: Path
+    source: str = ""
+    labels: Mapping[int, Structure] = field(default_factory=lambda: CANONICAL, hash=False)
+    only_missing: bool = False
+
+    def __post_init__(self) -> None:
+        if not Path(self.folder).is_dir():
+            raise DataError(f"no folder {self.folder}; expected one with a mask for each scan")
+        if self.source and not re.fullmatch(SOURCE, self.source):
+            raise ValueError(
+                f"mask source is {short(self.source)}; expected up to 64 letters, digits and ._:+-"
+            )
+
+    def named(self, private: bool = False) -> Masks:
+        """Returns the same masks with a source.
+
+        Args:
+            private: Whether what the folder says of itself may not be told on.
+        """
+        file = Path(self.folder) / NOTE
+        noted = read_json(file).get("segmenter") if file.is_file() and not private else None
+        known = isinstance(noted, str) and re.fullmatch(SOURCE, noted)
+        return replace(self, source=self.source or (str(noted) if known else PREDICTED))
+
+    @cached_property
+    def files(self) -> dict[str, list[Path]]:
+        """The masks, by the names of their scans."""
+        found: dict[str, list[Path]] = {}
+        for path in sorted(Path(self.folder).rglob("*")):
+            if path.name.lower().endswith(ENDS) and not path.name.startswith("."):
+                found.setdefault(scan_name(path), []).append(path)
+        return found
+
+    def find(self, image: Path, case: str) -> Path:
+        """Finds the mask of a scan: the one of its name, or of its case's.
+
+        Raises:
+            DataError: If there is none, or it is not clear which one it is.
+        """
+        name = scan_name(image)
+        found = self.files.get(name) or self.files.get(case) or []
+        near = [path for path in found if case in path.relative_to(self.folder).parts[:-1]]
+        if len(near or found) > 1:
+            raise DataError(
+                f"no mask: {len(found)} masks are called {name}; expected one, or each in a folder "
+                f"called {case}"
+            )
+        if not found:
+            raise DataError(f"no mask: none is called {name} or {case}")
+        (path,) = near or found
+        check_content(path)
+        return path
+
+
+def refuse_shared(records: Iterable[CaseRecord]) -> None:
+    """Refuses one mask for several scans, which happens where all scans have one name.
+
+    Raises:
+        DataError: If two cases have the same mask.
+
+    Example:
+        >>> refuse_shared([])
+    """
+    owner: dict[Path, str] = {}
+    for record in records:
+        other = owner.setdefault(record.mask, record.case)
+        if other != record.case and record.mask_source != MANUAL:
+            raise DataError(
+                f"{record.mask.name} would be the mask of {other} and of {record.case}, whose "
+                "scans have the same name; put each mask into a folder called after its case"
+            )
+
+
+def predicted_masks(sources: Mapping[str, int]) -> str:
+    """Says how many patients have predicted masks; empty if none has.
+
+    Args:
+        sources: Who made the masks, and of how many patients.
+
+    Example:
+        >>> print(predicted_masks({"acdc": 3}))
+        the masks of all 3 were predicted (3 by acdc): areas and volumes are the segmenter's
+        >>> predicted_masks({"manual": 9})
+        ''
+    """
+    by = {name: count for name, count in sources.items() if name != MANUAL}
+    if not by:
+        return ""
+    count, total = sum(by.values()), sum(sources.values())
+    made = ", ".join(
+        f"{n} by {'an unnamed segmenter' if name == PREDICTED else name}" for name, n in by.items()
+    )
+    if count == total:
+        return (
+            f"the masks of all {total} were predicted ({made}): areas and volumes are the "
+            "segmenter's"
+        )
+    return (
+        f"the masks of {count} of {total} were predicted ({made}) and the others drawn by hand: "
+        "every score mixes the two; preprocess them apart to tell them apart"
+    )
