@@ -14,11 +14,13 @@ share of each kind of operation, and peak memory.
 from __future__ import annotations
 
 import copy
+import json
 import resource
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import click
 import torch
@@ -141,12 +143,14 @@ def reference_soft_intro(network: nn.Module, weights: dict) -> Callable[[Batch],
 # -- ours ------------------------------------------------------------------------------------------
 
 
-def our_trainer(pipeline: Pipeline, network: nn.Module, device: torch.device) -> NetworkTrainer:
-    """The trainer of a run, without its data."""
+def our_trainer(
+    pipeline: Pipeline, network: nn.Module, device: torch.device, mode: str = "default"
+) -> NetworkTrainer:
+    """The trainer of a run, without its data; ``mode`` is the one of torch.compile."""
     order, loss = memory_format(pipeline), pipeline.objective.make_loss()
     network.to(memory_format=order)
     if pipeline.speed.compile:
-        compile_passes(network)
+        compile_passes(network, mode=mode)
 
     def adam(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         lr, fused = pipeline.optimiser.lr, pipeline.speed.fused
@@ -222,6 +226,20 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     return best
 
 
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
+def peak_memory(step: Callable[[Batch], object], batch: Batch) -> float | None:
+    """Memory (MiB) that one step holds beyond what lies on the GPU before it; None on a CPU."""
+    if batch.image.device.type != "cuda":
+        return None
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    step(batch)
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
+
+
 def counted_flops(step: Callable[[Batch], object], batch: Batch) -> int:
     with FlopCounterMode(display=False) as counter:
         step(batch)
@@ -252,9 +270,10 @@ def shares(step: Callable[[Batch], object], batch: Batch) -> dict[str, float]:
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--precision", default="bfloat16", show_default=True)
 @click.option("--compile", "compiled", is_flag=True, help="Also with torch.compile.")
+@click.option("--json", "file", type=Path, help="Write the numbers to this file too.")
 def main(
     model: str, filters: str | None, batch_size: int, steps: int, rounds: int, device: str,
-    precision: str, compiled: bool,
+    precision: str, compiled: bool, file: Path | None,
 ) -> None:  # fmt: skip
     name = "attri_vae" if model == "attri_vae" else "attri_sivae_acdc"
     changes = [f"precision={precision}"]
@@ -273,8 +292,8 @@ def main(
     weights = vars(pipeline.objective) | {"lr": pipeline.optimiser.lr}
     make = reference_vae if model == "attri_vae" else reference_soft_intro
 
-    def ours(variant: Pipeline) -> Callable[[Batch], dict[str, Tensor]]:
-        return our_step(our_trainer(variant, copy.deepcopy(network), place))
+    def ours(variant: Pipeline, mode: str = "default") -> Callable[[Batch], dict[str, Tensor]]:
+        return our_step(our_trainer(variant, copy.deepcopy(network), place, mode))
 
     exact = replace(pipeline, precision="float32")
     reference = make(copy.deepcopy(network).train(), weights)
@@ -289,17 +308,28 @@ def main(
         if option != "shared_passes" or model == "attri_sivae":
             speed = replace(pipeline.speed, **{option: False})
             variants[f"ours, no {option}"] = replace(pipeline, speed=speed)
-    if compiled:
-        variants["ours, compiled"] = replace(pipeline, speed=replace(Speed(), compile=True))
     steppers = {"reference": reference} | {label: ours(v) for label, v in variants.items()}
-    for step in steppers.values():  # warm up, and compile
-        step(batch)
+    if compiled:
+        variant = replace(pipeline, speed=replace(Speed(), compile=True))
+        steppers["ours, compiled"] = ours(variant)
+        steppers["ours, CUDA graphs"] = ours(variant, "reduce-overhead")
+    errors = {}
+    for label, step in list(steppers.items()):  # warm up, compile, record graphs
+        try:
+            for _ in range(3 if compiled else 1):
+                step(batch)
+        except Exception as error:  # a compiler that is missing must not cost the other rows
+            errors[label] = f"{type(error).__name__}: {error}".splitlines()[0]
+            click.echo(f"{label}: {errors[label]}")
+            del steppers[label]
     times: dict[str, list[float]] = {label: [] for label in steppers}
     for _ in range(rounds):
         for label, step in steppers.items():
             times[label].append(seconds(step, batch, steps))
 
     click.echo(f"{'':28s}  ms/step  images/s  times as fast (smallest, largest)")
+    record = {"errors": errors, "parameters": sum(p.numel() for p in network.parameters()),
+              "batch_size": batch_size, "device": device_name(place), "rows": {}}  # fmt: skip
     for label, spent in times.items():
         middle = statistics.median(spent)
         ratios = sorted(a / b for a, b in zip(times["reference"], spent, strict=True))
@@ -307,6 +337,10 @@ def main(
             f"{label:28s}{1000 * middle:9.1f}{batch_size / middle:10.1f}"
             f"{statistics.median(ratios):9.2f} ({ratios[0]:.2f}, {ratios[-1]:.2f})"
         )
+        record["rows"][label] = {
+            "ms": 1000 * middle, "images_per_second": batch_size / middle,
+            "ratio": statistics.median(ratios), "peak_mib": peak_memory(steppers[label], batch),
+        }  # fmt: skip
     for label in ("reference", "ours"):
         flops = counted_flops(steppers[label], batch)
         dtype = torch.float32 if label == "reference" else getattr(torch, precision)
@@ -315,12 +349,15 @@ def main(
             f"{label}: {flops / 1e9:.1f} GFLOP a step, {rate / 1e9:.0f} GFLOP/s, "
             f"{rate / best:.0%} of a {dtype} matrix product ({best / 1e9:.0f} GFLOP/s)"
         )
+        record["rows"][label] |= {"gflop": flops / 1e9, "rate": rate, "matrix_rate": best}
         parts = sorted(shares(steppers[label], batch).items(), key=lambda item: -item[1])
         click.echo("  " + ", ".join(f"{kind} {share:.0%}" for kind, share in parts))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if place.type == "cuda":
         peak = torch.cuda.max_memory_allocated(place) / 2**20
     click.echo(f"peak memory of the whole benchmark: {peak:.0f} MiB")
+    if file:
+        file.write_text(json.dumps(record, indent=1))
 
 
 if __name__ == "__main__":

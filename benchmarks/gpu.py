@@ -1,0 +1,209 @@
+"""Measures what only a GPU shows, part by part, and keeps the results in OUTPUT/gpu.json.
+
+Started by `gpu.sh`, which says how. The parts, in this order:
+
+- ``steps``: time of a step of both published networks against an eager float32 reference
+  (`train_step.py`), and the share of the card's own rate;
+- ``repeats``: two deterministic runs, whose weights must be equal bit for bit;
+- ``resume``: a run that is killed and resumed, against one that is not;
+- ``trainings``: the four published pipelines, all at once on the card, for their whole length;
+- ``evaluation``: all of them on the test patients, which no part of them was trained on;
+- ``compiled``: the steps again, with compiled passes and CUDA graphs.
+
+The file is written after each part. A part that fails says why and the next one begins.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import pandas as pd
+
+HERE = Path(__file__).parent
+WITHOUT_DOWNLOAD = "objective.perceptual=efficientnet_lite0"
+"""VGG19's weights must be fetched from elsewhere; these come as a Python package."""
+TRAININGS: dict[str, tuple[str, ...]] = {
+    "attri_sivae_acdc": (WITHOUT_DOWNLOAD,),
+    "soft_intro_vae_acdc": (WITHOUT_DOWNLOAD,),
+    "attri_vae": (),
+    "beta_vae": (),
+}
+TINY = {
+    "attri_sivae_acdc": ("network.arguments.filters=[4, 8, 8]",),
+    "soft_intro_vae_acdc": ("network.arguments.filters=[4, 8, 8]",),
+}
+"""What a rehearsal changes besides the number of epochs."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where to run, for how long, and how much."""
+
+    data: Path
+    output: Path
+    rehearse: bool
+    ends: float
+
+    @property
+    def device(self) -> str:
+        return "cpu" if self.rehearse else "cuda"
+
+    def seconds_left(self, reserve: float = 0) -> float:
+        return max(1.0, self.ends - reserve - time.monotonic())
+
+    def start(self, *arguments: object, log: str) -> subprocess.Popen[bytes]:
+        """Starts Python with these arguments; what it prints goes to a file."""
+        file = (self.output / f"{log}.log").open("wb")
+        command = [sys.executable, *map(str, arguments)]
+        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+
+    def train(self, pipeline: str, run: str, *more: str, changes: tuple[str, ...] = ()) -> Any:
+        """Starts a training in OUTPUT/RUN."""
+        small = (*TINY.get(pipeline, ()), "schedule.epochs=3") if self.rehearse else ()
+        pairs = [part for change in (*changes, *small) for part in ("--set", change)]
+        return self.start(
+            "-m", "cardiac_attrivae", "train", "--pipeline", pipeline, "--data", self.data,
+            "--output", self.output / run, "--device", self.device, *pairs, *more, log=run,
+        )  # fmt: skip
+
+
+def finish(process: subprocess.Popen[bytes], seconds: float, what: str) -> None:
+    """Waits; a process that fails or takes longer ends the part."""
+    try:
+        code = process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise RuntimeError(f"{what} was stopped after {seconds:.0f} s") from None
+    if code:
+        raise RuntimeError(f"{what} ended with exit code {code}, see its log")
+
+
+def weights_hash(run: Path) -> str:
+    return hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
+
+
+def time_steps(plan: Plan, *more: str) -> dict[str, Any]:
+    """Times a step of both published networks, one after the other."""
+    size = ("--batch-size", "2", "--rounds", "1", "--filters", "4,8,8") if plan.rehearse else ()
+    found = {}
+    for model in ("attri_vae", "attri_sivae"):
+        log = "_".join(("step", model, *(option.strip("-") for option in more[:1])))
+        file = plan.output / f"{log}.json"
+        process = plan.start(
+            HERE / "train_step.py", "--model", model, "--device", plan.device, "--json", file,
+            *(size or ("--steps", "20")), *more, log=log,
+        )  # fmt: skip
+        finish(process, plan.seconds_left(), f"timing of {model}")
+        found[model] = json.loads(file.read_text())
+    return found
+
+
+def steps(plan: Plan) -> dict[str, Any]:
+    """Times a step as it is written, and without each of the options that make it faster."""
+    return time_steps(plan)
+
+
+def compiled(plan: Plan) -> dict[str, Any]:
+    """Times a compiled step too; last, since compiling may take minutes."""
+    return time_steps(plan, "--compile")
+
+
+def repeats(plan: Plan) -> dict[str, Any]:
+    """Trains twice with deterministic operations, at the same time."""
+    runs = ("repeat_1", "repeat_2")
+    changes = (WITHOUT_DOWNLOAD, "deterministic=true", "schedule.epochs=5")
+    started = [plan.train("attri_sivae_acdc", run, changes=changes) for run in runs]
+    for run, process in zip(runs, started, strict=True):
+        finish(process, plan.seconds_left(), run)
+    hashes = [weights_hash(plan.output / run) for run in runs]
+    return {"weights": hashes, "equal": hashes[0] == hashes[1]}
+
+
+def resume(plan: Plan) -> dict[str, Any]:
+    """Kills a training that has a checkpoint, resumes it, and compares with an undisturbed one."""
+    changes = ("deterministic=true", "schedule.evaluate_every=1", "schedule.epochs=40")
+    undisturbed = plan.train("attri_vae", "undisturbed", changes=changes)
+    killed = plan.train("attri_vae", "killed", changes=changes)
+    while not (plan.output / "killed" / "last.pt").exists() and killed.poll() is None:
+        time.sleep(0.05)
+    was_running = killed.poll() is None
+    killed.kill()
+    killed.wait()
+    finish(
+        plan.train("attri_vae", "killed", "--resume", changes=changes),
+        plan.seconds_left(), "the resumed run",
+    )  # fmt: skip
+    finish(undisturbed, plan.seconds_left(), "the undisturbed run")
+    hashes = [weights_hash(plan.output / run) for run in ("undisturbed", "killed")]
+    return {"killed_while_running": was_running, "equal": hashes[0] == hashes[1]}
+
+
+def trainings(plan: Plan) -> dict[str, Any]:
+    """Trains the published pipelines, all at once; those that do not end in time say how far."""
+    begun = time.monotonic()
+    running = {name: plan.train(name, name, changes=changes) for name, changes in TRAININGS.items()}
+    found = {}
+    for name, process in running.items():
+        row: dict[str, Any] = {"finished": True}
+        try:
+            finish(process, plan.seconds_left(reserve=0 if plan.rehearse else 75), name)
+        except RuntimeError as error:
+            row = {"finished": False, "reason": str(error)}
+        history = plan.output / name / "history.csv"
+        row["epochs"] = int(pd.read_csv(history)["epoch"].max()) if history.is_file() else 0
+        found[name] = row | {"seconds": time.monotonic() - begun}
+    return found
+
+
+def evaluation(plan: Plan) -> dict[str, Any]:
+    """Scores every finished model on the test patients."""
+    done = [name for name in TRAININGS if (plan.output / name / "model.safetensors").is_file()]
+    models = [part for name in done for part in ("--model", plan.output / name)]
+    process = plan.start(
+        "-m", "cardiac_attrivae", "cross-domain-eval", *models, "--data", f"{plan.data}:test",
+        "--output", plan.output / "evaluation", "--device", plan.device,
+        "--rounds", 20 if plan.rehearse else 200, log="evaluation",
+    )  # fmt: skip
+    finish(process, plan.seconds_left(), "the evaluation")
+    metrics = pd.read_csv(plan.output / "evaluation" / "metrics.csv")
+    return {"models": done, "metrics": json.loads(metrics.to_json(orient="records"))}
+
+
+PARTS: tuple[Callable[[Plan], dict[str, Any]], ...] = (
+    steps, repeats, resume, trainings, evaluation, compiled,
+)  # fmt: skip
+
+
+@click.command()
+@click.option("--data", type=Path, required=True, help="Slice store with test patients.")
+@click.option("--output", type=Path, required=True)
+@click.option("--minutes", default=9.0, show_default=True, help="For all parts together.")
+@click.option("--rehearse", is_flag=True, help="On a CPU, with tiny networks and two epochs.")
+def main(data: Path, output: Path, minutes: float, rehearse: bool) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    plan = Plan(data, output, rehearse, time.monotonic() + 60 * minutes)
+    found: dict[str, Any] = {"rehearsal": rehearse}
+    for part in PARTS:
+        begun = time.monotonic()
+        try:
+            result = part(plan)
+        except Exception as error:  # the other parts are worth having
+            result = {"error": f"{type(error).__name__}: {error}"}
+        found[part.__name__] = result | {"wall_seconds": round(time.monotonic() - begun, 1)}
+        (output / "gpu.json").write_text(json.dumps(found, indent=1))
+        click.echo(f"{part.__name__}: {found[part.__name__]['wall_seconds']} s "
+                   f"{result.get('error', '')}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

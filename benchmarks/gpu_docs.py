@@ -1,0 +1,110 @@
+"""Turns what `gpu.sh` measured into docs/evidence/gpu.md.
+
+    python benchmarks/gpu_docs.py OUTPUT/gpu.json
+
+Refuses a rehearsal: its numbers are of a CPU and of tiny networks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+
+PAGE = Path(__file__).parents[1] / "docs" / "evidence" / "gpu.md"
+SCORES = (
+    "SSIM", "SSIM_in_mask", "Interpretability", "Interpretability_fixed", "SCC", "SAP",
+    "Modularity",
+)  # fmt: skip
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """Returns a Markdown table."""
+    head = tuple(head)
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def step_tables(steps: dict[str, Any]) -> str:
+    parts = []
+    for model, record in steps.items():
+        if model == "wall_seconds":
+            continue
+        rows = [
+            (label, f"{row['ms']:.2f}", f"{row['images_per_second']:.0f}", f"{row['ratio']:.2f}",
+             f"{row['rate'] / 1e12:.1f} ({row['rate'] / row['matrix_rate']:.0%})"
+             if "rate" in row else "",
+             f"{row['peak_mib']:.0f}" if row["peak_mib"] is not None else "")
+            for label, row in record["rows"].items()
+        ]  # fmt: skip
+        head = (f"`{model}`, {record['parameters']:,} parameters, batch {record['batch_size']}",
+                "ms a step", "images/s", "times as fast", "TFLOP/s (of a matrix product)",
+                "memory (MiB)")  # fmt: skip
+        failed = [f"\n{label} did not run: {why}" for label, why in record["errors"].items()]
+        parts.append("\n".join([table(head, rows), *failed]))
+    return "\n\n".join(parts)
+
+
+def training_table(trainings: dict[str, Any]) -> str:
+    rows = [
+        (f"`{name}`", row["epochs"], f"{row['seconds'] / 60:.1f}", row.get("reason", "finished"))
+        for name, row in trainings.items()
+        if isinstance(row, dict)
+    ]
+    return table(("pipeline", "epochs", "minutes, all at once", "end"), rows)
+
+
+def score_table(evaluation: dict[str, Any]) -> str:
+    """Means over the attributes, one column per model."""
+    found = {
+        (row["metric"], row["model"]): row["value"]
+        for row in evaluation["metrics"]
+        if row["metric"] in SCORES and row["attribute"] in (None, "mean")
+    }
+    models = sorted({model for _, model in found})
+    rows = [
+        (score, *(f"{found[score, m]:.3f}" if (score, m) in found else "" for m in models))
+        for score in SCORES
+    ]
+    return table(("score", *(f"`{model}`" for model in models)), rows)
+
+
+def page(found: dict[str, Any]) -> str:
+    """Writes the page; a part that failed says so in its place."""
+
+    def part(name: str, write: Any) -> str:
+        record = found.get(name, {"error": "was not reached"})
+        return f"Not measured: {record['error']}" if "error" in record else write(record)
+
+    device = next(
+        (r["device"] for r in found["steps"].values() if isinstance(r, dict)), "an unknown GPU"
+    )
+    return "\n\n".join([
+        f"# On a GPU\n\nMeasured with `benchmarks/gpu.sh` on one {device}.",
+        "## A training step\n\n" + part("steps", step_tables),
+        "### Compiled\n\n" + part("compiled", step_tables),
+        "## The published pipelines, whole\n\nWith `efficientnet_lite0` as the perceptual network.",
+        part("trainings", training_table),
+        "## Their scores on patients left out\n\n" + part("evaluation", score_table),
+        "## Repeated and resumed\n\nTwo deterministic runs have the same weights, bit for bit: "
+        + part("repeats", lambda r: str(r["equal"]).lower())
+        + ". A run that was killed and resumed has the weights of an undisturbed one: "
+        + part("resume", lambda r: str(r["equal"]).lower()) + ".",
+    ]) + "\n"  # fmt: skip
+
+
+@click.command()
+@click.argument("file", type=Path)
+def main(file: Path) -> None:
+    found = json.loads(file.read_text())
+    if found["rehearsal"]:
+        raise click.ClickException(f"{file} is a rehearsal: its numbers are not those of a GPU")
+    PAGE.write_text(page(found))
+    click.echo(PAGE)
+
+
+if __name__ == "__main__":
+    main()
