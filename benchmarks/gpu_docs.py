@@ -62,7 +62,9 @@ def score_table(evaluation: dict[str, Any]) -> str:
     found = {
         (row["metric"], row["model"]): row["value"]
         for row in evaluation["metrics"]
-        if row["metric"] in SCORES and row["attribute"] in (None, "mean")
+        if row["metric"] in SCORES
+        and row["attribute"] in (None, "mean")
+        and row["value"] is not None
     }
     models = sorted({model for _, model in found})
     rows = [
