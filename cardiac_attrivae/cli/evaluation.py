@@ -7,12 +7,7 @@ from typing import Any
 
 import click
 
-from ..runtime.contents import (
-    require_evaluation,
-    require_patients,
-    require_run,
-    require_store,
-)
+from ..runtime.contents import require_evaluation, require_patients, require_run, require_store
 from ..schema import SPLITS
 from . import options
 from .console import explained, progress, say, show_scores, suggest, tell

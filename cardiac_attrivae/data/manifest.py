@@ -14,16 +14,7 @@ from pathlib import Path, PureWindowsPath
 from string import Formatter
 from typing import Any
 
-from ..runtime.validation import (
-    TEXT,
-    Rule,
-    build,
-    check_mapping,
-    number,
-    one_of,
-    option,
-    refuse,
-)
+from ..runtime.validation import TEXT, Rule, build, check_mapping, number, one_of, option, refuse
 from ..runtime.yaml_files import nearest, read_yaml, shipped
 from ..schema import HEART, MATCHES, SPLITS, ManifestError, Structure
 

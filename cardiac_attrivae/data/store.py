@@ -413,7 +413,3 @@ class SliceDataset(Dataset[dict[str, Any]]):
                 raise DataError(f"{self.folder} was replaced after it was opened; open it again")
             self._masks = masks
         return self._masks
-
-    def units(self, names: Sequence[str]) -> list[str]:
-        """Returns the unit of each attribute."""
-        return [ATTRIBUTES[name].unit for name in names]

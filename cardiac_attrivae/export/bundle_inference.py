@@ -22,6 +22,7 @@ from ..evaluation.score import check_crop
 from ..models.networks import build_network
 from ..runtime.files import write
 from ..schema import DataError, Keys
+from ..training.config import load_pipeline, parse_pipeline
 from ..training.workflow import TrainingWorkflow
 from .formats import Autoencoder, Part
 
@@ -66,7 +67,10 @@ def training_workflow(
         changes: ``key=value``, see `load_pipeline`.
         options: Device, seed, resume and the other options of `TrainingWorkflow`.
     """
-    return TrainingWorkflow.from_store(pipeline, data, output, changes, **options)
+    named = not isinstance(pipeline, Mapping)
+    wanted = load_pipeline(pipeline, changes) if named else parse_pipeline(pipeline)
+    store = SliceDataset.open(data)
+    return TrainingWorkflow(wanted, store.split("train"), store.split("val"), output, **options)
 
 
 def read_slices(folder: str | Path, recipe: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -8,9 +8,7 @@ import numpy as np
 
 
 def interpretability(
-    information: np.ndarray,
-    fit: np.ndarray,
-    dimensions: Sequence[int | None] | None = None,
+    information: np.ndarray, fit: np.ndarray, dimensions: Sequence[int | None] | None = None
 ) -> np.ndarray:
     r"""Computes R^2 of the line from one dimension to each attribute, on the samples of the fit.
 

@@ -21,10 +21,7 @@ from .beta_vae import BetaVAE
 from .soft_intro_vae import SoftIntroVAE
 from .vae import VAE
 
-NETWORKS: dict[str, type[VAE]] = {
-    "BetaVAE": BetaVAE,
-    "SoftIntroVAE": SoftIntroVAE,
-}
+NETWORKS: dict[str, type[VAE]] = {"BetaVAE": BetaVAE, "SoftIntroVAE": SoftIntroVAE}
 """Networks that a pipeline names by one word."""
 
 MOST_PARAMETERS = 10**9

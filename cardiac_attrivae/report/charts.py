@@ -34,10 +34,7 @@ MOST_DIMENSIONS = 32
 
 
 def distributions(
-    table: pd.DataFrame,
-    path: str | Path,
-    label: str,
-    floor: Mapping[str, float] | None = None,
+    table: pd.DataFrame, path: str | Path, label: str, floor: Mapping[str, float] | None = None
 ) -> None:
     """Draws how a score is distributed over patients, by method and domain (Fig. 2c).
 

@@ -28,6 +28,7 @@ SIDE = 1.2  # inches of a slice
 GAP = 0.05  # inches between slices
 LINE = 0.15  # inches of a line of letters
 MARGIN = 0.1  # inches of paper around all
+MILLISECONDS = 80  # of a picture of an animation
 
 
 def methods_side_by_side(
@@ -233,7 +234,6 @@ def traversal_gif(
     names: Sequence[str],
     path: str | Path,
     captions: Sequence[str] | Sequence[Sequence[str]] | None = None,
-    milliseconds: int = 80,
 ) -> None:
     """Moves latent dimensions forth and back, without end, in an animated GIF twice as large.
 
@@ -244,7 +244,6 @@ def traversal_gif(
         path: GIF to write; its folders are created.
         captions: Text below each picture, for example its value; as the images, (S,) or
             (K, S).
-        milliseconds: Time that a picture is shown, a multiple of 10 as GIF requires.
 
     Raises:
         ValueError: If there is no picture, or the lengths differ.
@@ -260,8 +259,6 @@ def traversal_gif(
     greys, texts = grey(images).reshape(-1, count, height, width), texts.reshape(-1, count)
     if len(names) != len(greys):
         raise ValueError(f"{len(names)} names for {len(greys)} traversals")
-    if milliseconds < 10 or milliseconds % 10:
-        raise ValueError(f"milliseconds is {milliseconds}; expected 10, 20, 30, ...")
 
     letters, gap = font(14), 8
     line = sum(letters.getmetrics()) + 4
@@ -282,7 +279,7 @@ def traversal_gif(
         frames.append(frame)
     with atomic_file(path) as beside:
         frames[0].save(
-            beside, format="GIF", save_all=True, append_images=frames[1:], duration=milliseconds,
+            beside, format="GIF", save_all=True, append_images=frames[1:], duration=MILLISECONDS,
             loop=0,
         )  # fmt: skip
 

@@ -61,9 +61,7 @@ def looks(names: Iterable[Name]) -> dict[Name, Look]:
     size = len(LINES)
     return {
         name: Look(
-            LINES[k % size],
-            DASHES[(k + k // size) % len(DASHES)],
-            MARKERS[(k + k // size) % size],
+            LINES[k % size], DASHES[(k + k // size) % len(DASHES)], MARKERS[(k + k // size) % size]
         )
         for k, name in enumerate(dict.fromkeys(names))
     }

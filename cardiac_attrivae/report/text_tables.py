@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Collection, Sequence
 
 import pandas as pd
 
 from ..attributes import spelled
-from ..metrics.catalogue import EVERY, headlines, label, names_in
+from ..metrics.catalogue import headlines, label, names_in
 from ..metrics.metric import FIXED, Section
 from ..metrics.patients import LEAST
 from ..metrics.pooling import PLACE, Scores, summarise
@@ -130,18 +129,3 @@ def tidy(scores: Scores, synthetic: Collection[str] = ()) -> pd.DataFrame:
         if cell
     ]
     return pd.DataFrame(rows, columns=["source", "method", *PLACE, "metric", *shown])
-
-
-def metrics_table() -> str:
-    """Prints what every metric is, for the documentation."""
-    limits = {-math.inf: "-inf", math.inf: "inf"}
-    rows = [
-        [
-            entry.name,
-            entry.meaning,
-            " to ".join(limits.get(end, f"{end:g}") for end in entry.scale.limits),
-            entry.good.value,
-        ]
-        for entry in EVERY.values()
-    ]
-    return table(["score", "what it is", "range", "good"], rows)

@@ -1,4 +1,4 @@
-"""What happens between epochs: warnings, history, pictures.
+"""What happens between epochs: warnings and history.
 
 Each handler is a constructor, ``attach`` and one or two callbacks. `History` gathers the scores in
 ``engine.state.metrics`` of trainer and evaluator in one table.
@@ -126,21 +126,6 @@ class History:
     def write(self) -> None:
         """Writes history.csv."""
         write(self.file, self.text)
-
-
-class Pictures:
-    """Draws every few epochs.
-
-    Args:
-        draw: Draws the pictures.
-        every: Number of epochs between pictures.
-    """
-
-    def __init__(self, draw: Callable[[], None], every: int) -> None:
-        self.draw, self.every = draw, every
-
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.every), self.draw)
 
 
 def is_due(epoch: int, every: int, last: int | None) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from ignite.engine import Events
 from ignite.handlers import EarlyStopping
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
@@ -30,7 +31,7 @@ from ..schema import LatentTable
 from .checkpoints import Checkpoints
 from .engines import NetworkTrainer, VAEEvaluator
 from .folder import BEST, HISTORY, LAST, MEASURED, MODEL, SUMMARY, digest
-from .handlers import History, KLBalance, Pictures
+from .handlers import History, KLBalance
 from .learner import Learner, validation_loss
 from .pictures import draw_run
 from .trackers import Tracking
@@ -83,10 +84,7 @@ class Records:
             _conditions(learner.device),
         )
         self.tracking = Tracking(
-            trackers,
-            folder,
-            {**config, "versions": versions(PACKAGES)},
-            lambda: self.history.rows,
+            trackers, folder, {**config, "versions": versions(PACKAGES)}, lambda: self.history.rows
         )
 
     def attach(self) -> None:
@@ -98,7 +96,10 @@ class Records:
         self.checkpoints.attach(self.trainer)
         every = self.learner.pipeline.schedule.pictures_every
         if every:
-            Pictures(lambda: self.draw(self.learner.code_statistics()), every).attach(self.trainer)
+            self.trainer.add_event_handler(
+                Events.EPOCH_COMPLETED(every=every),
+                lambda: self.draw(self.learner.code_statistics()),
+            )
         self.tracking.attach(self.trainer)
 
     def resume(self) -> None:

@@ -82,11 +82,7 @@ def load_run(folder: str | Path, device: str = "cpu") -> Run:
         network = trusted_network(pipeline)
         network.load_state_dict(weights)
         check_facts(about, network.latent_size)
-    except (
-        ValueError,
-        RuntimeError,
-        MemoryError,
-    ) as error:  # Runtime: other shapes
+    except (ValueError, RuntimeError, MemoryError) as error:  # Runtime: other shapes
         reason = str(error).partition("size mismatch for")[0].strip()
         raise DataError(f"{file} cannot be used: {reason}") from error
     place(network, find_device(device), pipeline)

@@ -17,7 +17,7 @@ from ..data.store import SliceDataset
 from ..runtime.device import find_device
 from ..runtime.distributed import barrier, is_first, processes
 from ..schema import DataError
-from .config import Pipeline, load_pipeline, parse_pipeline
+from .config import Pipeline
 from .engines import NetworkTrainer, VAEEvaluator, deterministic
 from .folder import LAST, claimed
 from .learner import Learner, attach_validation, fitted
@@ -144,31 +144,6 @@ class TrainingWorkflow(PythonicWorkflow):
         self._resources = ExitStack()
         if len(self.train) < 2:
             raise DataError(f"{len(self.train)} slices in the train split; expected at least 2")
-
-    @classmethod
-    def from_store(
-        cls,
-        pipeline: str | Mapping[str, Any],
-        data: str | Path,
-        output: str | Path,
-        changes: Sequence[str] = (),
-        **options: Any,
-    ) -> TrainingWorkflow:
-        """Makes a workflow of names, for ``monai.bundle run_workflow`` and a bundle's train.json.
-
-        Args:
-            pipeline: Name of a shipped pipeline, a YAML file, or all values of a pipeline.
-            data: Folder that ``preprocess`` wrote.
-            output: Folder of the run.
-            changes: ``key=value``, see `load_pipeline`.
-            options: Device, seed, resume and the others of the class.
-        """
-        store = SliceDataset.open(data)
-        if isinstance(pipeline, Mapping):
-            wanted = parse_pipeline(pipeline)
-        else:
-            wanted = load_pipeline(pipeline, changes)
-        return cls(wanted, store.split("train"), store.split("val"), output, **options)
 
     def initialize(self) -> None:
         """Builds network and engines, claims the folder, and goes on from its checkpoint."""

@@ -34,7 +34,6 @@ def test_what_is_measured_anew_equals_the_columns(dataset):
     measured = dataset.measured(names)
     assert measured == pytest.approx(dataset.attributes(names), rel=1e-12)
     assert (dataset.measured(names[::-1]) == measured[:, ::-1]).all()
-    assert dataset.units(["MEDA", "LVEDV"]) == ["cm2", "mL"]
 
 
 def test_the_rows_called_basal_are_those_that_slice_basal_picks(acdc_store, acdc_store_all):

@@ -28,8 +28,9 @@ from cardiac_attrivae.export.bundle_inference import bundled_network, read_slice
 from cardiac_attrivae.export.card import Scores
 from cardiac_attrivae.export.formats import FILES, FORMATS
 from cardiac_attrivae.schema import DataError
+from cardiac_attrivae.training.config import load_pipeline
 from cardiac_attrivae.training.run import encode, load_run, reconstruct
-from cardiac_attrivae.training.workflow import TrainingWorkflow
+from cardiac_attrivae.training.workflow import train
 from export.test_formats import modules_in, nothing_of_the_machine
 
 SHORT = ("schedule.epochs=1", "schedule.steps_per_epoch=2", "data.batch_size=4")
@@ -38,12 +39,8 @@ SHORT = ("schedule.epochs=1", "schedule.steps_per_epoch=2", "data.batch_size=4")
 @pytest.fixture(scope="module")
 def run(acdc_store, tmp_path_factory):
     output = tmp_path_factory.mktemp("runs") / "mine"
-    workflow = TrainingWorkflow.from_store(
-        "attri_vae_fast", acdc_store, output, SHORT, device="cpu", seed=5
-    )
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
+    pipeline = load_pipeline("attri_vae_fast", SHORT)
+    train(pipeline, SliceDataset.open(acdc_store), output, device="cpu", seed=5)
     return output
 
 

@@ -11,12 +11,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from cardiac_attrivae.metrics.catalogue import EVERY
 from cardiac_attrivae.metrics.pooling import summarise
 from cardiac_attrivae.report.page import write_report
 from cardiac_attrivae.report.render import escape_tex
 from cardiac_attrivae.report.scores import number
 from cardiac_attrivae.report.tables import grid, means, table_1
-from cardiac_attrivae.report.text_tables import latex, markdown, metrics_table, table
+from cardiac_attrivae.report.text_tables import latex, markdown, table
 from cardiac_attrivae.schema import DataError
 
 METHODS = ("attri_vae_fast", "attri_sivae_fast")
@@ -566,4 +567,9 @@ def test_columns_of_a_table_are_aligned():
 
 def test_the_table_of_metrics_in_the_docs_is_that_of_the_entries():
     page = Path(__file__).parents[2] / "docs" / "metrics.md"
-    assert metrics_table() in page.read_text("utf-8"), "paste what metrics_table() returns"
+    rows = [
+        [entry.name, entry.meaning, "{:g} to {:g}".format(*entry.scale.limits), entry.good.value]
+        for entry in EVERY.values()
+    ]
+    expected = table(["score", "what it is", "range", "good"], rows)
+    assert expected in page.read_text("utf-8"), f"paste this:\n{expected}"

@@ -17,7 +17,6 @@ from cardiac_attrivae.training.checkpoints import Checkpoints, save
 from cardiac_attrivae.training.handlers import (
     History,
     KLBalance,
-    Pictures,
     is_due,
 )
 from cardiac_attrivae.training.scores import ImageFidelity, LossTerms, RegularisationMetrics
@@ -391,9 +390,3 @@ def test_resuming_restores_weights_randomness_and_epoch(tmp_path):
 )
 def test_every_nth_epoch_and_the_last_are_due(epoch, every, last, due):
     assert is_due(epoch, every, last) is due
-
-
-def test_pictures_are_drawn_every_few_epochs():
-    drawn = []
-    run(attached(engine_of([None]), Pictures(lambda: drawn.append(1), every=2)), epochs=5)
-    assert len(drawn) == 2
