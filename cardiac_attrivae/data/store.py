@@ -23,8 +23,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..attributes import AREAS, ATTRIBUTES, check_names, measure, pixel_counts
+from ..runtime.contents import require_store
 from ..runtime.files import read_json
-from ..runtime.provenance import seal
+from ..runtime.provenance import digest, seal
 from ..schema import MANUAL, SPLITS, DataError, Keys, Structure
 from .manifest import NAME
 from .nifti import MOST_VOXELS
@@ -71,12 +72,8 @@ def content_hash(folder: Path) -> str:
         '542c1773142e71bb'
     """
     with ThreadPoolExecutor() as pool:
-        return hashlib.sha256(b"".join(pool.map(_digest, (folder / n for n in FILES)))).hexdigest()
-
-
-def _digest(path: Path) -> bytes:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+        digests = pool.map(digest, (folder / name for name in FILES))
+        return hashlib.sha256(b"".join(map(bytes.fromhex, digests))).hexdigest()
 
 
 class _Files(NamedTuple):
@@ -185,13 +182,7 @@ def _check_facts(file: Path, info: dict[str, Any], cases: pd.DataFrame) -> None:
 
 def _info(folder: Path) -> dict[str, Any]:
     """Reads dataset.json and checks its format and its seal."""
-    file = folder / "dataset.json"
-    if not file.is_file():
-        raise DataError(
-            f"no slice store in {folder}: dataset.json is missing. Write one with "
-            f"cardiac-attrivae preprocess --dataset acdc --source DIR --output {folder}"
-        )
-    info = read_json(file)
+    info = require_store(folder)
     if info.get("format") != FORMAT:
         raise DataError(
             f"{folder} has format {info.get('format')}; expected {FORMAT}. Run preprocess "
@@ -199,7 +190,7 @@ def _info(folder: Path) -> dict[str, Any]:
         )
     if info.get("sha256") != seal(info):
         raise DataError(
-            f"{file} was changed after preprocess wrote it: its sha256 "
+            f"{folder / 'dataset.json'} was changed after preprocess wrote it: its sha256 "
             "differs. Run preprocess again with --overwrite"
         )
     return info

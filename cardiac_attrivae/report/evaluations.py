@@ -15,6 +15,7 @@ import pandas as pd
 from PIL import Image
 
 from ..metrics.pooling import KEY, NUMBERS
+from ..runtime.contents import require_evaluation
 from ..runtime.files import read_json
 from ..schema import DataError
 from .methods import Configuration, method_names
@@ -121,14 +122,8 @@ def read_evaluations(folders: Sequence[Path]) -> Evaluations:
 
 
 def _read_facts(folder: Path) -> dict[str, Any]:
+    require_evaluation(folder)
     file = folder / "evaluation.json"
-    if not (folder / "metrics.csv").is_file():
-        raise DataError(f"{folder} holds no metrics.csv; cross-domain-eval writes one")
-    if not file.is_file():
-        raise DataError(
-            f"{folder} is unfinished: evaluation.json is missing; run the same "
-            "cross-domain-eval again"
-        )
     about = read_json(file)
     for key, shape in FACTS.items():
         if key in about:

@@ -9,6 +9,7 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
 from typing import Any
 
 from ..schema import DataError
@@ -47,6 +48,12 @@ def seal(facts: Mapping[str, Any], content: str = "") -> str:
     except RecursionError:
         raise DataError("values are nested too deeply") from None
     return hashlib.sha256((content + text).encode()).hexdigest()
+
+
+def digest(file: Path) -> str:
+    """Returns the SHA-256 of a file."""
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def install_line(extra: str) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any
 import yaml
 
 from ..runtime.files import enough_space, write
-from ..runtime.folders import is_empty, locked
+from ..runtime.folders import empty, is_empty, locked
 from ..runtime.outputs import check_own, refuse_links
 from ..runtime.yaml_files import read_yaml
 from ..schema import DataError
@@ -21,11 +19,11 @@ CONFIG, LAST, BEST = "config.yaml", "last.pt", "best.pt"
 MODEL, HISTORY, SUMMARY = "model.safetensors", "history.csv", "summary.json"
 MEASURED = ("wall_time_s", "steps_per_second", "peak_memory_mib")
 """Keys of summary.json that differ from one run to the next: the model does not record them."""
-REST = (BEST, HISTORY, "tensorboard", "figures", "trackers.json")
-"""What else a run writes."""
+SEGMENTERS = "segmenters"
+"""Folder of the cached segmenters, which hold for any run on the same store."""
 RUN = (
     CONFIG, MODEL, SUMMARY, LAST, BEST, HISTORY, "trackers.json", "tensorboard/events.out.*",
-    "figures/*.png", "segmenters/segmenter_*",
+    "figures/*.png", f"{SEGMENTERS}/segmenter_*",
 )  # fmt: skip
 """Every file of a run, as patterns."""
 
@@ -86,7 +84,6 @@ def _remove(folder: Path) -> None:
 
     Killed in here, it leaves a run of the old configuration that has yet to begin.
     """
-    own = (MODEL, SUMMARY, LAST, *REST)
     config = configuration(folder / CONFIG)  # other programs write files of that name, too
     if not isinstance(config, Mapping) or not {"pipeline", "content_hash"} <= config.keys():
         raise DataError(
@@ -94,18 +91,9 @@ def _remove(folder: Path) -> None:
             "else; choose another folder"
         )
     check_own(folder, RUN, "a run")
-    for name in own:
-        path = folder / name
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def digest(file: Path) -> str:
-    """SHA-256 of a file."""
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    for name in (MODEL, LAST):
+        (folder / name).unlink(missing_ok=True)
+    empty(folder, CONFIG, SEGMENTERS)
 
 
 def configuration(file: Path) -> Any:

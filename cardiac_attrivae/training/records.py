@@ -25,12 +25,12 @@ from ..metrics.patients import LEAST
 from ..runtime.device import describe_device, peak_memory_mib
 from ..runtime.distributed import is_first, world_size
 from ..runtime.files import write
-from ..runtime.provenance import versions
+from ..runtime.provenance import digest, versions
 from ..runtime.weights import write_weights
 from ..schema import LatentTable
 from .checkpoints import Checkpoints
 from .engines import NetworkTrainer, VAEEvaluator
-from .folder import BEST, HISTORY, LAST, MEASURED, MODEL, SUMMARY, digest
+from .folder import BEST, HISTORY, LAST, MEASURED, MODEL, SUMMARY
 from .handlers import History, KLBalance
 from .learner import Learner, validation_loss
 from .pictures import draw_run
@@ -160,9 +160,11 @@ class Records:
         self.tracking.keep()
 
     def _known(self) -> dict[str, Any]:
-        info = self.learner.train.info
-        return {key: self.config[key] for key in ("seed", "content_hash")} | {
-            "train_dataset": info["dataset"]
+        config = self.config
+        return {
+            "seed": config["seed"],
+            "content_hash": config["content_hash"],
+            "train_dataset": config["data"],
         }
 
     def _facts(self) -> dict[str, Any]:
@@ -204,15 +206,10 @@ class Records:
 
     def _calibration(self, codes: np.ndarray) -> dict[str, dict[str, float]]:
         """The lines from codes to attributes, see `calibration_lines`."""
-        basal, pipeline = self.learner.basal, self.learner.pipeline
+        basal, names = self.learner.basal, self.learner.pipeline.attributes
+        cases, dimensions = tuple(basal.cases["case"]), self.learner.pipeline.dimensions(names)
         return calibration_lines(
-            LatentTable(
-                tuple(basal.cases["case"]),
-                codes,
-                basal.attributes(pipeline.attributes),
-                pipeline.attributes,
-                pipeline.dimensions(pipeline.attributes),
-            )
+            LatentTable(cases, codes, basal.attributes(names), names, dimensions)
         )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..models.networks import NETWORKS, build_network
 from ..models.vae import VAE
+from ..runtime.contents import require_run
 from ..runtime.device import find_device
 from ..runtime.files import read_json
 from ..runtime.weights import read_weights
@@ -70,11 +71,8 @@ def load_run(folder: str | Path, device: str = "cpu") -> Run:
             that is not trusted.
     """
     folder = Path(folder)
+    require_run(folder)
     file = folder / "model.safetensors"
-    if not file.is_file():
-        unfinished = (folder / "last.pt").is_file()
-        hint = "it is unfinished: train again with --resume" if unfinished else "train one first"
-        raise DataError(f"no trained model in {folder}: model.safetensors is missing; {hint}")
     weights, about = read_weights(file)
     try:
         pipeline = parse_pipeline(about.pop("pipeline", None))

@@ -14,21 +14,16 @@ from typing import Any, NamedTuple
 
 from ..data.store import content_hash
 from ..runtime.files import read_json
-from ..runtime.provenance import seal, versions
+from ..runtime.provenance import digest, seal, versions
 from ..runtime.weights import Facts, Weights, open_weights
 from ..runtime.yaml_files import read_yaml
 from ..schema import DataError
 from .config import parse_pipeline
-from .folder import BEST, CONFIG, HISTORY, LAST, MEASURED, MODEL, SUMMARY, digest
+from .folder import BEST, CONFIG, HISTORY, LAST, MEASURED, MODEL, SUMMARY
 from .run import trusted_network
 
-CONFIGURATION = {
-    "pipeline": "pipeline",
-    "seed": "seed",
-    "data": "train_dataset",
-    "content_hash": "content_hash",
-}
-"""Key of config.yaml -> key of the fact in the model that says the same."""
+CONFIGURATION = ("pipeline", "seed", "content_hash")
+"""Keys of config.yaml that the model records, too; ``data`` is ``train_dataset`` there."""
 
 OLD_SUMMARY = ("seed", "train_dataset", "content_hash")
 """Keys of summary.json that models of earlier versions record."""
@@ -54,6 +49,10 @@ class Finding(NamedTuple):
     text: str
 
 
+Answer = tuple[bool | None, str]
+"""What a `Finding` says of one thing: whether it holds, and the words."""
+
+
 def verify_run(run: str | Path, store: str | Path | None = None) -> list[Finding]:
     """Compares the files of a run, and its store, with what the model recorded of them.
 
@@ -74,23 +73,23 @@ def verify_run(run: str | Path, store: str | Path | None = None) -> list[Finding
     if not any(file.is_file() for file in files):
         raise DataError(f"no run in {run}: it has none of {', '.join(f.name for f in files)}")
     weights, model, sealed = _model(files[0])
-    configuration, unread = _read("configuration", files[1], _mapping)
-    summary, unread_too = _read("summary", files[2], read_json)
+    configuration, unread = _read(files[1], _mapping)
+    summary, unread_too = _read(files[2], read_json)
     place = store or summary.get("store")
     folder = Path(place) if isinstance(place, (str, Path)) else None
-    findings = (
-        sealed,
-        unread or _configuration(configuration, model),
-        unread_too or _summary(summary, model),
-        _files("history", run, (HISTORY,), model),
-        _files("checkpoints", run, (LAST, BEST), model),
-        _data(folder, store is not None, summary, model or configuration),
-        _segmenters(folder, model),
-        _conditions(model),
-        _versions(summary),
-        _parameters(weights, model, summary),
-    )
-    return [Finding(what, holds, _in_one_line(text)) for what, holds, text in findings]
+    answers = {
+        "weights": sealed,
+        "configuration": unread or _configuration(configuration, model),
+        "summary": unread_too or _summary(summary, model),
+        "history": _files(run, (HISTORY,), model),
+        "checkpoints": _files(run, (LAST, BEST), model),
+        "data": _data(folder, store is not None, summary, model or configuration),
+        "segmenters": _segmenters(folder, model),
+        "conditions": _conditions(model),
+        "versions": _versions(summary),
+        "parameters": _parameters(weights, model, summary),
+    }
+    return [Finding(what, holds, _in_one_line(text)) for what, (holds, text) in answers.items()]
 
 
 def _in_one_line(text: str) -> str:
@@ -98,14 +97,14 @@ def _in_one_line(text: str) -> str:
     return "".join(sign if sign.isprintable() else "?" for sign in " ".join(text.split()))
 
 
-def _model(file: Path) -> tuple[Weights, Facts, Finding]:
+def _model(file: Path) -> tuple[Weights, Facts, Answer]:
     """Weights and facts, both empty if the file cannot be read."""
     try:
         weights, facts, sealed = open_weights(file)
     except DataError as error:
-        return {}, {}, Finding("weights", False if file.is_file() else None, str(error))
+        return {}, {}, (False if file.is_file() else None, str(error))
     text = "as written, by their hash" if sealed else f"{file} was changed after it was written"
-    return weights, facts, Finding("weights", sealed, text)
+    return weights, facts, (sealed, text)
 
 
 def _mapping(file: Path) -> dict[str, Any]:
@@ -116,24 +115,24 @@ def _mapping(file: Path) -> dict[str, Any]:
 
 
 def _read(
-    what: str, file: Path, read: Callable[[Path], dict[str, Any]]
-) -> tuple[dict[str, Any], Finding | None]:
+    file: Path, read: Callable[[Path], dict[str, Any]]
+) -> tuple[dict[str, Any], Answer | None]:
     """The content of a file; where it cannot be read, nothing and the reason."""
     if not file.is_file():
-        return {}, Finding(what, None, f"{file} is missing")
+        return {}, (None, f"{file} is missing")
     try:
         return read(file), None
     except (ValueError, OSError) as error:
         text = str(error)
-        return {}, Finding(what, False, text if str(file) in text else f"{file}: {text}")
+        return {}, (False, text if str(file) in text else f"{file}: {text}")
 
 
-def _configuration(found: dict[str, Any], model: Facts) -> Finding:
-    known = {key: model.get(fact) for key, fact in CONFIGURATION.items()}
-    return _compared("configuration", CONFIG, found, known if model else {})
+def _configuration(found: dict[str, Any], model: Facts) -> Answer:
+    known = {key: model.get(key) for key in CONFIGURATION} | {"data": model.get("train_dataset")}
+    return _compared(CONFIG, found, known if model else {})
 
 
-def _summary(found: dict[str, Any], model: Facts) -> Finding:
+def _summary(found: dict[str, Any], model: Facts) -> Answer:
     known = model.get("summary")
     if isinstance(known, dict):
         found = {key: value for key, value in found.items() if key not in (*MEASURED, "store")}
@@ -142,17 +141,15 @@ def _summary(found: dict[str, Any], model: Facts) -> Finding:
         if isinstance(model.get("pipeline"), dict):
             known["method"] = model["pipeline"].get("method")
         found = {key: found.get(key) for key in known}
-    return _compared("summary", SUMMARY, found, known)
+    return _compared(SUMMARY, found, known)
 
 
-def _compared(what: str, file: str, found: dict[str, Any], known: dict[str, Any]) -> Finding:
+def _compared(file: str, found: dict[str, Any], known: dict[str, Any]) -> Answer:
     if not known:
-        return Finding(what, None, f"the model does not record what {file} should say")
-    differences = list(_differences(found, known))
-    text = f"{file} says what the model says"
-    if differences:
-        text = "; ".join(f"{key} is {a} in {file}, {b} in the model" for key, a, b in differences)
-    return Finding(what, not differences, text)
+        return None, f"the model does not record what {file} should say"
+    differences = _differences(found, known)
+    text = "; ".join(f"{key} is {a} in {file}, {b} in the model" for key, a, b in differences)
+    return not text, text or f"{file} says what the model says"
 
 
 def _differences(one: Any, other: Any, key: str = "") -> Iterator[tuple[str, str, str]]:
@@ -165,17 +162,17 @@ def _differences(one: Any, other: Any, key: str = "") -> Iterator[tuple[str, str
         yield key, first, second
 
 
-def _recorded(model: Facts) -> dict[str, str] | None:
-    """File -> hash, as the model records them; None for models of earlier versions."""
+def _recorded(model: Facts) -> dict[str, str]:
+    """File -> hash, as the model records them; empty for models of earlier versions."""
     known = model.get("sha256_of")
-    return known if isinstance(known, dict) else None
+    return known if isinstance(known, dict) else {}
 
 
-def _files(what: str, folder: Path, names: tuple[str, ...], model: Facts) -> Finding:
+def _files(folder: Path, names: tuple[str, ...], model: Facts) -> Answer:
     """Hashes files, and compares them with those that the model records."""
     recorded = _recorded(model)
-    if recorded is None:
-        return Finding(what, None, f"the model does not record {' and '.join(names)}")
+    if not recorded:
+        return None, f"the model does not record {' and '.join(names)}"
     states = {}
     for name in (name for name in names if name in recorded or (folder / name).exists()):
         try:
@@ -188,104 +185,93 @@ def _files(what: str, folder: Path, names: tuple[str, ...], model: Facts) -> Fin
     text = "; ".join(f"{name} {state}" for name, state in states.items())
     unsound = [state for state in states.values() if state != "as written"]
     holds = None if unsound and set(unsound) == {"is missing"} else not unsound
-    return Finding(what, holds, text or "there were none")
+    return holds, text or "there were none"
 
 
-def _data(folder: Path | None, given: bool, summary: dict[str, Any], model: Facts) -> Finding:
+def _data(folder: Path | None, given: bool, summary: dict[str, Any], model: Facts) -> Answer:
     """Hashes the store again, and compares it with its own record and with the run's."""
     known = model.get("content_hash") or summary.get("content_hash")
     if not isinstance(known, str):
-        return Finding("data", None, "the run does not record the content hash of its store")
+        return None, "the run does not record the content hash of its store"
     if folder is None:
-        return Finding("data", None, "the run does not say where its store is; pass --data STORE")
-    if not (folder / "dataset.json").is_file():
+        return None, "the run does not say where its store is; pass --data STORE"
+    file = folder / "dataset.json"
+    if not file.is_file():
         moved = "there is no store" if given else "the store was moved, pass --data STORE: none"
-        return Finding("data", None, f"{moved} in {folder}")
+        return None, f"{moved} in {folder}"
     try:
-        found, info = content_hash(folder), read_json(folder / "dataset.json")
-        resealed = (_recorded(model) or {}).get("dataset.json") not in (
-            None,
-            digest(folder / "dataset.json"),
-        )
+        found, info = content_hash(folder), read_json(file)
+        resealed = _recorded(model).get("dataset.json") not in (None, digest(file))
     except (DataError, OSError) as error:
-        return Finding("data", False, f"{folder} cannot be read: {error}")
+        return False, f"{folder} cannot be read: {error}"
     if found != info.get("content_hash") or info.get("sha256") != seal(info):
-        return Finding("data", False, f"{folder} was changed after preprocess wrote it")
+        return False, f"{folder} was changed after preprocess wrote it"
     if found != known or resealed:
         recipes = _differences(info.get("recipe"), model.get("recipe"), "recipe")
         text = [f"{key} is {a} and was {b}" for key, a, b in recipes if "recipe" in model]
         otherwise = "its content differs" if found != known else "its dataset.json differs"
-        return Finding("data", False, f"{folder} is another store: {'; '.join(text) or otherwise}")
-    return Finding("data", True, f"{folder} holds what it held, by its hash")
+        return False, f"{folder} is another store: {'; '.join(text) or otherwise}"
+    return True, f"{folder} holds what it held, by its hash"
 
 
-def _segmenters(folder: Path | None, model: Facts) -> Finding:
+def _segmenters(folder: Path | None, model: Facts) -> Answer:
     """Checks the segmenters of the store: their seals, their names, and the model's record."""
-    if folder is None or not folder.is_dir():
-        return Finding("segmenters", True, "none")
-    recorded, problems = _recorded(model) or {}, []
-    files = sorted((folder / "segmenters").glob("*.safetensors"))
+    problems, files = [], sorted(folder.glob("segmenters/*.safetensors")) if folder else []
     for file in files:
         try:
             _, facts, sealed = open_weights(file)
         except DataError as error:
             problems.append(str(error))
             continue
-        before = recorded.get(f"segmenters/{file.name}")
+        before = _recorded(model).get(f"segmenters/{file.name}")
         if not sealed or (before is not None and before != digest(file)):
             problems.append(f"{file} was changed after it was written")
         elif facts.get("fingerprint", file.stem) != file.stem:
             problems.append(f"{file} is the segmenter {facts['fingerprint']} under another name")
-    return Finding(
-        "segmenters",
-        not problems,
-        "; ".join(problems) or (f"{len(files)}, as written" if files else "none"),
-    )
+    sound = f"{len(files)}, as written" if files else "none"
+    return not problems, "; ".join(problems) or sound
 
 
-def _conditions(model: Facts) -> Finding:
+def _conditions(model: Facts) -> Answer:
     """Describes on what the run was trained: a run that changed it can only be repeated roughly."""
     summary = model.get("summary")
     parts = summary.get("conditions") if isinstance(summary, dict) else None
     if not (isinstance(parts, list) and all(isinstance(p, list) and len(p) == 2 for p in parts)):
-        return Finding("conditions", None, "the model does not record them")
+        return None, "the model does not record them"
     text = "; ".join(f"from epoch {epoch} on {device}" for epoch, device in parts)
     if len(parts) > 1:
         text += ": the last digits are not those of an uninterrupted run"
-    return Finding("conditions", True, text)
+    return True, text
 
 
-def _versions(summary: dict[str, Any]) -> Finding:
+def _versions(summary: dict[str, Any]) -> Answer:
     recorded = summary.get("versions")
     if not isinstance(recorded, dict):
-        return Finding("versions", None, f"{SUMMARY} does not record them")
+        return None, f"{SUMMARY} does not record them"
     now = versions(())
     for name in recorded.keys() - now.keys():
         try:
             now[name] = version(name)
         except (PackageNotFoundError, ValueError):
             now[name] = "not installed"
-    changed = [
-        f"{name} {was}, now {now[name]}" for name, was in recorded.items() if was != now[name]
-    ]
-    return Finding("versions", True, "; ".join(changed) or "the same are installed")
+    changed = [f"{name} {was}, now {now[name]}" for name, was in recorded.items()
+               if was != now[name]]  # fmt: skip
+    return True, "; ".join(changed) or "the same are installed"
 
 
-def _parameters(weights: Weights, model: Facts, summary: dict[str, Any]) -> Finding:
+def _parameters(weights: Weights, model: Facts, summary: dict[str, Any]) -> Answer:
     """Builds the network that the model describes, and compares its weights and their number."""
     if not weights:
-        return Finding("parameters", None, "there are no weights")
+        return None, "there are no weights"
     try:
         network = trusted_network(parse_pipeline(model.get("pipeline")))
     except (ValueError, RuntimeError, MemoryError) as error:
-        return Finding("parameters", None, str(error))
+        return None, str(error)
     count = sum(p.numel() for p in network.parameters())
     shapes = {name: values.shape for name, values in network.state_dict().items()}
     if shapes != {name: values.shape for name, values in weights.items()}:
-        return Finding("parameters", False, "the weights are not those of the network")
+        return False, "the weights are not those of the network"
     recorded = summary.get("parameters", count)
     if recorded != count:
-        return Finding(
-            "parameters", False, f"{short(recorded)} in {SUMMARY}, {count:,} in the network"
-        )
-    return Finding("parameters", True, f"{count:,}, and weights for each")
+        return False, f"{short(recorded)} in {SUMMARY}, {count:,} in the network"
+    return True, f"{count:,}, and weights for each"

@@ -456,7 +456,8 @@ def test_an_evaluation_that_was_broken_off_is_refused(tmp_path):
     folder = write_evaluation(tmp_path / "x")
     (folder / "evaluation.json").unlink()
     with pytest.raises(
-        DataError, match=r"x is unfinished: .* run the same cross-domain-eval again"
+        DataError,
+        match=r"no finished evaluation in .*x: .* Write one with cardiac-attrivae cross-dom",
     ):
         write_report([folder], tmp_path / "out")
     assert not (tmp_path / "out").exists()
