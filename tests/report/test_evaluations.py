@@ -177,5 +177,5 @@ def test_numbers_that_are_not_finite_are_shown_or_left_out(evaluation, tmp_path,
 def test_a_folder_is_no_table(evaluation, tmp_path):
     (evaluation / "metrics.csv").unlink()
     (evaluation / "metrics.csv").mkdir()
-    with pytest.raises(DataError, match=r"holds no metrics\.csv"):
+    with pytest.raises(DataError, match=r"no finished evaluation in .*: metrics\.csv is missing"):
         write_report([evaluation], tmp_path / "report")

@@ -446,7 +446,7 @@ def test_models_of_two_evaluations_that_differ_in_more_than_the_seed_are_two_met
 
 
 def test_a_folder_without_scores_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"holds no metrics\.csv"):
+    with pytest.raises(DataError, match=r"no finished evaluation in .*: metrics\.csv is missing"):
         write_report([tmp_path], tmp_path / "out")
     with pytest.raises(DataError, match="no evaluation"):
         write_report([], tmp_path / "out")
