@@ -67,8 +67,10 @@ def training_workflow(
         changes: ``key=value``, see `load_pipeline`.
         options: Device, seed, resume and the other options of `TrainingWorkflow`.
     """
-    named = not isinstance(pipeline, Mapping)
-    wanted = load_pipeline(pipeline, changes) if named else parse_pipeline(pipeline)
+    if isinstance(pipeline, Mapping):
+        wanted = parse_pipeline(pipeline)
+    else:
+        wanted = load_pipeline(pipeline, changes)
     store = SliceDataset.open(data)
     return TrainingWorkflow(wanted, store.split("train"), store.split("val"), output, **options)
 
