@@ -101,6 +101,26 @@ def read_dicom(folder: Path, frame: int) -> Volume:
         >>> volume.voxels.shape, volume.spacing_mm, volume.voxels[0, 0].tolist()
         ((6, 4, 3), (1.25, 1.5, 8.0), [0, 1, 2])
     """
+    return _stacked(folder, frame)
+
+
+def read_dicom_cine(folder: Path) -> Volume:
+    """Reads all frames of a cine, voxels (I, J, S, T); see `read_dicom`.
+
+    Raises:
+        DataError: See `read_dicom`.
+
+    Example:
+        >>> Path("empty").mkdir()
+        >>> read_dicom_cine(Path("empty"))
+        Traceback (most recent call last):
+        cardiac_attrivae.schema.DataError: empty holds no files; expected those of a DICOM cine
+    """
+    return _stacked(folder, None)
+
+
+def _stacked(folder: Path, frame: int | None) -> Volume:
+    """Reads one frame, or all of them along a fourth axis."""
     with quiet_itk():
         headers = [read_header(file) for file in _files(folder)]
         try:
@@ -108,7 +128,7 @@ def read_dicom(folder: Path, frame: int) -> Volume:
         except DataError as error:
             raise DataError(f"{folder.name} {error}") from None
         frames = len(slices[0])
-        if frames > 1 and not 0 <= frame < frames:
+        if frame is not None and frames > 1 and not 0 <= frame < frames:
             raise DataError(
                 f"{folder.name} has {frames} frames and no frame {frame} (counted from 0)"
             )
@@ -116,11 +136,12 @@ def read_dicom(folder: Path, frame: int) -> Volume:
         spacing = (*first.spacing_mm, step_mm)
         refuse_spacing(folder, spacing)
         refuse_huge(folder, (*first.size, len(slices)))
-        shown = [times[frame if frames > 1 else 0] for times in slices]
-        voxels = np.stack([_pixels(header) for header in shown], axis=-1)
+        chosen = range(frames) if frame is None else [frame if frames > 1 else 0]
+        stacks = [np.stack([_pixels(times[t]) for times in slices], axis=-1) for t in chosen]
+        voxels = stacks[0] if frame is not None else np.stack(stacks, axis=-1)
     affine = np.eye(4)
     axes = np.vstack([first.directions, np.cross(*first.directions)])
-    affine[:3, :3], affine[:3, 3] = axes.T * spacing, shown[0].position_mm
+    affine[:3, :3], affine[:3, 3] = axes.T * spacing, slices[0][chosen[0]].position_mm
     return Volume(voxels, spacing, np.diag([-1.0, -1, 1, 1]) @ affine)  # LPS to NIfTI's RAS
 
 

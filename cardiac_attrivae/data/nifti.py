@@ -26,6 +26,8 @@ LEAST_MM, MOST_MM = 0.05, 100.0
 MOST_VOXELS = 2**26
 """Voxels that a frame may have: a short-axis stack has some millions. A header of a few bytes may
 claim any number."""
+MOST_CINE = 2**29
+"""Voxels that all frames together may have."""
 MOST_REST = 2**26
 """Bytes that may follow the voxels in an unpacked file: a few bytes of gzip unpack to gigabytes."""
 MOST_SIGNAL = 1e30
@@ -86,6 +88,30 @@ def read_volume(file: Path, frame: int) -> Volume:
         Traceback (most recent call last):
         cardiac_attrivae.schema.DataError: cine.nii.gz has 25 frames and no frame 25 ...
     """
+    return _decoded(file, frame)
+
+
+def read_cine(file: Path) -> Volume:
+    """Reads all frames of a NIfTI file, voxels (I, J, S, T); a 3-D file is one frame.
+
+    Args:
+        file: See `read_volume`.
+
+    Raises:
+        DataError: See `read_volume`; or if there are more voxels than `MOST_CINE`.
+
+    Example:
+        >>> import nibabel
+        >>> nibabel.save(nibabel.Nifti1Image(np.ones((8, 6, 4)), np.eye(4)), "frame.nii")
+        >>> read_cine(Path("frame.nii")).voxels.shape
+        (8, 6, 4, 1)
+    """
+    volume = _decoded(file, None)
+    return volume._replace(voxels=volume.voxels.reshape(*volume.voxels.shape[:3], -1))
+
+
+def _decoded(file: Path, frame: int | None) -> Volume:
+    """Reads one frame, or all of them as they are stored."""
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError, ImageDataError
     from nibabel.wrapstruct import WrapStructError
@@ -99,14 +125,19 @@ def read_volume(file: Path, frame: int) -> Volume:
                 raise DataError(
                     f"{file.name} has shape {shape}; expected 3-D, or 4-D with time last"
                 )
-            if len(shape) == 4 and not 0 <= frame < shape[3]:
+            if len(shape) == 4 and frame is not None and not 0 <= frame < shape[3]:
                 raise DataError(
                     f"{file.name} has {shape[3]} frames and no frame {frame} (counted from 0)"
                 )
             if dtype.kind not in "iuf":
                 raise DataError(f"{file.name} holds {dtype}; expected numbers")
             refuse_huge(file, shape)
-            voxels = np.asarray(stored.voxels[..., frame] if len(shape) == 4 else stored.voxels)
+            if frame is None and math.prod(shape) > MOST_CINE:
+                raise DataError(
+                    f"{file.name} has shape {shape}; expected at most {MOST_CINE} voxels"
+                )
+            one = len(shape) == 4 and frame is not None
+            voxels = np.asarray(stored.voxels[..., frame] if one else stored.voxels)
             x, y, z = (float(zoom) for zoom in stored.header.get_zooms()[:3])
             affine = np.asarray(stored.affine)
     except DataError:

@@ -35,7 +35,7 @@ from .pseudonyms import fixed_reason, pseudonymised
 from .recipe import Recipe
 from .store import SPACING, STORE, is_store
 from .store_writer import FACTS, assemble, case_file, save_case
-from .transforms import preprocessing
+from .transforms import innermost, preprocessing
 
 UNFINISHED = ("*/case-*.npy", "store/*")
 """Patterns of the files in ``.NAME.partial``, which holds finished cases until all are done."""
@@ -303,10 +303,7 @@ def _process(job: Job, transform: Compose) -> Skipped | None:
     try:
         arrays = process_case(job.record, transform)
     except Exception as error:  # a fault of one case must not stop a night's work
-        cause: BaseException = error
-        while cause.__cause__:  # MONAI wraps what a transform raises, per slice once more
-            cause = cause.__cause__
-        return Skipped(job.record.case, _reason(job.record, cause))
+        return Skipped(job.record.case, _reason(job.record, innermost(error)))
     save_case(job.file, arrays)
     return None
 

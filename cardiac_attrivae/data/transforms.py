@@ -38,19 +38,64 @@ def preprocessing(recipe: Recipe) -> Compose:
         >>> [type(step).__name__ for step in transform.transforms][3:6]
         ['MeasureHeart', 'SelectSlices', 'AlignHeartd']
     """
+    read = ReadPhased((Keys.IMAGE, Keys.LABEL)), ToCanonicalLabelsd(Keys.LABEL), NoteOddities()
+    return Compose([*read, *_cropping(recipe)])
+
+
+def _cropping(recipe: Recipe) -> list[Transform]:
+    """Lists the transforms from a stack with its canonical mask to slices."""
     both = (Keys.IMAGE, Keys.LABEL)
-    return Compose(
-        [
-            ReadPhased(both),
-            ToCanonicalLabelsd(Keys.LABEL),
-            NoteOddities(),
-            MeasureHeart(),
-            SelectSlices(recipe.slice, recipe.least_pixels),
-            AlignHeartd(both, recipe.spacing, recipe.size),
-            MaskIntensityd(Keys.IMAGE, mask_key=Keys.LABEL),
-            ScaleIntensityInMaskd(Keys.IMAGE, Keys.LABEL, recipe.percentiles),
-        ]
-    )
+    return [
+        MeasureHeart(),
+        SelectSlices(recipe.slice, recipe.least_pixels),
+        AlignHeartd(both, recipe.spacing, recipe.size),
+        MaskIntensityd(Keys.IMAGE, mask_key=Keys.LABEL),
+        ScaleIntensityInMaskd(Keys.IMAGE, Keys.LABEL, recipe.percentiles),
+    ]
+
+
+def crop_heart(
+    image: np.ndarray, label: np.ndarray, spacing_mm: tuple[float, ...], recipe: Recipe
+) -> dict[Hashable, Any]:
+    """Cuts the first chosen slice out of a stack that is in memory, as `preprocessing` does.
+
+    Args:
+        image: Signal in any unit, (I, J, S).
+        label: Its canonical labels, (I, J, S).
+        spacing_mm: Along I, J and S.
+        recipe: How to choose and crop.
+
+    Returns:
+        ``image`` and ``label`` (1, size, size), ``slice_index``, ``attributes`` and the rest.
+
+    Raises:
+        DataError: If the mask shows no heart, or no slice is usable.
+
+    Example:
+        >>> label = np.zeros((60, 60, 1), np.uint8)
+        >>> label[20:40, 20:40], label[25:35, 25:35], label[20:40, 10:20] = 2, 1, 3
+        >>> image = np.random.default_rng(0).random(label.shape)
+        >>> crop = crop_heart(image, label, (1.3, 1.3, 8.0), Recipe())
+        >>> crop["image"].shape, crop["slice_index"], round(crop["attributes"]["LVEDA"], 2)
+        ((1, 128, 128), 0, 1.69)
+    """
+    data = {Keys.IMAGE: image, Keys.LABEL: label, "spacing": spacing_mm}
+    try:
+        return Compose(_cropping(recipe))(data)[0]
+    except RuntimeError as error:
+        raise innermost(error) from error
+
+
+def innermost(error: BaseException) -> BaseException:
+    """Returns what a transform raised: MONAI wraps it, per slice once more.
+
+    Example:
+        >>> innermost(KeyError("unwrapped"))
+        KeyError('unwrapped')
+    """
+    while error.__cause__:
+        error = error.__cause__
+    return error
 
 
 class ReadPhased(MapTransform):

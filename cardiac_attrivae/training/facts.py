@@ -23,6 +23,7 @@ LONGEST = 2000
 """Most characters of a title or a citation."""
 CROP = ("size", "spacing", "percentiles")
 """What must be known of how slices were cropped: others must be cropped in the same way."""
+POPULATION = {"precision", "distances", "axes", "points"}
 _LEAST = -sys.float_info.max
 
 
@@ -50,6 +51,19 @@ def _are_lines(value: Any) -> bool:
     )
 
 
+def _is_population(value: Any) -> bool:
+    """Whether a value holds the tables of numbers of a population, see `Population`."""
+    if not isinstance(value, dict) or value and value.keys() != POPULATION:
+        return False
+    if not value:
+        return True
+    tables = [value["precision"], value["axes"], value["points"]]
+    return _are_numbers(value["distances"]) and all(
+        isinstance(table, list) and all(map(_are_numbers, table)) and len({*map(len, table)}) <= 1
+        for table in tables
+    )
+
+
 NUMBERS = Rule("a list of numbers", _are_numbers)
 DEVIATIONS = Rule("a list of numbers, 0 or more", lambda value: _are_numbers(value, 0))
 TEXT = Rule(f"one line of text, up to {LONGEST} characters, or nothing",
@@ -71,6 +85,7 @@ OPTIONAL = {
     "attribute_mean": NUMBERS,
     "attribute_deviation": DEVIATIONS,
     "calibration": Rule("attributes with the numbers of their lines", _are_lines),
+    "population": Rule("tables of numbers, as a run writes them", _is_population),
     "perceptual": Rule("names with texts", _are_texts),
 }
 PRIVATE = {"train_cases": Rule("patients with fingerprints", _are_texts)}
@@ -103,6 +118,12 @@ def check_facts(facts: Mapping[str, Any], latent_size: int) -> None:
     for key in ("code_mean", "code_deviation"):
         if len(facts[key]) != latent_size:
             refuse(key, facts[key], f"{latent_size} numbers, one for each latent dimension")
+    if told := facts.get("population"):
+        shapes = [(len(told[key]), len(told[key][0]) if told[key] else 0)
+                  for key in ("precision", "axes", "points")]  # fmt: skip
+        wanted = [(latent_size, latent_size), (2, latent_size), (len(told["points"]), 2)]
+        if shapes != wanted or len(told["distances"]) != 101:
+            refuse("population", f"tables of {shapes}", f"{wanted}, and 101 distances")
     recipe: Any = facts.get("recipe")
     check_mapping(recipe, "recipe")
     for key in CROP:

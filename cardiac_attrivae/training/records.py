@@ -22,6 +22,7 @@ from torch.utils.tensorboard import SummaryWriter
 from ..data.store import SliceDataset
 from ..metrics.calibration import Calibration
 from ..metrics.patients import LEAST
+from ..metrics.population import population_facts
 from ..runtime.device import describe_device, peak_memory_mib
 from ..runtime.distributed import is_first, world_size
 from ..runtime.files import write
@@ -153,6 +154,7 @@ class Records:
         facts = self._facts() | {name: values.tolist() for name, values in statistics.items()}
         lasting = {key: value for key, value in summary.items() if key not in MEASURED}
         facts |= {"calibration": summary["calibration"], "summary": lasting}
+        facts |= {"population": population_facts(codes)}
         facts |= {"sha256_of": seals(self.folder, self.learner.train.folder)}
         write_weights(self.folder / MODEL, self.learner.model.state_dict(), facts)
         place = {"store": str(self.learner.train.folder.resolve())}

@@ -1,0 +1,76 @@
+"""A scan is the same scan in every format, and folders are searched without their masks."""
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK
+from dicoms import affine_of, save_cine
+
+from cardiac_attrivae.data.nifti import read_volume
+from cardiac_attrivae.data.scan import find_scans, read_scan
+from cardiac_attrivae.schema import DataError
+
+SPACING = (1.25, 1.5, 8.0)
+
+
+@pytest.fixture(scope="module")
+def cine():
+    return np.random.default_rng(0).integers(0, 900, (32, 28, 3, 4)).astype(np.int16)
+
+
+def written(cine, folder, form):
+    """Path of the cine in one format, all with the affine of `affine_of`."""
+    if form == "dicom":
+        save_cine(folder / "p1", cine, SPACING)
+        return folder / "p1"
+    if form.startswith("nii"):
+        nibabel.save(nibabel.Nifti1Image(cine, affine_of(SPACING)), folder / f"p1.{form}")
+    else:
+        image = SimpleITK.GetImageFromArray(cine.T, isVector=False)
+        image.SetSpacing((*SPACING, 1.0)[: cine.ndim])
+        SimpleITK.WriteImage(image, str(folder / f"p1.{form}"))
+    return folder / f"p1.{form}"
+
+
+@pytest.mark.parametrize("form", ["nii", "nii.gz", "nrrd", "mha", "dicom"])
+def test_a_cine_is_the_same_in_every_format(cine, tmp_path, form):
+    scan = read_scan(written(cine, tmp_path, form))
+    assert scan.name == "p1"
+    assert (scan.frames == cine).all()
+    assert scan.spacing_mm == pytest.approx(SPACING)
+    np.testing.assert_allclose(scan.affine, affine_of(SPACING), atol=1e-5)
+
+
+def test_a_frame_of_a_cine_is_that_frame_alone(cine, tmp_path):
+    file = written(cine, tmp_path, "nii.gz")
+    for frame in range(4):
+        assert (read_scan(file).frames[..., frame] == read_volume(file, frame).voxels).all()
+
+
+def test_a_stack_has_one_frame(cine, tmp_path):
+    for form in ("nii.gz", "mha"):
+        assert read_scan(written(cine[..., 0], tmp_path, form)).frames.shape == (32, 28, 3, 1)
+
+
+def test_what_is_no_scan_is_refused(tmp_path):
+    (tmp_path / "a.mha").write_text("no image")
+    nibabel.save(nibabel.Nifti1Image(np.full((9, 9, 3), np.nan), np.eye(4)), tmp_path / "b.nii")
+    for name, message in (("a.mha", "damaged"), ("b.nii", "NaN"), ("c.nii", "no scan")):
+        with pytest.raises(DataError, match=message):
+            read_scan(tmp_path / name)
+
+
+def test_folders_are_searched_for_scans(cine, tmp_path):
+    for name in ("x/p1_sa.nii.gz", "x/p1_sa_gt.nii.gz", "y/p1_sa.nii.gz", "y/.hidden.nii"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert list(find_scans([tmp_path])) == ["x_p1_sa", "y_p1_sa"]
+    assert list(find_scans([tmp_path / "x"])) == ["p1_sa"]
+    save_cine(tmp_path / "cines" / "p1", cine, SPACING)
+    save_cine(tmp_path / "cines" / "p2", cine, SPACING)
+    assert list(find_scans([tmp_path / "cines"])) == ["p1", "p2"]
+    assert list(find_scans([tmp_path / "cines" / "p2"])) == ["p2"]
+    (tmp_path / "empty").mkdir()
+    for source in ("empty", "absent"):
+        with pytest.raises(DataError, match="expected"):
+            find_scans([tmp_path / source])
