@@ -120,9 +120,13 @@ IMAGE = {
         lambda f: f.write_bytes(f.read_bytes()[:-4] + b"abcd"),
         "image.nii.gz cannot be read",
     ),
+    "bytes after the end": (
+        lambda f: f.write_bytes(f.read_bytes() + b"uploaded by curl"),
+        "image.nii.gz cannot be read: other bytes follow the packed ones",
+    ),
     "not gzip though .gz": (
         lambda f: f.write_bytes(gzip.decompress(f.read_bytes())),
-        "image.nii.gz cannot be read",
+        "image.nii.gz cannot be read: it is not packed although its name ends in .gz: rename it",
     ),
     "more in the header than in the file": (
         at(40, i16(3, 72, 64, 60)),
@@ -147,10 +151,10 @@ IMAGE = {
         lambda f: edit(f, lambda v: v * 1e300),
         "image.nii.gz holds NaN or infinite values, or beyond float32",
     ),
-    "negative spacing": (at(80, f32(-1.5)), "image.nii.gz states a spacing of (-1.5, 1.5, 10.0)"),
+    "negative spacing": (at(80, f32(-1.5)), "image.nii.gz states a spacing of -1.5 x 1.5 x 10 mm"),
     "spacing in micrometres": (
         at(80, f32(1500, 1500, 10000)),
-        "image.nii.gz states a spacing of (1500.0, 1500.0, 10000.0) mm; expected positive numbers",
+        "image.nii.gz states a spacing of 1500 x 1500 x 10000 mm; expected positive numbers",
     ),
     "spacing in metres": (at(80, f32(0.0015)), "image.nii.gz states a spacing of"),
     "NaN spacing between slices": (at(88, f32(np.nan)), "image.nii.gz states a spacing of"),

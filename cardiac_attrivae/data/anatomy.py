@@ -13,7 +13,7 @@ import numpy as np
 from ..attributes import pixel_counts
 from ..schema import HEART, DataError, Structure
 from .images import reordered
-from .nifti import Volume
+from .nifti import Volume, spelled_mm
 
 LOOSE, CLOSED = 0.7, 0.9
 """Shares of the border of the LV that touch the myocardium: at least .983 in the real masks, and at
@@ -44,6 +44,12 @@ FLIPPED = (
 MIRRORED = (
     "the stack is a mirror image of the patient by its affine: flip image and mask, "
     "nibabel.load(FILE).slicer[:, ::-1]"
+)
+
+CUT = "heart cut off by the border of the image"
+UNIT = (
+    "pixdim is 1 x 1 x 1 and is used, while the affine has another spacing: write it into pixdim, "
+    "image.header.set_zooms((I, J, S))"
 )
 
 
@@ -173,11 +179,16 @@ def oddities(image: Volume, mask: Volume, labels: np.ndarray, matched: bool) -> 
         ...     print(oddity.what)
         labels that look exchanged: correct 'labels' in the manifest
     """
-    found = []
+    found, inside = [], labels > 0
     if exchanged := exchanged_labels(labels):
         found.append(Oddity(EXCHANGED, exchanged, problem=True))
     if not matched and is_flipped(image, mask):
         found.append(Oddity(FLIPPED, ""))
     if is_mirrored(image, pixel_counts(labels)):
         found.append(Oddity(MIRRORED, ""))
+    if inside[[0, -1]].any() or inside[:, [0, -1]].any():
+        found.append(Oddity(CUT, ""))
+    lengths = np.linalg.norm(image.affine[:3, :3], axis=0)
+    if image.spacing_mm == (1, 1, 1) and not np.allclose(lengths, 1, rtol=1e-2):
+        found.append(Oddity(UNIT, spelled_mm(lengths), problem=True))
     return found

@@ -23,7 +23,7 @@ from .cases import NO_MASK, Cases, find_cases, find_root, list_cases, read_table
 from .check_report import Findings, Report
 from .images import laid_on, read_image
 from .manifest import Manifest, load_manifest
-from .nifti import Volume, are_finite, read_mask, read_to_the_end
+from .nifti import Volume, are_finite, read_mask, read_to_the_end, spelled_mm
 
 _SIZES = {
     "pixel spacing (mm)": (0.5, 2.5),
@@ -166,9 +166,6 @@ def _examine(
     labelled = bool(unknown) or len(missing) < len(HEART)
     if labelled and missing:
         notes.add("structure absent from the mask", record.case, f"{', '.join(missing)} {at}")
-    inside = labels > 0
-    if inside[[0, -1]].any() or inside[:, [0, -1]].any():
-        notes.add("heart cut off by the border of the image", record.case, at)
     if record.phase == "ED":
         _note_header(record.case, image, mask, notes)
     across, down, through = image.spacing_mm
@@ -197,20 +194,17 @@ def _note_header(case: str, image: Volume, mask: Volume, notes: Findings) -> Non
     if not np.allclose(image.affine, mask.affine, atol=across / 10):
         notes.add("image and mask lie apart by their affines; voxels are matched as stored", case)
     if not np.allclose(image.spacing_mm, mask.spacing_mm, rtol=1e-3):
-        detail = f"{_mm(image.spacing_mm)} and {_mm(mask.spacing_mm)}; the image's is used"
+        sizes = f"{spelled_mm(image.spacing_mm)} and {spelled_mm(mask.spacing_mm)}"
+        detail = f"{sizes}; the image's is used"
         notes.add("image and mask differ in spacing", case, detail)
     if not np.isclose(across, down, rtol=1e-3):
-        notes.add("pixels that are not square", case, _mm(image.spacing_mm))
+        notes.add("pixels that are not square", case, spelled_mm(image.spacing_mm))
     lengths = np.linalg.norm(image.affine[:3, :3], axis=0)
     if not np.allclose(lengths, image.spacing_mm, rtol=1e-2):
         notes.add("affine contradicts pixdim, a placeholder; pixdim is used", case)
     directions = image.affine[:3, :3] / np.where(lengths > 0, lengths, 1.0)
     if np.abs(directions.T @ directions - np.eye(3)).max() > ORTHONORMAL:
         notes.add("directions that are not orthonormal; ITK may refuse the file", case)
-
-
-def _mm(spacing: Iterable[float]) -> str:
-    return " x ".join(f"{s:.4g}" for s in spacing) + " mm"
 
 
 def _note_skipped(

@@ -8,7 +8,7 @@ import logging
 import math
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -36,6 +36,7 @@ NEAR = 1e-3
 """Largest distance from a whole number of a label that was stored as a fraction."""
 
 HEADER_BYTES, NIFTI_1 = 348, b"n+1\0"  # length and end of the header of a NIfTI-1 file
+GZIP = b"\x1f\x8b"  # first bytes of a gzip file
 
 
 class Volume(NamedTuple):
@@ -146,8 +147,7 @@ def _decoded(file: Path, frame: int | None) -> Volume:
         raise DataError(f"{file.name} is missing") from None
     # Damage shows as any of these, wherever in gzip, header or voxels it sits.
     except (OSError, EOFError, ValueError, OverflowError, MemoryError, *damage) as error:
-        reason = without_folder(error, file).partition(" 0x")[0]  # without the two checksums
-        raise DataError(f"{file.name} cannot be read: {reason}") from None
+        raise DataError(f"{file.name} cannot be read: {_reason(error, file)}") from None
     refuse_spacing(file, (x, y, z))
     return Volume(voxels, (x, y, z), affine)
 
@@ -194,6 +194,8 @@ def _open(file: Path) -> _Stored:
     if file.name.endswith(".nii.gz"):
         with open(file, "rb") as stream:
             packed = stream.read(4096)
+            if packed and not packed.startswith(GZIP):
+                raise ValueError("it is not packed although its name ends in .gz: rename it")
             start = zlib.decompressobj(wbits=31).decompress(packed, HEADER_BYTES)
             if len(start) == HEADER_BYTES and start.endswith(NIFTI_1):
                 header = nibabel.Nifti1Header(start, check=False)
@@ -218,6 +220,16 @@ def _open(file: Path) -> _Stored:
     return _Stored(image.header, np.asarray(image.affine), image.dataobj)
 
 
+def spelled_mm(spacing: Iterable[float]) -> str:
+    """Spells a spacing.
+
+    Example:
+        >>> spelled_mm((1.5, 1.5, 0.008000000379))
+        '1.5 x 1.5 x 0.008 mm'
+    """
+    return " x ".join(f"{s:.5g}" for s in spacing) + " mm"
+
+
 def refuse_spacing(file: Path, spacing: Sequence[float]) -> None:
     """Refuses an impossible spacing.
 
@@ -229,11 +241,11 @@ def refuse_spacing(file: Path, spacing: Sequence[float]) -> None:
     Example:
         >>> refuse_spacing(Path("a.nii"), (1.5, 1.5, 0))
         Traceback (most recent call last):
-        cardiac_attrivae.schema.DataError: a.nii states a spacing of (1.5, 1.5, 0) mm; expected ...
+        cardiac_attrivae.schema.DataError: a.nii states a spacing of 1.5 x 1.5 x 0 mm; expected ...
     """
     if not all(LEAST_MM <= step <= MOST_MM for step in spacing):
         raise DataError(
-            f"{file.name} states a spacing of {tuple(spacing)} mm; expected positive numbers, "
+            f"{file.name} states a spacing of {spelled_mm(spacing)}; expected positive numbers, "
             f"{LEAST_MM:g} to {MOST_MM:g}"
         )
 
@@ -332,8 +344,15 @@ def read_to_the_end(file: Path) -> None:
         with gzip.open(file) as stream:
             _to_the_end(stream, file, size)
     except (OSError, EOFError, zlib.error) as error:
-        reason = without_folder(error).partition(" 0x")[0]  # without the two checksums
-        raise DataError(f"{file.name} cannot be read: {reason}") from None
+        raise DataError(f"{file.name} cannot be read: {_reason(error, file)}") from None
+
+
+def _reason(error: BaseException, file: Path) -> str:
+    """What damage was found, without the two checksums."""
+    reason = without_folder(error, file).partition(" 0x")[0]
+    if reason.startswith("Not a gzipped file"):  # the start was, see `_open`
+        return "other bytes follow the packed ones; unpack it, and pack it again"
+    return reason
 
 
 def _to_the_end(stream: gzip.GzipFile, file: Path, size: int) -> None:

@@ -1,5 +1,6 @@
 """Masks and stacks that contradict the anatomy are recognised, and those of real data are not."""
 
+import gzip
 import shutil
 from dataclasses import replace
 
@@ -8,7 +9,15 @@ import numpy as np
 import pytest
 from faults import OWN, SPACING_MM, heart, picture, save
 
-from cardiac_attrivae.data.anatomy import EXCHANGED, FLIPPED, MIRRORED, is_mirrored, oddities
+from cardiac_attrivae.data.anatomy import (
+    CUT,
+    EXCHANGED,
+    FLIPPED,
+    MIRRORED,
+    UNIT,
+    is_mirrored,
+    oddities,
+)
 from cardiac_attrivae.data.cases import find_cases
 from cardiac_attrivae.data.check import check_dataset
 from cardiac_attrivae.data.images import laid_on, read_image
@@ -129,6 +138,25 @@ def test_slices_along_another_axis_are_refused_in_words(own, tmp_path):
         preprocess(MANIFEST, own, tmp_path / "s")
     _, problems = notes_and_problems(own)
     assert set(problems["damaged or unusable file"]) == {"p1", "p2", "p3"}
+
+
+def test_a_heart_at_the_border_of_its_image_is_noted_by_check_and_told_by_preprocess(own, tmp_path):
+    change(own, lambda voxels: np.pad(voxels[18:], ((0, 18), (0, 0), (0, 0))))
+    notes, problems = notes_and_problems(own)
+    assert (set(notes), problems) == ({CUT}, {})
+    assert set(preprocess(MANIFEST, own, tmp_path / "s").remarks) == {CUT}
+
+
+def test_a_pixdim_of_1_beside_an_affine_that_knows_better_is_a_problem(own, tmp_path):
+    for file in own.glob("a/*/*.nii.gz"):
+        image = nibabel.load(file)
+        image.set_sform(image.affine, 1)
+        content = bytearray(image.to_bytes())
+        content[80:92] = np.ones(3, "<f4").tobytes()
+        file.write_bytes(gzip.compress(content))
+    _, problems = notes_and_problems(own)
+    assert problems[UNIT] == dict.fromkeys(("p1", "p2", "p3"), "1.5 x 1.5 x 10 mm at ED")
+    assert set(preprocess(MANIFEST, own, tmp_path / "s").remarks) == {UNIT}
 
 
 def test_an_lv_that_is_larger_at_es_is_noted(own):

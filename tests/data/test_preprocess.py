@@ -347,11 +347,11 @@ FAULTS = {
     "empty file": (lambda i, m: i.write_bytes(b""), "image.nii.gz cannot be read"),
     "zero pixel size": (
         lambda i, m: header_edit(i, 80, np.float32(0).tobytes()),  # pixdim[1]
-        "image.nii.gz states a spacing of (0.0, 1.5, 10.0) mm; expected positive",
+        "image.nii.gz states a spacing of 0 x 1.5 x 10 mm; expected positive",
     ),
     "zero spacing": (
         lambda i, m: header_edit(i, 88, np.float32(0).tobytes()),  # pixdim[3]
-        "image.nii.gz states a spacing of (1.5, 1.5, 0.0) mm; expected positive",
+        "image.nii.gz states a spacing of 1.5 x 1.5 x 0 mm; expected positive",
     ),
     "no contrast": (
         lambda i, m: edit(i, lambda v: 0 * v + 5),
