@@ -44,6 +44,9 @@ from .patients import (
     rows_of_patients,
 )
 
+BLOCK = 2**18
+"""Numbers of permuted attributes that are measured at a time: memory does not grow with rounds."""
+
 
 def estimate(
     codes: LatentTable | ArrayLike,
@@ -155,16 +158,20 @@ def permutation_null(table: LatentTable, rounds: int = 1000, seed: int = 0) -> n
         (3, 18)
     """
     codes, attributes = checked(table.codes, table.attributes, table.names)
-    # all rounds are columns of one table, (N, rounds K), so that the codes are sorted once
-    permuted = np.hstack(attributes[permute_patients(table.cases, rounds, seed)])
-    entropy = np.tile(self_information(attributes, seed), rounds)  # does not depend on the order
-    measured, k = Dependence.between(codes, permuted, seed=seed, entropy=entropy), len(table.names)
-    return np.array(
-        [
+    origins, k = permute_patients(table.cases, rounds, seed), len(table.names)
+    entropy = self_information(attributes, seed)  # does not depend on the order
+    # the rounds of a block are columns of one table, so that the codes are sorted once for them
+    # of two columns at least: of a single one, numpy adds up the rows in another order
+    blocks, null = max(1, rounds // max(2, BLOCK // attributes.size)), []
+    for origin in np.array_split(origins, blocks):
+        permuted = np.hstack(attributes[origin])
+        known = np.tile(entropy, len(origin))
+        measured = Dependence.between(codes, permuted, seed=seed, entropy=known)
+        null += [
             _values(measured.of_attributes(slice(first, first + k), table.dimensions), table)
-            for first in range(0, rounds * k, k)
+            for first in range(0, permuted.shape[1], k)
         ]
-    )
+    return np.array(null)
 
 
 def draw_information(

@@ -1,11 +1,13 @@
 """Statistics of scores: chance is 0, intervals cover, patients stay whole."""
 
+import tracemalloc
 from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 import pytest
 
+from cardiac_attrivae.metrics import uncertainty
 from cardiac_attrivae.metrics.codes import METRICS, SCORES, score
 from cardiac_attrivae.metrics.disentanglement import fixed_gap, fixed_modularity, modularity
 from cardiac_attrivae.metrics.intervals import corrected, holm, interval, patient_means
@@ -98,6 +100,26 @@ def test_the_null_is_a_plain_loop_over_permuted_attributes():
         shuffled = t.attributes[rng.permutation(20)]
         theirs.append([row.value for row in score(replace(t, attributes=shuffled), seed=3)])
     np.testing.assert_array_equal(ours[:, : len(theirs[0])], theirs)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_the_null_is_the_same_bit_for_bit_in_blocks_of_any_size(monkeypatch, k):
+    t = table(20, 4, k, noise=0.5)
+    whole = permutation_null(t, rounds=7)
+    for rounds_in_block in (1, 2, 3, 6, 7):
+        monkeypatch.setattr(uncertainty, "BLOCK", rounds_in_block * t.attributes.size)
+        np.testing.assert_array_equal(permutation_null(t, rounds=7), whole)
+
+
+def test_blocks_bound_the_memory_of_the_null(monkeypatch):
+    t, peaks = table(200, 1, 1), []
+    for block in (2**30, 2**11):
+        monkeypatch.setattr(uncertainty, "BLOCK", block)
+        tracemalloc.start()
+        permutation_null(t, rounds=200)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] / 3
 
 
 def test_chance_is_what_independent_codes_score():
