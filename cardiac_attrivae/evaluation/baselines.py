@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LinearRegression, RidgeCV
+from torch import Tensor
 
 from ..attributes import ATTRIBUTES, is_area
 from ..data.store import SliceDataset
@@ -60,10 +61,23 @@ def features(dataset: SliceDataset, segmenter: Segmenter) -> Features:
     for rows in torch.arange(len(dataset)).split(CHUNK):
         images = dataset.read(rows.numpy())[Keys.IMAGE][:, :1]
         pixels = (images > 0).sum((2, 3)).double()
-        coarse = F.adaptive_avg_pool2d(images, COARSE).flatten(1).double()
         segmented = areas(segmenter(images), dataset.pixel_cm2)
-        parts.append(Features(pixels.numpy(), coarse.numpy(), segmented))
+        parts.append(Features(pixels.numpy(), coarse(images), segmented))
     return Features(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def coarse(images: Tensor) -> np.ndarray:
+    """Averages the first channel of slices (N, C, H, W) to `COARSE` x `COARSE` pixels, as rows."""
+    return F.adaptive_avg_pool2d(images[:, :1], COARSE).flatten(1).double().numpy()
+
+
+def ridge() -> RidgeCV:
+    """Makes the regression on coarse pictures; it chooses its penalty on the patients it is fitted on.
+
+    Pixels stay in [0, 1], their common unit: standardising would blow up those at the border of the
+    heart, which are black in most patients. `benchmarks/baselines.py` measures both.
+    """
+    return RidgeCV(alphas=np.logspace(-4, 4, 17))
 
 
 def readings(source: Features, known: np.ndarray, target: Features, name: str) -> dict[str, Any]:
@@ -79,13 +93,12 @@ def readings(source: Features, known: np.ndarray, target: Features, name: str) -
     Returns:
         Name of the baseline -> attribute of the target patients, (M,).
     """
-    ridge = RidgeCV(alphas=np.logspace(-4, 4, 17))  # pixels are on one scale already
     own = target.segmented[:, HEART.index(ATTRIBUTES[name].structure)]
     if not is_area(name):
         own = LinearRegression().fit(source.segmented, known).predict(target.segmented)
     return {
         PIXELS: LinearRegression().fit(source.pixels, known).predict(target.pixels),
-        RIDGE: ridge.fit(source.coarse, known).predict(target.coarse),
+        RIDGE: ridge().fit(source.coarse, known).predict(target.coarse),
         SEGMENTED: own,
     }
 

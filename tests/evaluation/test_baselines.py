@@ -58,6 +58,23 @@ def test_the_outline_alone_gives_an_area_away():
     assert read[PIXELS] == pytest.approx(20 * size)
 
 
+def test_pixels_that_are_black_in_all_but_few_patients_do_not_carry_the_ridge_away():
+    """What standardising would make of them is seen in patients that it was not fitted on."""
+    random = np.random.default_rng(0)
+    size = random.normal(20, 5, 60)
+    pixels = size[:, None] / 40 * random.uniform(0.8, 1.2, 256) + random.normal(0, 0.02, (60, 256))
+    rim = np.zeros((60, 256))
+    rim[:40, 200:] = 1e-4 * random.random((40, 56))  # almost nothing in the first 40
+    rim[40:, 200:] = random.random((20, 56)) / 5
+    pixels[:, 200:] = rim[:, 200:]
+    seen, new = (
+        Features(pixels[rows], pixels[rows], np.zeros((len(pixels[rows]), 3)))
+        for rows in (slice(40), slice(40, None))
+    )
+    read = readings(seen, size[:40], new, "LVEDA")[RIDGE]
+    assert np.mean((read - size[40:]) ** 2) < 0.05 * np.var(size[40:])
+
+
 def test_readings_are_scored_like_those_of_codes_with_intervals():
     random = np.random.default_rng(0)
     measured = random.normal(20, 5, (30, 2))
