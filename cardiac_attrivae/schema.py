@@ -48,6 +48,7 @@ class Keys(StrEnum):
     ATTRIBUTES = "attributes"  # (N, K) in the order of the pipeline's attribute list
     ROW = "row"  # (N,) row of cases.csv
     RECONSTRUCTION = "reconstruction"  # (N, C, H, W)
+    PREDICTION = "prediction"  # (N, 1, H, W) labels that a network found
     MU = "mu"  # (N, D) posterior mean
     LOGVAR = "logvar"  # (N, D) log of the posterior variance
     LATENT = "z"  # (N, D) the sample that was decoded

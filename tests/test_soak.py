@@ -79,7 +79,7 @@ def cycle(store, folder, monkeypatch, *, pictures):
     data = SliceDataset.open(store)
     with monkeypatch.context() as patch:
         if not pictures:  # they take longer than all the rest
-            patch.setattr(Records, "draw", lambda self, statistics: None)
+            patch.setattr(Records, "draw", lambda self: None)
         workflow = TrainingWorkflow(
             parse_pipeline(PIPELINE), data.split("train"), data.split("val"), folder / "run",
             device="cpu", overwrite=True,

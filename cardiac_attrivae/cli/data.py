@@ -45,8 +45,8 @@ def check(dataset: str, source: Path) -> None:
 @options.output
 @click.option(
     "--slice", "slices", default="basal", show_default=True,
-    type=click.Choice(["basal", "mid", "max-area", "all"]),
-    help="Which slices of a patient to keep.",
+    type=click.Choice(["basal", "mid", "max-area", "all", "whole"]),
+    help="Which slices of a patient to keep; whole: all, uncropped, at ED and ES, for a segmenter.",
 )  # fmt: skip
 @click.option("--spacing", default=1.3, show_default=True, help="Pixel size in mm.")
 @click.option("--size", default=128, show_default=True, help="Pixels along a side.")

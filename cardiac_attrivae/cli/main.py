@@ -12,6 +12,7 @@ from .data import check, phantom, preprocess
 from .drawing import explore, generate, traverse
 from .evaluation import cross_domain_eval, report
 from .export import export
+from .segmentation import segment
 from .training import train, tune, verify
 from .whole import demo, reproduce
 
@@ -26,7 +27,7 @@ def main() -> None:
 
 
 for command in (
-    demo, check, preprocess, train, verify, tune, cross_domain_eval, report, generate, traverse,
-    explore, export, reproduce, phantom,
+    demo, check, segment, preprocess, train, verify, tune, cross_domain_eval, report, generate,
+    traverse, explore, export, reproduce, phantom,
 ):  # fmt: skip
     main.add_command(command)

@@ -22,6 +22,14 @@ CLEARLY = 1.2
 """Ratio of the heart's areas at the two ends of a stack above which one is the base."""
 
 
+CHIRAL = (-4.4, 2.8, 3.8)
+"""Weights of what differs between a heart and its mirror image, see `handedness`: a logistic
+regression on the masks of ACDC's 100 training patients at ED and ES. Without the patient in
+question it is right in 97.5 % of the frames, and in all of the 84 % where it exceeds `SURE`."""
+SURE = 2.0
+"""Log odds of a handedness above which a frame is taken for the one or the other."""
+
+
 class Oddity(NamedTuple):
     """Something that is probably wrong with a case.
 
@@ -141,6 +149,73 @@ def is_mirrored(image: Volume, counts: np.ndarray) -> bool:
     if max(first, last) < CLEARLY * min(first, last):
         return False
     return bool((np.linalg.det(image.affine[:3, :3]) > 0) == (first > last))
+
+
+def base_first(labels: np.ndarray) -> bool | None:
+    """Tells whether the slices of a stack run from the base to the apex; None where it is unclear.
+
+    Args:
+        labels: Canonical labels, (I, J, S).
+
+    Example:
+        >>> labels = np.zeros((9, 9, 3), np.uint8)
+        >>> labels[:, :, 0], labels[:3, :, 1], labels[0, :, 2] = 1, 1, 1
+        >>> base_first(labels), base_first(labels[..., ::-1])
+        (True, False)
+    """
+    sizes = (labels > 0).sum(axis=(0, 1))
+    shown = sizes[sizes > 0]
+    half = len(shown) // 2
+    first, last = int(shown[:half].sum()), int(shown[len(shown) - half :].sum())
+    if max(first, last) < CLEARLY * min(first, last) or not max(first, last):
+        return None
+    return first > last
+
+
+def handedness(labels: np.ndarray, spacing_mm: tuple[float, ...]) -> float:
+    """Computes the log odds that a stack shows a heart and not its mirror image.
+
+    From base to apex the direction from LV to RV turns, and at the base the RV reaches further, and
+    thins out, on one side. In a mirror image all this is the other way round. The base is found by
+    its areas, so that the order of the slices does not matter; seen with columns along i and rows
+    along j, patients of ACDC and M&Ms are above 0.
+
+    Args:
+        labels: Canonical labels of a frame, (I, J, S).
+        spacing_mm: Spacing along i, j (and s).
+
+    Returns:
+        Log odds; 0 where fewer than three slices show LV, MYO and RV, or the base is not clear.
+
+    Example:
+        >>> handedness(np.zeros((9, 9, 5), np.uint8), (1.5, 1.5))
+        0.0
+    """
+    order = base_first(labels)
+    stack = labels if order else labels[..., ::-1]
+    turns, skews, reaches = [], [], []
+    for z in range(stack.shape[2] if order is not None else 0):
+        plane = stack[..., z]
+        if min(int((plane == structure).sum()) for structure in HEART) < 30:
+            continue
+        left, right = (
+            np.argwhere(region) * spacing_mm[:2]
+            for region in (
+                (plane == Structure.LV) | (plane == Structure.MYO),
+                plane == Structure.RV,
+            )
+        )
+        x, y = right.mean(axis=0) - left.mean(axis=0)
+        across = (right - left.mean(axis=0)) @ np.array([-y, x]) / np.hypot(x, y)
+        centred = across - across.mean()
+        turns.append(np.arctan2(y, x))
+        skews.append((centred**3).mean() / centred.std() ** 3)
+        reaches.append((across.max() + across.min()) / across.std())
+    if len(turns) < 3:
+        return 0.0
+    basal, turn = len(turns) // 2, np.unwrap(turns)
+    found = (turn[-1] - turn[0], np.mean(skews[:basal]), np.mean(reaches[:basal]))
+    return float(np.dot(CHIRAL, found))
 
 
 def is_flipped(image: Volume, mask: Volume) -> bool:

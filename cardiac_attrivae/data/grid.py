@@ -18,18 +18,19 @@ WINDOW = (1.0, 99.0)
 """Percentiles of a stack that become 0 and 1."""
 
 
-def windowed(image: np.ndarray) -> np.ndarray:
+def windowed(image: np.ndarray, percentiles: tuple[float, float] = WINDOW) -> np.ndarray:
     """Scales a stack to [0, 1] between two percentiles of all its voxels, float32.
 
     Args:
         image: Signal of a frame in any unit, (X, Y, Z).
+        percentiles: Which become 0 and 1.
 
     Example:
         >>> windowed(np.arange(101.0).reshape(101, 1, 1))[[0, 50, 100], 0, 0].tolist()
         [0.0, 0.5, 1.0]
     """
     image = np.asarray(image, dtype=np.float32)
-    low, high = np.percentile(image, WINDOW)
+    low, high = np.percentile(image, percentiles)
     return np.clip((image - low) / max(high - low, 1e-6), 0, 1).astype(np.float32)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from ..schema import DataError, Keys
-from .store import SliceDataset, Slices
+from .store import Slices
 
 AHEAD = 4
 """Batches that are read at the same time, ahead of the one that is in use."""
@@ -22,6 +23,15 @@ KEPT = 0.5
 KEPT_ON_CPU = 2**30
 """Bytes that slices may fill in main memory. Free memory is no guide there: a batch system grants a
 job less than the machine has, and ends a job that takes more."""
+
+
+class Readable(Protocol):
+    """Slices that batches are made of: `SliceDataset`, or a view of one."""
+
+    @property
+    def nbytes(self) -> int: ...
+    def __len__(self) -> int: ...
+    def read(self, rows: np.ndarray, /) -> Slices: ...
 
 
 def room(device: torch.device) -> float:
@@ -38,7 +48,7 @@ def room(device: torch.device) -> float:
 
 
 def read_ahead(
-    dataset: SliceDataset, chunks: Iterable[Tensor], device: torch.device
+    dataset: Readable, chunks: Iterable[Tensor], device: torch.device
 ) -> Iterator[Slices]:
     """Yields the slices of each chunk of rows on the device, while threads read the next ones.
 
@@ -56,6 +66,7 @@ def read_ahead(
     Example:
         >>> images = np.arange(4, dtype=np.float32).reshape(4, 1, 1, 1)
         >>> import pandas as pd
+        >>> from .store import SliceDataset
         >>> cases = pd.DataFrame({"case": list("abcd")})
         >>> dataset = SliceDataset(images, images.astype(np.uint8), cases, {}, None)
         >>> chunks = torch.tensor([3, 0, 2]).split(2)
@@ -114,7 +125,7 @@ class DeviceLoader:
 
     def __init__(
         self,
-        dataset: SliceDataset,
+        dataset: Readable,
         attributes: np.ndarray,
         batch_size: int,
         device: torch.device | str = "cpu",

@@ -32,7 +32,7 @@ from .cases import Cases, Skipped, drop_duplicates, find_cases
 from .manifest import Manifest, load_manifest
 from .masks import Masks, predicted_masks
 from .pseudonyms import fixed_reason, pseudonymised
-from .recipe import Recipe
+from .recipe import WHOLE, Recipe
 from .store import SPACING, STORE, is_store
 from .store_writer import FACTS, assemble, case_file, save_case
 from .transforms import innermost, preprocessing
@@ -148,7 +148,7 @@ def preprocess(
     with locked(partial, output):
         check_own(partial, UNFINISHED, "an interrupted preprocess")
         check_replaceable(output, overwrite)
-        found = _found(manifest, source, without_duplicates, key, masks)
+        found = _found(manifest, source, recipe, without_duplicates, key, masks)
         # the name depends on recipe, source, key and version: files of another run are not reused
         cases = partial / _fingerprint(recipe, manifest, found.records, key or b"")[:16]
         empty(partial, cases.name)
@@ -186,7 +186,7 @@ def preprocess(
         partial.rmdir()
     kept = len(finished) - sum(job.record.case not in lost for job in todo)
     return Summary(
-        output, len(finished), info["slices"], skipped, info["splits"], kept, info["remarks"],
+        output, info["cases"], info["slices"], skipped, info["splits"], kept, info["remarks"],
         info["crop"], info["mask_sources"],
     )  # fmt: skip
 
@@ -216,6 +216,7 @@ def check_replaceable(output: Path, overwrite: bool) -> None:
 def _found(
     manifest: Manifest,
     source: Path,
+    recipe: Recipe,
     without_duplicates: bool,
     key: bytes | None,
     masks: Masks | None,
@@ -224,6 +225,11 @@ def _found(
     if without_duplicates:
         kept = drop_duplicates(found.records, manifest)
         found = Cases(kept.records, [*found.skipped, *kept.skipped])
+    if recipe.slice == WHOLE and manifest.gives("ES"):
+        at_ed = {record.case for record in found.records}
+        later = find_cases(manifest, source, "ES", masks).records
+        both = [*found.records, *(record for record in later if record.case in at_ed)]
+        found = Cases(sorted(both, key=lambda record: (record.case, record.phase)), found.skipped)
     return found if key is None else pseudonymised(found, manifest, key)
 
 
@@ -331,5 +337,5 @@ def _fingerprint(recipe: Recipe, manifest: Manifest, records: list[CaseRecord], 
 
 def _space(recipe: Recipe, to_do: int, cases: int) -> int:
     """Estimates the bytes of finished cases and of the store, which are there at once."""
-    slices = (SLICES if recipe.slice == "all" else 1) * recipe.size**2 * (4 + 1)
+    slices = (SLICES if recipe.slice in ("all", WHOLE) else 1) * recipe.size**2 * (4 + 1)
     return to_do * (slices + MASK) + cases * slices

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SLICES = ("basal", "mid", "max-area", "all")
+WHOLE = "whole"
+SLICES = ("basal", "mid", "max-area", "all", WHOLE)
 """Which slices of a patient may be kept."""
 
 
@@ -15,6 +16,8 @@ class Recipe:
     Attributes:
         slice: ``basal``: the most basal usable slice; ``mid``: halfway between the most basal and
             the most apical; ``max-area``: the one that shows most of the heart; ``all`` of them.
+            ``whole``: every slice of the stack at ED and ES, usable or not, as a whole picture that
+            is neither turned nor masked, to train a segmenter on.
         spacing: Pixel size of the crop in mm.
         size: Pixels along each side of the crop.
         least_pixels: A slice is usable if each structure has more pixels than this.

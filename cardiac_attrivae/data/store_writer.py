@@ -61,7 +61,7 @@ def case_file(folder: Path, record: CaseRecord) -> Path:
         >>> before == case_file(Path("done"), CaseRecord(**about, **files))
         False
     """
-    known = [record.case]
+    known = [record.case, *([record.phase] if record.phase != "ED" else [])]
     for path in (record.image, record.mask):
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
         for status in (file.stat() for file in files if file.exists()):
@@ -108,7 +108,8 @@ def assemble(
 
     Args:
         store: Empty folder.
-        cases: Files of the finished cases, sorted by case.
+        cases: Files of the finished cases, sorted by case; of several frames of a case, the first
+            gives its mask.
         skipped: Cases that are left out.
         about: Further facts for dataset.json.
 
@@ -130,6 +131,7 @@ def assemble(
     splits, remarks, sources = Counter[str](), Counter[str](), Counter[str]()
     captions: list[str] = []
     crops: list[np.ndarray] = []
+    case = ""
     with ExitStack() as files:
         beside = {name: files.enter_context(atomic_file(store / name)) for name in FILES}
         add_images = files.enter_context(appended(beside["images.npy"]))
@@ -145,12 +147,15 @@ def assemble(
             add_images(part["images"])
             add_labels(part["labels"])
             rows = [json.loads(row) for row in part["rows"]]
-            with archive.open(f"{rows[0]['case']}.npy", "w") as mask:
-                np.lib.format.write_array(mask, part["mask"])
+            first = rows[0]["case"] != case
+            case = rows[0]["case"]
+            if first:
+                with archive.open(f"{case}.npy", "w") as mask:
+                    np.lib.format.write_array(mask, part["mask"])
+                splits[rows[0]["split"]] += 1
+                sources[rows[0]["mask_source"]] += 1
             writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
             captions += [f"{row['case']}  z {row['slice_index']}" for row in rows]
-            splits[rows[0]["split"]] += 1
-            sources[rows[0]["mask_source"]] += 1
             remarks.update(part["remarks"].tolist())
             crops.append(part["crop"])
     _write_skipped(store / "skipped.csv", skipped := list(skipped))

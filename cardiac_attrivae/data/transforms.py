@@ -20,9 +20,10 @@ from ..attributes import is_one_heart, measure, pixel_counts
 from ..schema import HEART, CaseRecord, DataError, Keys, Structure
 from .anatomy import oddities
 from .crop import crop_points, cut_off, heart_axes, sample, usable_slices
+from .grid import to_grid, windowed
 from .images import laid_on, read_image
 from .nifti import are_finite, read_mask
-from .recipe import Recipe
+from .recipe import WHOLE, Recipe
 
 Case = Mapping[Hashable, Any]
 
@@ -45,6 +46,8 @@ def preprocessing(recipe: Recipe) -> Compose:
 def _cropping(recipe: Recipe) -> list[Transform]:
     """Lists the transforms from a stack with its canonical mask to slices."""
     both = (Keys.IMAGE, Keys.LABEL)
+    if recipe.slice == WHOLE:
+        return [MeasureHeart(), WholePicturesd(both, recipe)]
     return [
         MeasureHeart(),
         SelectSlices(recipe.slice, recipe.least_pixels),
@@ -304,6 +307,45 @@ class AlignHeartd(MapTransform):
                 "and 'slice_index', which SelectSlices adds"
             )
         return voxels[0]
+
+
+class WholePicturesd(MapTransform):
+    """Makes a dictionary for each slice of a stack, with whole pictures on a grid of square pixels.
+
+    The first key is the image (linear), the second the canonical mask (nearest), (I, J, S). Both
+    become (1, size, size) about the centre of the slice; the image is scaled to [0, 1] between
+    two percentiles of its stack. Adds what `SelectSlices` and `AlignHeartd` add.
+
+    Args:
+        keys: Image and mask.
+        recipe: Pixels of the grid, and percentiles.
+    """
+
+    def __init__(self, keys: KeysCollection, recipe: Recipe) -> None:
+        super().__init__(keys)
+        self.recipe = recipe
+
+    def __call__(self, data: Case) -> list[dict[Hashable, Any]]:
+        spacing, recipe = _spacing(data, self.keys[1]), self.recipe
+        image, label = (_stack(data[key]) for key in self.keys)
+        images, labels = (
+            to_grid(stack, spacing, recipe.spacing, recipe.size, mode).numpy()[:, None]
+            for stack, mode in ((windowed(image, recipe.percentiles), "bilinear"),
+                                (label, "nearest"))
+        )  # fmt: skip
+        middle = (np.array(label.shape[:2]) - 1) / 2 * spacing[:2]
+        field = recipe.size * recipe.spacing
+        found = []
+        for z in range(label.shape[2]):
+            cut, needed = 0.0, field
+            if label[..., z].any():
+                cut, needed = cut_off(label[..., z], np.eye(2), middle, spacing[:2], field)
+            values = dict(zip(self.keys, (images[z], labels[z]), strict=True))
+            at = {"slice_index": z, "attributes": measure(data["counts"], spacing, z)}
+            found.append(
+                {**data, **values, **at, "cut": cut, "field_mm": needed, "rotation_deg": 0.0}
+            )
+        return found
 
 
 class ScaleIntensityInMaskd(MapTransform):

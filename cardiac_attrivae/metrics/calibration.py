@@ -11,7 +11,7 @@ from scipy.stats import t
 from ..schema import LatentTable
 from .control import STEPS
 from .information import mutual_information
-from .patients import checked
+from .patients import LEAST, checked
 
 
 @dataclass(frozen=True)
@@ -161,3 +161,37 @@ def read_lines(
         half = t.ppf((1 + level) / 2, n - 2) * line["residual_sd"] * np.sqrt(1 + 1 / n + leverage)
         read.append(np.stack([value, value - half, value + half], axis=1))
     return np.stack(read, axis=1)
+
+
+def calibration_lines(table: LatentTable) -> dict[str, dict[str, float]]:
+    """Says what the codes of a model mean in the units of the attributes.
+
+    Args:
+        table: Codes and attributes of the training patients.
+
+    Returns:
+        For each attribute its ``dimension``, ``slope`` and ``intercept`` of the line from the code
+        to the attribute, ``low`` and ``high``, the range among the training patients,
+        ``code_mean`` and ``code_deviation``, ``residual_sd``, the standard deviation about the line
+        (n - 2 degrees of freedom), and the number ``n`` of patients. Empty with fewer than `LEAST`.
+
+    Example:
+        >>> codes = np.array([[1.0], [2.0], [3.0], [4.0], [5.0]])
+        >>> table = LatentTable(tuple("abcde"), codes, 100 + 20 * codes, ("LVEDV",), (0,))
+        >>> line = calibration_lines(table)["LVEDV"]
+        >>> round(line["slope"]), round(line["intercept"]), line["n"]
+        (20, 100, 5)
+    """
+    if len(table.codes) < LEAST:
+        return {}
+    line = Calibration.fit(table)
+    n = len(table.codes)
+    residual = np.sqrt(((table.attributes - line.read(table.codes)) ** 2).sum(axis=0) / (n - 2))
+    columns = ("dimensions", "slope", "intercept", "low", "high", "code_mean", "code_deviation")
+    parts = (*(getattr(line, name) for name in columns), residual)
+    keys = ("dimension", *columns[1:], "residual_sd")
+    return {
+        name: {key: float(v) for key, v in zip(keys, row, strict=True)}
+        | {"dimension": int(row[0]), "n": n}
+        for name, row in zip(line.names, zip(*parts, strict=True), strict=True)
+    }

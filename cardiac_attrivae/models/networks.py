@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections import ChainMap
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -18,11 +19,17 @@ from torch.optim.swa_utils import update_bn
 
 from ..runtime.yaml_files import nearest
 from .beta_vae import BetaVAE
+from .scan_unet import ScanUNet
 from .soft_intro_vae import SoftIntroVAE
 from .vae import VAE
 
 NETWORKS: dict[str, type[VAE]] = {"BetaVAE": BetaVAE, "SoftIntroVAE": SoftIntroVAE}
 """Networks that a pipeline names by one word."""
+
+SEGMENTERS: dict[str, type[nn.Module]] = {"ScanUNet": ScanUNet}
+"""The same for networks that outline hearts: they have no codes."""
+
+KNOWN = ChainMap[str, Any](NETWORKS, SEGMENTERS)
 
 MOST_PARAMETERS = 10**9
 """A configuration that asks for more (4 GB) is a mistake or an attack."""
@@ -52,7 +59,7 @@ def build_network(name: str, /, **arguments: Any) -> VAE:
         accepted = ", ".join(inspect.signature(network).parameters)
         raise ValueError(f"network {name!r}: {error}; it takes {accepted}") from None
     try:
-        if name in NETWORKS:
+        if name in KNOWN:
             count = parameter_count(name, **arguments)
             if count > MOST_PARAMETERS:
                 raise ValueError(
@@ -72,7 +79,7 @@ def parameter_count(name: str, /, **arguments: Any) -> int:
         419713
     """
     with torch.device("meta"):
-        network = NETWORKS[name](**arguments)
+        network = KNOWN[name](**arguments)
     return sum(values.numel() for values in network.state_dict().values())
 
 
@@ -90,8 +97,8 @@ def network_class(name: str) -> type[VAE]:
         >>> network_class("BetaVAE") is BetaVAE
         True
     """
-    if name in NETWORKS:
-        return NETWORKS[name]
+    if name in KNOWN:
+        return cast(type[VAE], KNOWN[name])
     module, _, word = name.rpartition(".")
     accepted = (
         f"expected one of {', '.join(NETWORKS)}, or the path of a class: package.module.Class"

@@ -33,12 +33,21 @@ class ScanUNet(nn.Module):
             kernel_size=[3] * len(filters), strides=[1, *halvings], upsample_kernel_size=halvings,
             filters=list(filters), norm_name="batch",
         )  # fmt: skip
+        # the same layers a second time, nested for deep supervision: a file holds each weight once
+        del self.unet.skip_layers
 
     def forward(self, image: Tensor) -> Tensor:
         """Turns slices with their neighbours, (N, context, H, W) in any unit, into logits of
         background, LV, myocardium and RV, (N, 4, H, W)."""
         deviation, mean = torch.std_mean(image, dim=(1, 2, 3), keepdim=True)
-        return self.unet((image - mean) / (deviation + 1e-5))
+        unet, skipped = self.unet, []
+        field = unet.input_block((image - mean) / (deviation + 1e-5))
+        for down in (*unet.downsamples, unet.bottleneck):
+            skipped.append(field)
+            field = down(field)
+        for up in unet.upsamples:
+            field = up(field, skipped.pop())
+        return unet.output_block(field)
 
 
 def with_neighbours(slices: Tensor, context: int) -> Tensor:

@@ -135,7 +135,7 @@ def build(kind: type[T], values: Any, key: str = "") -> T:
     before = f"{key}." if key else ""
     for name in values:
         if name not in known:
-            _unknown(before + name, _below(name, hints) or nearest(name, known), known)
+            _unknown(before + name, _below(name, hints, known) or nearest(name, known), known)
     for name, f in known.items():
         if name not in values and f.default is MISSING and f.default_factory is MISSING:
             rule = None if get_args(hints[name]) else f.metadata.get("rule")
@@ -194,10 +194,12 @@ def refuse(key: str, value: Any, expected: str) -> NoReturn:
     raise ValueError(f"{key} is {short(value)}; expected {expected}")
 
 
-def _below(name: str, hints: Mapping[str, Any]) -> str:
+def _below(name: str, hints: Mapping[str, Any], known: Mapping[str, Any]) -> str:
     """A question after a key of that name one level down; empty if there is none."""
     for outer, hint in hints.items():
-        if is_dataclass(hint) and name in (f.name for f in fields(hint)):
+        default = known[outer].default if outer in known else None
+        inner = default if is_dataclass(default) else hint
+        if is_dataclass(inner) and name in (f.name for f in fields(inner)):
             return f", did you mean '{outer}.{name}'?"
     return ""
 

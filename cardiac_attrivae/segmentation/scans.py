@@ -7,7 +7,7 @@ How far they agree says how far the result may be trusted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -18,13 +18,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data.grid import from_grid, grid_size, to_grid, windowed
-from ..models.scan_unet import ScanUNet, with_neighbours
+from ..metrics.cardiac_function import find_phases
+from ..models.networks import build_network
+from ..models.scan_unet import with_neighbours
 from ..runtime.weights import read_weights
 from ..schema import HEART, DataError, Structure
+from ..training.config import parse_pipeline
 from .plausible import border_faults, cleaned
 
 BATCH = 16
 """Slices that pass through the network at a time."""
+
+QUICK = 2
+"""Ways to look at a frame of a cine that is neither ED nor ES."""
 
 DOUBTFUL = 0.8
 """Predicted Dice below which a structure is reported."""
@@ -92,6 +98,39 @@ class ScanSegmenter:
         slices = self._slices(image, spacing_mm)
         return self._outlined(slices, image.shape, spacing_mm, self.centre(slices), self.views)
 
+    def segment_cine(
+        self,
+        frames: np.ndarray,
+        spacing_mm: Sequence[float],
+        progress: Callable[[Sequence[int]], Iterable[int]] = iter,
+    ) -> list[Segmentation]:
+        """Outlines the heart in every frame of a cine; ED and ES are looked at in all ways.
+
+        The heart is looked for in two frames, and the others are seen in `QUICK` ways.
+
+        Args:
+            frames: Signal, (X, Y, Z, T).
+            spacing_mm: Spacing along X, Y and Z, (3,).
+            progress: Wraps the numbers of the frames.
+
+        Raises:
+            DataError: If it is no cine of numbers.
+        """
+        count, shape = frames.shape[-1], frames.shape[:3]
+        stacks = [self._slices(frames[..., t], spacing_mm) for t in range(count)]
+        places = [self.centre(stacks[t]) for t in {0, count // 2}]
+        centre = tuple(int(np.mean(place)) for place in zip(*places, strict=True))
+        quick = self.views[:: max(1, len(self.views) // QUICK)] if count > 2 else self.views
+        found = [
+            self._outlined(stacks[t], shape, spacing_mm, centre, quick)
+            for t in progress(range(count))
+        ]
+        if len(quick) < len(self.views):
+            sizes = np.array([(frame.labels == Structure.LV).sum() for frame in found])
+            for t in {*find_phases(sizes)}:
+                found[t] = self._outlined(stacks[t], shape, spacing_mm, centre, self.views)
+        return found
+
     def centre(self, slices: Tensor) -> tuple[int, int]:
         """Finds the pixel in the middle of the heart in slices on the grid, (Z, H, W)."""
         fields = self._fields(slices, View(0, False, False))
@@ -125,7 +164,7 @@ class ScanSegmenter:
         slices: Tensor,
         shape: tuple[int, ...],
         spacing_mm: Sequence[float],
-        centre: tuple[int, int],
+        centre: tuple[int, ...],
         views: Sequence[View],
     ) -> Segmentation:
         """Averages the views of the window about the heart and lays the result on the scan."""
@@ -219,7 +258,14 @@ def load_segmenter(model: str | Path) -> ScanSegmenter:
     if not file.is_file():
         raise DataError(f"no segmenter {str(model)!r}: {file} is missing")
     weights, about = read_weights(file)
-    network = ScanUNet(**about["pipeline"]["network"]["arguments"])
-    network.load_state_dict({name: values.float() for name, values in weights.items()})
-    network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return ScanSegmenter(folder.name, network, context=network.context)
+    try:
+        pipeline = parse_pipeline(about["pipeline"])
+        if not pipeline.objective.whole:
+            raise ValueError("it is a model with codes; expected a run of segment_scans")
+        network = build_network(pipeline.network.name, **pipeline.network.arguments)
+        network.load_state_dict({name: values.float() for name, values in weights.items()})
+        grid_mm, window = float(about["recipe"]["spacing"]), pipeline.objective.window
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise DataError(f"{file} cannot be used: {error}") from error
+    network.eval().to(memory_format=torch.channels_last)
+    return ScanSegmenter(folder.name, network, grid_mm, window, network.context)

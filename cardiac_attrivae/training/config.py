@@ -197,7 +197,8 @@ class Pipeline:
 
     Attributes:
         method: Name of the method in tables and pictures.
-        attributes: Attributes that the first latent dimensions are trained on, in this order.
+        attributes: Attributes that the first latent dimensions are trained on, in this order; none
+            for an objective without codes.
         network, objective, data, augmentation, optimiser, schedule, speed: See their classes.
         precision: Number format of the networks while they are trained; losses are in float32.
         codes: Codes that are scored: the posterior ``mean``, or ``sampled`` ones.
@@ -224,9 +225,15 @@ class Pipeline:
     deterministic: bool = False
 
     def __post_init__(self) -> None:
-        if not self.attributes:
+        if not self.attributes and not self.objective.whole:
             raise ValueError("attributes is []; expected one name or more")
-        check_names(self.attributes)
+        if self.attributes and self.objective.whole:
+            raise ValueError(
+                f"attributes is {list(self.attributes)}; expected none, because the objective "
+                f"{self.objective.name} has no codes"
+            )
+        if self.attributes:
+            check_names(self.attributes)
 
     def dimensions(self, names: Iterable[str]) -> tuple[int | None, ...]:
         """Returns the latent dimension that each attribute is trained on, or None."""

@@ -4,33 +4,38 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from ignite.engine import Events
 from ignite.handlers import EarlyStopping
+from monai.engines import SupervisedEvaluator
 from monai.handlers import ValidationHandler
 from torch import Tensor, nn
 
-from ..data.loader import DeviceLoader, read_ahead
+from ..data.loader import DeviceLoader, Readable, read_ahead
 from ..data.store import SliceDataset
-from ..models.networks import build_network, network_class, recalibrate
+from ..metrics.calibration import calibration_lines
+from ..metrics.population import population_facts
+from ..models.networks import SEGMENTERS, build_network, network_class, recalibrate
 from ..models.vae import VAE
 from ..runtime.distributed import barrier, from_first, is_first, share, synchronise
-from ..schema import Keys
+from ..schema import Keys, LatentTable
 from .augmentation import AttributeTargets, Augmenter, prepared
 from .config import Augmentation, Pipeline
-from .engines import NetworkTrainer, VAEEvaluator
+from .engines import Augment, NetworkTrainer, VAEEvaluator
 from .optimisation import average_of, compile_passes, scheduler_of
+from .pictures import draw_run
 from .run import encode, memory_format, place
 from .scores import LossTerms, make_evaluator
 
 
 class Learner:
-    """A network in training.
+    """A network in training; what is trained on which slices, a subclass says.
 
     Args:
         pipeline: What to train; it says nothing that contradicts the slices, see `fitted`.
@@ -43,40 +48,47 @@ class Learner:
         averaged: Running average of its weights; None without one.
         model: What is evaluated and saved: the average if there is one, else the network.
         loss: The loss function.
-        targets: Standardised attributes of the slices.
         generator: The run's only source of randomness after the initial weights.
+        known: Slices that the statistics of batch norm are estimated on.
 
     Raises:
         ValueError: If network, objective and attributes do not fit together.
     """
 
+    known: Readable
+    SUMMARISED: tuple[str, ...] = ()
+    """Which of the `findings` summary.json has, too."""
+
     def __init__(
         self, pipeline: Pipeline, train: SliceDataset, device: torch.device, seed: int
     ) -> None:
         torch.manual_seed(seed)
-        self.pipeline, self.train, self.basal, self.device = pipeline, train, train.basal(), device
+        self.pipeline, self.train, self.device = pipeline, train, device
         network = _network_for(pipeline, train)
         place(network, device, pipeline)
         synchronise(network)
-        if network.latent_size < len(pipeline.attributes):
-            raise ValueError(
-                f"{len(pipeline.attributes)} attributes for {network.latent_size} latent dimensions"
-            )
         self.network, self.averaged = network, average_of(network, pipeline.optimiser.average)
         self.model = cast(VAE, self.averaged.module) if self.averaged else network
         if pipeline.speed.compile:
             compile_passes(network)
         self.generator = torch.Generator(device).manual_seed(seed + 1)
-        self.targets = AttributeTargets(train, pipeline.attributes, pipeline.data.residual)
-        self.loss = self._loss()
 
-    def _loss(self) -> nn.Module:
+    def make_loss(self) -> nn.Module:
+        """Builds the loss; the first process may have to download a perceptual network."""
         if not is_first():
-            barrier()  # the first process may have to download the weights of a perceptual network
+            barrier()
         loss = self.pipeline.objective.make_loss().to(self.device)
         if is_first():
             barrier()
         return loss
+
+    def training_loader(self) -> DeviceLoader:
+        """Makes the batches of an epoch."""
+        raise NotImplementedError
+
+    def augmenter(self) -> Augment | None:
+        """Changes batches; None leaves them as they are."""
+        raise NotImplementedError
 
     def make_trainer(self, handlers: Sequence[Any] = ()) -> NetworkTrainer:
         """Builds the engine that trains the network.
@@ -84,33 +96,17 @@ class Learner:
         Args:
             handlers: Attached to it besides `LossTerms`.
         """
-        pipeline, data, steps = self.pipeline, self.pipeline.data, self.pipeline.schedule
-        augmented = pipeline.augmentation != Augmentation()
-        weights = None
-        if data.basal_weight or steps.steps_per_epoch:
-            weights = np.where(self.train.is_basal, data.basal_weight or 1.0, 1.0)
-        loader = DeviceLoader(
-            self.train,
-            self.targets.values,
-            data.batch_size,
-            self.device,
-            self.generator,
-            weights,
-            steps.steps_per_epoch or None,
-            prepared if augmented else dict,
-        )
+        pipeline, loader = self.pipeline, self.training_loader()
         trainer = pipeline.objective.make_trainer(
             pipeline,
             self.network,
             device=self.device,
-            max_epochs=steps.epochs,
+            max_epochs=pipeline.schedule.epochs,
             train_data_loader=loader,
             epoch_length=len(loader),
             loss_function=self.loss,
             generator=self.generator,
-            augment=Augmenter(self.train, self.targets, pipeline.augmentation, self.device)
-            if augmented
-            else None,
+            augment=self.augmenter(),
             averaged=self.averaged,
             precision=getattr(torch, pipeline.precision),
             memory_format=memory_format(pipeline),
@@ -121,6 +117,96 @@ class Learner:
             for optimiser in trainer.optimisers.values()
         )
         return trainer
+
+    def make_evaluator(self, val: SliceDataset) -> SupervisedEvaluator:
+        """Builds the engine that scores the model on slices."""
+        raise NotImplementedError
+
+    def parts(self, trainer: NetworkTrainer) -> dict[str, Any]:
+        """All that a step changes, by its name in a checkpoint."""
+        parts: dict[str, Any] = {"network": self.network, "averaged": self.averaged}
+        for (name, optimiser), scheduler in zip(
+            trainer.optimisers.items(), trainer.schedulers, strict=True
+        ):
+            parts |= {name: optimiser, name.replace("optimiser", "scheduler"): scheduler}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def recalibrate(self) -> None:
+        """Estimates batch norm's running statistics on the `known` slices."""
+        if self.pipeline.bn_recalibrate:
+            count = len(self.known)
+            batches = torch.arange(count).tensor_split(math.ceil(count / 64))
+            mine = (rows[share(len(rows))] for rows in batches)
+            recalibrate(self.model, self._known_images(mine))
+
+    def _known_images(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Known slices (n, C, H, W) on the device, for each batch of rows (n,)."""
+        read = read_ahead(self.known, batches, self.device)
+        return (slices[Keys.IMAGE] for slices in read)
+
+    def facts(self) -> dict[str, Any]:
+        """What the model says of its training, but for what depends on its weights."""
+        return {}
+
+    def findings(self) -> dict[str, Any]:
+        """What the model says of itself, that depends on its weights."""
+        return {}
+
+    def draw(
+        self, folder: Path, history: Sequence[Mapping[str, float]], val: SliceDataset
+    ) -> list[Path]:
+        """Draws the pictures of a run; returns their paths."""
+        raise NotImplementedError
+
+
+class VAELearner(Learner):
+    """An autoencoder in training, its first codes on attributes; see `Learner`.
+
+    Attributes:
+        known: The most basal slice of each training patient.
+        targets: Standardised attributes of the slices.
+    """
+
+    known: SliceDataset
+    SUMMARISED = ("calibration",)
+
+    def __init__(
+        self, pipeline: Pipeline, train: SliceDataset, device: torch.device, seed: int
+    ) -> None:
+        super().__init__(pipeline, train, device, seed)
+        self.known = train.basal()
+        if self.network.latent_size < len(pipeline.attributes):
+            raise ValueError(
+                f"{len(pipeline.attributes)} attributes for {self.network.latent_size} latent "
+                "dimensions"
+            )
+        self.targets = AttributeTargets(train, pipeline.attributes, pipeline.data.residual)
+        self.loss = self.make_loss()
+
+    def training_loader(self) -> DeviceLoader:
+        data, steps = self.pipeline.data, self.pipeline.schedule
+        weights = None
+        if data.basal_weight or steps.steps_per_epoch:
+            weights = np.where(self.train.is_basal, data.basal_weight or 1.0, 1.0)
+        return DeviceLoader(
+            self.train,
+            self.targets.values,
+            data.batch_size,
+            self.device,
+            self.generator,
+            weights,
+            steps.steps_per_epoch or None,
+            prepared if self._augments else dict,
+        )
+
+    @property
+    def _augments(self) -> bool:
+        return self.pipeline.augmentation != Augmentation()
+
+    def augmenter(self) -> Augment | None:
+        if not self._augments:
+            return None
+        return Augmenter(self.train, self.targets, self.pipeline.augmentation, self.device)
 
     def make_evaluator(self, val: SliceDataset) -> VAEEvaluator:
         """Builds the engine that scores the model on slices."""
@@ -137,37 +223,45 @@ class Learner:
         evaluator.add_event_handler(Events.STARTED, self.recalibrate)
         return evaluator
 
-    def parts(self, trainer: NetworkTrainer) -> dict[str, Any]:
-        """All that a step changes, by its name in a checkpoint."""
-        parts: dict[str, Any] = {"network": self.network, "averaged": self.averaged}
-        for (name, optimiser), scheduler in zip(
-            trainer.optimisers.items(), trainer.schedulers, strict=True
-        ):
-            parts |= {name: optimiser, name.replace("optimiser", "scheduler"): scheduler}
-        return {name: part for name, part in parts.items() if part is not None}
-
-    def recalibrate(self) -> None:
-        """Estimates batch norm's running statistics on the training patients' basal slices."""
-        if self.pipeline.bn_recalibrate:
-            count = len(self.basal)
-            batches = torch.arange(count).tensor_split(math.ceil(count / 64))
-            mine = (rows[share(len(rows))] for rows in batches)
-            recalibrate(self.model, self._basal_images(mine))
-
-    def code_statistics(self) -> dict[str, np.ndarray]:
-        """Mean and standard deviation of the codes of the training patients' basal slices, (D,)."""
-        codes = self.basal_codes()
-        return {"code_mean": codes.mean(axis=0), "code_deviation": codes.std(axis=0)}
-
     def basal_codes(self) -> np.ndarray:
         """Codes of the training patients' basal slices, (N, D)."""
-        batches = self._basal_images(torch.arange(len(self.basal)).split(64))
+        batches = self._known_images(torch.arange(len(self.known)).split(64))
         return np.concatenate([encode(self.model, images)[0] for images in batches])
 
-    def _basal_images(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Basal slices (n, C, H, W) on the device, for each batch of rows (n,)."""
-        read = read_ahead(self.basal, batches, self.device)
-        return (slices[Keys.IMAGE] for slices in read)
+    def facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {
+            "attribute_mean": self.targets.mean.tolist(),
+            "attribute_deviation": self.targets.deviation.tolist(),
+        }
+        perceptual = getattr(self.loss, "perceptual", None)
+        if perceptual is not None:
+            facts["perceptual"] = {"name": perceptual.name, "sha256": perceptual.digest}
+        return facts
+
+    def findings(self) -> dict[str, Any]:
+        """Mean and deviation of the codes of the `known` slices, (D,), and what codes mean."""
+        codes, names = self.basal_codes(), self.pipeline.attributes
+        table = LatentTable(
+            tuple(self.known.cases["case"]),
+            codes,
+            self.known.attributes(names),
+            names,
+            self.pipeline.dimensions(names),
+        )
+        return {
+            "code_mean": codes.mean(axis=0).tolist(),
+            "code_deviation": codes.std(axis=0).tolist(),
+            "calibration": calibration_lines(table),
+            "population": population_facts(codes),
+        }
+
+    def draw(
+        self, folder: Path, history: Sequence[Mapping[str, float]], val: SliceDataset
+    ) -> list[Path]:
+        codes = self.basal_codes()
+        statistics = {"code_mean": codes.mean(axis=0), "code_deviation": codes.std(axis=0)}
+        slices, names = val if len(val) else self.known, self.pipeline.attributes
+        return draw_run(folder, history, self.model, slices, names, statistics)
 
 
 def _network_for(pipeline: Pipeline, train: SliceDataset) -> VAE:
@@ -191,9 +285,11 @@ def fitted(pipeline: Pipeline, store: SliceDataset) -> Pipeline:
         store: Slices to train on.
 
     Raises:
-        ValueError: If the pipeline names other ones, or there is no such network.
+        ValueError: If the pipeline names other ones, there is no such network, or it is not one for
+            the objective or for these slices.
     """
     name, arguments = pipeline.network.name, dict(pipeline.network.arguments)
+    _check_kind(pipeline, store)
     for key, found in (("image_size", store.image_size), ("channels", store.channels)):
         if arguments.get(key, found) != found:
             raise ValueError(
@@ -207,8 +303,25 @@ def fitted(pipeline: Pipeline, store: SliceDataset) -> Pipeline:
     return replace(pipeline, network=replace(pipeline.network, arguments=arguments))
 
 
+def _check_kind(pipeline: Pipeline, store: SliceDataset) -> None:
+    """Refuses crops for what needs whole pictures, a network without codes for an autoencoder, and
+    the other way round."""
+    objective, whole = pipeline.objective, pipeline.objective.whole
+    if (store.info.get("recipe", {}).get("slice") == "whole") != whole:
+        wanted = "--slice whole" if whole else "another --slice"
+        raise ValueError(
+            f"{store.folder} holds {'crops' if whole else 'whole pictures'}, of which "
+            f"{objective.name} cannot learn; write a store with preprocess {wanted}"
+        )
+    if (pipeline.network.name in SEGMENTERS) != whole:
+        accepted = f"one of {', '.join(SEGMENTERS)}" if whole else "a network with codes"
+        raise ValueError(
+            f"network.name is {pipeline.network.name!r}; expected {accepted} for {objective.name}"
+        )
+
+
 def attach_validation(
-    trainer: NetworkTrainer, evaluator: VAEEvaluator, pipeline: Pipeline
+    trainer: NetworkTrainer, evaluator: SupervisedEvaluator, pipeline: Pipeline
 ) -> EarlyStopping | None:
     """Validates every few epochs and after the last one.
 
@@ -231,6 +344,6 @@ def attach_validation(
     return stopping
 
 
-def validation_loss(evaluator: VAEEvaluator) -> float:
+def validation_loss(evaluator: SupervisedEvaluator) -> float:
     """The loss of the last validation."""
     return evaluator.state.metrics["loss"]

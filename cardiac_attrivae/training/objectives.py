@@ -7,32 +7,43 @@ read its fields. torch is imported only when a loss or a trainer is made.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..runtime.validation import number, one_of, option
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ..models.losses import AttributeLoss
     from ..models.vae import VAE
     from .config import Pipeline
     from .engines import NetworkTrainer
+    from .learner import Learner
 
 
-@dataclass(frozen=True)
 class Objective:
-    """The attribute term, which all objectives have; see `AttributeLoss`."""
+    """What all objectives have in common.
 
-    gamma: float = option(0.0, searched=True)
-    delta: float = option(10.0, number(1e-6, 1e6))
-    attribute_target: str = option("sign", one_of("sign", "graded"))
-    attribute_codes: str = option("sampled", one_of("sampled", "mean"))
-    name: str = ""
+    Attributes:
+        name: Its name in pipelines.
+        whole: Whether it is trained on whole pictures (``preprocess --slice whole``), else on
+            crops.
+        gamma: Weight of the attribute term, 0 where there is none.
+    """
 
-    def make_loss(self) -> AttributeLoss:
+    name: str
+    whole: ClassVar[bool] = False
+    gamma: float = 0.0
+
+    def make_learner(self, *arguments: Any) -> Learner:
+        """Builds what learns, see `Learner` for the arguments."""
+        raise NotImplementedError
+
+    def make_loss(self) -> nn.Module:
         """Builds the loss that is minimised."""
         raise NotImplementedError
 
-    def make_trainer(self, pipeline: Pipeline, network: VAE, **options: Any) -> NetworkTrainer:
+    def make_trainer(self, pipeline: Pipeline, network: Any, **options: Any) -> NetworkTrainer:
         """Builds the engine that minimises it, with its optimisers.
 
         Args:
@@ -48,7 +59,23 @@ class Objective:
 
 
 @dataclass(frozen=True)
-class AttriVAEObjective(Objective):
+class AttributeObjective(Objective):
+    """The attribute term, which the objectives of autoencoders have; see `AttributeLoss`."""
+
+    gamma: float = option(0.0, searched=True)
+    delta: float = option(10.0, number(1e-6, 1e6))
+    attribute_target: str = option("sign", one_of("sign", "graded"))
+    attribute_codes: str = option("sampled", one_of("sampled", "mean"))
+    name: str = ""
+
+    def make_learner(self, *arguments: Any) -> Learner:
+        from .learner import VAELearner
+
+        return VAELearner(*arguments)
+
+
+@dataclass(frozen=True)
+class AttriVAEObjective(AttributeObjective):
     """beta-VAE and Attri-VAE; see `AttriVAELoss`."""
 
     name: str = "AttriVAE"
@@ -68,7 +95,7 @@ class AttriVAEObjective(Objective):
 
 
 @dataclass(frozen=True)
-class SoftIntroObjective(Objective):
+class SoftIntroObjective(AttributeObjective):
     """Soft-Intro VAE and Attri-SIVAE; see `SoftIntroLoss`.
 
     Attributes:
@@ -113,8 +140,44 @@ class SoftIntroObjective(Objective):
         )
 
 
+@dataclass(frozen=True)
+class SegmentationObjective(Objective):
+    """Outlines hearts in whole pictures: Dice and cross-entropy of windows, see `ScanAugmenter`.
+
+    Attributes:
+        window: Pixels along a side of a window, a multiple of 16.
+        off_heart: Share of windows that are placed anywhere; the others lie about the heart.
+        ghost: Largest strength of a shifted copy, in a fifth of the windows.
+        cut: Largest share of a window that lies outside the field of view, in a fifth of them.
+    """
+
+    whole: ClassVar[bool] = True
+    name: str = "Segmentation"
+    window: int = option(128, number(32, 1024, whole=True))
+    off_heart: float = option(0.2, number(0, 1))
+    ghost: float = option(0.25, number(0, 1))
+    cut: float = option(0.35, number(0, 1))
+
+    def make_learner(self, *arguments: Any) -> Learner:
+        from .scan_learner import ScanLearner
+
+        return ScanLearner(*arguments)
+
+    def make_loss(self) -> nn.Module:
+        from .scan_engines import SegmentationLoss
+
+        return SegmentationLoss()
+
+    def make_trainer(self, pipeline: Pipeline, network: Any, **options: Any) -> NetworkTrainer:
+        from .optimisation import adam
+        from .scan_engines import SegmentationTrainer
+
+        optimiser = adam(network.parameters(), pipeline)
+        return SegmentationTrainer(network=network, optimizer=optimiser, **options)
+
+
 OBJECTIVES: dict[str, type[Objective]] = {
-    kind.name: kind for kind in (AttriVAEObjective, SoftIntroObjective)
+    kind.name: kind for kind in (AttriVAEObjective, SoftIntroObjective, SegmentationObjective)
 }
 """What ``objective.name`` may be; it decides which keys ``objective`` has, and who trains."""
 

@@ -16,25 +16,21 @@ import torch
 import yaml
 from ignite.engine import Events
 from ignite.handlers import EarlyStopping
+from monai.engines import SupervisedEvaluator
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from ..data.store import SliceDataset
-from ..metrics.calibration import Calibration
-from ..metrics.patients import LEAST
-from ..metrics.population import population_facts
 from ..runtime.device import describe_device, peak_memory_mib
 from ..runtime.distributed import is_first, world_size
 from ..runtime.files import write
 from ..runtime.provenance import digest, versions
 from ..runtime.weights import write_weights
-from ..schema import LatentTable
 from .checkpoints import Checkpoints
-from .engines import NetworkTrainer, VAEEvaluator
+from .engines import NetworkTrainer
 from .folder import BEST, HISTORY, LAST, MEASURED, MODEL, SUMMARY
 from .handlers import History, KLBalance
 from .learner import Learner, validation_loss
-from .pictures import draw_run
 from .trackers import Tracking
 
 PACKAGES = ("monai", "numpy", "pytorch-ignite", "scikit-learn", "torch")
@@ -60,7 +56,7 @@ class Records:
         folder: Path,
         learner: Learner,
         trainer: NetworkTrainer,
-        evaluator: VAEEvaluator | None,
+        evaluator: SupervisedEvaluator | None,
         stopping: EarlyStopping | None,
         val: SliceDataset,
         *,
@@ -97,10 +93,7 @@ class Records:
         self.checkpoints.attach(self.trainer)
         every = self.learner.pipeline.schedule.pictures_every
         if every:
-            self.trainer.add_event_handler(
-                Events.EPOCH_COMPLETED(every=every),
-                lambda: self.draw(self.learner.code_statistics()),
-            )
+            self.trainer.add_event_handler(Events.EPOCH_COMPLETED(every=every), self.draw)
         self.tracking.attach(self.trainer)
 
     def resume(self) -> None:
@@ -121,12 +114,9 @@ class Records:
             self.writer.close()
         self.tracking.__exit__(*error)
 
-    def draw(self, statistics: Mapping[str, np.ndarray]) -> None:
+    def draw(self) -> None:
         """Draws the pictures, and hands them to TensorBoard."""
-        slices = self.val if len(self.val) else self.learner.basal
-        names, folder = self.learner.pipeline.attributes, self.folder / "figures"
-        rows, model = self.history.rows, self.learner.model
-        for file in draw_run(folder, rows, model, slices, names, statistics):
+        for file in self.learner.draw(self.folder / "figures", self.history.rows, self.val):
             pixels, step = np.asarray(Image.open(file).convert("RGB")), self.trainer.state.epoch
             if self.writer is not None:
                 self.writer.add_image(f"figures/{file.stem}", pixels, step, dataformats="HWC")
@@ -146,15 +136,13 @@ class Records:
             epoch_kept: Epoch of the weights in the model.
             seconds: Time that the training took since it was started or resumed.
         """
-        codes = self.learner.basal_codes()
-        statistics = {"code_mean": codes.mean(axis=0), "code_deviation": codes.std(axis=0)}
+        found = self.learner.findings()
         self.history.write()
-        self.draw(statistics)
-        summary = self._summary(epoch_kept, seconds) | {"calibration": self._calibration(codes)}
-        facts = self._facts() | {name: values.tolist() for name, values in statistics.items()}
+        self.draw()
+        summary = self._summary(epoch_kept, seconds)
+        summary |= {key: found[key] for key in self.learner.SUMMARISED}
         lasting = {key: value for key, value in summary.items() if key not in MEASURED}
-        facts |= {"calibration": summary["calibration"], "summary": lasting}
-        facts |= {"population": population_facts(codes)}
+        facts = self._facts() | found | {"summary": lasting}
         facts |= {"sha256_of": seals(self.folder, self.learner.train.folder)}
         write_weights(self.folder / MODEL, self.learner.model.state_dict(), facts)
         place = {"store": str(self.learner.train.folder.resolve())}
@@ -172,17 +160,12 @@ class Records:
     def _facts(self) -> dict[str, Any]:
         """What model.safetensors says of the run, but for what depends on its weights."""
         learner, info = self.learner, self.learner.train.info
-        facts = self._known() | {
+        return self._known() | {
             "pipeline": learner.pipeline.to_dict(),
             **{key: info.get(key) for key in ("title", "citation", "synthetic", "recipe")},
             "train_cases": learner.train.fingerprints(),
-            "attribute_mean": learner.targets.mean.tolist(),
-            "attribute_deviation": learner.targets.deviation.tolist(),
+            **learner.facts(),
         }
-        perceptual = getattr(learner.loss, "perceptual", None)
-        if perceptual is not None:
-            facts["perceptual"] = {"name": perceptual.name, "sha256": perceptual.digest}
-        return facts
 
     def _summary(self, epoch_kept: int, seconds: float) -> dict[str, Any]:
         """What summary.json says, but for the place of the store and the calibration."""
@@ -205,48 +188,6 @@ class Records:
             "parameters": sum(p.numel() for p in learner.model.parameters()),
             "versions": versions(PACKAGES),
         }
-
-    def _calibration(self, codes: np.ndarray) -> dict[str, dict[str, float]]:
-        """The lines from codes to attributes, see `calibration_lines`."""
-        basal, names = self.learner.basal, self.learner.pipeline.attributes
-        cases, dimensions = tuple(basal.cases["case"]), self.learner.pipeline.dimensions(names)
-        return calibration_lines(
-            LatentTable(cases, codes, basal.attributes(names), names, dimensions)
-        )
-
-
-def calibration_lines(table: LatentTable) -> dict[str, dict[str, float]]:
-    """Says what the codes of a model mean in the units of the attributes.
-
-    Args:
-        table: Codes and attributes of the training patients.
-
-    Returns:
-        For each attribute its ``dimension``, ``slope`` and ``intercept`` of the line from the code
-        to the attribute, ``low`` and ``high``, the range among the training patients,
-        ``code_mean`` and ``code_deviation``, ``residual_sd``, the standard deviation about the line
-        (n - 2 degrees of freedom), and the number ``n`` of patients. Empty with fewer than `LEAST`.
-
-    Example:
-        >>> codes = np.array([[1.0], [2.0], [3.0], [4.0], [5.0]])
-        >>> table = LatentTable(tuple("abcde"), codes, 100 + 20 * codes, ("LVEDV",), (0,))
-        >>> line = calibration_lines(table)["LVEDV"]
-        >>> round(line["slope"]), round(line["intercept"]), line["n"]
-        (20, 100, 5)
-    """
-    if len(table.codes) < LEAST:
-        return {}
-    line = Calibration.fit(table)
-    n = len(table.codes)
-    residual = np.sqrt(((table.attributes - line.read(table.codes)) ** 2).sum(axis=0) / (n - 2))
-    columns = ("dimensions", "slope", "intercept", "low", "high", "code_mean", "code_deviation")
-    parts = (*(getattr(line, name) for name in columns), residual)
-    keys = ("dimension", *columns[1:], "residual_sd")
-    return {
-        name: {key: float(v) for key, v in zip(keys, row, strict=True)}
-        | {"dimension": int(row[0]), "n": n}
-        for name, row in zip(line.names, zip(*parts, strict=True), strict=True)
-    }
 
 
 def seals(run: Path, store: Path) -> dict[str, str]:

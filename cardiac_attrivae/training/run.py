@@ -76,6 +76,8 @@ def load_run(folder: str | Path, device: str = "cpu") -> Run:
     weights, about = read_weights(file)
     try:
         pipeline = parse_pipeline(about.pop("pipeline", None))
+        if pipeline.objective.whole:
+            raise ValueError("it outlines hearts and has no codes; give it to segment --model")
         check_pipeline(pipeline, weights)
         network = trusted_network(pipeline)
         network.load_state_dict(weights)

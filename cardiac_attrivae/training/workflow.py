@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from ignite.handlers import EarlyStopping
 from monai.bundle import PythonicWorkflow
+from monai.engines import SupervisedEvaluator
 
 from ..data.store import SliceDataset
 from ..runtime.device import find_device
 from ..runtime.distributed import barrier, is_first, processes
 from ..schema import DataError
 from .config import Pipeline
-from .engines import NetworkTrainer, VAEEvaluator, deterministic
+from .engines import NetworkTrainer, deterministic
 from .folder import LAST, claimed
 from .learner import Learner, attach_validation, fitted
 from .records import Records
@@ -113,7 +114,7 @@ class TrainingWorkflow(PythonicWorkflow):
 
     learner: Learner
     _trainer: NetworkTrainer  # MONAI uses trainer, evaluator and device itself
-    _evaluator: VAEEvaluator | None
+    _evaluator: SupervisedEvaluator | None
     stopping: EarlyStopping | None
     records: Records
 
@@ -139,7 +140,9 @@ class TrainingWorkflow(PythonicWorkflow):
         self.resume, self.overwrite, self.tell, self.handlers = resume, overwrite, tell, handlers
         self.trackers = parse_trackers(trackers)
         basal = pipeline.data.slices == "basal"
-        self.train, self.val = train.basal() if basal else train, val.basal()
+        whole = pipeline.objective.whole
+        self.train = train.basal() if basal else train
+        self.val = val if whole else val.basal()
         self._device, self.writes, self.seconds = find_device(device), is_first(), 0.0
         self._resources = ExitStack()
         if len(self.train) < 2:
@@ -151,7 +154,8 @@ class TrainingWorkflow(PythonicWorkflow):
         with self._released_on_error():
             if self.pipeline.deterministic:
                 self._resources.enter_context(deterministic())
-            self.learner = Learner(self.pipeline, self.train, self._device, self.seed)
+            make = self.pipeline.objective.make_learner
+            self.learner = make(self.pipeline, self.train, self._device, self.seed)
             config = self._configuration()
             if is_first():  # not earlier: a wrong configuration has been refused above
                 self._claim(config)
@@ -246,7 +250,7 @@ class TrainingWorkflow(PythonicWorkflow):
     def get_trainer(self) -> NetworkTrainer:
         return self._trainer
 
-    def get_evaluator(self) -> VAEEvaluator | None:
+    def get_evaluator(self) -> SupervisedEvaluator | None:
         return self._evaluator
 
     def get_max_epochs(self) -> int:

@@ -6,7 +6,13 @@ import torch
 
 from cardiac_attrivae.metrics.images import dice
 from cardiac_attrivae.schema import DataError, Structure
-from cardiac_attrivae.segmentation.scans import VIEWS, ScanSegmenter, load_segmenter
+from cardiac_attrivae.segmentation.scans import (
+    VIEWS,
+    ScanSegmenter,
+    _seen,
+    _unseen,
+    load_segmenter,
+)
 
 LEVELS = torch.tensor([0.0, 1.0, 0.35, 0.7])
 """Brightness of background, LV, MYO and RV in the pictures of `heart`."""
@@ -35,10 +41,9 @@ def by_brightness(images):
 
 def test_views_are_all_eight_orientations_and_both_orders():
     corner = torch.arange(6.0).reshape(2, 3)
-    from cardiac_attrivae.segmentation.scans import _seen, _unseen
-
     seen = {tuple(_seen(corner, view).flatten().tolist()) for view in VIEWS}
-    assert len(seen) == 8 and {view.reverse for view in VIEWS} == {True, False}
+    assert len(seen) == 8
+    assert {view.reverse for view in VIEWS} == {True, False}
     for view in VIEWS:
         assert torch.equal(_unseen(_seen(corner, view), view), corner)
 
@@ -51,15 +56,18 @@ def test_views_are_all_eight_orientations_and_both_orders():
 def test_labels_come_back_in_the_geometry_of_the_scan(shape, spacing_mm):
     labels, image = heart(shape, spacing_mm)
     found = ScanSegmenter("fake", by_brightness).segment(image * 700 + 30, spacing_mm)
-    assert found.labels.shape == shape and found.labels.dtype == np.uint8
+    assert found.labels.shape == shape
+    assert found.labels.dtype == np.uint8
     scores = dice(found.labels[None], labels[None])
     assert scores.min() > 0.93
-    assert min(found.predicted_dice.values()) > 0.99 and found.warnings == ()
+    assert min(found.predicted_dice.values()) > 0.99
+    assert found.warnings == ()
 
 
 def test_a_picture_without_a_heart_is_said_to_have_none():
     found = ScanSegmenter("fake", by_brightness).segment(np.zeros((90, 90, 3)), (1.5, 1.5, 8.0))
-    assert not found.labels.any() and "no heart was found" in found.warnings
+    assert not found.labels.any()
+    assert "no heart was found" in found.warnings
 
 
 def test_a_missing_segmenter_is_named():

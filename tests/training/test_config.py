@@ -19,8 +19,8 @@ from cardiac_attrivae.training.config import (
 from cardiac_attrivae.training.config_text import render_pipeline
 from cardiac_attrivae.training.objectives import (
     OBJECTIVES,
+    AttributeObjective,
     AttriVAEObjective,
-    Objective,
     SoftIntroObjective,
 )
 
@@ -291,10 +291,8 @@ def test_every_key_of_a_pipeline_is_documented():
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_printed_pipeline_is_the_same_pipeline(written, name):
-    text = render_pipeline(name, ["objective.gamma=3"])
-    assert load_pipeline(written("printed.yaml", text)) == load_pipeline(
-        name, ["objective.gamma=3"]
-    )
+    text = render_pipeline(name, ["optimiser.lr=0.5"])
+    assert load_pipeline(written("printed.yaml", text)) == load_pipeline(name, ["optimiser.lr=0.5"])
 
 
 def test_a_printed_pipeline_says_where_each_value_comes_from(written):
@@ -313,7 +311,9 @@ def test_a_printed_pipeline_says_where_each_value_comes_from(written):
 # -- objectives by name --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "kind"), OBJECTIVES.items())
+@pytest.mark.parametrize(
+    ("name", "kind"), [item for item in OBJECTIVES.items() if not item[1].whole]
+)
 def test_the_name_of_an_objective_decides_what_it_is(name, kind):
     pipeline = parse_pipeline(MINIMAL | {"objective": {"name": name, "gamma": 3}})
     assert type(pipeline.objective) is kind
@@ -328,7 +328,7 @@ def test_an_objective_without_a_name_is_that_of_attri_vae(values):
 
 
 def own_keys(kind):
-    return {f.name for f in fields(kind)} - {f.name for f in fields(Objective)} - {"name"}
+    return {f.name for f in fields(kind)} - {f.name for f in fields(AttributeObjective)} - {"name"}
 
 
 def test_the_keys_of_the_objectives_are_different_ones():

@@ -287,7 +287,7 @@ class Recorder:
 @pytest.fixture
 def recorder(monkeypatch):
     """Stands for MLflow, whether that is installed or not; runs draw nothing."""
-    monkeypatch.setattr(Records, "draw", lambda self, statistics: None)
+    monkeypatch.setattr(Records, "draw", lambda self: None)
     monkeypatch.setitem(TRACKERS, "mlflow", Recorder)
     monkeypatch.setattr(trackers, "find_spec", {"mlflow": SimpleNamespace(origin="installed")}.get)
     monkeypatch.setattr(Recorder, "told", [])

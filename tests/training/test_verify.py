@@ -34,7 +34,7 @@ def made(acdc_store, tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     store = shutil.copytree(acdc_store, folder / "store")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Records, "draw", lambda self, statistics: None)
+        patch.setattr(Records, "draw", lambda self: None)
         trained(store, folder / "run")
     return folder
 

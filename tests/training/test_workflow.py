@@ -84,7 +84,7 @@ RUNS = {
 @pytest.fixture(autouse=True)
 def without_pictures(monkeypatch):
     """Drawing takes longer than the rest; tests/test_pipelines.py has the pictures."""
-    monkeypatch.setattr(Records, "draw", lambda self, statistics: None)
+    monkeypatch.setattr(Records, "draw", lambda self: None)
 
 
 def part(dataset, patients):
@@ -255,7 +255,7 @@ from cardiac_attrivae.training.config import parse_pipeline
 from cardiac_attrivae.training import checkpoints, records, workflow
 
 folder, real = Path(sys.argv[1]), checkpoints.torch.save
-records.Records.draw = lambda self, statistics: None
+records.Records.draw = lambda self: None
 
 def save(state, stream):
     real(state, stream)
@@ -316,7 +316,7 @@ from cardiac_attrivae.training.records import Records
 from cardiac_attrivae.training.workflow import TrainingWorkflow
 
 folder = Path(sys.argv[1])
-Records.draw = lambda self, statistics: None
+Records.draw = lambda self: None
 
 class Tell:
     def attach(self, engine):
@@ -648,7 +648,7 @@ def test_early_stopping_stops_after_patience_and_keeps_the_best(train, tmp_path,
     assert (summary["epochs"], summary["epoch_kept"]) == (5, 2)
 
     monkeypatch.undo()
-    monkeypatch.setattr(Records, "draw", lambda self, statistics: None)
+    monkeypatch.setattr(Records, "draw", lambda self: None)
     kept = train(changed(PLAIN, "schedule", epochs=2, keep="last"), to="two").output
     best, two = weights(folder), weights(kept)
     assert all(torch.equal(best[name], two[name]) for name in two)

@@ -1,0 +1,68 @@
+"""The command about scans without masks: segment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from . import options
+from .console import explained, progress, say, suggest, warn
+
+
+@click.command()
+@click.option(
+    "--source", "sources", required=True, multiple=True, type=options.PLACE,
+    help="Scan, or folder of scans: NIfTI, .nrrd, .mha, DICOM. May be given several times.",
+)  # fmt: skip
+@click.option(
+    "--dataset", metavar="acdc|mnms|FILE.yaml",
+    help="Take ED and ES of this data set; --source is then its folder.",
+)  # fmt: skip
+@click.option(
+    "--model", default="acdc", show_default=True, metavar="acdc|RUN|onnx:FILE",
+    help="What outlines the hearts.",
+)  # fmt: skip
+@options.output
+@click.option(
+    "--labels", metavar="LV=1,MYO=2,RV=3", help="Numbers in the masks; default: as shown."
+)
+@explained
+def segment(
+    sources: tuple[Path, ...], dataset: str | None, model: str, output: Path, labels: str | None
+) -> None:
+    """Outline hearts in scans that have no masks.
+
+    Writes masks in the geometry of the scans, volumes of every frame, ejection fractions, a picture
+    of each patient, and warnings where the result should not be trusted.
+    """
+    from ..data.masks import read_labels
+
+    numbers = {s: number for number, s in read_labels(labels).items()} if labels else None
+    from ..data.manifest import load_manifest
+    from ..data.scan import find_scans
+    from ..runtime.outputs import check_apart
+    from ..segmentation.patients import jobs_of, scan_jobs, segment_patients
+    from ..segmentation.scans import load_segmenter
+
+    for source in sources:
+        if source.is_dir():
+            check_apart(source, output)
+    if dataset is None:
+        jobs = scan_jobs(find_scans(sources))
+    else:
+        if len(sources) > 1:
+            raise ValueError(f"{len(sources)} sources for one data set; expected its folder")
+        jobs, skipped = jobs_of(load_manifest(dataset), sources[0])
+        for case, reason in skipped:
+            warn(f"{case}: {reason}")
+    found = segment_patients(jobs, output, load_segmenter(model), numbers, progress("segment"))
+    for row in found.to_dict("records"):
+        ef = f", LVEF {row['LVEF_percent']:.0f} %" if row["ES_frame"] != "" else ""
+        say(f"{row['patient']}: LVEDV {row['LVEDV_mL']:.0f} mL{ef}, mass {row['mass_g']:.0f} g")
+        if row["warnings"]:
+            say(f"  {row['warnings']}")
+    doubtful = int((found["trusted"] == "no").sum())
+    say(f"{len(found)} patients in {output}, {doubtful} of them not to be trusted as they are")
+    suggest("preprocess", "--dataset", dataset or "FILE.yaml", "--source", sources[0],
+            "--masks", output, "--output", "STORE")  # fmt: skip

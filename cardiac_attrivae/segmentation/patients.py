@@ -1,0 +1,307 @@
+"""Segments patients: masks in the geometry of their scans, volumes, ejection fraction, pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ..data.anatomy import SURE, base_first, handedness
+from ..data.cases import find_cases
+from ..data.manifest import Manifest
+from ..data.masks import NOTE, Masks
+from ..data.nifti import quiet_nibabel
+from ..data.scan import Scan, read_scan
+from ..metrics.cardiac_function import find_phases, mass_g, ventricle
+from ..report.patient_sheet import patient_sheet
+from ..runtime.files import atomic_file, write
+from ..runtime.outputs import claimed
+from ..schema import HEART, STRUCTURES, DataError, Structure
+from .scans import ScanSegmenter
+
+USUAL_EF = (5.0, 85.0)
+"""Ejection fractions in percent beyond which the masks, or ED and ES, are probably wrong."""
+
+MIRROR_IMAGE = (
+    "the pictures show a mirror image of a heart: --mirror of preprocess and encode mends it"
+)
+ONE_FRAME = (
+    "a single frame came: it is not known whether it is ED, and there is no ejection fraction"
+)
+
+
+class Job(NamedTuple):
+    """A scan of a patient.
+
+    Attributes:
+        patient: Id of the patient.
+        path: File or DICOM folder.
+        phases: Frame -> ``ED`` or ``ES``, where a data set says so; empty segments all frames.
+    """
+
+    patient: str
+    path: Path
+    phases: Mapping[int, str] = {}
+
+
+@dataclass
+class Patient:
+    """What was found in the scans of a patient.
+
+    Attributes:
+        name: Id of the patient.
+        rows: A row of volumes.csv for each frame.
+        shown: Phase, or name of the frame -> signal and labels of the frame for the picture.
+        spacing_mm: Of the scan.
+        warnings: Why the numbers should not be trusted, in words.
+    """
+
+    name: str
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    shown: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    spacing_mm: tuple[float, ...] = (1.0, 1.0, 1.0)
+    warnings: list[str] = field(default_factory=list)
+
+
+class _Unneeded(Masks):
+    """Stands for masks that a data set need not have, because they are to be made."""
+
+    def find(self, image: Path, case: str) -> Path:
+        return image if image.is_file() else next(p for p in image.rglob("*") if p.is_file())
+
+
+def jobs_of(manifest: Manifest, source: Path) -> tuple[list[Job], list[tuple[str, str]]]:
+    """Finds the frames of a data set at ED and ES, whether they have masks or not.
+
+    Returns:
+        A job for each file; cases that cannot be used, with the reason.
+    """
+    phases: dict[tuple[str, Path], dict[int, str]] = {}
+    skipped = []
+    for phase in ("ED", "ES"):
+        if not manifest.gives(phase):
+            continue
+        found = find_cases(manifest, source, phase, _Unneeded(source))
+        skipped += [(case, reason) for case, reason in found.skipped if phase == "ED"]
+        for record in found.records:
+            phases.setdefault((record.case, record.image), {})[record.frame] = phase
+    jobs = [Job(case, path, frames) for (case, path), frames in phases.items()]
+    return sorted(jobs, key=lambda job: job.patient), skipped
+
+
+def segment_patients(
+    jobs: Sequence[Job],
+    output: str | Path,
+    segmenter: ScanSegmenter,
+    numbers: Mapping[Structure, int] | None = None,
+    progress: Callable[[Sequence[Job], int], Iterable[Job]] = lambda jobs, _: jobs,
+) -> pd.DataFrame:
+    """Segments scans, and writes masks/, pictures/, volumes.csv, patients.csv, segmentation.json.
+
+    Args:
+        jobs: Scans; those of a patient lie together.
+        output: Folder to write.
+        segmenter: What outlines hearts.
+        numbers: Structure -> its number in the masks; None writes canonical labels.
+        progress: Wraps the jobs.
+
+    Returns:
+        What patients.csv holds.
+
+    Raises:
+        DataError: If no scan can be read, or the folder belongs to something else.
+    """
+    patients: dict[str, Patient] = {}
+    skipped: list[tuple[str, str]] = []
+    output = Path(output)
+    with claimed(output, "segment") as claim:
+        written = ["volumes.csv", "patients.csv", NOTE, "skipped.csv"]
+        for job in progress(jobs, len(jobs)):
+            try:
+                scan = read_scan(job.path)
+            except DataError as error:
+                skipped.append((job.patient, str(error)))
+                continue
+            patient = patients.setdefault(job.patient, Patient(job.patient))
+            written.append(_segment(job, scan, patient, output, segmenter, numbers or {}))
+        if not patients:
+            raise DataError(f"none of {len(jobs)} scans can be read: {skipped[0][1]}")
+        table = []
+        for patient in patients.values():
+            table.append(measured(patient))
+            written.append(f"pictures/{patient.name}.png")
+            _draw(patient, table[-1], output / written[-1])
+        frames = pd.DataFrame([row for patient in patients.values() for row in patient.rows])
+        found = pd.DataFrame(table)
+        for name, content in (("volumes", frames), ("patients", found)):
+            write(output / f"{name}.csv", content.to_csv(index=False, float_format="%.6g"))
+        missed = pd.DataFrame(skipped, columns=["patient", "reason"])
+        write(output / "skipped.csv", missed.to_csv(index=False))
+        note = {"segmenter": segmenter.name, "labels": _numbers(numbers or {})}
+        write(output / NOTE, json.dumps(note, indent=2) + "\n")
+        claim.keep(written)
+    return found
+
+
+def _numbers(numbers: Mapping[Structure, int]) -> dict[str, int]:
+    return {structure.name: numbers.get(structure, int(structure)) for structure in HEART}
+
+
+def _segment(
+    job: Job,
+    scan: Scan,
+    patient: Patient,
+    output: Path,
+    segmenter: ScanSegmenter,
+    numbers: Mapping[Structure, int],
+) -> str:
+    """Segments one scan, writes its mask, and notes what was found with the patient.
+
+    Returns:
+        The path of the mask below the output.
+    """
+    count = scan.frames.shape[3]
+    known = (
+        dict(job.phases) if count > 1 else dict.fromkeys([0], next(iter(job.phases.values()), ""))
+    )
+    frames = sorted(known) if job.phases else list(range(count))
+    found = segmenter.segment_cine(scan.frames[..., frames], scan.spacing_mm)
+    labels = np.zeros(scan.frames.shape, np.uint8)
+    voxel_ml = float(np.prod(scan.spacing_mm)) / 1000
+    first = len(patient.rows)
+    for frame, one in zip(frames, found, strict=True):
+        labels[..., frame] = one.labels
+        volumes = [float((one.labels == s).sum()) * voxel_ml for s in HEART]
+        patient.rows.append(
+            {"patient": patient.name, "scan": scan.name, "frame": frame,
+             "phase": known.get(frame, ""),
+             **{f"{name}_mL": v for name, v in zip(STRUCTURES, volumes, strict=True)},
+             **{f"Dice_{s.name}": round(d, 3) for s, d in one.predicted_dice.items()},
+             "warnings": "; ".join(one.warnings)}
+        )  # fmt: skip
+    rows = patient.rows[first:]
+    if not job.phases and count > 1:
+        for name, k in zip(("ED", "ES"), find_phases([r["LV_mL"] for r in rows]), strict=True):
+            rows[k]["phase"] = name
+    for row, one in zip(rows, found, strict=True):
+        if row["phase"] or count == 1:
+            image = scan.frames[..., row["frame"]]
+            patient.shown[row["phase"] or "frame"] = (image, one.labels)
+    patient.spacing_mm = scan.spacing_mm
+    place = f"masks/{scan.name}.nii.gz"
+    (output / "masks").mkdir(exist_ok=True)
+    write_mask(job.path, scan, renumbered(labels, numbers), output / place)
+    return place
+
+
+def renumbered(labels: np.ndarray, numbers: Mapping[Structure, int]) -> np.ndarray:
+    """Gives canonical labels other numbers.
+
+    Args:
+        labels: Canonical labels of any shape.
+        numbers: Structure -> its number.
+
+    Example:
+        >>> renumbered(np.array([0, 1, 2, 3]), {Structure.LV: 3, Structure.RV: 1}).tolist()
+        [0, 3, 2, 1]
+    """
+    table = np.zeros(
+        len(Structure), np.uint16 if max(numbers.values(), default=0) > 255 else np.uint8
+    )
+    for structure in HEART:
+        table[structure] = numbers.get(structure, int(structure))
+    return table[labels]
+
+
+def write_mask(path: Path, scan: Scan, labels: np.ndarray, file: Path) -> None:
+    """Writes labels in the geometry of their scan: header of a NIfTI file, or else its affine.
+
+    Args:
+        path: File or folder of the scan.
+        scan: What was read of it.
+        labels: Numbers, (X, Y, Z, T).
+        file: NIfTI file to write, 3-D if the scan's is.
+    """
+    import nibabel
+
+    with quiet_nibabel():
+        header, affine = None, scan.affine
+        stored = labels[..., 0] if labels.shape[3] == 1 else labels
+        if path.is_file() and path.name.lower().endswith((".nii", ".nii.gz")):
+            original = nibabel.load(path)
+            header, affine = original.header.copy(), None
+            stored = labels.reshape(original.shape)
+            header.set_data_dtype(labels.dtype)
+            header.set_slope_inter(1, 0)
+            header["cal_min"], header["cal_max"] = 0, 0
+        image = nibabel.Nifti1Image(stored, affine, header)
+        if header is None:
+            image.header.set_zooms((*scan.spacing_mm, 1.0)[: stored.ndim])
+        with atomic_file(file) as beside:
+            beside.write_bytes(b"")
+            image.to_filename(_named(beside))
+            Path(_named(beside)).replace(beside)
+
+
+def _named(beside: Path) -> str:
+    """nibabel compresses by the ending of a name."""
+    return f"{beside}.nii.gz"
+
+
+def measured(patient: Patient) -> dict[str, Any]:
+    """Returns the row of patients.csv, and adds to the patient's warnings.
+
+    Volumes are those at ED and ES; without them there is neither an ESV nor an ejection fraction.
+    """
+    at = {row["phase"]: row for row in patient.rows if row["phase"]}
+    ed = at.get("ED") or patient.rows[0]
+    es = at.get("ES")
+    row: dict[str, Any] = {"patient": patient.name, "frames": len(patient.rows)}
+    row |= {"ED_frame": ed["frame"] if "ED" in at else "", "ES_frame": es["frame"] if es else ""}
+    for name in ("LV", "RV"):
+        pumps = ventricle(ed[f"{name}_mL"], es[f"{name}_mL"] if es else float("nan"))
+        values = zip(("EDV_mL", "ESV_mL", "SV_mL", "EF_percent"), pumps, strict=True)
+        row |= {f"{name}{key}": value for key, value in values}
+    row["mass_g"] = mass_g(ed["MYO_mL"])
+    seen = [ed, es] if es else [ed]
+    row |= {f"Dice_{name}": min(r[f"Dice_{name}"] for r in seen) for name in STRUCTURES}
+    said = [f"at {r['phase'] or 'the frame'}: {r['warnings']}" for r in seen if r["warnings"]]
+    if es is None:
+        patient.warnings.append(ONE_FRAME)
+    elif not USUAL_EF[0] <= row["LVEF_percent"] <= USUAL_EF[1]:
+        said.append(f"an LVEF of {row['LVEF_percent']:.0f} % is unlikely")
+    odds = sum(handedness(labels, patient.spacing_mm) for _, labels in patient.shown.values())
+    if odds < -SURE:
+        said.append(MIRROR_IMAGE)
+    first = base_first(next(iter(patient.shown.values()))[1]) if patient.shown else None
+    row["first_slice"] = {True: "base", False: "apex", None: "unclear"}[first]
+    row["trusted"] = "no" if said else "yes"
+    patient.warnings += said
+    return row | {"warnings": "; ".join(patient.warnings)}
+
+
+def _draw(patient: Patient, row: Mapping[str, Any], file: Path) -> None:
+    curve = np.array([[r[f"{name}_mL"] for name in STRUCTURES] for r in patient.rows])
+    phases = {r["phase"]: k for k, r in enumerate(patient.rows) if r["phase"]}
+    one_scan = len({r["scan"] for r in patient.rows}) == 1
+    title = f"{patient.name}: LVEDV {row['LVEDV_mL']:.0f} mL, mass {row['mass_g']:.0f} g"
+    if row["LVEF_percent"] == row["LVEF_percent"]:
+        title += f", LVEF {row['LVEF_percent']:.0f} %, RVEF {row['RVEF_percent']:.0f} %"
+    shown = dict(sorted(patient.shown.items()))
+    volumes = curve if one_scan else curve[:0]
+    patient_sheet(shown, patient.spacing_mm, volumes, phases, title, patient.warnings, file)
+
+
+def scan_jobs(scans: Mapping[str, Path]) -> list[Job]:
+    """Makes a job of each scan that no manifest describes.
+
+    Example:
+        >>> scan_jobs({"a": Path("a.nii.gz")})[0].patient
+        'a'
+    """
+    return [Job(name, path) for name, path in scans.items()]
