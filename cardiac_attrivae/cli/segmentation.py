@@ -42,7 +42,7 @@ def segment(
     from ..data.manifest import load_manifest
     from ..data.scan import find_scans
     from ..runtime.outputs import check_apart
-    from ..segmentation.patients import jobs_of, scan_jobs, segment_patients
+    from ..segmentation.patients import in_words, jobs_of, scan_jobs, segment_patients
     from ..segmentation.scans import load_segmenter
 
     for source in sources:
@@ -58,8 +58,7 @@ def segment(
             warn(f"{case}: {reason}")
     found = segment_patients(jobs, output, load_segmenter(model), numbers, progress("segment"))
     for row in found.to_dict("records"):
-        ef = f", LVEF {row['LVEF_percent']:.0f} %" if row["ES_frame"] != "" else ""
-        say(f"{row['patient']}: LVEDV {row['LVEDV_mL']:.0f} mL{ef}, mass {row['mass_g']:.0f} g")
+        say(f"{row['patient']}: {in_words(row)}")
         if row["warnings"]:
             say(f"  {row['warnings']}")
     doubtful = int((found["trusted"] == "no").sum())

@@ -44,7 +44,8 @@ def patient_sheet(
     box = _around([labels for _, labels in frames.values()], spacing_mm)
     columns = max(image.shape[2] for image, _ in frames.values())
     curve = len(volumes_ml) > 1
-    rows, text = len(frames), fitted("\n".join((title, *remarks)), columns * SIDE, 8, 6)
+    rows = len(frames)
+    text = "\n".join(fitted(line, columns * SIDE, 8) for line in (title, *remarks))
     heights = [*[SIDE] * rows, *[1.8] * curve]
     top = 0.16 * (1 + text.count("\n")) + 0.1
     figure = Figure(figsize=(columns * SIDE + 0.6, sum(heights) + top), layout="constrained")

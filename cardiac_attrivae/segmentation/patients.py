@@ -264,7 +264,8 @@ def measured(patient: Patient) -> dict[str, Any]:
     row: dict[str, Any] = {"patient": patient.name, "frames": len(patient.rows)}
     row |= {"ED_frame": ed["frame"] if "ED" in at else "", "ES_frame": es["frame"] if es else ""}
     for name in ("LV", "RV"):
-        pumps = ventricle(ed[f"{name}_mL"], es[f"{name}_mL"] if es else float("nan"))
+        ends = (phase and phase[f"{name}_mL"] for phase in (at.get("ED"), es))
+        pumps = ventricle(*(float("nan") if end is None else end for end in ends))
         values = zip(("EDV_mL", "ESV_mL", "SV_mL", "EF_percent"), pumps, strict=True)
         row |= {f"{name}{key}": value for key, value in values}
     row["mass_g"] = mass_g(ed["MYO_mL"])
@@ -285,13 +286,24 @@ def measured(patient: Patient) -> dict[str, Any]:
     return row | {"warnings": "; ".join(patient.warnings)}
 
 
+def in_words(row: Mapping[str, Any]) -> str:
+    """Says in a line what patients.csv holds of a patient; what is not known is left out.
+
+    Example:
+        >>> in_words({"LVEDV_mL": 150.2, "LVEF_percent": 60.0, "mass_g": 105.0})
+        'LVEDV 150 mL, LVEF 60 %, mass 105 g'
+    """
+    units = {"LVEDV_mL": "mL", "LVEF_percent": "%", "RVEDV_mL": "mL", "RVEF_percent": "%",
+             "mass_g": "g"}  # fmt: skip
+    known = {key: row[key] for key in units if key in row and np.isfinite(row[key])}
+    return ", ".join(f"{key.split('_')[0]} {v:.0f} {units[key]}" for key, v in known.items())
+
+
 def _draw(patient: Patient, row: Mapping[str, Any], file: Path) -> None:
     curve = np.array([[r[f"{name}_mL"] for name in STRUCTURES] for r in patient.rows])
     phases = {r["phase"]: k for k, r in enumerate(patient.rows) if r["phase"]}
     one_scan = len({r["scan"] for r in patient.rows}) == 1
-    title = f"{patient.name}: LVEDV {row['LVEDV_mL']:.0f} mL, mass {row['mass_g']:.0f} g"
-    if row["LVEF_percent"] == row["LVEF_percent"]:
-        title += f", LVEF {row['LVEF_percent']:.0f} %, RVEF {row['RVEF_percent']:.0f} %"
+    title = f"{patient.name}: {in_words(row)}"
     shown = dict(sorted(patient.shown.items()))
     volumes = curve if one_scan else curve[:0]
     patient_sheet(shown, patient.spacing_mm, volumes, phases, title, patient.warnings, file)

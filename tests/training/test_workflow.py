@@ -620,7 +620,7 @@ def test_nothing_is_written_through_a_link_in_a_run(train, tmp_path):
 
 def test_pictures_are_drawn_every_few_epochs_and_at_the_end(train, monkeypatch):
     drawn = []
-    monkeypatch.setattr(Records, "draw", lambda self, _: drawn.append(self.trainer.state.epoch))
+    monkeypatch.setattr(Records, "draw", lambda self: drawn.append(self.trainer.state.epoch))
     train(changed(PLAIN, "schedule", pictures_every=2))
     assert drawn == [2, 4, 4]
 

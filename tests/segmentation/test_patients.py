@@ -1,0 +1,146 @@
+"""What `segment` leaves of a patient: masks in the geometry of the scan, volumes, EF, a picture."""
+
+import json
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from cardiac_attrivae.cli.main import main
+from cardiac_attrivae.data.phantom import write_phantoms
+from cardiac_attrivae.schema import DataError, Structure
+from cardiac_attrivae.segmentation import patients as module
+from cardiac_attrivae.segmentation.patients import (
+    MIRROR_IMAGE,
+    ONE_FRAME,
+    Job,
+    segment_patients,
+)
+from cardiac_attrivae.segmentation.scans import ScanSegmenter
+from tests.segmentation.test_scans import LEVELS, by_brightness, heart
+
+SPACING = (1.5, 1.5, 8.0)
+FAKE = ScanSegmenter("fake", by_brightness)
+AFFINE = np.array([[0, -1.5, 0, 10], [1.5, 0, 0, -20], [0, 0, 8, 5], [0, 0, 0, 1.0]])
+
+
+def beating(frames=12, ed=2):
+    """A cine whose LV is largest at ``ed`` and smallest half a beat later; labels, pictures."""
+    labels, _ = heart()
+    x, y = (np.arange(n) * 1.5 for n in labels.shape[:2])
+    far = np.hypot(x[:, None] - 90, y - 80)
+    moving = []
+    for t in range(frames):
+        inside = 22 - 8 * np.sin(np.pi * ((t - ed) % frames) / frames)
+        frame = labels.copy()
+        for z in range(labels.shape[2]):
+            size = 1 - 0.1 * z
+            plane = frame[..., z]
+            plane[(plane == Structure.LV) & (far >= inside * size)] = Structure.MYO
+        moving.append(frame)
+    stack = np.stack(moving, axis=-1)
+    return stack, 500 * LEVELS.numpy()[stack]
+
+
+@pytest.fixture(scope="module")
+def segmented(tmp_path_factory):
+    """A cine and a single frame of it, segmented."""
+    folder = tmp_path_factory.mktemp("patients")
+    labels, cine = beating()
+    header = nibabel.Nifti1Image(cine.astype(np.int16), AFFINE)
+    header.header.set_zooms((*SPACING, 0.04))
+    nibabel.save(header, folder / "p1.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(cine[..., 0].astype(np.float32), AFFINE), folder / "p2.nii")
+    jobs = [Job("p1", folder / "p1.nii.gz"), Job("p2", folder / "p2.nii")]
+    segment_patients(jobs, folder / "out", FAKE, {Structure.LV: 3, Structure.RV: 1})
+    return folder, labels
+
+
+def test_masks_lie_in_the_geometry_of_their_scans(segmented):
+    folder, labels = segmented
+    for name, scan in (("p1", "p1.nii.gz"), ("p2", "p2.nii")):
+        mask, image = nibabel.load(folder / f"out/masks/{name}.nii.gz"), nibabel.load(folder / scan)
+        assert mask.shape == image.shape
+        np.testing.assert_array_equal(mask.affine, image.affine)
+        assert mask.header.get_zooms() == image.header.get_zooms()
+    found = np.asarray(nibabel.load(folder / "out/masks/p1.nii.gz").dataobj)
+    asked = np.array([0, 3, 2, 1])[labels]
+    assert (found == asked).mean() > 0.99
+    note = json.loads((folder / "out/segmentation.json").read_text())
+    assert note == {"segmenter": "fake", "labels": {"LV": 3, "MYO": 2, "RV": 1}}
+
+
+def test_volumes_of_every_frame_are_those_of_the_mask(segmented):
+    folder, labels = segmented
+    table = pd.read_csv(folder / "out/volumes.csv")
+    cine = table[table["patient"] == "p1"]
+    assert cine["frame"].tolist() == list(range(12))
+    truth = (labels == Structure.LV).sum((0, 1, 2)) * np.prod(SPACING) / 1000
+    np.testing.assert_allclose(cine["LV_mL"], truth, rtol=0.06)
+    assert cine["phase"].dropna().tolist() == ["ED", "ES"]
+    assert cine["phase"].iloc[2] == "ED"
+    assert cine["phase"].iloc[8] == "ES"
+
+
+def test_ejection_fraction_follows_from_ed_and_es(segmented):
+    folder, labels = segmented
+    row = pd.read_csv(folder / "out/patients.csv").set_index("patient").loc["p1"]
+    volumes = (labels == Structure.LV).sum((0, 1, 2))
+    assert row["LVEF_percent"] == pytest.approx(100 * (1 - volumes[8] / volumes[2]), abs=3)
+    assert row["LVSV_mL"] == pytest.approx(row["LVEDV_mL"] - row["LVESV_mL"], rel=1e-4)
+    assert row["RVEF_percent"] == pytest.approx(0, abs=2)
+    muscle = (labels[..., 2] == Structure.MYO).sum() * np.prod(SPACING) / 1000
+    assert row["mass_g"] == pytest.approx(1.05 * muscle, rel=0.05)
+    assert (folder / "out/pictures/p1.png").stat().st_size > 10_000
+
+
+def test_a_single_frame_has_no_ejection_fraction_and_is_said_to_be_single(segmented):
+    folder, _ = segmented
+    row = pd.read_csv(folder / "out/patients.csv").set_index("patient").loc["p2"]
+    assert np.isnan(row["LVEF_percent"])
+    assert np.isnan(row["LVEDV_mL"])
+    assert ONE_FRAME in row["warnings"]
+
+
+def test_a_mirror_image_is_noticed(tmp_path, monkeypatch):
+    _, image = heart()
+    nibabel.save(nibabel.Nifti1Image(image, AFFINE), tmp_path / "p.nii")
+    monkeypatch.setattr(module, "handedness", lambda labels, spacing: -3.0)
+    found = segment_patients([Job("p", tmp_path / "p.nii")], tmp_path / "out", FAKE)
+    assert MIRROR_IMAGE in found["warnings"].item()
+    assert found["trusted"].item() == "no"
+
+
+def test_scans_that_cannot_be_read_are_listed_and_the_others_continue(tmp_path):
+    _, image = heart()
+    nibabel.save(nibabel.Nifti1Image(image, AFFINE), tmp_path / "good.nii")
+    (tmp_path / "bad.nii").write_bytes(b"no image")
+    jobs = [Job("bad", tmp_path / "bad.nii"), Job("good", tmp_path / "good.nii")]
+    found = segment_patients(jobs, tmp_path / "out", FAKE)
+    assert found["patient"].tolist() == ["good"]
+    assert pd.read_csv(tmp_path / "out/skipped.csv")["patient"].tolist() == ["bad"]
+    with pytest.raises(DataError, match="none of 1 scans can be read"):
+        segment_patients(jobs[:1], tmp_path / "out2", FAKE)
+
+
+def test_a_data_set_is_segmented_at_ed_and_es_without_its_masks(tmp_path, monkeypatch):
+    write_phantoms("acdc", tmp_path / "raw", cases=2, cine=False)
+    for mask in (tmp_path / "raw").rglob("*_gt.nii.gz"):
+        mask.unlink()
+    monkeypatch.setattr("cardiac_attrivae.segmentation.scans.load_segmenter", lambda model: FAKE)
+    words = ["segment", "--dataset", "acdc", "--source", tmp_path / "raw", "--output",
+             tmp_path / "out"]  # fmt: skip
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    table = pd.read_csv(tmp_path / "out/volumes.csv")
+    assert table.groupby("patient")["phase"].agg(list).tolist() == [["ED", "ES"]] * 2
+    assert len(list((tmp_path / "out/masks").glob("patient*_frame*.nii.gz"))) == 4
+
+
+def test_wrong_label_numbers_are_refused():
+    words = ["segment", "--source", ".", "--output", "out", "--labels", "LV=1,MYO=1,RV=3"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 2
+    assert "expected a number of its own for each structure" in result.output
