@@ -114,11 +114,12 @@ def scoring(
     files = {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
     made_from = json.dumps({"split": split, "rounds": rounds, "files": files}, indent=2)
     evaluation, report = output / "evaluation", output / "report"
-    folders = [("--model", str(run)) for run in runs] + [("--data", str(s)) for s in stores]
-    options = {"output": evaluation, "split": split, "device": device}
-    options |= {"rounds": rounds, "workers": workers}
-    words = [*folders, *((f"--{name}", str(value)) for name, value in options.items())]
-    evaluate = ("cross-domain-eval", *(word for pair in words for word in pair))
+    pairs: list[tuple[str, object]] = [("model", run) for run in runs]
+    pairs += [("data", store) for store in stores]
+    pairs += [("output", evaluation), ("split", split), ("device", device)]
+    pairs += [("rounds", rounds), ("workers", workers)]
+    words = (word for name, value in pairs for word in (f"--{name}", str(value)))
+    evaluate = ("cross-domain-eval", *words)
     describe = ("report", "--evaluation", str(evaluation), "--output", str(report))
     return [
         Job("evaluate", evaluate, (), evaluation / "made_from.json", made_from),
@@ -291,11 +292,10 @@ def _report_failures(outcomes: Sequence[Outcome], file: Path, say: Callable[[str
     if not failed:
         file.unlink(missing_ok=True)
         return False
-    with io.StringIO(newline="") as stream:
-        table = csv.writer(stream)
-        table.writerow(("step", "why", "log"))
-        table.writerows((outcome.job, outcome.why, outcome.log) for outcome in failed)
-        write(file, stream.getvalue().encode(errors="backslashreplace"))
+    stream = io.StringIO(newline="")
+    rows = ((outcome.job, outcome.why, outcome.log) for outcome in failed)
+    csv.writer(stream).writerows([("step", "why", "log"), *rows])
+    write(file, stream.getvalue().encode(errors="backslashreplace"))
     for outcome in failed:
         say("\n".join((str(outcome), indent(outcome.log, "    "))))
     say(

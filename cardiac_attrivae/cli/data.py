@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -26,17 +27,8 @@ def check(dataset: str, source: Path) -> None:
     say(report.render(min(100, columns()) if is_terminal() else 80))
     if report.problems:
         sys.exit(2)
-    suggest(
-        "preprocess",
-        "--dataset",
-        dataset,
-        "--source",
-        source,
-        "--output",
-        "STORE",
-        "--slice",
-        "all",
-    )
+    named = ("--dataset", dataset, "--source", source, "--output", "STORE")
+    suggest("preprocess", *named, "--slice", "all")
 
 
 @click.command()
@@ -58,7 +50,10 @@ def check(dataset: str, source: Path) -> None:
 @click.option(
     "--dask", metavar="ADDRESS", help="Dask cluster to run on: tcp://HOST:PORT or scheduler file."
 )
-@click.option("--drop-duplicates", is_flag=True, help="Keep one of each known duplicate scan.")
+@click.option(
+    "--drop-duplicates", "without_duplicates", is_flag=True,
+    help="Keep one of each known duplicate scan.",
+)  # fmt: skip
 @click.option(
     "--pseudonymise", metavar="KEYFILE", type=options.PLACE,
     help="Replace case ids by a hash with the secret in this file.",
@@ -80,15 +75,12 @@ def preprocess(
     spacing: float,
     size: int,
     field: float | None,
-    workers: int,
-    dask: str | None,
-    drop_duplicates: bool,
     pseudonymise: Path | None,
     masks: Path | None,
     only_missing: bool,
     labels: str,
     mask_source: str,
-    overwrite: bool,
+    **given: Any,
 ) -> None:
     """Cut aligned slices out of images.
 
@@ -105,19 +97,10 @@ def preprocess(
     if masks is None and (only_missing or mask_source):
         raise click.UsageError("--only-missing and --mask-source need --masks DIR")
     elsewhere = masks and Masks(masks, mask_source, read_labels(labels), only_missing)
-    summary = run(
-        manifest,
-        source,
-        output,
-        Recipe(slices, spacing if field is None else field / size, size),
-        workers=workers,
-        dask=dask,
-        overwrite=overwrite,
-        without_duplicates=drop_duplicates,
-        key=read_key(pseudonymise, output) if pseudonymise else None,
-        masks=elsewhere,
-        progress=progress("preprocess"),
-    )
+    recipe = Recipe(slices, spacing if field is None else field / size, size)
+    key = read_key(pseudonymise, output) if pseudonymise else None
+    bar = progress("preprocess")
+    summary = run(manifest, source, output, recipe, key=key, masks=elsewhere, progress=bar, **given)
     splits = ", ".join(f"{count} {name}" for name, count in summary.splits.items())
     say(f"{summary.cases} cases ({splits}), {summary.slices} slices in {summary.output}")
     if summary.skipped:

@@ -27,13 +27,9 @@ from .console import explained, progress, say, suggest, tell, warn
 @options.device
 @explained
 def generate(
-    run: Path,
-    request: tuple[str, ...],
-    case: str | None,
-    output: Path,
-    store: Path | None,
-    device: str,
-) -> None:
+    run: Path, request: tuple[str, ...], case: str | None, output: Path, store: Path | None,
+    **given: Any,
+) -> None:  # fmt: skip
     """Draw a heart with requested values, and measure it."""
     values = dict(_assignment(text) for text in request)
     from ..attributes import check_names, label_of
@@ -42,7 +38,7 @@ def generate(
     _check_inputs(run, store, case)
     from ..evaluation.generation import generate as draw
 
-    table, warnings = draw(run, values, output, store=store, case=case, device=device, tell=tell)
+    table, warnings = draw(run, values, output, store=store, case=case, tell=tell, **given)
     for warning in warnings:
         warn(warning)
     for row in table.to_dict("records"):

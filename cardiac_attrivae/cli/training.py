@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -157,10 +156,8 @@ def tune(
     run(pipeline, store, output, space=space, scores=scores or SCORES, tell=tell, **given)
     if (output / "best.yaml").is_file():
         say((output / "best.yaml").read_text().rstrip())
-        best, slices = (quote(str(path.resolve())) for path in (output / "best.yaml", data))
-        say(
-            f"Train it: cardiac-attrivae train --pipeline {best} --data {slices} --output runs/best"
-        )
+        best, slices = (path.resolve() for path in (output / "best.yaml", data))
+        suggest("train", "--pipeline", best, "--data", slices, "--output", "runs/best")
 
 
 def train_and_show(pipeline: Pipeline, store: SliceDataset, output: Path, **given: Any) -> None:

@@ -74,30 +74,30 @@ def check_dataset(
     has_es = "ES" in manifest.columns or "ES" in manifest.constants
     later = find_cases(manifest, source, "ES") if has_es else Cases([], [])
     at_es = {record.case: record for record in later.records}
-    problems, notes = Findings(), Findings()
+    findings = Findings()
     scans = []
     for record in progress(cases.records):
-        scan = _examine(record, problems, notes)
+        scan = _examine(record, findings)
         es = at_es.get(record.case)
         if es:
-            later_scan = _examine(es, problems, notes, whole=es.image != record.image)
-            _note_phases(scan, later_scan, notes)
+            later_scan = _examine(es, findings, whole=es.image != record.image)
+            _note_phases(scan, later_scan, findings)
         if scan:
             scans.append(scan)
     usable = [scan for scan in scans if scan.labelled and scan.sound]
-    found = {folder: len(list_cases(manifest, root, folder)) for folder in manifest.folders}
-    _note_skipped(manifest, cases, later, scans, problems, notes)
-    _note_duplicates(manifest, scans, problems, notes)
-    _note_patients(cases.records, problems)
-    _note_completeness(manifest, root, found, cases.records, notes)
+    counts = {folder: len(list_cases(manifest, root, folder)) for folder in manifest.folders}
+    _note_skipped(manifest, cases, later, scans, findings)
+    _note_duplicates(manifest, scans, findings)
+    _note_patients(cases.records, findings)
+    _note_completeness(manifest, root, counts, cases.records, findings)
     return Report(
         manifest=manifest,
         root=root,
-        found=found,
+        found=counts,
         usable=Counter((scan.record.domain, scan.record.split) for scan in usable),
-        geometry=_geometry(usable, notes),
-        problems=problems.all(),
-        notes=notes.all(),
+        geometry=_geometry(usable, findings),
+        problems=findings.all(problem=True),
+        notes=findings.all(problem=False),
     )
 
 
@@ -112,9 +112,7 @@ class _Scan(NamedTuple):
     lv_voxels: int
 
 
-def _examine(
-    record: CaseRecord, problems: Findings, notes: Findings, whole: bool = True
-) -> _Scan | None:
+def _examine(record: CaseRecord, found: Findings, whole: bool = True) -> _Scan | None:
     """Examines one case at one phase; returns None where a file cannot be read."""
     at, faults, volumes = f"at {record.phase}", [], []
     for read, file in ((read_image, record.image), (read_mask, record.mask)):
@@ -123,14 +121,14 @@ def _examine(
                 read_to_the_end(file)
             volumes.append(read(file, record.frame))
         except DataError as error:
-            problems.add("damaged or unusable file", record.case, str(error))
+            found.problem("damaged or unusable file", record.case, str(error))
     if len(volumes) < 2:
         return None
     image, stored = volumes
     try:
         mask = laid_on(image, stored, record)
     except DataError as error:
-        problems.add("mask that does not fit its image", record.case, f"{error} {at}")
+        found.problem("mask that does not fit its image", record.case, f"{error} {at}")
         return None
     if image.voxels.shape != mask.voxels.shape:
         shapes = f"{image.voxels.shape} and {mask.voxels.shape} {at}"
@@ -145,9 +143,8 @@ def _examine(
         accepted = ", ".join(map(str, sorted(record.label_numbers)))
         what = f"label numbers beside those of the manifest ({accepted})"
         faults.append((what, f"{', '.join(f'{n:g}' for n in unknown[:5])} {at}"))
-    heart = {number: s for number, s in record.label_numbers.items() if s in HEART}
     labels = np.zeros(mask.voxels.shape, np.uint8)
-    for number, structure in heart.items():
+    for number, structure in record.label_numbers.items():
         labels[mask.voxels == number] = structure
     if not is_one_heart(labels == Structure.LV):
         faults.append(("the LV in two places of the mask", at))
@@ -157,17 +154,17 @@ def _examine(
             if oddity.problem:
                 faults.append((oddity.what, detail))
             else:
-                notes.add(oddity.what, record.case, detail)
+                found.note(oddity.what, record.case, detail)
     for what, detail in faults:
-        problems.add(what, record.case, detail)
+        found.problem(what, record.case, detail)
 
     shown = {record.label_numbers[number] for number in numbers if number not in unknown}
     missing = [structure.name for structure in HEART if structure not in shown]
     labelled = bool(unknown) or len(missing) < len(HEART)
     if labelled and missing:
-        notes.add("structure absent from the mask", record.case, f"{', '.join(missing)} {at}")
+        found.note("structure absent from the mask", record.case, f"{', '.join(missing)} {at}")
     if record.phase == "ED":
-        _note_header(record.case, image, mask, notes)
+        _note_header(record.case, image, mask, found)
     across, down, through = image.spacing_mm
     with np.errstate(over="ignore"):  # reported above
         values = np.ascontiguousarray(image.voxels, dtype=np.float32)
@@ -181,58 +178,50 @@ def _examine(
     )
 
 
-def _note_phases(ed: _Scan | None, es: _Scan | None, notes: Findings) -> None:
+def _note_phases(ed: _Scan | None, es: _Scan | None, found: Findings) -> None:
     """Notes an LV that is larger at ES: in the 102 real patients ES has at most .895 of ED."""
     if ed and es and 0 < ed.lv_voxels < es.lv_voxels:
-        detail = f"{es.lv_voxels} voxels at ES and {ed.lv_voxels} at ED"
         what = "the LV is larger at ES than at ED: ED and ES look exchanged"
-        notes.add(what, ed.record.case, detail)
+        found.note(what, ed.record.case, f"{es.lv_voxels} voxels at ES and {ed.lv_voxels} at ED")
 
 
-def _note_header(case: str, image: Volume, mask: Volume, notes: Findings) -> None:
+def _note_header(case: str, image: Volume, mask: Volume, found: Findings) -> None:
     across, down, _ = image.spacing_mm
     if not np.allclose(image.affine, mask.affine, atol=across / 10):
-        notes.add("image and mask lie apart by their affines; voxels are matched as stored", case)
+        found.note("image and mask lie apart by their affines; voxels are matched as stored", case)
     if not np.allclose(image.spacing_mm, mask.spacing_mm, rtol=1e-3):
         sizes = f"{spelled_mm(image.spacing_mm)} and {spelled_mm(mask.spacing_mm)}"
         detail = f"{sizes}; the image's is used"
-        notes.add("image and mask differ in spacing", case, detail)
+        found.note("image and mask differ in spacing", case, detail)
     if not np.isclose(across, down, rtol=1e-3):
-        notes.add("pixels that are not square", case, spelled_mm(image.spacing_mm))
+        found.note("pixels that are not square", case, spelled_mm(image.spacing_mm))
     lengths = np.linalg.norm(image.affine[:3, :3], axis=0)
     if not np.allclose(lengths, image.spacing_mm, rtol=1e-2):
-        notes.add("affine contradicts pixdim, a placeholder; pixdim is used", case)
+        found.note("affine contradicts pixdim, a placeholder; pixdim is used", case)
     directions = image.affine[:3, :3] / np.where(lengths > 0, lengths, 1.0)
     if np.abs(directions.T @ directions - np.eye(3)).max() > ORTHONORMAL:
-        notes.add("directions that are not orthonormal; ITK may refuse the file", case)
+        found.note("directions that are not orthonormal; ITK may refuse the file", case)
 
 
 def _note_skipped(
-    manifest: Manifest,
-    cases: Cases,
-    later: Cases,
-    scans: list[_Scan],
-    problems: Findings,
-    notes: Findings,
+    manifest: Manifest, cases: Cases, later: Cases, scans: list[_Scan], found: Findings
 ) -> None:
     unlabelled = [scan.record.case for scan in scans if not scan.labelled]
     for case, reason in cases.skipped:
         if reason.startswith(NO_MASK):
             unlabelled.append(case)
         else:
-            problems.add("cannot be used", case, reason)
+            found.problem("cannot be used", case, reason)
     for case, reason in later.skipped:
         if case not in dict(cases.skipped):
-            notes.add("cannot be used at ES", case, reason)
+            found.note("cannot be used at ES", case, reason)
     within = len(unlabelled) <= manifest.unlabelled
     for case in sorted(unlabelled):
         what = f"no mask, or an empty one at ED; at most {manifest.unlabelled} expected"
-        (notes if within else problems).add(what, case)
+        (found.note if within else found.problem)(what, case)
 
 
-def _note_duplicates(
-    manifest: Manifest, scans: list[_Scan], problems: Findings, notes: Findings
-) -> None:
+def _note_duplicates(manifest: Manifest, scans: list[_Scan], found: Findings) -> None:
     groups: dict[str, list[CaseRecord]] = {}
     for scan in scans:
         groups.setdefault(scan.digest, []).append(scan.record)
@@ -242,15 +231,16 @@ def _note_duplicates(
         if len(cases) == 1:
             continue
         if any(cases <= set(group) for group in manifest.duplicates):
-            notes.add("the same scan twice, as the manifest says; --drop-duplicates keeps one", ids)
+            what = "the same scan twice, as the manifest says; --drop-duplicates keeps one"
+            found.note(what, ids)
         elif len(splits) == 1:
-            notes.add("the same scan twice: list it in 'duplicates' of the manifest", ids)
+            found.note("the same scan twice: list it in 'duplicates' of the manifest", ids)
         else:
             what = "the same scan in two splits: list it in 'duplicates' of the manifest"
-            problems.add(what, ids, " and ".join(record.split for record in same))
+            found.problem(what, ids, " and ".join(record.split for record in same))
 
 
-def _note_patients(records: list[CaseRecord], problems: Findings) -> None:
+def _note_patients(records: list[CaseRecord], found: Findings) -> None:
     """Finds frames that are listed as cases (by nnU-Net and others): one patient, two splits."""
     patients: dict[str, list[str]] = {}
     for record in records:
@@ -258,10 +248,10 @@ def _note_patients(records: list[CaseRecord], problems: Findings) -> None:
     for patient, cases in patients.items():
         if len(cases) > 1:
             what = "one patient as several cases: put {frame} or {phase} where their ids differ"
-            problems.add(what, patient, ", ".join(cases))
+            found.problem(what, patient, ", ".join(cases))
 
 
-def _geometry(usable: list[_Scan], notes: Findings) -> tuple[tuple[str, float, float, float], ...]:
+def _geometry(usable: list[_Scan], found: Findings) -> tuple[tuple[str, float, float, float], ...]:
     """Summarises each size, and notes the cases that are far from the rest."""
     rows = []
     for i, (name, (low, high)) in enumerate(_SIZES.items() if usable else ()):
@@ -271,30 +261,30 @@ def _geometry(usable: list[_Scan], notes: Findings) -> tuple[tuple[str, float, f
             size = scan.sizes[i]
             if not max(low, median / 2) <= round(size, 4) <= min(high, median * 2):
                 detail = f"{size:.4g}, median {median:.4g}"
-                notes.add(f"unusual {name}", scan.record.case, detail)
+                found.note(f"unusual {name}", scan.record.case, detail)
     return tuple(rows)
 
 
 def _note_completeness(
     manifest: Manifest,
     root: Path,
-    found: Mapping[str, int],
+    counts: Mapping[str, int],
     records: list[CaseRecord],
-    notes: Findings,
+    found: Findings,
 ) -> None:
-    expected = sum(manifest.expected.get(folder, 0) for folder in found)
-    present = sum(found[folder] for folder in found if folder in manifest.expected)
+    expected = sum(manifest.expected.get(folder, 0) for folder in counts)
+    present = sum(counts[folder] for folder in counts if folder in manifest.expected)
     if expected > present:
-        notes.add(f"partial copy: {expected} cases expected, {present} found")
+        found.note(f"partial copy: {expected} cases expected, {present} found")
     for folder, count in manifest.expected.items():
-        if found[folder] > count:
-            notes.add(f"{folder} holds {found[folder]} cases, {count} expected")
+        if counts[folder] > count:
+            found.note(f"{folder} holds {counts[folder]} cases, {count} expected")
     for fact in ("vendor", "centre", "pathology"):
         column = manifest.columns.get(fact)
         if column and records and not any(getattr(record, fact) for record in records):
-            notes.add(f"{fact} is blank for every case (column {column!r})")
+            found.note(f"{fact} is blank for every case (column {column!r})")
     if manifest.table:
-        here = {case for folder in found for case in list_cases(manifest, root, folder)}
+        here = {case for folder in counts for case in list_cases(manifest, root, folder)}
         rows = read_table(manifest, root)
         for case in rows.keys() - match_rows(rows, here).values():
-            notes.add("rows of the table without files", case)
+            found.note("rows of the table without files", case)

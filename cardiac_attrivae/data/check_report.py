@@ -21,9 +21,7 @@ class Finding:
     def lines(self, width: int, most: int = 5) -> list[str]:
         """Formats the statement, then the details of the first cases."""
         count = f": {len(self.cases)} case{'s' * (len(self.cases) != 1)}" if self.cases else ""
-        out = textwrap.wrap(
-            f"- {self.what}{count}", width, subsequent_indent="  ", break_long_words=False
-        )
+        out = _wrap(f"- {self.what}{count}", width)
         if any(detail for _, detail in self.cases):
             for case, detail in self.cases[:most]:
                 out += textwrap.wrap(
@@ -63,18 +61,17 @@ class Report:
         """Formats the report for a terminal or a pipe, in ``width`` columns."""
         known, expected = self.manifest, self.manifest.expected
         splits = [s for s in SPLITS if any(split == s for _, split in self.usable)]
-        rows = [
-            (domain, [self.usable.get((domain, split), 0) for split in splits])
-            for domain in sorted({domain for domain, _ in self.usable})
-        ]
+        rows = []
+        for domain in sorted({domain for domain, _ in self.usable}):
+            counts = [self.usable.get((domain, split), 0) for split in splits]
+            rows.append((domain, *counts, sum(counts)))
         total = sum(self.usable.values())
         blocks = [
             _wrap(f"{known.name}: {known.title}", width) + [str(self.root)],
             _wrap(f"Licence: {known.licence}", width) + _wrap(f"Cite: {known.citation}", width),
             _table([("folder", "expected", "found")]
                    + [(f, expected.get(f, "-"), n) for f, n in self.found.items()]),
-            _table([("usable cases", *splits, "all")]
-                   + [(domain, *counts, sum(counts)) for domain, counts in rows]),
+            _table([("usable cases", *splits, "all"), *rows]),
             _table([("at ED", "lowest", "median", "highest"), *self.geometry]),
         ]  # fmt: skip
         if known.oddities:
@@ -97,24 +94,28 @@ def _table(rows: list[tuple]) -> list[str]:
     """Formats a header and rows: names to the left, numbers to the right."""
     cells = [[f"{c:.4g}" if isinstance(c, float) else str(c) for c in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return [
-        "  ".join(
-            [row[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(row, widths, strict=True)][1:]
-        )
-        for row in cells
-    ]
+    signs = ["<", *">" * (len(widths) - 1)]
+    line = "  ".join(f"{{:{sign}{width}}}" for sign, width in zip(signs, widths, strict=True))
+    return [line.format(*row) for row in cells]
 
 
-class Findings(dict[str, dict[str, list[str]]]):
-    """Maps statement -> case -> details, in the order in which they are found."""
+class Findings(dict[tuple[bool, str], dict[str, list[str]]]):
+    """Problem or note, and statement -> case -> details, in the order in which they are found."""
 
-    def add(self, what: str, case: str = "", detail: str = "") -> None:
-        cases = self.setdefault(what, {})
+    def problem(self, what: str, case: str = "", detail: str = "") -> None:
+        self._add((True, what), case, detail)
+
+    def note(self, what: str, case: str = "", detail: str = "") -> None:
+        self._add((False, what), case, detail)
+
+    def _add(self, key: tuple[bool, str], case: str, detail: str) -> None:
+        cases = self.setdefault(key, {})
         if case:
             cases.setdefault(case, []).append(detail)
 
-    def all(self) -> tuple[Finding, ...]:
+    def all(self, *, problem: bool) -> tuple[Finding, ...]:
         return tuple(
             Finding(what, tuple((case, "; ".join(dict.fromkeys(d))) for case, d in cases.items()))
-            for what, cases in self.items()
+            for (kind, what), cases in self.items()
+            if kind is problem
         )

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -212,9 +213,8 @@ def read_header(file: Path) -> Header:
     refuse_spacing(file, (columns_mm, rows_mm))
     directions = np.reshape(_numbers(file, reader, "ImageOrientationPatient", 6), (2, 3))
     if np.abs(directions @ directions.T - np.eye(2)).max() > COSINE:
-        raise DataError(
-            f"{file.name} has an ImageOrientationPatient whose directions are not at right angles"
-        )
+        skewed = "has an ImageOrientationPatient whose directions are not at right angles"
+        raise DataError(f"{file.name} {skewed}")
     trigger, number = (
         _numbers(file, reader, tag, 1)[0] if _text(reader, tag) else None
         for tag in ("TriggerTime", "InstanceNumber")
@@ -332,10 +332,10 @@ def _like(one: Header, other: Header) -> bool:
 
 def _in_time(times: list[Header]) -> list[Header]:
     """Sorts frames of a slice by trigger time, or by number where trigger times are equal."""
-    for key in ("trigger_ms", "number"):
-        moments = [getattr(header, key) for header in times]
-        if None not in moments and len(set(moments)) == len(moments):
-            return sorted(times, key=lambda header: getattr(header, key))
+    for moment in (attrgetter("trigger_ms"), attrgetter("number")):
+        moments = {*map(moment, times)}
+        if None not in moments and len(moments) == len(times):
+            return sorted(times, key=moment)
     if len(times) == 1:
         return times
     raise DataError(

@@ -177,11 +177,8 @@ def _write_acdc_patient(output: Path, index: int, seed: int, quirks: bool, cine:
 
 
 MNMS_FOLDERS = {
-    "L": "Training/Labeled",
-    "U": "Training/Unlabeled",
-    "V": "Validation",
-    "T": "Testing",
-}
+    "L": "Training/Labeled", "U": "Training/Unlabeled", "V": "Validation", "T": "Testing",
+}  # fmt: skip
 # Folder and vendor, in turn: about 175 : 34 : 136. As in the challenge, labelled training comes
 # from A and B alone, unlabelled training from C, and D is never seen before validation.
 MNMS_SLOTS = (
@@ -255,11 +252,9 @@ def _write_mnms(output: Path, cases: int, seed: int, quirks: bool, cine: bool) -
     if quirks:  # the Canadian centre: in the table, not in the open data set
         rows += [[f"Z{n}Z0Z0", "NOR", "Siemens", "A", 6, 0, 9, "", "", "", ""] for n in range(2)]
     header = ",External code,Pathology,VendorName,Vendor,Centre,ED,ES,Age,Sex,Height,Weight"
-    with io.StringIO(newline="") as table:
-        writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(header.split(","))
-        writer.writerows([n, *row] for n, row in enumerate(rows))
-        write(output / MNMS_CSV, table.getvalue())
+    table, numbered = io.StringIO(newline=""), ([n, *row] for n, row in enumerate(rows))
+    csv.writer(table, lineterminator="\n").writerows([header.split(","), *numbered])
+    write(output / MNMS_CSV, table.getvalue())
     return truths
 
 

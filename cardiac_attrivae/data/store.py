@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from reprlib import repr as short
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from zipfile import ZipFile
 
 import numpy as np
@@ -42,6 +43,7 @@ CHANNELS = (1, 2)
 """Accepted numbers of channels: ED, or ED and ES."""
 TEXT = ["case", "dataset", "split", "domain", "vendor", "centre", "pathology", "phase"]
 
+T = TypeVar("T")
 Slices = dict[str, Tensor]
 """Fields by their key, the rows of each along axis 0."""
 
@@ -94,7 +96,7 @@ class _Files(NamedTuple):
                 raise DataError(f"{name} is missing from {folder}; run preprocess again")
         images = _array(folder / "images.npy", np.float32)
         labels = _array(folder / "labels.npy", np.uint8)
-        masks = _archive(folder / "masks.npz")
+        masks = _opened(folder / "masks.npz", ZipFile)  # open as long as it is used
         return cls(_cases(folder / "cases.csv"), images, labels, masks)
 
 
@@ -125,10 +127,7 @@ def _cases(file: Path) -> pd.DataFrame:
 
 def _array(file: Path, dtype: type) -> np.ndarray:
     """Maps slices (N, C, H, W) into memory: they are read when they are indexed, never written."""
-    try:
-        mapped = np.lib.format.open_memmap(file, mode="r")
-    except Exception as error:  # numpy evaluates the header, so any kind of error can occur
-        raise DataError(f"{file} cannot be read: {error}") from None
+    mapped = _opened(file, partial(np.lib.format.open_memmap, mode="r"))
     if mapped.dtype != dtype or mapped.ndim != 4 or mapped.shape[1] not in CHANNELS:
         raise DataError(
             f"{file} holds {mapped.dtype} of shape {mapped.shape}; expected {np.dtype(dtype)} "
@@ -137,11 +136,10 @@ def _array(file: Path, dtype: type) -> np.ndarray:
     return mapped
 
 
-def _archive(file: Path) -> ZipFile:
-    """Opens masks.npz; the file stays open until the archive is no longer used."""
+def _opened(file: Path, opened: Callable[[Path], T]) -> T:
     try:
-        return ZipFile(file)
-    except Exception as error:  # of many kinds, see `_array`
+        return opened(file)
+    except Exception as error:  # numpy evaluates a header, so any kind of error can occur
         raise DataError(f"{file} cannot be read: {error}") from None
 
 
@@ -189,10 +187,7 @@ def _info(folder: Path) -> dict[str, Any]:
             f"again, or use the version that wrote it: {info.get('versions')}"
         )
     if info.get("sha256") != seal(info):
-        raise DataError(
-            f"{folder / 'dataset.json'} was changed after preprocess wrote it: its sha256 "
-            "differs. Run preprocess again with --overwrite"
-        )
+        raise _changed(folder / "dataset.json", "its sha256")
     return info
 
 
@@ -202,9 +197,13 @@ def _check_content(folder: Path, info: dict[str, Any]) -> bool:
         return True
     if _info(folder) != info:
         return False
-    raise DataError(
-        f"{folder} was changed after preprocess wrote it: the content hash differs. "
-        "Run preprocess again with --overwrite"
+    raise _changed(folder, "the content hash")
+
+
+def _changed(place: Path, what: str) -> DataError:
+    return DataError(
+        f"{place} was changed after preprocess wrote it: {what} differs. Run preprocess again "
+        "with --overwrite"
     )
 
 
@@ -399,7 +398,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
     def _opened_masks(self) -> ZipFile:
         """Opens the masks of a copy that came from another process, if the store is the same."""
         if self._masks is None:
-            masks, file = _archive(self.folder / "masks.npz"), self.folder / "dataset.json"
+            masks, file = _opened(self.folder / "masks.npz", ZipFile), self.folder / "dataset.json"
             if file.is_file() and read_json(file).get("sha256") != self.info.get("sha256"):
                 raise DataError(f"{self.folder} was replaced after it was opened; open it again")
             self._masks = masks

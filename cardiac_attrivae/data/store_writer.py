@@ -208,11 +208,9 @@ def _cell(value: Any) -> Any:
 
 
 def _write_skipped(file: Path, skipped: Iterable[Skipped]) -> None:
-    with io.StringIO(newline="") as table:
-        writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(Skipped._fields)
-        writer.writerows([quoted(case), quoted(reason)] for case, reason in skipped)
-        write(file, table.getvalue())
+    table, rows = io.StringIO(newline=""), ([*map(quoted, row)] for row in skipped)
+    csv.writer(table, lineterminator="\n").writerows([Skipped._fields, *rows])
+    write(file, table.getvalue())
 
 
 def _write_sheet(store: Path, captions: list[str]) -> None:

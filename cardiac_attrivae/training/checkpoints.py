@@ -62,10 +62,10 @@ class Checkpoints:
         if not is_due(epoch, self.every, engine.state.max_epochs):
             return
         check_finite(weights, epoch)
-        better = self.value is not None and self.value() < self.best
-        if self.value is not None and better:
-            self.best, self.best_epoch = self.value(), epoch
-            self.best_digest = weights_digest(weights)
+        value = self.value() if self.value is not None else float("inf")
+        better = value < self.best
+        if better:
+            self.best, self.best_epoch, self.best_digest = value, epoch, weights_digest(weights)
         state = {name: part.state_dict() for name, part in self.parts.items()}
         state |= {"generator": self.generator.get_state(), "epoch": epoch}
         state |= {"best": self.best, "best_epoch": self.best_epoch, "best_sha256": self.best_digest}

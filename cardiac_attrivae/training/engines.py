@@ -128,10 +128,8 @@ class NetworkTrainer(SupervisedTrainer):
 
     def autocast(self) -> torch.autocast:
         """Computes in ``precision``."""
-        device, half = (
-            torch.device(self.state.device or "cpu").type,
-            self.precision != torch.float32,
-        )
+        device = torch.device(self.state.device or "cpu").type
+        half = self.precision != torch.float32
         return torch.autocast(device, self.precision if half else None, enabled=half)
 
 

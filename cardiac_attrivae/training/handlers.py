@@ -87,14 +87,9 @@ class History:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
         engine.add_event_handler(Events.COMPLETED, self.write)
 
-    @property
-    def text(self) -> str:
-        """What history.csv holds."""
-        return pd.DataFrame(self.rows).to_csv(index=False)
-
     def state_dict(self) -> dict[str, str]:
-        """Makes the rows part of a checkpoint: a resumed run does not rely on the file."""
-        return {"csv": self.text}
+        """Makes the text of the file part of a checkpoint: a resumed run does not rely on it."""
+        return {"csv": pd.DataFrame(self.rows).to_csv(index=False)}
 
     def read(self, epoch: int) -> None:
         """Reads the rows until an epoch from the file, where a checkpoint does not have them."""
@@ -125,7 +120,7 @@ class History:
 
     def write(self) -> None:
         """Writes history.csv."""
-        write(self.file, self.text)
+        write(self.file, self.state_dict()["csv"])
 
 
 def is_due(epoch: int, every: int, last: int | None) -> bool:

@@ -151,10 +151,8 @@ class Records:
 
     def _known(self) -> dict[str, Any]:
         config = self.config
-        return {
-            "seed": config["seed"],
-            "content_hash": config["content_hash"],
-            "train_dataset": config["data"],
+        return {key: config[key] for key in ("seed", "content_hash")} | {
+            "train_dataset": config["data"]
         }
 
     def _facts(self) -> dict[str, Any]:

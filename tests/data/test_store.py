@@ -128,7 +128,7 @@ def test_a_copy_from_another_process_measures_the_same(store):
     assert (copy.measured(["LVEDV"]) == dataset.measured(["LVEDV"])).all()
 
 
-@pytest.mark.parametrize("moment", ["_array", "_archive", "_cases", "content_hash"])
+@pytest.mark.parametrize("moment", ["_array", "ZipFile", "_cases", "content_hash"])
 def test_a_store_replaced_while_it_is_opened_is_one_or_the_other(
     store, mnms_store_all, tmp_path, monkeypatch, moment
 ):

@@ -201,7 +201,7 @@ def test_the_command_says_what_it_found(scripted, store, tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     assert "trial 1, 2 of 2" in result.output
     assert "base: attri_vae_fast" in result.output
-    line = next(line for line in result.output.splitlines() if line.startswith("Train it: "))
+    line = next(line for line in result.output.splitlines() if line.startswith("Next: "))
     words = shlex.split(line)
     monkeypatch.chdir("/")
     assert load_pipeline(words[words.index("--pipeline") + 1]).method == "attri_vae_fast"
