@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from reprlib import repr as short
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 from zipfile import ZipFile
 
 import numpy as np
@@ -78,26 +78,17 @@ def content_hash(folder: Path) -> str:
         return hashlib.sha256(b"".join(map(bytes.fromhex, digests))).hexdigest()
 
 
-class _Files(NamedTuple):
-    """Data files of a store, opened together.
+def _files(folder: Path) -> tuple[np.ndarray, np.ndarray, ZipFile, pd.DataFrame]:
+    """Opens images, labels, masks and cases of a store together.
 
     They stay readable when the store is replaced: all of them belong to the same version of it.
     """
-
-    cases: pd.DataFrame
-    images: np.ndarray
-    labels: np.ndarray
-    masks: ZipFile
-
-    @classmethod
-    def open(cls, folder: Path) -> _Files:
-        for name in FILES:
-            if not (folder / name).is_file():
-                raise DataError(f"{name} is missing from {folder}; run preprocess again")
-        images = _array(folder / "images.npy", np.float32)
-        labels = _array(folder / "labels.npy", np.uint8)
-        masks = _opened(folder / "masks.npz", ZipFile)  # open as long as it is used
-        return cls(_cases(folder / "cases.csv"), images, labels, masks)
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise DataError(f"{name} is missing from {folder}; run preprocess again")
+    images = _array(folder / "images.npy", np.float32)
+    labels = _array(folder / "labels.npy", np.uint8)
+    return images, labels, _opened(folder / "masks.npz", ZipFile), _cases(folder / "cases.csv")
 
 
 def _cases(file: Path) -> pd.DataFrame:
@@ -251,7 +242,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
         folder = Path(folder)
         info = _info(folder)
         try:
-            files = _Files.open(folder)
+            images, labels, masks, cases = _files(folder)
         except DataError:
             if all((folder / name).is_file() for name in FILES):
                 _check_content(folder, info)  # the likelier reason
@@ -259,15 +250,15 @@ class SliceDataset(Dataset[dict[str, Any]]):
         # Hashed after they were opened: what was opened is what is hashed, or older and refused.
         if not _check_content(folder, info):
             return cls.open(folder)
-        if not (len(files.images) == len(files.cases) and files.images.shape == files.labels.shape):
+        if not (len(images) == len(cases) and images.shape == labels.shape):
             raise DataError(
-                f"{folder} has images {files.images.shape}, labels {files.labels.shape} and "
-                f"{len(files.cases)} rows in cases.csv; expected one of each for each slice"
+                f"{folder} has images {images.shape}, labels {labels.shape} and {len(cases)} rows "
+                "in cases.csv; expected one of each for each slice"
             )
-        if files.images.shape[2] != files.images.shape[3]:
-            raise DataError(f"{folder} holds slices of {files.images.shape[2:]}; expected squares")
-        _check_facts(folder / "dataset.json", info, files.cases)
-        return cls(files.images, files.labels, files.cases, info, folder, masks=files.masks)
+        if images.shape[2] != images.shape[3]:
+            raise DataError(f"{folder} holds slices of {images.shape[2:]}; expected squares")
+        _check_facts(folder / "dataset.json", info, cases)
+        return cls(images, labels, cases, info, folder, masks=masks)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_masks": None}  # an open file cannot be pickled

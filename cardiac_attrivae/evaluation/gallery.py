@@ -30,6 +30,7 @@ from ..training.run import TRAVERSAL, Run
 from .control import segmented, traversed
 from .opening import Opened, told_apart
 from .parts import Part, shown_rows
+from .studio import Turned
 
 
 def draw_gallery(
@@ -164,18 +165,8 @@ def draw_traversal(
     labels = measured = None
     if segmenter is not None:
         labels, measured = segmented(segmenter, slices, patient.pixel_cm2)
-    figures.traversals(
-        slices.numpy(),
-        calibration.names,
-        TRAVERSAL.tolist(),
-        path,
-        original=patient.images[0, 0].numpy(),
-        dimensions=calibration.dimensions,
-        labels=labels,
-        areas=measured,
-        requested=requested,
-        units=[ATTRIBUTES[name].unit for name in calibration.names],
-    )
+    original = patient.images[0, 0].numpy()
+    Turned(calibration, original, TRAVERSAL, slices, labels, measured, requested).draw(path)
 
 
 def draw_scatter(codes: Mapping[str, LatentTable], calibration: Calibration, path: Path) -> None:

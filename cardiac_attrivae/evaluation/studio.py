@@ -280,7 +280,8 @@ class Turned:
         original: Slice that it starts from, (H, W).
         places: Deviations of the training codes, (S,).
         slices, labels: Drawn slices, and how the judge labels them, (K, S, H, W).
-        measured: Areas of LV, MYO and RV in cm^2, (K, S, 3).
+        measured: Areas of LV, MYO and RV in cm^2, (K, S, 3). It and ``labels`` are None where no
+            judge looked.
         requested: Values that the places stand for, in the unit of each attribute, (K, S).
     """
 
@@ -288,8 +289,8 @@ class Turned:
     original: np.ndarray
     places: np.ndarray
     slices: Tensor
-    labels: np.ndarray
-    measured: np.ndarray
+    labels: np.ndarray | None
+    measured: np.ndarray | None
     requested: np.ndarray
 
     @property
@@ -299,6 +300,7 @@ class Turned:
     @property
     def table(self) -> pd.DataFrame:
         """A row per attribute and place: requested in its unit, LV, MYO and RV in cm^2."""
+        assert self.measured is not None
         about = zip(self.calibration.names, self.calibration.dimensions, self.units, strict=True)
         return pd.DataFrame(
             {"attribute": name, "dimension": dimension, "step": float(place),

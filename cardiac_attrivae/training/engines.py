@@ -283,37 +283,28 @@ class SoftIntroTrainer(NetworkTrainer):
 
 
 class VAEEvaluator(SupervisedEvaluator):
-    """Encodes and decodes. The code of a slice is its posterior mean, unless a generator is given.
+    """Encodes and decodes. The code of a slice is its posterior mean.
 
     Args:
-        generator: Draws the noise of sampled codes, which the published evaluations use.
         loss_function: As in `VAETrainer`; None leaves TERMS empty.
         kwargs: See `monai.engines.SupervisedEvaluator`.
     """
 
     network: VAE
 
-    def __init__(
-        self,
-        *,
-        loss_function: nn.Module | None = None,
-        generator: Generator | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *, loss_function: nn.Module | None = None, **kwargs: Any) -> None:
         super().__init__(decollate=False, **kwargs)
         self.logger.setLevel(logging.CRITICAL)  # see `NetworkTrainer`
-        self.loss_function, self.generator = loss_function, generator
+        self.loss_function = loss_function
 
     def _iteration(self, engine: SupervisedEvaluator, batchdata: Any) -> dict[str, Any]:
         """Evaluates one batch. Leaves IMAGE, LABEL, ATTRIBUTES, ROW, RECONSTRUCTION, MU, LOGVAR,
         LATENT (the code) and TERMS.
         """
         self.network.eval()
-        image, noise = batchdata[Keys.IMAGE], None
-        if self.generator is not None:
-            noise = draw_noise(self.network, image, self.generator)[0]
+        image = batchdata[Keys.IMAGE]
         with torch.no_grad():
-            output = self.network(image, noise)
+            output = self.network(image)
             terms = {}
             if self.loss_function is not None:
                 terms = self.loss_function(output, image, batchdata[Keys.ATTRIBUTES])

@@ -106,13 +106,12 @@ class Records:
                 self.checkpoints.restore_best(self.start_epoch)
 
     def __enter__(self) -> Records:
-        self.tracking.__enter__()
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self.writer is not None:
             self.writer.close()
-        self.tracking.__exit__(*error)
+        self.tracking.close(failed=kind is not None)
 
     def draw(self) -> None:
         """Draws the pictures, and hands them to TensorBoard."""

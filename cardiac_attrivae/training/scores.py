@@ -162,7 +162,6 @@ def make_evaluator(
     *,
     dimensions: Sequence[int | None],
     device: torch.device,
-    codes: str = "mean",
     standardised: np.ndarray | None = None,
     loss_function: nn.Module | None = None,
 ) -> VAEEvaluator:
@@ -174,7 +173,6 @@ def make_evaluator(
         names: Attributes to score.
         dimensions: See `RegularisationMetrics`.
         device: Where the network is.
-        codes: Posterior ``mean``, or ``sampled``, always with the same noise.
         standardised: Attributes as the loss expects them, (N, K); needed only with a loss.
         loss_function: See `VAEEvaluator`.
     """
@@ -185,7 +183,6 @@ def make_evaluator(
         epoch_length=math.ceil(len(dataset) / 64),
         network=network,
         loss_function=loss_function,
-        generator=torch.Generator(device).manual_seed(0) if codes == "sampled" else None,
         val_handlers=[
             LossTerms(),
             ImageFidelity(),

@@ -238,13 +238,11 @@ class Tracking:
             with self._harmless(name):
                 tracker.keep(figures, files, sent)
 
-    def __enter__(self) -> Tracking:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
+    def close(self, failed: bool) -> None:
+        """Ends the run at all trackers."""
         for name, tracker in list(self.trackers.items()):
             with self._harmless(name):
-                tracker.close(kind is not None)
+                tracker.close(failed)
 
     @contextmanager
     def _harmless(self, name: str) -> Any:

@@ -1,5 +1,7 @@
 """What one pass of a network over slices keeps."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -50,6 +52,17 @@ def test_codes_alone_are_those_of_the_whole_pass(run, slices):
     whole, alone = (f(run, slices, NAMES, torch.device("cpu")) for f in (look, codes_of))
     np.testing.assert_array_equal(whole.table.codes, alone.codes)
     assert whole.table.cases == alone.cases
+
+
+def test_sampled_codes_lie_around_the_means_and_are_the_same_each_time(run, slices):
+    sampled = replace(run, pipeline=replace(run.pipeline, codes="sampled"))
+    runs = (run, sampled, sampled)
+    mean, first, again = (codes_of(r, slices, NAMES, torch.device("cpu")).codes for r in runs)
+    _, logvar = encode(run.network, slices.images)
+    np.testing.assert_array_equal(first, again)
+    noise = (first - mean) / np.exp(logvar / 2)
+    assert abs(noise.mean()) < 0.1
+    assert noise.std() == pytest.approx(1, abs=0.1)
 
 
 def test_a_table_with_some_attributes_keeps_their_columns(run, slices):

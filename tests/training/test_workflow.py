@@ -105,13 +105,16 @@ def train(halves, tmp_path):
     def run(values=PLAIN, to="run", val=True, **options):
         data = halves if val else (halves[0], halves[1].take([]))
         pipeline = parse_pipeline(values)
-        workflow = TrainingWorkflow(pipeline, *data, tmp_path / to, device="cpu", **options)
-        workflow.initialize()
-        workflow.run()
-        workflow.finalize()
-        return workflow
+        return finished(TrainingWorkflow(pipeline, *data, tmp_path / to, device="cpu", **options))
 
     return run
+
+
+def finished(workflow):
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+    return workflow
 
 
 def changed(values, section, **changes):
@@ -123,9 +126,7 @@ def weights(folder):
 
 
 def assert_same_run(one, other):
-    first, second = weights(one), weights(other)
-    assert first.keys() == second.keys()
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert_same(weights(one), weights(other))
     for name in ("history.csv", "config.yaml"):
         assert (one / name).read_text() == (other / name).read_text()
 
@@ -151,19 +152,32 @@ def assert_same_checkpoint(one, other):
     assert_same(*(torch.load(folder / "last.pt", weights_only=True) for folder in (one, other)))
 
 
-class Interrupt:
-    """Ctrl-C in the middle of an epoch."""
+class On:
+    """A handler that does something with the engine on an event."""
 
-    def __init__(self, epoch):
-        self.epoch = epoch
+    def __init__(self, event, do):
+        self.event, self.do = event, do
 
     def attach(self, engine):
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(self.event, self.do)
 
-    def __call__(self, engine):
+
+def interrupt(epoch):
+    """Ctrl-C in the middle of an epoch."""
+
+    def stop(engine):
         first = (engine.state.iteration - 1) % engine.state.epoch_length == 0
-        if engine.state.epoch == self.epoch and first:
+        if engine.state.epoch == epoch and first:
             raise KeyboardInterrupt
+
+    return On(Events.ITERATION_COMPLETED, stop)
+
+
+def assert_intact(folder):
+    """The checkpoint of epoch 2, all of it finite."""
+    state = torch.load(folder / "last.pt", weights_only=True)
+    assert state["epoch"] == 2
+    assert all(value.isfinite().all() for value in state["network"].values())
 
 
 @pytest.mark.parametrize("values", RUNS.values(), ids=RUNS)
@@ -174,7 +188,7 @@ def test_a_run_that_was_interrupted_and_resumed_is_the_uninterrupted_one_bit_for
     values = changed(values, "schedule", evaluate_every=every)
     train(values, to="whole")
     with pytest.raises(KeyboardInterrupt):
-        train(values, to="broken", handlers=(Interrupt(3),))
+        train(values, to="broken", handlers=(interrupt(3),))
     assert not (tmp_path / "broken" / "model.safetensors").exists()
     workflow = train(values, to="broken", resume=True)
     assert workflow.records.start_epoch == 2
@@ -203,8 +217,7 @@ def test_slices_that_are_read_ahead_give_the_same_weights_bit_for_bit(train, mon
     ahead = train(EVERYTHING, to="ahead")
     loaders = [run.get_trainer().data_loader for run in (block, ahead)]
     assert [loader.block is None for loader in loaders] == [False, True]
-    one, other = weights(block.output), weights(ahead.output)
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert_same(weights(block.output), weights(ahead.output))
     for name in ("history.csv", "last.pt"):
         assert (block.output / name).read_bytes() == (ahead.output / name).read_bytes()
 
@@ -214,15 +227,14 @@ def test_resuming_a_finished_run_changes_nothing(train, tmp_path):
     before = weights(tmp_path / "run")
     history = (tmp_path / "run" / "history.csv").read_text()
     train(resume=True)
-    after = weights(tmp_path / "run")
-    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert_same(before, weights(tmp_path / "run"))
     assert (tmp_path / "run" / "history.csv").read_text() == history
 
 
 def test_resuming_where_nothing_was_saved_starts_from_the_beginning(train, tmp_path):
     train(to="whole")
     with pytest.raises(KeyboardInterrupt):
-        train(to="broken", handlers=(Interrupt(1),))
+        train(to="broken", handlers=(interrupt(1),))
     assert train(to="broken", resume=True).records.start_epoch == 0
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
 
@@ -284,24 +296,17 @@ def small_halves(folder):
 
 @pytest.mark.slow
 def test_a_run_that_was_killed_while_it_wrote_a_checkpoint_resumes_bit_for_bit(tmp_path):
-    here = str(Path(__file__).parent)
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path), here],
-        cwd=Path(here).parent,
-        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
-        capture_output=True,
-        text=True,
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    with started(KILLED, tmp_path) as killed:
+        _, errors = killed.communicate()
+    assert killed.returncode == -signal.SIGKILL, errors
     data = small_halves(tmp_path)
     for name, resume in (("killed", True), ("whole", False)):
-        run = TrainingWorkflow(
-            parse_pipeline(PLAIN), *data, tmp_path / name, device="cpu", resume=resume
+        run = finished(
+            TrainingWorkflow(
+                parse_pipeline(PLAIN), *data, tmp_path / name, device="cpu", resume=resume
+            )
         )
-        run.initialize()
         assert run.records.start_epoch == (2 if resume else 0)
-        run.run()
-        run.finalize()
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
 
 
@@ -317,14 +322,10 @@ from cardiac_attrivae.training.workflow import TrainingWorkflow
 
 folder = Path(sys.argv[1])
 Records.draw = lambda self: None
-
-class Tell:
-    def attach(self, engine):
-        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: print("step", flush=True))
-
+tell = t.On(Events.ITERATION_COMPLETED, lambda: print("step", flush=True))
 run = TrainingWorkflow(
     parse_pipeline(t.LONG), *t.small_halves(folder), folder / "killed", device="cpu",
-    resume=True, handlers=(Tell(),),
+    resume=True, handlers=(tell,),
 )
 run.initialize()
 print("from", run.records.start_epoch, flush=True)
@@ -334,17 +335,22 @@ run.finalize()
 LONG = INTRO | {"data": {"batch_size": 4}, "schedule": {"epochs": 80, "keep": "last"}}
 
 
-def killed_after(steps, seconds, folder):
-    """Trains on in a process, and kills it some time after so many steps; its first epoch."""
+def started(program, folder):
+    """Starts a program in a process of its own."""
     here = Path(__file__).parent
-    with subprocess.Popen(
-        [sys.executable, "-c", KILLED_AT_RANDOM, str(folder), str(here)],
+    return subprocess.Popen(
+        [sys.executable, "-c", program, str(folder), str(here)],
         cwd=here.parent,
         env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    ) as process:
+    )
+
+
+def killed_after(steps, seconds, folder):
+    """Trains on in a process, and kills it some time after so many steps; its first epoch."""
+    with started(KILLED_AT_RANDOM, folder) as process:
         lines = (line for line in process.stdout if line.startswith(("from", "step")))
         start = next(lines, "")
         for _ in range(steps):
@@ -364,13 +370,12 @@ def test_an_introspective_run_that_was_killed_ten_times_ends_bit_for_bit_as_one_
     assert begun[0] == 0 < begun[-1] < 80
     data = small_halves(tmp_path)
     for name, resume, earliest in (("killed", True, begun[-1]), ("whole", False, 0)):
-        run = TrainingWorkflow(
-            parse_pipeline(LONG), *data, tmp_path / name, device="cpu", resume=resume
+        run = finished(
+            TrainingWorkflow(
+                parse_pipeline(LONG), *data, tmp_path / name, device="cpu", resume=resume
+            )
         )
-        run.initialize()
         assert earliest <= run.records.start_epoch < 80
-        run.run()
-        run.finalize()
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
     assert_same_checkpoint(tmp_path / "killed", tmp_path / "whole")
 
@@ -471,8 +476,7 @@ def test_deterministic_is_off_after_a_run_that_could_not_begin_and_keeps_what_wa
 def test_on_a_cpu_deterministic_changes_no_bit(train, tmp_path, values):
     train(values, to="plain")
     train(values | {"deterministic": True}, to="switched")
-    plain, switched = weights(tmp_path / "plain"), weights(tmp_path / "switched")
-    assert all(torch.equal(plain[name], switched[name]) for name in plain)
+    assert_same(weights(tmp_path / "plain"), weights(tmp_path / "switched"))
 
 
 @pytest.mark.parametrize("values", RUNS.values(), ids=RUNS)
@@ -650,8 +654,7 @@ def test_early_stopping_stops_after_patience_and_keeps_the_best(train, tmp_path,
     monkeypatch.undo()
     monkeypatch.setattr(Records, "draw", lambda self: None)
     kept = train(changed(PLAIN, "schedule", epochs=2, keep="last"), to="two").output
-    best, two = weights(folder), weights(kept)
-    assert all(torch.equal(best[name], two[name]) for name in two)
+    assert_same(weights(folder), weights(kept))
 
 
 def test_a_run_that_stopped_early_is_not_trained_on_when_resumed(train, monkeypatch):
@@ -685,9 +688,7 @@ def test_the_store_says_how_large_the_images_of_the_network_are(tmp_path):
     values = PLAIN | {"network": {"arguments": {"latent_size": 4}}}
     run = TrainingWorkflow(parse_pipeline(values), *sized(64, tmp_path / "store"), tmp_path / "run")
     assert run.pipeline.network.arguments == {"latent_size": 4, "image_size": 64}
-    run.initialize()
-    run.run()
-    run.finalize()
+    finished(run)
     assert load_run(tmp_path / "run").network.image_size == 64
 
 
@@ -735,37 +736,28 @@ def test_a_configuration_that_does_not_fit_is_refused_before_a_folder_is_touched
     assert summary.is_file()
 
 
+def poison(layer):
+    """Makes a layer's bias NaN as epoch 3 begins."""
+
+    def spoil(engine):
+        torch.nn.init.constant_(engine.network.get_submodule(layer).bias, float("nan"))
+
+    return On(Events.EPOCH_STARTED(once=3), spoil)
+
+
 def test_training_that_diverges_stops_with_the_name_of_a_term_and_an_intact_checkpoint(
     train, tmp_path
 ):
-    class Poison:
-        def attach(self, engine):
-            engine.add_event_handler(Events.EPOCH_STARTED(once=3), self)
-
-        def __call__(self, engine):
-            torch.nn.init.constant_(engine.network.posterior.bias, float("nan"))
-
     with pytest.raises(FloatingPointError, match=r"term is nan in epoch 3"):
-        train(handlers=(Poison(),))
-    state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
-    assert state["epoch"] == 2
-    assert all(value.isfinite().all() for value in state["network"].values())
+        train(handlers=(poison("posterior"),))
+    assert_intact(tmp_path / "run")
 
 
 @pytest.mark.parametrize("layer", ["encoder.fc", "decoder.main.predict"])
 def test_an_introspective_run_that_diverges_stops_with_the_name_of_a_term(train, tmp_path, layer):
-    class Poison:
-        def attach(self, engine):
-            engine.add_event_handler(Events.EPOCH_STARTED(once=3), self)
-
-        def __call__(self, engine):
-            torch.nn.init.constant_(engine.network.get_submodule(layer).bias, float("nan"))
-
     with pytest.raises(FloatingPointError, match="the reconstruction term is nan in epoch 3"):
-        train(INTRO, handlers=(Poison(),))
-    state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
-    assert state["epoch"] == 2
-    assert all(value.isfinite().all() for value in state["network"].values())
+        train(INTRO, handlers=(poison(layer),))
+    assert_intact(tmp_path / "run")
     train(INTRO, to="whole")
     train(INTRO, resume=True)  # from epoch 2, without the poison
     assert_same_run(tmp_path / "run", tmp_path / "whole")
@@ -784,9 +776,7 @@ def test_a_term_that_introspection_alone_has_is_named_as_well(train, tmp_path, m
     monkeypatch.setattr(SoftIntroLoss, name, broken)
     with pytest.raises(FloatingPointError, match=rf"the {term} term is nan in epoch 3"):
         train(INTRO)
-    state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
-    assert state["epoch"] == 2
-    assert all(value.isfinite().all() for value in state["network"].values())
+    assert_intact(tmp_path / "run")
 
 
 def test_the_perceptual_network_is_on_record_in_the_model_and_no_part_of_it(train):
@@ -970,10 +960,7 @@ def test_attri_vae_fast_learns_to_draw_phantoms_in_forty_steps(acdc_store_all, t
         "attri_vae_fast", ["schedule.epochs=1", "schedule.steps_per_epoch=40", "data.batch_size=16"]
     )
     train = store.split("train")
-    workflow = TrainingWorkflow(pipeline, train, store.split("val"), tmp_path, device="cpu")
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
+    finished(TrainingWorkflow(pipeline, train, store.split("val"), tmp_path, device="cpu"))
     basal = train.basal()
     with torch.no_grad():
         output = load_run(tmp_path).network(basal.images)
@@ -986,7 +973,7 @@ def test_attri_vae_fast_learns_to_draw_phantoms_in_forty_steps(acdc_store_all, t
 
 def interrupted(train, values=PLAIN, to="run", epoch=3):
     with pytest.raises(KeyboardInterrupt):
-        train(values, to=to, handlers=(Interrupt(epoch),))
+        train(values, to=to, handlers=(interrupt(epoch),))
 
 
 def without(key):
@@ -1053,15 +1040,10 @@ def test_best_weights_of_the_last_checkpoint_are_restored_from_it(train, tmp_pat
 def test_best_weights_that_were_exchanged_during_the_training_are_not_saved(train, tmp_path):
     train(to="x", seed=5)
 
-    class Exchange:
-        def attach(self, engine):
-            engine.add_event_handler(Events.COMPLETED, self)
-
-        def __call__(self, engine):
-            shutil.copy(tmp_path / "x" / "best.pt", tmp_path / "run" / "best.pt")
-
+    best = (tmp_path / "x" / "best.pt", tmp_path / "run" / "best.pt")
+    exchange = On(Events.COMPLETED, lambda: shutil.copy(*best))
     with pytest.raises(DataError, match=r"best\.pt cannot be used: it is not the one"):
-        train(handlers=(Exchange(),))
+        train(handlers=(exchange,))
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
