@@ -18,14 +18,14 @@ from ..report.text_tables import latex, markdown
 from ..runtime.device import find_device
 from ..runtime.files import read_json, write
 from ..runtime.outputs import claimed
-from ..runtime.provenance import versions
+from ..runtime.provenance import digest, versions
 from ..runtime.weights import weights_digest
 from ..segmentation.judge import HALVES, Segmenter, Training, cache_of, segmenters_for
 from ..training.run import Run
 from .baselines import Baselines
 from .gallery import draw_gallery
 from .opening import Opened, can_teach, open_all, shareable, told_apart
-from .parts import PACKAGES, Part, Patients, Progress, TrainingCodes, compute, digest_of
+from .parts import PACKAGES, Part, Patients, Progress, TrainingCodes, compute
 from .tables import PLACE, Tables, gather
 
 
@@ -122,20 +122,20 @@ def _plan(
     """Lists the parts: every model on every data set."""
     parts = []
     for model, run in opened.models.items():
-        train, digest = run.about["train_dataset"], digest_of(run)
+        train, content = run.about["train_dataset"], digest(run.folder / "model.safetensors")
         names = check_names(attributes or run.pipeline.attributes)
         about = {"model": model, "method": opened.methods[model], "seed": run.about["seed"]}
         known = None
         if train in judges:
             everything = tuple(dict.fromkeys([*names, *run.pipeline.attributes]))
             source = Patients.of(opened.datasets[train], "train")
-            known = TrainingCodes(folder, run.folder, digest, everything, source, device)
+            known = TrainingCodes(folder, run.folder, content, everything, source, device)
         for test, dataset in opened.datasets.items():
             where = {"train_dataset": train, "test_dataset": test, "split": opened.splits[test]}
             judge = judges.get(train) or judges.get(test)
             patients = Patients.of(dataset, opened.splits[test])
             part = Part(
-                folder, about | where, run.folder, digest, known, patients, names, rounds, device,
+                folder, about | where, run.folder, content, known, patients, names, rounds, device,
                 judge,
             )  # fmt: skip
             parts.append(part)

@@ -28,7 +28,7 @@ from ..runtime.provenance import versions
 from ..runtime.weights import weights_digest
 from ..schema import DataError, LatentTable
 from ..segmentation.judge import Segmenter
-from ..training.run import Run, load_run
+from ..training.run import load_run
 from .passes import codes_of
 from .score import Known, Scored, score_model
 
@@ -276,8 +276,3 @@ def read_table(file: Path) -> tuple[LatentTable, dict[str, np.ndarray]]:
     dimensions = tuple(None if d < 0 else int(d) for d in fields.pop("dimensions"))
     codes, attributes = fields.pop("codes"), fields.pop("attributes")
     return LatentTable(cases, codes, attributes, names, dimensions), fields
-
-
-def digest_of(run: Run) -> str:
-    """Returns a digest of the file that holds a model."""
-    return hashlib.sha256((run.folder / "model.safetensors").read_bytes()).hexdigest()

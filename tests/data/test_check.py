@@ -4,6 +4,7 @@ import gzip
 import logging
 import zlib
 
+import faults
 import nibabel
 import numpy as np
 import pytest
@@ -15,18 +16,9 @@ from cardiac_attrivae.data.nifti import read_volume
 SHAPE = (64, 72, 5)
 SPACING_MM = (1.5, 1.5, 10.0)
 ACDC_LABELS = {"RV": 1, "MYO": 2, "LV": 3}
-MANIFEST = {
-    "name": "own",
-    "title": "Own data",
-    "licence": "Internal",
-    "citation": "Unpublished",
-    "folders": {"a": "train", "b": "test"},
-    "image": "{case}/image.nii.gz",
-    "mask": "{case}/mask.nii.gz",
-    "labels": {"LV": 1, "MYO": 2, "RV": 3},
-    "constants": {"ED": 0, "ES": 1},
-    "frame_base": 0,
-}
+MANIFEST = faults.OWN | {
+    "folders": {"a": "train", "b": "test"}, "constants": {"ED": 0, "ES": 1},
+}  # fmt: skip
 
 
 def write(file, voxels, spacing_mm=SPACING_MM, affine=None):

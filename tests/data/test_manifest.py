@@ -1,7 +1,6 @@
 """Manifests and the cases they find, on small trees written here; no image is opened."""
 
 import hashlib
-import os
 import re
 import subprocess
 import sys
@@ -16,11 +15,7 @@ from cardiac_attrivae.data.cases import drop_duplicates, find_cases
 from cardiac_attrivae.data.manifest import HoldOut, load_manifest, parse_manifest, shipped_manifests
 from cardiac_attrivae.schema import HEART, SPLITS, DataError, ManifestError, Structure
 
-OWN = {
-    "name": "own",
-    "title": "Own data",
-    "licence": "Internal",
-    "citation": "Unpublished",
+OWN = {key: faults.OWN[key] for key in ("name", "title", "licence", "citation")} | {
     "folders": {".": "train"},
     "image": "images/{case}.nii.gz",
     "mask": "masks/{case}.nii.gz",
@@ -549,18 +544,10 @@ def test_the_room_imports_nothing_heavy():
 # The real thing
 
 
-@pytest.fixture
-def data():
-    folder = os.environ.get("CARDIAC_ATTRIVAE_DATA")
-    if not folder:
-        pytest.skip("set CARDIAC_ATTRIVAE_DATA to a folder that holds acdc/ and mnms/")
-    return Path(folder)
-
-
 @pytest.mark.realdata
-def test_the_training_half_of_acdc_is_found_whole(data):
+def test_the_training_half_of_acdc_is_found_whole(real_data):
     manifest = load_manifest("acdc")
-    cases = find_cases(manifest, data / "acdc")
+    cases = find_cases(manifest, real_data / "acdc")
     training = [r for r in cases.records if r.split != "test"]
     assert len(training) == 100
     assert cases.skipped == []
@@ -571,14 +558,14 @@ def test_the_training_half_of_acdc_is_found_whole(data):
         for split, number in (("train", 17), ("val", 3))
     }
     assert {r.case: r.frame for r in training if r.frame} == {"patient090": 3}
-    es = {r.case: r.frame for r in find_cases(manifest, data / "acdc", "ES").records}
+    es = {r.case: r.frame for r in find_cases(manifest, real_data / "acdc", "ES").records}
     assert es["patient090"] == 10
     assert "patient076" in dict(drop_duplicates(training, manifest).skipped)
 
 
 @pytest.mark.realdata
-def test_the_real_table_of_mnms_is_read(data):
-    records = {r.case: r for r in find_cases(load_manifest("mnms"), data / "mnms").records}
+def test_the_real_table_of_mnms_is_read(real_data):
+    records = {r.case: r for r in find_cases(load_manifest("mnms"), real_data / "mnms").records}
     assert (records["G1K1V3"].domain, records["H1N8S6"].domain) == ("Philips", "Siemens")
     assert {r.split for r in records.values()} >= {"test"}
     assert records["G1K1V3"].frame == 0
