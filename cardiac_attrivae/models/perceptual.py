@@ -49,8 +49,8 @@ class PerceptualLoss(nn.Module):
 
     Args:
         features: Network from (N, 3, H, W) to a list of features (N, C_t, H_t, W_t).
-        name: Name of the network, recorded with a run.
-        digest: Recorded, too; by default a SHA-256 over names, shapes and values of its weights.
+        name: Name of the network, recorded with a run, as is its ``digest``, a SHA-256 over names,
+            shapes and values of its weights.
         colours: Number of channels that the network takes.
 
     References:
@@ -68,13 +68,10 @@ class PerceptualLoss(nn.Module):
         tensor([True])
     """
 
-    def __init__(
-        self, features: nn.Module, name: str, digest: str | None = None, colours: int = 3
-    ) -> None:
+    def __init__(self, features: nn.Module, name: str, colours: int = 3) -> None:
         super().__init__()
-        self.colours = colours
-        self.features, self.name = features, name
-        self.digest = digest or weights_digest(features.state_dict())
+        self.features, self.name, self.colours = features, name, colours
+        self.digest = weights_digest(features.state_dict())
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> PerceptualLoss:
