@@ -11,11 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..schema import LatentTable
-from .codes import SCORES, score
 from .intervals import interval, patient_means, per_patient, share_above
 from .metric import MEAN, Score, find
-from .uncertainty import bootstrap
 
 Names = Sequence[tuple[str, str]]
 """Metric and attribute of each score, (S)."""
@@ -27,7 +24,7 @@ def spread(names: Names, values: np.ndarray, drawn: np.ndarray) -> list[Score]:
     Args:
         names: Metric and attribute of each score, (S).
         values: Scores of at least 2 models on the same patients, (M, S).
-        drawn: The same of shared draws of patients, (M, rounds, S); all three as `drawn_scores`.
+        drawn: The same of shared draws of patients, (M, rounds, S), see `bootstrap`.
 
     Returns:
         Means over models, with ``sd`` over models of the same patients, ``sd_patients`` over
@@ -90,7 +87,7 @@ def differences(
     Args:
         names: Metric and attribute of each score, (S).
         first, second: Scores of the models of each method, (M, S), M may differ.
-        first_drawn, second_drawn: The same of shared draws, (M, rounds, S); as `drawn_scores`.
+        first_drawn, second_drawn: The same of shared draws, (M, rounds, S).
         patients: Their number.
 
     Example:
@@ -109,54 +106,6 @@ def differences(
         difference = Score(*name, value, *interval(value, draws), p=p, patients=patients)
         found.append(Comparison(float(a[s]), float(b[s]), difference))
     return found
-
-
-def drawn_scores(
-    tables: Sequence[LatentTable], rounds: int = 1000, seed: int = 0
-) -> tuple[Names, np.ndarray, np.ndarray]:
-    """Computes scores of models on the same patients, as `spread` and `differences` need them.
-
-    Returns:
-        Names (S), values (M, S) of `SCORES` and draws (M, rounds, S) of `bootstrap`.
-
-    Raises:
-        ValueError: If the rows of the tables differ; as `bootstrap`.
-
-    Example:
-        >>> from .patients import as_table
-        >>> codes = np.random.default_rng(0).normal(size=(10, 2))
-        >>> names, values, drawn = drawn_scores([as_table(codes, codes[:, 0])] * 2, rounds=3)
-        >>> names[0], values.shape, drawn.shape
-        (('Interpretability', 'attribute 0'), (2, 18), (2, 3, 18))
-    """
-    one = tables[0]
-    for table in tables[1:]:
-        alike = one.names == table.names and one.cases == table.cases
-        if not alike or not np.array_equal(one.attributes, table.attributes):
-            raise ValueError(
-                "names, cases or attributes of the tables differ; expected codes of the same rows"
-            )
-    found = [score(table, seed=seed, metrics=SCORES) for table in tables]
-    names = [(row.metric, row.attribute) for row in found[0]]
-    values = np.array([[row.value for row in rows] for rows in found])
-    return names, values, np.array([bootstrap(table, rounds, seed) for table in tables])
-
-
-def compare(
-    first: LatentTable, second: LatentTable, rounds: int = 1000, seed: int = 0
-) -> list[Comparison]:
-    """Compares two models by `differences`; raises as `drawn_scores`.
-
-    Example:
-        >>> from .patients import as_table
-        >>> codes = np.random.default_rng(0).normal(size=(10, 2))
-        >>> good, poor = (as_table(codes, codes[:, k] + codes[:, 0]) for k in (0, 0))
-        >>> compare(good, poor, rounds=9)[0].difference.value
-        0.0
-    """
-    names, values, drawn = drawn_scores([first, second], rounds, seed)
-    patients = len(set(first.cases))
-    return differences(names, values[:1], drawn[:1], values[1:], drawn[1:], patients)
 
 
 def compare_paired(

@@ -5,6 +5,8 @@ Terms are computed in float32 also where autocast hands in half precision; float
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -15,14 +17,19 @@ TARGET = one_of("sign", "graded")
 """What `attribute_distance` compares the codes with."""
 
 
-def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
-    r"""Computes the KL divergence of a diagonal Gaussian from the standard normal prior.
+def kl_divergence(
+    mu: Tensor, logvar: Tensor, prior_mu: Tensor | float = 0.0, prior_logvar: Tensor | float = 0.0
+) -> Tensor:
+    r"""Computes the KL divergence of a diagonal Gaussian from a diagonal Gaussian prior.
 
-    .. math:: \mathrm{KL}_n = \tfrac12 \sum_d \sigma^2_{nd} - 1 - \log\sigma^2_{nd} + \mu_{nd}^2
+    .. math:: \mathrm{KL}_n = \tfrac12 \sum_d e^{g} - 1 - g + e^{-\lambda_d} (\mu_{nd} - m_d)^2,
+        \quad g = \log\sigma^2_{nd} - \lambda_d
 
     Args:
         mu: Posterior means, (N, D).
         logvar: Logs of the posterior variances, (N, D).
+        prior_mu: m, broadcast to (N, D).
+        prior_logvar: lambda, broadcast to (N, D).
 
     Returns:
         Sum over the latent dimensions in nats, (N,).
@@ -37,8 +44,12 @@ def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
         tensor([0.0000, 2.5000])
     """
     mu, logvar = at_least_float32(mu), at_least_float32(logvar)
+    gap = logvar - prior_logvar
+    precision = (
+        torch.exp(-prior_logvar) if isinstance(prior_logvar, Tensor) else math.exp(-prior_logvar)
+    )
     # expm1: e^g - 1 loses every digit of float32 where a dimension sits at the prior
-    return 0.5 * (torch.expm1(logvar) - logvar + mu**2).sum(dim=1)
+    return 0.5 * (torch.expm1(gap) - gap + precision * (mu - prior_mu) ** 2).sum(dim=1)
 
 
 def squared_error(reconstruction: Tensor, image: Tensor) -> Tensor:

@@ -126,14 +126,19 @@ def test_attri_vae_objective_equals_the_published_one(gamma, delta):
 
 
 def test_kl_is_zero_at_the_prior():
+    mu, logvar = normal(4, 7), normal(4, 7, seed=1)
     assert torch.equal(kl_divergence(torch.zeros(4, 7), torch.zeros(4, 7)), torch.zeros(4))
+    assert not kl_divergence(mu, logvar, mu, logvar).any()
+    assert not kl_divergence(mu, torch.full_like(mu, 0.5), mu, 0.5).any()
 
 
-def test_kl_equals_torch_distributions():
+@pytest.mark.parametrize("shifted", [False, True])
+def test_kl_equals_torch_distributions(shifted):
     mu, logvar = normal(5, 6), normal(5, 6, seed=1)
-    prior = Normal(torch.zeros_like(mu), torch.ones_like(mu))
-    expected = torch_kl(Normal(mu, torch.exp(logvar / 2)), prior).sum(dim=1)
-    close(kl_divergence(mu, logvar), expected)
+    prior_mu, prior_logvar = normal(6, seed=2) * shifted, normal(6, seed=3) * shifted
+    posterior = Normal(mu, torch.exp(logvar / 2))
+    expected = torch_kl(posterior, Normal(prior_mu, torch.exp(prior_logvar / 2))).sum(dim=1)
+    close(kl_divergence(mu, logvar, prior_mu, prior_logvar), expected)
 
 
 def test_kl_keeps_its_digits_near_the_prior_in_float32():
