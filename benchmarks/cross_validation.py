@@ -27,6 +27,7 @@ from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from cardiac_attrivae.data.manifest import load_manifest
 from cardiac_attrivae.data.store import SliceDataset
+from cardiac_attrivae.segmentation.guide import train_guide
 from cardiac_attrivae.training.config import Pipeline, load_pipeline
 from cardiac_attrivae.training.run import encode
 from cardiac_attrivae.training.scores import make_evaluator
@@ -69,7 +70,9 @@ def run_fold(
         train, val = (train.take(np.flatnonzero(rows)) for rows in (~inside, inside))
 
     run = output / f"run_seed{seed}_fold{fold}"
-    workflow = TrainingWorkflow(pipeline, train, val, run, device="cpu", seed=seed, resume=True)
+    workflow = TrainingWorkflow(
+        pipeline, train, val, run, device="cpu", seed=seed, resume=True, guide=train_guide
+    )
     workflow.initialize()
     start = time.process_time()
     workflow.run()
@@ -78,11 +81,11 @@ def run_fold(
 
     names = pipeline.attributes
     evaluator = make_evaluator(
-        workflow.model, unseen, names, dimensions=pipeline.dimensions(names), device="cpu"
+        workflow.learner.model, unseen, names, dimensions=pipeline.dimensions(names), device="cpu"
     )
     evaluator.run()
     known = train.basal()
-    codes, values = encode(workflow.model, known.images)[0], known.measured(names)
+    codes, values = encode(workflow.learner.model, known.images)[0], known.measured(names)
     table = evaluator.state.table
     lines = [np.polyfit(codes[:, k], values[:, k], 1) for k in range(len(names))]
     predicted = np.stack([np.polyval(line, table.codes[:, k]) for k, line in enumerate(lines)], 1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from html import escape
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from .metrics.calibration import read_lines
 from .report.style import picture
 from .runtime.device import find_device
 from .schema import DataError
+from .segmentation.guide import train_guide
 from .training.config import load_pipeline
 from .training.pictures import draw_traversals
 from .training.progress import show_progress
@@ -85,6 +86,7 @@ def train(
     run_training(
         configuration, store, output,
         seed=seed, device=device, resume=resume, tell=shown, handlers=[shown],
+        guide=partial(train_guide, tell=print),
     )  # fmt: skip
     return load_model(output, store.folder, device)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,12 +149,15 @@ def tune(
     load_pipeline(pipeline, given["changes"])
     require_store(data)
     from ..data.store import SliceDataset
+    from ..segmentation.guide import train_guide
     from ..training.tune import SCORES, parse_search
     from ..training.tune import tune as run
 
     space = dict(parse_search(text) for text in searches)
     store = SliceDataset.open(data)
-    run(pipeline, store, output, space=space, scores=scores or SCORES, tell=tell, **given)
+    guide = partial(train_guide, tell=tell)
+    scores = scores or SCORES
+    run(pipeline, store, output, space=space, scores=scores, tell=tell, guide=guide, **given)
     if (output / "best.yaml").is_file():
         say((output / "best.yaml").read_text().rstrip())
         best, slices = (path.resolve() for path in (output / "best.yaml", data))
@@ -162,9 +166,10 @@ def tune(
 
 def train_and_show(pipeline: Pipeline, store: SliceDataset, output: Path, **given: Any) -> None:
     """Trains with a progress bar on a terminal, plain lines otherwise; under torchrun as one."""
+    from ..segmentation.guide import train_guide
     from ..training.progress import show_progress
     from ..training.workflow import train as run
 
-    shown = show_progress(tell, is_terminal())
-    if run(pipeline, store, output, tell=shown, handlers=[shown], **given).writes:
+    shown, guide = show_progress(tell, is_terminal()), partial(train_guide, tell=tell)
+    if run(pipeline, store, output, tell=shown, handlers=[shown], guide=guide, **given).writes:
         say(f"Trained. Model, history and pictures are in {output}")

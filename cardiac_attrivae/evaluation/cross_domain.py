@@ -20,7 +20,7 @@ from ..runtime.files import read_json, write
 from ..runtime.outputs import claimed
 from ..runtime.provenance import digest, versions
 from ..runtime.weights import weights_digest
-from ..segmentation.judge import HALVES, Segmenter, Training, cache_of, segmenters_for
+from ..segmentation.judge import HALVES, KIND, Segmenter, Training, cache_of, segmenters_for
 from ..training.run import Run
 from .baselines import Baselines
 from .gallery import draw_gallery
@@ -223,7 +223,7 @@ def _about_model(run: Run, method: str) -> dict[str, Any]:
         "train_dataset": run.about["train_dataset"],
         "pipeline": shareable(run.pipeline),
         "summary": {key: value for key, value in run.summary.items() if key != "store"},
-    }
+    } | ({"guide": run.about["guide"]} if "guide" in run.about else {})
 
 
 def _about_dataset(dataset: SliceDataset, judge: Segmenter | None) -> dict[str, Any]:
@@ -231,13 +231,21 @@ def _about_dataset(dataset: SliceDataset, judge: Segmenter | None) -> dict[str, 
     about = {key: info[key] for key in ("title", "citation", "content_hash", "splits", "skipped")}
     about["synthetic"] = info.get("synthetic", False)
     if judge is not None:
+        digest = weights_digest(judge.network.state_dict())
         about["segmenter"] = {"Dice": judge.dice, "patients": judge.patients}
+        about["segmenter"] |= {"network": KIND, "sha256": digest}
     return about
 
 
 def _notes(opened: Opened) -> list[str]:
     """Says what could not be done, and why."""
     notes = [CAVEAT, *opened.notes]
+    for name, run in opened.models.items():
+        if guide := run.about.get("guide"):
+            notes.append(
+                f"{name} was trained through a segmenter ({guide['network']}, sha256 "
+                f"{guide['sha256'][:16]}), which took no part in measuring it: {KIND} did"
+            )
     for name, dataset in opened.datasets.items():
         if dataset.info.get("synthetic"):
             notes.append(

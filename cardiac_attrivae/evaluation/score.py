@@ -23,6 +23,7 @@ from ..metrics.regression import dci, leakage
 from ..metrics.uncertainty import bootstrap, estimate
 from ..report.tables import wide
 from ..schema import DataError, LatentTable
+from ..segmentation.guide import refuse_guide
 from ..segmentation.judge import Segmenter
 from ..training.facts import CROP
 from ..training.run import Run
@@ -95,9 +96,12 @@ def score_model(
         shown: Rows of the target whose reconstructions are kept.
 
     Raises:
-        DataError: If the model was trained on slices that were cropped otherwise.
+        DataError: If the model was trained on slices that were cropped otherwise, or through this
+            segmenter.
     """
     check_fit(run, target)
+    if segmenter is not None:
+        refuse_guide(run.about, segmenter)
     trained = dict.fromkeys([*names, *run.pipeline.attributes])
     seen = look(run, target, list(trained), where, segmenter, shown)
     table = seen.table.select(names)

@@ -25,6 +25,7 @@ from ..report.slices import requested_slice, traversals
 from ..report.style import picture
 from ..runtime.device import find_device
 from ..schema import HEART, STRUCTURES, DataError, LatentTable
+from ..segmentation.guide import refuse_guide
 from ..segmentation.judge import HALVES, Segmenter, areas, cache_of, segmenters_for
 from ..training.run import Run, decode, encode, load_run
 from .aiming import aimed, check_request
@@ -102,9 +103,12 @@ class Studio:
     def segmenters(self) -> list[Segmenter]:
         """Two segmenters, each of other patients; what a store lacks is trained, for minutes."""
         cache = cache_of(self.store, self.run.folder)
-        return segmenters_for(
+        found = segmenters_for(
             self.store, cache, (0, 1), also=HALVES, device=self.device, tell=self.tell
         )
+        for segmenter in found:
+            refuse_guide(self.run.about, segmenter)
+        return found
 
     @property
     def aim(self) -> Segmenter:

@@ -22,6 +22,7 @@ from ..evaluation.score import check_crop
 from ..models.networks import build_network
 from ..runtime.files import write
 from ..schema import DataError, Keys
+from ..segmentation.guide import train_guide
 from ..training.config import load_pipeline, parse_pipeline
 from ..training.workflow import TrainingWorkflow
 from .formats import Autoencoder, Part
@@ -71,7 +72,7 @@ def training_workflow(
         wanted = parse_pipeline(pipeline)
     else:
         wanted = load_pipeline(pipeline, changes)
-    store = SliceDataset.open(data)
+    store, options = SliceDataset.open(data), {"guide": train_guide} | options
     return TrainingWorkflow(wanted, store.split("train"), store.split("val"), output, **options)
 
 

@@ -108,6 +108,10 @@ class BetaVAE(VAE):
         nn.init.normal_(last.get_parameter("weight"), 0, deviation)
         nn.init.constant_(last.get_parameter("bias"), start)
 
+    @property
+    def code_layers(self) -> tuple[nn.Module, ...]:
+        return self.posterior, next(self.decoder.children())
+
     def posterior_of(self, image: Tensor) -> Tensor:
         return self.posterior(self.encoder(image))
 

@@ -105,6 +105,10 @@ class SoftIntroVAE(VAE):
                     layer.get_buffer("running_var").fill_(0.9)
         self.train()
 
+    @property
+    def code_layers(self) -> tuple[nn.Module, ...]:
+        return self.encoder.get_submodule("fc"), self.decoder.get_submodule("fc.0")
+
     def posterior_of(self, image: Tensor) -> Tensor:
         return self.encoder(image)
 

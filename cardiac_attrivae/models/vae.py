@@ -31,6 +31,8 @@ class VAE(nn.Module):
     """
 
     decoder: nn.Module
+    code_layers: tuple[nn.Module, ...] = ()
+    """The linear layer that makes the posterior and the one that takes the code, if there are."""
 
     def __init__(
         self, latent_size: int, image_size: int, channels: int, output: str, smallest: int

@@ -1,8 +1,11 @@
-"""The device to compute on: which one, what it is called, and how much memory was used."""
+"""The device to compute on: which one, what it is called, its memory, and results that repeat."""
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psutil
 import torch
@@ -55,3 +58,27 @@ def peak_memory_mib(device: torch.device) -> float:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """Makes what is computed inside the same each time, on a GPU too; raises where it cannot.
+
+    Unlike `monai.utils.set_determinism` it sets no seed, and restores the switches afterwards.
+    cuBLAS reads its variable at the first matrix product of a process, so that a GPU must not have
+    computed one before.
+    """
+    cudnn, variable = torch.backends.cudnn, "CUBLAS_WORKSPACE_CONFIG"
+    wanted = torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    before, workspace = (cudnn.deterministic, cudnn.benchmark), os.environ.get(variable)
+    try:
+        os.environ.setdefault(variable, ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        cudnn.deterministic, cudnn.benchmark = True, False
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
+        torch.use_deterministic_algorithms(wanted, warn_only=warns)
+        if workspace is None:
+            os.environ.pop(variable, None)

@@ -23,13 +23,16 @@ from ..data.loader import DeviceLoader
 from ..data.store import SliceDataset
 from ..metrics.images import dice
 from ..runtime.files import remove_leftovers
-from ..runtime.weights import read_weights, write_weights
+from ..runtime.weights import Facts, read_weights, write_weights
 from ..schema import STRUCTURES, DataError, Keys
 from ..training.augmentation import structure_masks
 from .judge_training import AUGMENTATION, Progress, Training, bar, build, train_network
 
 FORMAT = 1
 """Format of the cached file; counted up when the network or its training changes."""
+
+KIND = "residual UNet"
+"""Architecture of what measures; guides have another one, see `guide`."""
 
 HALVES = (None, 0, 1)
 """All segmenters of a store: of all training patients, and of every second one, see below."""
@@ -191,19 +194,30 @@ def patients_of(
     return store.take(np.flatnonzero(known)), store.take(np.flatnonzero(cases.isin(aside)))
 
 
-def _read(file: Path, device: torch.device | str) -> Segmenter | None:
-    """Reads a cached segmenter; None if there is none, or a damaged one, which is trained anew."""
+def read_cached(file: Path, network: nn.Module) -> Facts | None:
+    """Reads the weights of a cached network into it, and puts it into eval mode.
+
+    Returns:
+        What is known about it; None if there is no file, or a damaged one: it is trained anew.
+    """
     if not file.is_file():
         return None
     try:
         weights, about = read_weights(file)
         if about.get("fingerprint", file.stem) != file.stem:
             raise ValueError("it is a segmenter of another store or recipe")
-        network = build(0, device)
-        network.load_state_dict(weights)
-        return Segmenter(network.eval(), about["dice"], about["patients"])
-    except (RuntimeError, KeyError, ValueError, TypeError):
+        network.eval().load_state_dict(weights)
+    except (RuntimeError, ValueError, TypeError):
         return None
+    return about
+
+
+def _read(file: Path, device: torch.device | str) -> Segmenter | None:
+    network = build(0, device)
+    about = read_cached(file, network)
+    if about is None or not {"dice", "patients"} <= about.keys():
+        return None
+    return Segmenter(network, about["dice"], about["patients"])
 
 
 def _write(segmenter: Segmenter, file: Path) -> None:

@@ -100,8 +100,9 @@ def train_network(
     training: Training | None = None,
     checkpoint: Path | None = None,
     progress: Progress = bar,
+    build: Callable[..., nn.Module] = build,
 ) -> nn.Module:
-    """Trains a U-Net on slices and their masks; on a CPU one seed gives the same weights each time.
+    """Trains a network on slices and masks; on a CPU one seed gives the same weights each time.
 
     Args:
         train: Slices to learn from.
@@ -111,6 +112,7 @@ def train_network(
         checkpoint: File that keeps an interrupted training; what it holds is taken up. None keeps
             nothing.
         progress: See `Progress`.
+        build: Makes the network of a seed and a device, see `build`.
 
     Returns:
         The network in eval mode.
@@ -136,7 +138,7 @@ def train_network(
             checkpoint.unlink()
             return train_network(
                 train, seed=seed, device=device, training=training, checkpoint=checkpoint,
-                progress=progress,
+                progress=progress, build=build,
             )  # fmt: skip
     network.train()
     for step, batch in enumerate(progress(loader, training.steps), start=1):

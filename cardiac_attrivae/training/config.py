@@ -202,6 +202,8 @@ class Pipeline:
         network, objective, data, augmentation, optimiser, schedule, speed: See their classes.
         precision: Number format of the networks while they are trained; losses are in float32.
         codes: Codes that are scored: the posterior ``mean``, or ``sampled`` ones.
+        decorrelate: Whether what a line on the trained dimensions says is taken out of the free
+            ones, once, at the end of training, see `models.independence`.
         bn_recalibrate: Whether the running statistics of batch norm are estimated again on training
             slices before each evaluation, see `recalibrate`.
         deterministic: Whether operations that sum in a varying order on a GPU are replaced by
@@ -222,6 +224,7 @@ class Pipeline:
     precision: str = option("float32", one_of("float32", "bfloat16"))
     codes: str = option("mean", one_of("mean", "sampled"))
     bn_recalibrate: bool = True
+    decorrelate: bool = False
     deterministic: bool = False
 
     def __post_init__(self) -> None:

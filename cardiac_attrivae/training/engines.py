@@ -7,9 +7,7 @@ keys that each ``_iteration`` lists.
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -24,6 +22,7 @@ from ..models.losses import SoftIntroLoss
 from ..models.vae import VAE, reparameterise
 from ..runtime.distributed import batch_mean, share
 from ..schema import Keys, VAEOutput
+from .guidance import Guidance, Look, no_guidance
 from .optimisation import descend, frozen, parameters_of
 
 Batch = dict[str, Tensor]
@@ -48,6 +47,8 @@ class NetworkTrainer(SupervisedTrainer):
         precision: dtype that the network computes in under autocast; losses stay in float32.
         memory_format: Memory order of the images, `torch.channels_last` or
             `torch.contiguous_format`.
+        guidance: Terms that look at what is drawn; None for none.
+        guided_from: Share of all steps after which they begin.
         kwargs: See `monai.engines.SupervisedTrainer`. ``loss_function`` takes
             (VAEOutput, image, attributes) and returns named terms whose sum is minimised.
     """
@@ -64,6 +65,8 @@ class NetworkTrainer(SupervisedTrainer):
         averaged: AveragedModel | None = None,
         precision: torch.dtype = torch.float32,
         memory_format: torch.memory_format = torch.channels_last,
+        guidance: Guidance | None = None,
+        guided_from: float = 0.0,
         **kwargs: Any,
     ) -> None:
         # decollate would split every batch into dictionaries of single slices
@@ -72,6 +75,8 @@ class NetworkTrainer(SupervisedTrainer):
         self.generator, self.augment, self.precision = generator, augment, precision
         self.schedulers, self.averaged = tuple(schedulers), averaged
         self.memory_format = memory_format
+        self.guidance, self.guided_from = guidance, guided_from
+        self.look: Look = no_guidance  # another one for each batch, once guidance has begun
 
     @property
     def optimisers(self) -> dict[str, Optimizer]:
@@ -96,6 +101,8 @@ class NetworkTrainer(SupervisedTrainer):
         image = batch[Keys.IMAGE][mine]
         if image.ndim == 4:
             image = image.contiguous(memory_format=self.memory_format)
+        if self.guidance is not None and self.state.iteration > self.guided_from * self.steps:
+            self.look = self.guidance.look(batch, self.generator)
         output, terms, health = self.step(image, batch.get(Keys.ATTRIBUTES), noise[:, mine])
         for scheduler in self.schedulers:
             scheduler.step()
@@ -107,6 +114,11 @@ class NetworkTrainer(SupervisedTrainer):
             Keys.LOSS: loss.detach(),
             Keys.HEALTH: {name: value.detach() for name, value in health.items()},
         }
+
+    @property
+    def steps(self) -> int:
+        """Number of steps of the whole training."""
+        return (self.state.max_epochs or 0) * (self.state.epoch_length or 0)
 
     draws = 1
     """Number of standard normal draws of the size of the codes that a step needs."""
@@ -126,6 +138,11 @@ class NetworkTrainer(SupervisedTrainer):
         """
         raise NotImplementedError
 
+    def guided(self, output: VAEOutput) -> Terms:
+        """Computes the terms of what is drawn, see `Guidance`."""
+        with self.autocast():
+            return self.look(output, self.network.decode)
+
     def autocast(self) -> torch.autocast:
         """Computes in ``precision``."""
         device = torch.device(self.state.device or "cpu").type
@@ -141,7 +158,7 @@ class VAETrainer(NetworkTrainer):
     ) -> tuple[VAEOutput, Terms, Terms]:
         with self.autocast():
             output = self.network(image, noise[0])
-        terms = self.loss_function(output, image, attributes)
+        terms = self.loss_function(output, image, attributes) | self.guided(output)
         descend(terms, self.optimizer)
         return output, terms, {}
 
@@ -209,7 +226,7 @@ class SoftIntroTrainer(NetworkTrainer):
         """Does one step of both optimisers on the loss of a VAE."""
         with self.autocast():
             output = self.encode_and_decode(image, noise[1])
-        terms = self.loss_function(output, image, attributes)
+        terms = self.loss_function(output, image, attributes) | self.guided(output)
         descend(terms, self.optimizer, self.decoder_optimizer)
         return output, terms, {}
 
@@ -263,7 +280,7 @@ class SoftIntroTrainer(NetworkTrainer):
             "decoder_reconstruction": error,
             "decoder_kl_reconstructed": loss.decoder_kl(*posterior, image),
             "decoder_kl_generated": loss.decoder_kl(*prior_posterior, image),
-        }
+        } | self.guided(output)
         if not (self.shared_passes and loss.gamma_r <= NEGLIGIBLE):
             with self.autocast():
                 again = self.network.decode(reparameterise(*posterior, noise[4]).detach())
@@ -346,30 +363,6 @@ def draw_noise(network: VAE, image: Tensor, generator: Generator, draws: int = 1
     """Standard normal draws for the codes of a batch, (draws, N, D)."""
     shape = (draws, len(image), network.latent_size)
     return torch.randn(shape, generator=generator, device=image.device, dtype=image.dtype)
-
-
-@contextmanager
-def deterministic() -> Iterator[None]:
-    """Makes what is computed inside the same each time, on a GPU too; raises where it cannot.
-
-    Unlike `monai.utils.set_determinism` it sets no seed, and restores the switches afterwards.
-    cuBLAS reads its variable at the first matrix product of a process, so that a GPU must not have
-    computed one before.
-    """
-    cudnn, variable = torch.backends.cudnn, "CUBLAS_WORKSPACE_CONFIG"
-    wanted = torch.are_deterministic_algorithms_enabled()
-    warns = torch.is_deterministic_algorithms_warn_only_enabled()
-    before, workspace = (cudnn.deterministic, cudnn.benchmark), os.environ.get(variable)
-    try:
-        os.environ.setdefault(variable, ":4096:8")
-        torch.use_deterministic_algorithms(True)
-        cudnn.deterministic, cudnn.benchmark = True, False
-        yield
-    finally:
-        cudnn.deterministic, cudnn.benchmark = before
-        torch.use_deterministic_algorithms(wanted, warn_only=warns)
-        if workspace is None:
-            os.environ.pop(variable, None)
 
 
 def iteration_output(batch: Batch, output: VAEOutput, terms: Terms) -> dict[str, Any]:

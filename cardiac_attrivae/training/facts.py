@@ -87,8 +87,11 @@ OPTIONAL = {
     "calibration": Rule("attributes with the numbers of their lines", _are_lines),
     "population": Rule("tables of numbers, as a run writes them", _is_population),
     "perceptual": Rule("names with texts", _are_texts),
+    "guide": Rule("names with texts", _are_texts),
 }
-PRIVATE = {"train_cases": Rule("patients with fingerprints", _are_texts)}
+PRIVATE = {
+    key: Rule("patients with fingerprints", _are_texts) for key in ("train_cases", "guide_cases")
+}
 """Facts about single patients, which an exported model leaves out."""
 SHARED = (*REQUIRED, *OPTIONAL, "recipe")
 """Facts that an exported model keeps."""

@@ -21,6 +21,7 @@ from ..data.loader import DeviceLoader, Readable, read_ahead
 from ..data.store import SliceDataset
 from ..metrics.calibration import calibration_lines
 from ..metrics.population import population_facts
+from ..models.independence import code_layers, decorrelate
 from ..models.networks import SEGMENTERS, build_network, network_class, recalibrate
 from ..models.vae import VAE
 from ..runtime.distributed import barrier, from_first, is_first, share, synchronise
@@ -28,6 +29,8 @@ from ..schema import Keys, LatentTable
 from .augmentation import AttributeTargets, Augmenter, prepared
 from .config import Augmentation, Pipeline
 from .engines import Augment, NetworkTrainer, VAEEvaluator
+from .guidance import Guidance, Guide
+from .objectives import AttributeObjective
 from .optimisation import average_of, compile_passes, scheduler_of
 from .pictures import draw_run
 from .run import encode, memory_format, place
@@ -50,12 +53,15 @@ class Learner:
         loss: The loss function.
         generator: The run's only source of randomness after the initial weights.
         known: Slices that the statistics of batch norm are estimated on.
+        guide: What is looked through at drawn slices, if the objective is guided; set before the
+            trainer is made.
 
     Raises:
         ValueError: If network, objective and attributes do not fit together.
     """
 
     known: Readable
+    guide: Guide | None = None
     SUMMARISED: tuple[str, ...] = ()
     """Which of the `findings` summary.json has, too."""
 
@@ -111,12 +117,17 @@ class Learner:
             precision=getattr(torch, pipeline.precision),
             memory_format=memory_format(pipeline),
             train_handlers=[LossTerms(), *handlers],
+            **self.guidance(),
         )
         trainer.schedulers = tuple(
             scheduler_of(optimiser, len(loader), pipeline)
             for optimiser in trainer.optimisers.values()
         )
         return trainer
+
+    def guidance(self) -> dict[str, Any]:
+        """Arguments of the trainer that a guide is for."""
+        return {}
 
     def make_evaluator(self, val: SliceDataset) -> SupervisedEvaluator:
         """Builds the engine that scores the model on slices."""
@@ -125,6 +136,7 @@ class Learner:
     def parts(self, trainer: NetworkTrainer) -> dict[str, Any]:
         """All that a step changes, by its name in a checkpoint."""
         parts: dict[str, Any] = {"network": self.network, "averaged": self.averaged}
+        parts["guide"] = self.guide
         for (name, optimiser), scheduler in zip(
             trainer.optimisers.items(), trainer.schedulers, strict=True
         ):
@@ -138,6 +150,10 @@ class Learner:
             batches = torch.arange(count).tensor_split(math.ceil(count / 64))
             mine = (rows[share(len(rows))] for rows in batches)
             recalibrate(self.model, self._known_images(mine))
+
+    def complete(self) -> None:
+        """Does what is done once to the weights that are kept, in every process."""
+        self.recalibrate()
 
     def _known_images(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """Known slices (n, C, H, W) on the device, for each batch of rows (n,)."""
@@ -180,6 +196,8 @@ class VAELearner(Learner):
                 f"{len(pipeline.attributes)} attributes for {self.network.latent_size} latent "
                 "dimensions"
             )
+        if pipeline.decorrelate:
+            code_layers(self.network)  # refused now, not after the training
         self.targets = AttributeTargets(train, pipeline.attributes, pipeline.data.residual)
         self.loss = self.make_loss()
 
@@ -223,6 +241,21 @@ class VAELearner(Learner):
         evaluator.add_event_handler(Events.STARTED, self.recalibrate)
         return evaluator
 
+    def guidance(self) -> dict[str, Any]:
+        objective = self.pipeline.objective
+        if self.guide is None or not isinstance(objective, AttributeObjective):
+            return {}
+        names = self.pipeline.attributes
+        terms = Guidance(self.guide, objective, names, self.known, self.device)
+        return {"guidance": terms, "guided_from": objective.guided_from}
+
+    def complete(self) -> None:
+        super().complete()
+        pipeline = self.pipeline
+        trained = [d for d in pipeline.dimensions(pipeline.attributes) if d is not None]
+        if pipeline.decorrelate:
+            decorrelate(self.model, self.basal_codes(), trained)
+
     def basal_codes(self) -> np.ndarray:
         """Codes of the training patients' basal slices, (N, D)."""
         batches = self._known_images(torch.arange(len(self.known)).split(64))
@@ -236,7 +269,7 @@ class VAELearner(Learner):
         perceptual = getattr(self.loss, "perceptual", None)
         if perceptual is not None:
             facts["perceptual"] = {"name": perceptual.name, "sha256": perceptual.digest}
-        return facts
+        return facts | (self.guide.facts() if self.guide else {})
 
     def findings(self) -> dict[str, Any]:
         """Mean and deviation of the codes of the `known` slices, (D,), and what codes mean."""

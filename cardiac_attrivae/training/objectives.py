@@ -35,6 +35,11 @@ class Objective:
     whole: ClassVar[bool] = False
     gamma: float = 0.0
 
+    @property
+    def is_guided(self) -> bool:
+        """Whether a guide is needed, see `Guidance`."""
+        return False
+
     def make_learner(self, *arguments: Any) -> Learner:
         """Builds what learns, see `Learner` for the arguments."""
         raise NotImplementedError
@@ -58,15 +63,37 @@ class Objective:
         return {key: value for key, value in vars(self).items() if key not in ("name", *left_out)}
 
 
+GUIDANCE = ("control", "anatomy", "guided_from")
+"""Options that the loss does not see, because what is drawn takes a guide and a decoder."""
+
+
 @dataclass(frozen=True)
 class AttributeObjective(Objective):
-    """The attribute term, which the objectives of autoencoders have; see `AttributeLoss`."""
+    """What the objectives of autoencoders have: attributes, see `AttributeLoss`, and guidance.
+
+    Guidance needs a guide, a frozen segmenter that looks at what is drawn, see `Guidance`; both
+    weights are 0 as published.
+
+    Attributes:
+        control: Weight of the distance between the areas that are drawn when a dimension is turned
+            and those that were asked for, see `control_distance`. Turned are the dimensions of
+            attributes that are areas; without one there is no such term.
+        anatomy: Weight of one minus the soft Dice of reconstructions, see `mask_distance`.
+        guided_from: Share of all steps after which both begin: before, there is nothing to look at.
+    """
 
     gamma: float = option(0.0, searched=True)
     delta: float = option(10.0, number(1e-6, 1e6))
     attribute_target: str = option("sign", one_of("sign", "graded"))
     attribute_codes: str = option("sampled", one_of("sampled", "mean"))
+    control: float = 0.0
+    anatomy: float = 0.0
+    guided_from: float = option(0.0, number(0, 1))
     name: str = ""
+
+    @property
+    def is_guided(self) -> bool:
+        return self.control > 0 or self.anatomy > 0
 
     def make_learner(self, *arguments: Any) -> Learner:
         from .learner import VAELearner
@@ -84,7 +111,7 @@ class AttriVAEObjective(AttributeObjective):
     def make_loss(self) -> AttributeLoss:
         from ..models.losses import AttriVAELoss
 
-        return AttriVAELoss(**self.values())
+        return AttriVAELoss(**self.values(*GUIDANCE))
 
     def make_trainer(self, pipeline: Pipeline, network: VAE, **options: Any) -> NetworkTrainer:
         from .engines import VAETrainer
@@ -121,7 +148,7 @@ class SoftIntroObjective(AttributeObjective):
         from ..models.perceptual import perceptual_loss
 
         perceptual = perceptual_loss(self.perceptual, self.perceptual_weights or None)
-        rest = self.values("vae_epochs", "perceptual", "perceptual_weights")
+        rest = self.values("vae_epochs", "perceptual", "perceptual_weights", *GUIDANCE)
         return SoftIntroLoss(**rest, perceptual=perceptual)
 
     def make_trainer(self, pipeline: Pipeline, network: VAE, **options: Any) -> NetworkTrainer:

@@ -27,6 +27,7 @@ from ..runtime.provenance import install_line
 from ..runtime.yaml_files import read_yaml
 from ..schema import DataError
 from .config import Pipeline, load_pipeline, overridden, read_pipeline, shipped_pipelines
+from .guidance import MakeGuide
 from .workflow import train
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class Search:
     scores: Sequence[str] = SCORES
     seed: int = 0
     device: str = "auto"
+    guide: MakeGuide | None = None
 
     def check(self) -> None:
         """Refuses, before hours are spent, what the pipeline or the data would refuse later.
@@ -165,7 +167,10 @@ class Search:
         pipeline = load_pipeline(self.pipeline, [*self.changes, *_overrides(proposed)])
         folder = self.folder(trial)
         try:
-            train(pipeline, self.store, folder, device=self.device, seed=self.seed, tell=watch)
+            train(
+                pipeline, self.store, folder,
+                device=self.device, seed=self.seed, tell=watch, guide=self.guide,
+            )  # fmt: skip
         except FloatingPointError as error:
             raise TrialPruned(str(error)) from None
         for checkpoint in ("last.pt", "best.pt"):  # those of a hundred trials would fill the disk
@@ -199,6 +204,7 @@ def tune(
     seed: int = 0,
     device: str = "auto",
     tell: Callable[[str], None] = lambda message: None,
+    guide: MakeGuide | None = None,
 ) -> Study:
     """Trains with values that Optuna proposes until the study has its trials.
 
@@ -217,6 +223,7 @@ def tune(
         seed: Random seed of each training.
         device: See `find_device`.
         tell: Called with a line per trial.
+        guide: See `TrainingWorkflow`.
 
     Raises:
         ValueError: If a key or value of the space is not accepted by the pipeline, or Optuna is not
@@ -225,7 +232,7 @@ def tune(
     """
     optuna = _optuna()
     space = dict(space or default_space(load_pipeline(pipeline, changes)))
-    search = Search(pipeline, store, Path(output), space, changes, scores, seed, device)
+    search = Search(pipeline, store, Path(output), space, changes, scores, seed, device, guide)
     search.check()
     search.output.mkdir(parents=True, exist_ok=True)
     with FileLock(search.output / LOCK):  # one of several processes creates the tables

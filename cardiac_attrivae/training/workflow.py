@@ -15,12 +15,13 @@ from monai.bundle import PythonicWorkflow
 from monai.engines import SupervisedEvaluator
 
 from ..data.store import SliceDataset
-from ..runtime.device import find_device
+from ..runtime.device import deterministic, find_device
 from ..runtime.distributed import barrier, is_first, processes
 from ..schema import DataError
 from .config import Pipeline
-from .engines import NetworkTrainer, deterministic
+from .engines import NetworkTrainer
 from .folder import LAST, claimed
+from .guidance import Guide, MakeGuide
 from .learner import Learner, attach_validation, fitted
 from .records import Records
 from .trackers import parse_trackers
@@ -44,6 +45,7 @@ def train(
     trackers: Sequence[str] = (),
     tell: Callable[[Row], None] = lambda row: None,
     handlers: Sequence[Any] = (),
+    guide: MakeGuide | None = None,
 ) -> TrainingWorkflow:
     """Trains one model on a store, as the command ``train`` does; under torchrun in all processes.
 
@@ -54,6 +56,7 @@ def train(
         device, seed, resume, overwrite, trackers: See `TrainingWorkflow`.
         tell: Called with the row of history.csv after each validation, in the first process.
         handlers: Attached to the trainer of the first process, a progress bar for example.
+        guide: See `TrainingWorkflow`.
 
     Returns:
         The finished workflow; ``writes`` says whether this process is the one that wrote the run.
@@ -75,6 +78,7 @@ def train(
             tell=tell if is_first() else lambda row: None,
             handlers=tuple(handlers) if is_first() else (),
             trackers=trackers,
+            guide=guide,
         )
         workflow.initialize()
         workflow.run()
@@ -101,6 +105,8 @@ class TrainingWorkflow(PythonicWorkflow):
         handlers: Attached to the trainer besides its own, a progress bar for example.
         trackers: Where else the run is recorded: ``mlflow``, ``mlflow:URI``, ``wandb``,
             ``wandb:PROJECT``, see `parse_trackers`.
+        guide: Makes the guide, `segmentation.guide.train_guide`; called if the objective asks for
+            one, with the training slices of all levels.
 
     Attributes:
         learner: Network, loss and targets; there after ``initialize``.
@@ -132,6 +138,7 @@ class TrainingWorkflow(PythonicWorkflow):
         tell: Callable[[Row], None] = lambda row: None,
         handlers: Sequence[Any] = (),
         trackers: Sequence[str] = (),
+        guide: MakeGuide | None = None,
     ) -> None:
         super().__init__(workflow_type="train", meta_file=[])
         if not 0 <= seed <= LARGEST_SEED:
@@ -142,11 +149,17 @@ class TrainingWorkflow(PythonicWorkflow):
         basal = pipeline.data.slices == "basal"
         whole = pipeline.objective.whole
         self.train = train.basal() if basal else train
+        self._slices, self._make_guide = train, guide
         self.val = val if whole else val.basal()
         self._device, self.writes, self.seconds = find_device(device), is_first(), 0.0
         self._resources = ExitStack()
         if len(self.train) < 2:
             raise DataError(f"{len(self.train)} slices in the train split; expected at least 2")
+        if pipeline.objective.is_guided and guide is None:
+            raise ValueError(
+                "objective.control or objective.anatomy is above 0, but no guide was given; pass "
+                "guide=train_guide of cardiac_attrivae.segmentation.guide, or set both to 0"
+            )
 
     def initialize(self) -> None:
         """Builds network and engines, claims the folder, and goes on from its checkpoint."""
@@ -160,6 +173,7 @@ class TrainingWorkflow(PythonicWorkflow):
             if is_first():  # not earlier: a wrong configuration has been refused above
                 self._claim(config)
             barrier()
+            self.learner.guide = self._guide()
             self._trainer = self.learner.make_trainer(self.handlers)
             self._evaluator = self.learner.make_evaluator(self.val) if len(self.val) else None
             self.stopping = None
@@ -181,6 +195,17 @@ class TrainingWorkflow(PythonicWorkflow):
             if self.resume:
                 self.records.resume()
 
+    def _guide(self) -> Guide | None:
+        """Makes the guide, if one is asked for: the first process trains it, the others read it."""
+        if self._make_guide is None or not self.pipeline.objective.is_guided:
+            return None
+        if not is_first():
+            barrier()
+        guide = self._make_guide(self._slices, self.output, self._device)
+        if is_first():
+            barrier()
+        return guide
+
     def run(self) -> None:
         """Trains until the last epoch, or until early stopping (``patience``) ends it."""
         with self._released_on_error():
@@ -197,7 +222,7 @@ class TrainingWorkflow(PythonicWorkflow):
         """Writes model.safetensors and summary.json: with them the run is complete."""
         with self._resources:
             epoch_kept = self.records.load_kept()
-            self.learner.recalibrate()  # in every process: statistics are gathered from all
+            self.learner.complete()  # in every process: statistics are gathered from all
             if is_first():
                 self.records.finish(epoch_kept, self.seconds)
             barrier()

@@ -21,8 +21,8 @@ from cardiac_attrivae.models.perceptual import (
     gradient_ratio,
     perceptual_loss,
 )
+from cardiac_attrivae.runtime.device import deterministic
 from cardiac_attrivae.schema import DataError
-from cardiac_attrivae.training.engines import deterministic
 
 EXACT = 1e-12  # means of float64 features of size one
 SHAPES = {  # torchvision's vgg19().features, up to relu4_1

@@ -175,6 +175,7 @@ BAD = [
     ),
     ("schedule.keep=first", "schedule.keep is 'first'; expected one of best, last"),
     ("augmentation.zoom=-0.1", "augmentation.zoom is -0.1; expected a number, 0 or more"),
+    ("objective.guided_from=1.5", "objective.guided_from is 1.5; expected a number from 0 to 1"),
     ("attributes=[]", "attributes is []; expected one name or more"),
     ("attributes=LVEDV", "attributes is 'LVEDV'; expected a list"),
     ("attributes=[LVEDV, LAV]", "unknown attribute 'LAV'; expected some of LVEDV"),

@@ -1,0 +1,106 @@
+"""Terms on what is drawn: a segmenter looks at decoded slices, and its areas can be differentiated.
+
+They are pure functions of the segmenter's logits or areas; no segmenter is known here.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from monai.losses import DiceLoss
+from torch import Tensor
+
+from ..schema import HEART
+from .precision import at_least_float32
+
+BETA = 0.3
+"""Deviations up to which an error of a drawn area counts by its square, beyond by its size."""
+
+
+def soft_areas(logits: Tensor) -> Tensor:
+    """Counts the pixels of LV, myocardium and RV, each by its probability.
+
+    Args:
+        logits: Background, LV, myocardium and RV, (N, 4, H, W).
+
+    Returns:
+        Areas in pixels, (N, 3).
+
+    Example:
+        >>> import torch
+        >>> logits = torch.zeros(1, 4, 2, 2)
+        >>> logits[0, 1, 0] = 100  # the upper row is sure to be LV, the lower one can be anything
+        >>> soft_areas(logits)
+        tensor([[2.5000, 0.5000, 0.5000]])
+    """
+    return at_least_float32(logits).softmax(dim=1)[:, 1:].sum(dim=(2, 3))
+
+
+def mask_distance(logits: Tensor, label: Tensor) -> Tensor:
+    r"""Computes one minus the soft Dice of each slice, averaged over LV, myocardium and RV.
+
+    .. math:: 1 - \frac13 \sum_s \frac{2 \sum p_s m_s + 1}{\sum p_s + \sum m_s + 1}
+
+    Args:
+        logits: What a segmenter makes of reconstructions, (N, 4, H, W).
+        label: Canonical labels of the original slices, (N, 1, H, W).
+
+    Returns:
+        (N,), each in [0, 1].
+
+    References:
+        | V-Net (Milletari, Navab & Ahmadi, 2016), https://arxiv.org/abs/1606.04797
+
+    Example:
+        >>> import torch
+        >>> label = torch.tensor([[[[0, 1], [2, 3]]]])
+        >>> logits = 100.0 * F.one_hot(label[:, 0], 4).permute(0, 3, 1, 2)
+        >>> mask_distance(logits, label)
+        tensor([0.])
+    """
+    dice = DiceLoss(
+        include_background=False, to_onehot_y=True, softmax=True, reduction="none",
+        smooth_nr=1, smooth_dr=1,
+    )  # fmt: skip
+    return dice(at_least_float32(logits), label).flatten(1).mean(dim=1)
+
+
+def turned(z: Tensor, dimension: Tensor, amount: Tensor) -> Tensor:
+    """Adds an amount to one dimension of each code.
+
+    Args:
+        z: Codes, (N, D).
+        dimension: Dimension of each code, (N,).
+        amount: What is added, (N,).
+
+    Example:
+        >>> import torch
+        >>> turned(torch.zeros(2, 3), torch.tensor([0, 2]), torch.tensor([1.0, -2.0]))
+        tensor([[ 1.,  0.,  0.],
+                [ 0.,  0., -2.]])
+    """
+    return z + F.one_hot(dimension, z.shape[1]).to(z) * amount[:, None]
+
+
+def control_distance(before: Tensor, after: Tensor, structure: Tensor, amount: Tensor) -> Tensor:
+    r"""Penalises a drawing that does not change as its code was turned.
+
+    The area of one structure should change by the amount, the other two should stay: smooth L1
+    with `BETA` between the change of the areas and the request, averaged over the structures.
+
+    Args:
+        before: Areas of LV, myocardium and RV in standard deviations over patients, (N, 3).
+        after: The same after one dimension was turned, (N, 3).
+        structure: Index of the structure whose area was asked to change, (N,).
+        amount: By how many deviations, (N,).
+
+    Returns:
+        (N,), 0 where the drawing obeys.
+
+    Example:
+        >>> import torch
+        >>> before, after = torch.zeros(2, 3), torch.tensor([[1.5, 0, 0], [1.5, 0.3, 0]])
+        >>> control_distance(before, after, torch.tensor([0, 0]), torch.tensor([1.5, 1.5]))
+        tensor([0.0000, 0.0500])
+    """
+    wanted = F.one_hot(structure, len(HEART)).to(before) * amount[:, None]
+    return F.smooth_l1_loss(after - before, wanted, reduction="none", beta=BETA).mean(dim=1)

@@ -1,0 +1,105 @@
+"""Free latent dimensions that say nothing, in a straight line, about the trained ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from .vae import VAE
+
+
+def predicting(codes: np.ndarray, trained: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Fits each free dimension by least squares on the trained ones.
+
+    Args:
+        codes: Posterior means, (N, D).
+        trained: The K trained dimensions.
+
+    Returns:
+        Mean of the trained dimensions, (K,), and slopes, (D, K), 0 for the trained ones themselves.
+
+    Example:
+        >>> codes = np.array([[0.0, 1.0], [1.0, 3.0], [2.0, 5.0]])
+        >>> mean, slopes = predicting(codes, [0])
+        >>> mean, slopes.round(6).tolist()
+        (array([1.]), [[0.0], [2.0]])
+    """
+    codes = np.asarray(codes, dtype=np.float64)
+    mean = codes[:, trained].mean(axis=0)
+    centred = codes - codes.mean(axis=0)
+    slopes = np.linalg.lstsq(centred[:, trained], centred, rcond=None)[0].T
+    slopes[list(trained)] = 0
+    return mean, slopes
+
+
+def decorrelate(network: VAE, codes: np.ndarray, trained: Sequence[int]) -> None:
+    r"""Takes what a line on the trained dimensions says out of the free ones, in place.
+
+    With the mean m of the trained codes z_t and the slopes B of `predicting`, the encoder gives
+
+    .. math:: z_f' = z_f - B (z_t - m)
+
+    and the decoder adds it again: reconstructions stay as they are, up to rounding. On the patients
+    that the codes are of, free and trained dimensions are then uncorrelated, and to turn a trained
+    one also moves what goes along with it among patients. Both maps go into the linear layers next
+    to the code: the network has the same parameters as before. Variances stay as they are.
+
+    Args:
+        network: Network with the layers that `VAE.code_layers` returns.
+        codes: Posterior means of training patients, (N, D).
+        trained: Dimensions that attributes were trained on; none changes nothing.
+
+    Raises:
+        ValueError: If the network has no linear layers next to its code.
+
+    Example:
+        >>> from .beta_vae import BetaVAE
+        >>> network, images = BetaVAE(latent_size=4, image_size=16), torch.rand(9, 1, 16, 16)
+        >>> with torch.no_grad():
+        ...     before = network(images)
+        ...     decorrelate(network, before.mu.numpy(), [0])
+        ...     after = network(images)
+        >>> bool((after.reconstruction - before.reconstruction).abs().max() < 1e-5)
+        True
+        >>> bool(np.abs(np.corrcoef(after.mu.T)[0, 1:]).max() < 1e-3)
+        True
+    """
+    if not trained:
+        return
+    last, first = code_layers(network)
+    mean, slopes = predicting(codes, trained)
+    d, device = len(slopes), last.weight.device
+    step, shift = np.zeros((d, d)), torch.from_numpy(slopes @ mean).to(device)
+    step[:, list(trained)] = slopes
+    change, unit = torch.from_numpy(step).to(device), torch.eye(d, device=device).double()
+    with torch.no_grad():  # in float64, rounded once
+        weight, bias = last.weight[:d].double(), last.bias[:d].double()
+        last.weight[:d] = (unit - change) @ weight
+        last.bias[:d] = (unit - change) @ bias + shift
+        weight = first.weight.double()
+        first.bias.copy_(first.bias - weight @ shift)
+        first.weight.copy_(weight @ (unit + change))
+
+
+def code_layers(network: nn.Module) -> tuple[nn.Linear, nn.Linear]:
+    """Returns the last layer of the encoder, which makes mean and log variance, and the first one
+    of the decoder.
+
+    Raises:
+        ValueError: If the network does not say which they are.
+
+    Example:
+        >>> from .beta_vae import BetaVAE
+        >>> code_layers(BetaVAE(latent_size=4, image_size=16))
+        (Linear(in_features=256, out_features=8, ...), Linear(in_features=4, out_features=256, ...))
+    """
+    layers = getattr(network, "code_layers", None)
+    if not (isinstance(layers, tuple) and all(isinstance(layer, nn.Linear) for layer in layers)):
+        raise ValueError(
+            f"network {type(network).__name__} has no code_layers: the linear layer that makes the "
+            "posterior, and the one that takes the code. Without them set decorrelate to false"
+        )
+    return layers

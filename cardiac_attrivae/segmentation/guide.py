@@ -1,0 +1,133 @@
+"""Trains the guide: the segmenter that a training looks through at what it draws, see `Guidance`.
+
+A guide must not measure what was optimised for it. So it differs from the segmenters that measure,
+see `judge`, in architecture and weights, and it is trained on every second training patient of a
+run, so that a segmenter of the others has nothing in common with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.networks.nets import BasicUNet
+from torch import nn
+
+from ..data.store import SliceDataset
+from ..runtime.files import remove_leftovers
+from ..runtime.weights import weights_digest, write_weights
+from ..schema import HEART, DataError
+from ..training.guidance import Guide
+from .judge import Segmenter, cache_of, read_cached
+from .judge_training import AUGMENTATION, Progress, Training, bar, train_network
+
+FORMAT = 1
+"""Format of the cached file; counted up when the network or its training changes."""
+
+KIND = "BasicUNet"
+"""Architecture of guides; what measures has another one, see `judge`."""
+
+SMALLEST = 32
+"""Smallest image, in pixels, that the network can halve often enough."""
+
+
+def build_guide(seed: int, device: torch.device | str = "cpu") -> nn.Module:
+    """Builds the network of a guide with random weights.
+
+    Blocks of 2 x 2 pixels become channels and come apart again at the end: the network computes at
+    half the resolution, in a quarter of the time, and still labels every pixel. Its levels are
+    joined by max pooling and have no residual units, unlike the segmenters that measure.
+
+    Args:
+        seed: Seed of the weights; the global random state stays as it was.
+        device: Where it is wanted.
+
+    Returns:
+        (N, 1, H, W) to logits of background, LV, myocardium and RV, (N, 4, H, W).
+    """
+    features, block = (16, 16, 32, 64, 128, 16), 2 * 2
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inner = BasicUNet(2, block, (len(HEART) + 1) * block, features, norm="batch")
+    network = nn.Sequential(nn.PixelUnshuffle(2), inner, nn.PixelShuffle(2))
+    # torch's stub of this overload lacks memory_format
+    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def train_guide(
+    train: SliceDataset,
+    output: Path,
+    device: torch.device,
+    *,
+    training: Training | None = None,
+    tell: Callable[[str], None] = lambda message: None,
+    progress: Progress = bar,
+) -> Guide:
+    """Reads the guide of a run from the cache of its store; a missing one is trained and kept.
+
+    Args:
+        train: Training slices of the run; the guide is trained on every second patient.
+        output: Folder of the run, which keeps the guide if the store's folder cannot be written.
+        device: Where to train.
+        training: How to train; None is `Training()`.
+        tell: Called with one message before the minutes of training begin.
+        progress: See `Progress`.
+
+    Raises:
+        DataError: If there are too few training patients, or the slices are too small.
+    """
+    patients = sorted(train.cases["case"].unique())[::2]
+    if len(patients) < 2:
+        raise DataError(
+            f"{train.name} has too few training patients for a guide, which is trained on every "
+            "second of them: expected at least 3. Set objective.control and objective.anatomy to 0"
+        )
+    if train.image_size < SMALLEST:
+        raise DataError(
+            f"{train.name} has slices of {train.image_size} pixels; a guide needs {SMALLEST} or "
+            "more. Set objective.control and objective.anatomy to 0"
+        )
+    half = train.take(np.flatnonzero(train.cases["case"].isin(patients)))
+    training, content = training or Training(), train.info["content_hash"]
+    recipe = [FORMAT, KIND, content, patients, asdict(training), asdict(AUGMENTATION)]
+    name = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
+    file = cache_of(train, output) / f"segmenter_guide_{name}.safetensors"
+    network = build_guide(0, device)
+    if read_cached(file, network) is None:
+        tell(
+            f"training the guide of {train.name}, once: training looks at drawn hearts through "
+            "it. About two minutes on a CPU. If it is interrupted, the next call goes on"
+        )
+        checkpoint = file.with_suffix(".checkpoint")
+        network = train_network(
+            half, device=device, training=training, checkpoint=checkpoint, progress=progress,
+            build=build_guide,
+        )  # fmt: skip
+        write_weights(file, network.state_dict(), {"fingerprint": file.stem})
+        checkpoint.unlink(missing_ok=True)
+        remove_leftovers(file.parent)
+    return Guide(network, KIND, half.fingerprints())
+
+
+def refuse_guide(about: Mapping[str, Any], judge: Segmenter) -> None:
+    """Refuses a segmenter that a model was trained through: it would find what it asked for.
+
+    Args:
+        about: Facts of the model's run.
+        judge: What shall measure the model.
+
+    Raises:
+        DataError: If they are the same, by the fingerprint of their weights.
+    """
+    guide = about.get("guide") or {}
+    if guide.get("sha256") == weights_digest(judge.network.state_dict()):
+        raise DataError(
+            "the segmenter that shall measure the model is the guide that it was trained through; "
+            "measure it with another one"
+        )

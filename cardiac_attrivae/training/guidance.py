@@ -1,0 +1,140 @@
+"""Guidance: terms of the objective that look, through a frozen segmenter, at what is drawn.
+
+The segmenter, the *guide*, is made by `segmentation.guide` from the training patients and is handed
+to the training. It measures nothing afterwards: what was optimised for it would look perfect to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from ..attributes import AREAS, ATTRIBUTES, is_area
+from ..data.store import SliceDataset
+from ..models.anatomy_terms import control_distance, mask_distance, soft_areas, turned
+from ..runtime.distributed import batch_mean, share
+from ..runtime.weights import weights_digest
+from ..schema import HEART, DataError, Keys, VAEOutput
+from .augmentation import AttributeTargets
+from .objectives import AttributeObjective
+
+REACH = 2.0
+"""Largest turn of a dimension, in standard deviations of its attribute over patients."""
+
+Look = Callable[[VAEOutput, Callable[[Tensor], Tensor]], dict[str, Tensor]]
+"""Computes terms of what the network returned for a batch, given its decoder."""
+
+
+@dataclass(frozen=True)
+class Guide:
+    """A trained segmenter and what is recorded of it in a run.
+
+    Attributes:
+        network: (N, 1, H, W) to logits of background, LV, myocardium and RV, (N, 4, H, W).
+        kind: Name of its architecture.
+        cases: Patients that it was trained on -> fingerprint of their slices.
+    """
+
+    network: nn.Module
+    kind: str
+    cases: Mapping[str, str]
+
+    def facts(self) -> dict[str, Any]:
+        """What the model file says of it; the patients are left out of exported models."""
+        about = {"network": self.kind, "sha256": weights_digest(self.network.state_dict())}
+        return {"guide": about, "guide_cases": dict(self.cases)}
+
+    def state_dict(self) -> dict[str, str]:
+        """Makes its fingerprint part of a checkpoint."""
+        return {"sha256": self.facts()["guide"]["sha256"]}
+
+    def load_state_dict(self, state: Mapping[str, str]) -> None:
+        """Checks that a resumed run sees through the guide that it began with.
+
+        Raises:
+            DataError: If it is another one.
+        """
+        if state != self.state_dict():
+            raise DataError(
+                f"the run began with guide {state['sha256'][:16]}, and that of the store is now "
+                f"{self.state_dict()['sha256'][:16]}: its patients or versions differ"
+            )
+
+
+MakeGuide = Callable[[SliceDataset, Path, torch.device], Guide]
+"""Trains a guide on slices, or reads it from the cache; the folder is for stores that cannot be
+written. `segmentation.guide.train_guide` is one."""
+
+
+class Guidance:
+    """The terms ``control`` and ``anatomy`` of an objective, see `AttributeObjective`.
+
+    Args:
+        guide: The segmenter; its weights are frozen here.
+        objective: Weights of the terms.
+        names: Attributes of the first latent dimensions. Those that are areas are turned: one slice
+            shows no volume.
+        train: Training slices, whose spread of areas is the unit.
+        device: Where to train.
+    """
+
+    def __init__(
+        self,
+        guide: Guide,
+        objective: AttributeObjective,
+        names: Sequence[str],
+        train: SliceDataset,
+        device: torch.device,
+    ) -> None:
+        self.guide, self.anatomy = guide, objective.anatomy
+        self.network = guide.network.to(device).eval().requires_grad_(False)
+        found = {k: ATTRIBUTES[name].structure for k, name in enumerate(names) if is_area(name)}
+        self.dimensions = torch.tensor([*found], dtype=torch.long, device=device)
+        self.structures = torch.tensor([HEART.index(s) for s in found.values()], device=device)
+        self.control = objective.control if found else 0.0
+        deviation = AttributeTargets(train, AREAS).deviation / train.pixel_cm2
+        self.deviation = torch.tensor(deviation, dtype=torch.float32, device=device)
+
+    def look(self, batch: Mapping[Any, Tensor], generator: Generator) -> Look:
+        """Draws the turns of a whole batch; what it returns computes the terms of this process's
+        share of it.
+
+        Args:
+            batch: The whole batch, with LABEL if ``anatomy`` is above 0.
+            generator: Draws the turns.
+        """
+        n = len(batch[Keys.IMAGE])
+        device, mine = self.deviation.device, share(n)
+        which = amount = torch.zeros(0)
+        if self.control:
+            which = torch.randint(len(self.dimensions), (n,), generator=generator, device=device)
+            amount = (torch.rand(n, generator=generator, device=device) * 2 - 1) * REACH
+        label = batch[Keys.LABEL][mine] if self.anatomy else None
+        which, amount = which[mine], amount[mine]
+
+        def terms(output: VAEOutput, decode: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+            found = {}
+            logits = self.network(output.reconstruction[:, :1])
+            if label is not None:
+                found["anatomy"] = self.anatomy * batch_mean(mask_distance(logits, label[:, :1]))
+            if self.control:
+                drawn = decode(turned(output.z, self.dimensions[which], amount))
+                before, after = (
+                    soft_areas(seen) / self.deviation
+                    for seen in (logits, self.network(drawn[:, :1]))
+                )
+                distance = control_distance(before, after, self.structures[which], amount)
+                found["control"] = self.control * batch_mean(distance)
+            return found
+
+        return terms
+
+
+def no_guidance(output: VAEOutput, decode: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """Adds no terms."""
+    return {}

@@ -1,0 +1,193 @@
+"""Guidance: what is drawn is compared with what was asked, through a segmenter that is frozen."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from conftest import trained
+from torch import nn
+
+from cardiac_attrivae.data.store import SliceDataset
+from cardiac_attrivae.models.anatomy_terms import (
+    control_distance,
+    mask_distance,
+    soft_areas,
+    turned,
+)
+from cardiac_attrivae.models.networks import BetaVAE
+from cardiac_attrivae.schema import DataError, Keys, VAEOutput
+from cardiac_attrivae.segmentation.guide import build_guide, refuse_guide, train_guide
+from cardiac_attrivae.segmentation.judge import Segmenter
+from cardiac_attrivae.segmentation.judge_training import Training
+from cardiac_attrivae.training.config import load_pipeline
+from cardiac_attrivae.training.guidance import Guidance, Guide
+from cardiac_attrivae.training.objectives import AttriVAEObjective
+from cardiac_attrivae.training.run import load_run
+from cardiac_attrivae.training.workflow import TrainingWorkflow
+
+NAMES = ("LVEDA", "MEDA", "RVEDA")
+OFF = ("objective.control=0", "objective.anatomy=0")
+ON = ("objective.control=1", "objective.anatomy=0.3", "objective.guided_from=0")
+
+
+def quick_guide(train, output, device):
+    """A guide of two steps, which writes nothing beside the store."""
+    return train_guide(train, output, device, training=Training(steps=2, batch_size=4))
+
+
+@pytest.fixture
+def random():
+    return torch.Generator().manual_seed(0)
+
+
+def test_soft_areas_are_sums_of_probabilities(random):
+    logits = torch.randn(3, 4, 5, 5, generator=random, dtype=torch.float64)
+    odds = np.exp(logits.numpy())
+    expected = (odds / odds.sum(1, keepdims=True)).sum((2, 3))[:, 1:]
+    np.testing.assert_allclose(soft_areas(logits), expected, rtol=1e-12)
+
+
+def test_mask_distance_is_one_minus_the_mean_soft_dice(random):
+    logits = torch.randn(3, 4, 6, 6, generator=random)
+    label = torch.randint(4, (3, 1, 6, 6), generator=random)
+    expected = []
+    for seen, mask in zip(logits.softmax(1), label[:, 0], strict=True):
+        parts = [
+            (2 * seen[s][mask == s].sum() + 1) / (seen[s].sum() + (mask == s).sum() + 1)
+            for s in (1, 2, 3)
+        ]
+        expected.append(1 - sum(parts) / 3)
+    np.testing.assert_allclose(mask_distance(logits, label), torch.stack(expected), atol=1e-6)
+
+
+def test_control_distance_is_the_smooth_l1_of_what_was_asked(random):
+    before, after = torch.randn(2, 5, 3, generator=random)
+    structure, amount = torch.tensor([0, 1, 2, 0, 1]), torch.tensor([2.0, -1, 0.5, 0, 1])
+    found = control_distance(before, after, structure, amount)
+    for n in range(5):
+        total = 0.0
+        for s in range(3):
+            error = abs(
+                float(after[n, s] - before[n, s]) - float(amount[n]) * (s == int(structure[n]))
+            )
+            total += error**2 / 0.6 if error < 0.3 else error - 0.15
+        assert float(found[n]) == pytest.approx(total / 3, abs=1e-6)
+
+
+def test_turning_changes_one_dimension_of_each_code(random):
+    z = torch.randn(4, 6, generator=random)
+    which, amount = torch.tensor([0, 5, 2, 2]), torch.tensor([1.0, -2, 0.5, 3])
+    change = turned(z, which, amount) - z
+    np.testing.assert_allclose(change[range(4), which], amount, atol=1e-6)
+    assert (change != 0).sum() == 4
+
+
+class Reader(nn.Module):
+    """Gives each structure, everywhere, the probability that one of four pixels says."""
+
+    def forward(self, image):
+        share = image.flatten(1)[:, 1:]
+        share = torch.cat([1 - share.sum(1, keepdim=True), share], dim=1)
+        return share.log()[:, :, None, None].expand(-1, -1, 2, 2)
+
+
+@pytest.mark.parametrize(("obedience", "obeys"), [(1.0, True), (0.5, False), (0.0, False)])
+def test_control_is_zero_where_the_drawing_obeys(drawn_slices, random, obedience, obeys):
+    def decode(z):
+        pixels = 0.1 + 0.01 * obedience * z
+        return pixels.view(-1, 1, 2, 2)
+
+    guide, objective = Guide(Reader(), "reader", {}), AttriVAEObjective(control=2.0)
+    names = ("RVEDV", *NAMES)  # the first dimension is not turned
+    guidance = Guidance(guide, objective, names, drawn_slices, torch.device("cpu"))
+    guidance.deviation = torch.full((3,), 4 * 0.01)  # four pixels hold a structure's share
+    z = torch.randn(6, 4, generator=random)
+    output = VAEOutput(decode(z), z, z, z)
+    found = guidance.look({Keys.IMAGE: output.reconstruction}, random)(output, decode)
+    assert found.keys() == {"control"}
+    assert (float(found["control"]) < 1e-6) == obeys
+
+
+def test_gradients_reach_the_decoder_and_never_the_guide(drawn_slices, random):
+    vae = BetaVAE(latent_size=8, image_size=32)
+    objective = AttriVAEObjective(control=1.0, anatomy=1.0)
+    guide = Guide(build_guide(0), "guide", {})
+    before = copy.deepcopy(guide.network.state_dict())
+    guidance = Guidance(guide, objective, NAMES, drawn_slices, torch.device("cpu"))
+    batch = {Keys.IMAGE: drawn_slices.images[:6], Keys.LABEL: drawn_slices.labels[:6]}
+    output = vae(batch[Keys.IMAGE], torch.zeros(6, 8))
+    sum(guidance.look(batch, random)(output, vae.decode).values()).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in vae.decoder.parameters())
+    assert all(p.grad is None for p in guide.network.parameters())
+    for name, value in guide.network.state_dict().items():
+        assert torch.equal(value, before[name]), name  # batch norm counts nothing either
+
+
+def test_volumes_are_not_turned(drawn_slices, random):
+    for names, turns in ((("LVEDV", "RVEDA"), {1}), (("LVEDV",), set())):
+        guidance = Guidance(
+            Guide(build_guide(0), "guide", {}), AttriVAEObjective(control=1.0), names,
+            drawn_slices, torch.device("cpu"),
+        )  # fmt: skip
+        assert set(guidance.dimensions.tolist()) == turns
+        assert (guidance.control > 0) == bool(turns)
+
+
+def digest(folder):
+    return {
+        name: value.numpy().tobytes()
+        for name, value in load_run(folder).network.state_dict().items()
+    }
+
+
+def test_weights_of_zero_ask_for_no_guide_and_change_no_bit(acdc_store_all, tmp_path):
+    """`guided_from` is the only other option; without weights it says nothing."""
+    plain = trained(acdc_store_all, tmp_path / "a", *OFF)
+    other = trained(acdc_store_all, tmp_path / "b", *OFF, "objective.guided_from=0.5")
+    assert digest(plain) == digest(other)
+    assert "guide" not in load_run(plain).about
+
+
+@pytest.mark.parametrize("pipeline", ["attri_vae_fast", "attri_sivae_fast"])
+def test_a_guided_run_resumes_as_if_it_had_not_been_interrupted(pipeline, acdc_store_all, tmp_path):
+    data = SliceDataset.open(acdc_store_all)
+    small = ("network.arguments.filters=[4,4,4,8,8]", "objective.vae_epochs=2") * (
+        "sivae" in pipeline
+    )
+    changes = (*ON, *small, "schedule.steps_per_epoch=2", "data.batch_size=6",
+               "objective.guided_from=0.2")  # fmt: skip
+
+    def run(folder, stop=None, **options):
+        workflow = TrainingWorkflow(
+            load_pipeline(pipeline, (*changes, "schedule.epochs=3", "schedule.evaluate_every=1")),
+            data.split("train"), data.split("val"), folder, device="cpu", guide=quick_guide,
+            **options,
+        )  # fmt: skip
+        workflow.initialize()
+        if stop:
+            from ignite.engine import Events
+
+            def interrupt(engine):
+                raise KeyboardInterrupt
+
+            workflow.get_trainer().add_event_handler(Events.EPOCH_COMPLETED(once=stop), interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                workflow.run()
+            return
+        workflow.run()
+        workflow.finalize()
+
+    run(tmp_path / "whole")
+    run(tmp_path / "parts", stop=2)
+    run(tmp_path / "parts", resume=True)
+    assert digest(tmp_path / "whole") == digest(tmp_path / "parts")
+    about = load_run(tmp_path / "whole").about  # no guide at hand
+    assert about["guide"]["network"] == "BasicUNet"
+    assert set(about["guide_cases"]) < set(about["train_cases"])
+    assert (about["guide_cases"].items()) <= (about["train_cases"].items())
+    other = Segmenter(build_guide(1), {}, 0)
+    refuse_guide(about, other)
+    guide = quick_guide(data.split("train"), tmp_path, torch.device("cpu"))
+    with pytest.raises(DataError, match="is the guide"):
+        refuse_guide(about, Segmenter(guide.network, {}, 0))
