@@ -31,8 +31,6 @@ class VAE(nn.Module):
     """
 
     decoder: nn.Module
-    code_layers: tuple[nn.Module, ...] = ()
-    """The linear layer that makes the posterior and the one that takes the code, if there are."""
 
     def __init__(
         self, latent_size: int, image_size: int, channels: int, output: str, smallest: int
@@ -48,6 +46,12 @@ class VAE(nn.Module):
         require("output", output, one_of("sigmoid", "linear"))
         self.latent_size, self.image_size, self.channels = latent_size, image_size, channels
         self.output = output
+
+    @property
+    def code_layers(self) -> tuple[nn.Module, ...]:
+        """The linear layer that makes the posterior, and the one that takes the code; none if the
+        network has others there."""
+        return ()
 
     def posterior_of(self, image: Tensor) -> Tensor:
         """Computes the mean and, behind it, the log of the variance, (N, 2 D)."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from ..data.store import content_hash
 from ..runtime.files import read_json
 from ..runtime.provenance import digest, seal, versions
-from ..runtime.weights import Facts, Weights, open_weights
+from ..runtime.weights import Facts, Weights, open_weights, weights_digest
 from ..runtime.yaml_files import read_yaml
 from ..schema import DataError
 from .config import parse_pipeline
@@ -215,19 +215,26 @@ def _data(folder: Path | None, given: bool, summary: dict[str, Any], model: Fact
 
 
 def _segmenters(folder: Path | None, model: Facts) -> Answer:
-    """Checks the segmenters of the store: their seals, their names, and the model's record."""
+    """Checks the segmenters of the store: their seals, their names, and the model's record. Whether
+    the guide of the run is among them is unknown where it is not: a model works without it."""
+    about = model.get("guide")
+    guide = about.get("sha256") if isinstance(about, dict) else None
     problems, files = [], sorted(folder.glob("segmenters/*.safetensors")) if folder else []
     for file in files:
         try:
-            _, facts, sealed = open_weights(file)
+            weights, facts, sealed = open_weights(file)
         except DataError as error:
             problems.append(str(error))
             continue
+        if guide == weights_digest(weights):
+            guide = None
         before = _recorded(model).get(f"segmenters/{file.name}")
         if not sealed or (before is not None and before != digest(file)):
             problems.append(f"{file} was changed after it was written")
         elif facts.get("fingerprint", file.stem) != file.stem:
             problems.append(f"{file} is the segmenter {facts['fingerprint']} under another name")
+    if guide and not problems:
+        return None, f"the guide that the run was trained through, {short(guide)}, is not there"
     sound = f"{len(files)}, as written" if files else "none"
     return not problems, "; ".join(problems) or sound
 

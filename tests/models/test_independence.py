@@ -10,6 +10,7 @@ from torch import nn
 
 from cardiac_attrivae.models.independence import code_layers, decorrelate, predicting
 from cardiac_attrivae.models.networks import NETWORKS
+from cardiac_attrivae.models.vae import VAE
 
 SIZES = {"BetaVAE": {}, "SoftIntroVAE": {"filters": [4, 8]}}
 
@@ -72,6 +73,7 @@ def test_it_changes_nothing_the_second_time_or_without_trained_dimensions(networ
             np.testing.assert_allclose(value, once[name], atol=1e-12)
 
 
-def test_a_network_that_does_not_show_its_layers_is_refused():
-    with pytest.raises(ValueError, match="Identity has no code_layers"):
-        code_layers(nn.Identity())
+@pytest.mark.parametrize("network", [nn.Identity(), VAE(4, 16, 1, "linear", 8)])
+def test_a_network_that_does_not_show_its_layers_is_refused(network):
+    with pytest.raises(ValueError, match="has no code_layers"):
+        code_layers(network)
