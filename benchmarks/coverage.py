@@ -75,7 +75,7 @@ def simulate(n: int, seed: int, rounds: int) -> list[Score]:
     return [
         *(row._replace(low=low, high=high) for row, (low, high) in zip(found, ends, strict=True)),
         *held_out(source, table, rounds, seed),
-        *leakage(table, rounds=rounds, seed=seed),
+        *leakage(table, seed=seed),
         *dci(table, rounds=rounds, seed=seed),
         *control_scores(drawn_hearts(n, rng), np.array([5.0, 3.0, 6.0]), rounds, seed),
         *patient_means(images_of(n, rng), table.cases, rounds, seed),

@@ -36,7 +36,7 @@ def measure(n: int, train: int, d: int, perfect: bool, rounds: int, seed: int) -
     rows = [
         *estimate(test, rounds=rounds),
         *held_out(source, test, rounds=1),
-        *leakage(test, rounds=1),
+        *leakage(test),
         *dci(test, rounds=rounds),
     ]
     return {row.metric: row for row in rows if row.attribute == "mean"}

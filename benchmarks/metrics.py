@@ -141,7 +141,7 @@ def main() -> None:
             ("bootstrap", lambda: bootstrap(test, options.rounds)),
             ("permutations", lambda: permutation_null(test, options.rounds)),
             ("held out", lambda: held_out(train, test, rounds=options.rounds)),
-            ("leakage", lambda: leakage(test, rounds=options.rounds)),
+            ("leakage", lambda: leakage(test)),
             ("DCI", lambda: dci(test, rounds=options.rounds)),
         ):
             start, busy = time.perf_counter(), time.process_time()

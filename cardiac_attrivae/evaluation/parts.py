@@ -32,7 +32,7 @@ from ..training.run import load_run
 from .passes import codes_of
 from .score import Known, Scored, score_model
 
-FORMAT = 3
+FORMAT = 4
 """Format of a part; raised when what is measured changes."""
 PACKAGES = ("monai", "numpy", "scikit-learn", "scipy", "torch")
 

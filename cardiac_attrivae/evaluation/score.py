@@ -134,7 +134,7 @@ def _code_scores(
     if not draws.size:
         return score(table)
     rows = estimate(table, rounds=rounds, drawn=draws)
-    rows += leakage(table, rounds=rounds) + dci(table, rounds=rounds)
+    rows += leakage(table) + dci(table, rounds=rounds)
     return rows + (held_out(known, table, rounds) if known is not None else [])
 
 

@@ -6,10 +6,11 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import stdtrit
 
 from .metric import MEAN, Score, find
 from .patients import FEWEST, draw_patients, rows_of_patients
@@ -17,6 +18,9 @@ from .scales import PLAIN, Scale
 
 LEVEL = 0.95
 """Coverage of every interval, and quantile of the null distribution."""
+
+Ends = Callable[[float, np.ndarray, Scale], tuple[float, float]]
+"""`interval` or `jackknife`."""
 
 
 def interval(value: float, drawn: np.ndarray, scale: Scale = PLAIN) -> tuple[float, float]:
@@ -41,8 +45,40 @@ def interval(value: float, drawn: np.ndarray, scale: Scale = PLAIN) -> tuple[flo
     """
     spread = scale.to(drawn)
     quantiles = np.quantile(spread - spread.mean(), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return _ends(value, quantiles, scale)
+
+
+def jackknife(value: float, left_out: np.ndarray, scale: Scale = PLAIN) -> tuple[float, float]:
+    r"""Computes the ends of the 95 % interval of a score that draws with replacement would spoil.
+
+    .. math:: s^2 = \frac{G - 1}{G} \sum_g (\theta_g - \bar\theta)^2
+
+    on the scale of the score, and an end is Student's t of G - 1 degrees of freedom times s away.
+
+    Args:
+        value: The score.
+        left_out: The score without each of G groups of patients in turn, (G,).
+        scale: Scale of the score, as its entry says.
+
+    References:
+        | A general theory for jackknife variance estimation (Shao & Wu, 1989)
+
+    Example:
+        >>> mean_without_each_patient = (10 - np.arange(5.0)) / 4
+        >>> low, high = jackknife(2.0, mean_without_each_patient)  # 2 -+ 2.78 sqrt(2.5 / 5)
+        >>> round(low, 2), round(high, 2)
+        (0.04, 3.96)
+    """
+    spread, g = scale.to(left_out), len(left_out)
+    error = np.sqrt((g - 1) / g * ((spread - spread.mean()) ** 2).sum())
+    reach = stdtrit(g - 1, (1 + LEVEL) / 2) * error
+    return _ends(value, np.array([-reach, reach]), scale)
+
+
+def _ends(value: float, steps: np.ndarray, scale: Scale) -> tuple[float, float]:
+    """Steps away from a score on its scale, and stays in its range."""
     place = scale.to(np.asarray(value))
-    ends = value + scale.back(place + quantiles) - scale.back(place)  # exact at the end of a range
+    ends = value + scale.back(place + steps) - scale.back(place)  # exact at the end of a range
     low, high = np.clip(ends, *scale.limits)
     # rounding on the scale may put an end on the wrong side of a value that never varies
     return float(np.minimum(low, value)), float(np.maximum(high, value))
@@ -164,6 +200,7 @@ def with_mean(
     values: np.ndarray,
     drawn: np.ndarray,
     dimensions: Sequence[int | None],
+    ends: Ends = interval,
 ) -> list[Score]:
     """Makes a score of each attribute, and one of their mean, with intervals over patients.
 
@@ -174,6 +211,7 @@ def with_mean(
         values: The metric of each attribute, (K,).
         drawn: The same of each draw of patients, (rounds, K).
         dimensions: Latent dimension that each attribute was read from, length K.
+        ends: `interval`, or `jackknife` if ``drawn`` leaves out groups of patients.
 
     Example:
         >>> drawn = np.array([[0.7, 0.5], [0.9, 0.7]])
@@ -187,7 +225,7 @@ def with_mean(
     n, patients = len(cases), len(set(cases))
     return [
         Score(
-            metric, name, float(value), *interval(value, spread, find(metric).scale),
+            metric, name, float(value), *ends(value, spread, find(metric).scale),
             n=n, patients=patients, dimension=dim,
         )
         for name, value, spread, dim in columns

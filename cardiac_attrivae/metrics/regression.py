@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,13 +19,11 @@ from ..schema import LatentTable
 from .codes import Values, tabulate
 from .disentanglement import completeness, disentanglement, pick
 from .information import mutual_information
-from .intervals import with_mean
+from .intervals import jackknife, with_mean
 from .metric import Good, Metric, Score, Section, table_of
 from .patients import (
     as_table,
     checked,
-    draw_patients,
-    drawn_rows,
     permute_patients,
     rows_of_patients,
 )
@@ -33,6 +32,8 @@ from .uncertainty import estimates
 
 MOST_STEPS = 10_000
 """Most steps of a lasso's coordinate descent; it stops earlier."""
+GROUPS = 10
+"""Groups of patients that are left out in turn for an interval; fewer where patients are fewer."""
 
 
 def explained(measured: np.ndarray, predicted: np.ndarray, means: np.ndarray) -> np.ndarray:
@@ -47,8 +48,8 @@ def explained(measured: np.ndarray, predicted: np.ndarray, means: np.ndarray) ->
         >>> explained(np.array([[1.0], [3.0]]), np.array([[2.0], [3.0]]), np.array([[2.0], [1.0]]))
         array([0.8])
     """
-    squared, total = _squares(measured, predicted, means)
-    return 1 - squared.sum(axis=0) / total.sum(axis=0)
+    total = np.where(np.ptp(measured, axis=0) > 0, (measured - means) ** 2, np.nan)
+    return 1 - ((measured - predicted) ** 2).sum(axis=0) / total.sum(axis=0)
 
 
 PREDICTED: dict[str, Metric[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = table_of(
@@ -86,22 +87,20 @@ def leakage(
     attributes: ArrayLike | None = None,
     *,
     folds: int = 5,
-    rounds: int = 1000,
     seed: int = 0,
 ) -> list[Score]:
     """Predicts each attribute from all dimensions but its own, in patients left out of the fit.
 
     The score is `explained`. The fit is a ridge regression, because D may exceed N; its penalty is
     chosen by leave-one-out within the fitted folds. The dimension left out is the trained one, or
-    else that of the largest information in the fitted folds.
+    else that of the largest information in the fitted folds. For the interval everything is fitted
+    again without each tenth of the patients, see `jackknife`.
 
     Args:
         codes: A table with names, or codes (N, D) of as many patients, D >= 2.
         attributes: Attribute values (N, K) or (N,), if codes are an array.
         folds: Parts that the patients are divided into, 2 or more.
-        rounds: Draws of patients, after prediction: intervals ignore the spread of the fits, so
-            they are too short (docs/evidence/coverage.md).
-        seed: Seed of the folds, the draws and the jitter that breaks ties.
+        seed: Seed of the folds, and of the jitter that breaks ties.
 
     Returns:
         A score per attribute and their mean, metric ``Leakage``; nan for a constant attribute.
@@ -113,7 +112,7 @@ def leakage(
         >>> attribute = np.arange(20.0)
         >>> alone = np.column_stack([attribute, np.cos(attribute)])
         >>> twice = np.column_stack([attribute, attribute])
-        >>> [round(leakage(codes, attribute, rounds=9)[0].value, 1) for codes in (alone, twice)]
+        >>> [round(leakage(codes, attribute)[0].value, 1) for codes in (alone, twice)]
         [-0.0, 1.0]
     """
     table = as_table(codes, attributes)
@@ -122,16 +121,19 @@ def leakage(
     if d < 2:
         raise ValueError(f"codes have D = {d} dimensions; expected D >= 2: one and the others")
     pick(np.zeros((d, len(table.names))), table.dimensions)  # raises if one is out of range
-    counts = draw_patients(table.cases, rounds, seed)
-    split, predicted = _folds(table.cases, folds, seed), np.empty_like(y)
-    for train, test in split.split():
+
+    def predict(train: np.ndarray, test: np.ndarray) -> np.ndarray:
         best = mutual_information(x[train], y[train], seed=seed).argmax(axis=0)
         ridge = RidgeCV(alphas=len(train) * np.logspace(-4, 4, 17))  # penalties in units of N
+        predicted = np.empty((len(test), y.shape[1]))
         for k, dim in enumerate(table.dimensions):
             others = np.delete(x, best[k] if dim is None else dim, axis=1)
             fitted = make_pipeline(StandardScaler(), ridge).fit(others[train], y[train, k])
-            predicted[test, k] = fitted.predict(others[test])
-    return _left_out("Leakage", table, predicted, split, counts, table.dimensions)
+            predicted[:, k] = fitted.predict(others[test])
+        return predicted
+
+    fold = _folds(table.cases, folds, seed)
+    return _left_out("Leakage", table, fold, predict, table.dimensions)
 
 
 def dci(
@@ -149,16 +151,15 @@ def dci(
     patients left out, with the penalty chosen among the others; the paper reports an error.
 
     The few dimensions that a lasso picks from noise look disentangled and complete, so the first
-    two have a null distribution: attributes of other patients, with the penalty held as in the
-    draws.
+    two have a null distribution: attributes of other patients, with the penalty held. For intervals
+    all is fitted again, penalty included, without each tenth of the patients, see `jackknife`.
 
     Args:
         codes: A table with names, or codes (N, D) of as many patients.
         attributes: Attribute values (N, K) or (N,), if codes are an array.
         folds: Parts that the patients are divided into, 2 or more.
-        rounds: Draws of patients, and as many permutations: for importance with the penalty held,
-            and for Informativeness after prediction, as in `leakage`.
-        seed: Seed of the folds, the draws and the permutations.
+        rounds: Permutations.
+        seed: Seed of the folds and the permutations.
 
     Returns:
         Disentanglement (one number) and Completeness (per attribute, and mean), with a null
@@ -178,63 +179,82 @@ def dci(
     """
     table = as_table(codes, attributes)
     x, y = checked(table.codes, table.attributes, table.names)
-    n, cases = len(x), table.cases
+    n, everyone, fold = len(x), np.arange(len(x)), _folds(table.cases, folds, seed)
 
-    def measure(rows: np.ndarray, origin: np.ndarray, penalties: Sequence[float]) -> list[Score]:
-        return tabulate(_importance(x[rows], y[origin], penalties), table.names, n, DCI)
+    def measure(codes: np.ndarray, a: np.ndarray, penalties: Sequence[float]) -> list[Score]:
+        return tabulate(_importance(codes, a, penalties), table.names, n, DCI)
 
-    counts, everyone = draw_patients(table.cases, rounds, seed), np.arange(n)
-    permuted = permute_patients(table.cases, rounds, seed)
-    split, predicted = _folds(table.cases, folds, seed), np.empty_like(y)
+    def penalties_of(rows: np.ndarray) -> list[float]:
+        lassos = (_lasso(fold[rows]).fit(x[rows], column[rows])[-1] for column in y.T)
+        return [lasso.regressor_.alpha_ for lasso in lassos]
+
+    @cache
+    def inner(left_out: int) -> np.ndarray:
+        """Folds (N,) of the patients outside one fold, within which a penalty is chosen."""
+        rows, within = np.flatnonzero(fold != left_out), np.empty(n, dtype=int)
+        cases = [table.cases[row] for row in rows]
+        within[rows] = _folds(cases, min(folds, len(set(cases))), seed)
+        return within
+
+    def predict(train: np.ndarray, test: np.ndarray) -> np.ndarray:
+        lasso = _lasso(inner(int(fold[test[0]]))[train])
+        return np.column_stack([lasso.fit(x[train], a[train]).predict(x[test]) for a in y.T])
+
     # a lasso may stop a little early where D > N
     with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
-        lassos = [_lasso(cases, folds, seed).fit(x, column)[-1] for column in y.T]
-        penalties = [lasso.regressor_.alpha_ for lasso in lassos]
-        found = measure(everyone, everyone, penalties)
-        drawn = [measure(rows, rows, penalties) for rows in drawn_rows(counts)]
-        null = [measure(everyone, origin, penalties) for origin in permuted]
-        for train, test in split.split():
-            for k, column in enumerate(y.T):
-                fitted = _lasso([cases[row] for row in train], folds, seed).fit(
-                    x[train], column[train]
-                )
-                predicted[test, k] = fitted.predict(x[test])
-    of_draws, of_null = (np.array([[s.value for s in r] for r in rows]) for rows in (drawn, null))
-    return [
-        *estimates(found, of_draws, of_null, len(set(table.cases))),
-        *_left_out("Informativeness", table, predicted, split, counts, [None] * len(table.names)),
-    ]
+        penalties, standardised = penalties_of(everyone), _standardised(x)
+        found = measure(standardised, y, penalties)
+        without = [
+            measure(_standardised(x[rows]), y[rows], penalties_of(rows))
+            for rows in _without_groups(table.cases)
+        ]
+        permuted = permute_patients(table.cases, rounds, seed)
+        null = [measure(standardised, y[origin], penalties) for origin in permuted]
+        informed = _left_out("Informativeness", table, fold, predict, [None] * len(table.names))
+    left_out, of_null = (np.array([[s.value for s in r] for r in rows]) for rows in (without, null))
+    return [*estimates(found, left_out, of_null, len(set(table.cases)), jackknife), *informed]
 
 
-def _folds(cases: Sequence[str], folds: int, seed: int) -> PredefinedSplit:
-    """Divides patients into folds at random; the rows of a patient are in one fold."""
+def _folds(cases: Sequence[str], folds: int, seed: int) -> np.ndarray:
+    """Divides patients into folds at random, (N,); the rows of a patient are in one fold."""
     patients = rows_of_patients(cases, fewest=1)
     if not 2 <= folds <= len(patients):
         raise ValueError(f"folds is {folds}; expected 2 to {len(patients)}, the number of patients")
     fold = np.empty(len(cases), dtype=int)
     for place, patient in enumerate(np.random.default_rng(seed).permutation(len(patients))):
         fold[patients[patient]] = place % folds
-    return PredefinedSplit(fold)
+    return fold
 
 
-def _lasso(cases: Sequence[str], folds: int, seed: int) -> Pipeline:
-    """A lasso on standardised columns, its penalty chosen by cross-validation over patients."""
-    split = _folds(cases, min(folds, len(set(cases))), seed)
+def _without_groups(cases: Sequence[str]) -> list[np.ndarray]:
+    """Lists the rows that are left without each of `GROUPS` groups of patients.
+
+    Their seed is not that of the folds: a group that is a fold would leave a fit as it was.
+    """
+    group = _folds(cases, min(GROUPS, len(rows_of_patients(cases))), seed=GROUPS)
+    return [np.flatnonzero(group != g) for g in np.unique(group)]
+
+
+def _lasso(fold: np.ndarray) -> Pipeline:
+    """A lasso on standardised columns, its penalty chosen by cross-validation over folds (N,)."""
     # 1 is the largest correlation there can be, so the grid starts at a fit of nothing
+    split = PredefinedSplit(fold)
     lasso = LassoCV(alphas=np.logspace(0, -2, 20), cv=split, max_iter=MOST_STEPS)
     return make_pipeline(
         StandardScaler(), TransformedTargetRegressor(lasso, transformer=StandardScaler())
     )
 
 
+def _standardised(values: np.ndarray) -> np.ndarray:
+    """Standardises columns, in a row of memory each, so that the solver copies nothing."""
+    return np.asfortranarray(StandardScaler().fit_transform(values))
+
+
 def _importance(
-    codes: np.ndarray, attributes: np.ndarray, penalties: Sequence[float]
+    standardised: np.ndarray, attributes: np.ndarray, penalties: Sequence[float]
 ) -> np.ndarray:
     """Computes absolute coefficients (D, K) of a lasso per attribute, with known penalties (K,)."""
-    # columns in a row of memory, as the solver wants them if nothing is to be checked or copied
-    x, y = (
-        np.asfortranarray(StandardScaler().fit_transform(values)) for values in (codes, attributes)
-    )
+    x, y = standardised, _standardised(attributes)
     options = {"max_iter": MOST_STEPS, "precompute": False, "check_input": False}
     paths = [lasso_path(x, y[:, j], alphas=[a], **options) for j, a in enumerate(penalties)]
     return np.abs([coefficients[:, 0] for _, coefficients, _ in paths]).T
@@ -243,25 +263,30 @@ def _importance(
 def _left_out(
     metric: str,
     table: LatentTable,
-    predicted: np.ndarray,
-    split: PredefinedSplit,
-    counts: np.ndarray,
+    fold: np.ndarray,
+    predict: Callable[[np.ndarray, np.ndarray], np.ndarray],
     dimensions: Sequence[int | None],
 ) -> list[Score]:
-    """Scores predictions (N, K) of left-out patients, with intervals over draws (rounds, N)."""
-    measured = np.asarray(table.attributes, dtype=float)
-    means = np.empty_like(measured)
-    for train, test in split.split():
-        means[test] = [column[train].mean() for column in measured.T]
-    squared, total = _squares(measured, predicted, means)
-    drawn = 1 - (counts @ squared) / (counts @ total)
-    values = PREDICTED[metric](measured, predicted, means)
-    return with_mean(metric, table.names, table.cases, values, drawn, dimensions)
+    """Scores predictions of left-out patients, with `jackknife` intervals.
 
+    Args:
+        metric: Name of an entry of `PREDICTED`.
+        table: Codes and attributes.
+        fold: Fold of each row, (N,).
+        predict: Takes the rows to fit on and the rows (M,) to predict; returns attributes (M, K).
+        dimensions: Latent dimension of each attribute, for the table.
+    """
+    y = np.asarray(table.attributes, dtype=float)
 
-def _squares(
-    measured: np.ndarray, predicted: np.ndarray, means: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Squared errors of predictions and of means (N, K); the latter nan for a constant."""
-    total = np.where(np.ptp(measured, axis=0) > 0, (measured - means) ** 2, np.nan)
-    return (measured - predicted) ** 2, total
+    def measure(rows: np.ndarray) -> np.ndarray:
+        predicted, means = np.empty_like(y), np.empty_like(y)
+        for left_out in np.unique(fold[rows]):
+            away = fold[rows] == left_out
+            train, test = rows[~away], rows[away]
+            predicted[test] = predict(train, test)
+            means[test] = [column[train].mean() for column in y.T]
+        return PREDICTED[metric](y[rows], predicted[rows], means[rows])
+
+    values = measure(np.arange(len(y)))
+    without = np.array([measure(rows) for rows in _without_groups(table.cases)])
+    return with_mean(metric, table.names, table.cases, values, without, dimensions, jackknife)

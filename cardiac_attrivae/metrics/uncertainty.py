@@ -33,7 +33,7 @@ from ..schema import LatentTable
 from .codes import SCORES, score, tabulate
 from .dependence import Dependence
 from .information import mutual_information, self_information
-from .intervals import LEVEL, corrected, interval, share_above
+from .intervals import LEVEL, Ends, corrected, interval, share_above
 from .metric import Score, find
 from .patients import (
     as_table,
@@ -85,9 +85,15 @@ def estimate(
 
 
 def estimates(
-    scores: Sequence[Score], drawn: np.ndarray, null: np.ndarray, patients: int
+    scores: Sequence[Score],
+    drawn: np.ndarray,
+    null: np.ndarray,
+    patients: int,
+    ends: Ends = interval,
 ) -> list[Score]:
     """Adds to scores (S) what their draws (rounds, S) and permutations (rounds, S) say.
+
+    ``ends`` is `jackknife` if ``drawn`` are the scores without groups of patients.
 
     Example:
         >>> drawn, null = np.array([[0.6], [0.8]]), np.array([[0.1], [0.3]])
@@ -97,7 +103,7 @@ def estimates(
     """
     found = []
     for row, draws, permuted in zip(scores, drawn.T, null.T, strict=True):
-        low, high = interval(row.value, draws, find(row.metric).scale)
+        low, high = ends(row.value, draws, find(row.metric).scale)
         mean = permuted.mean()
         found.append(
             row._replace(
