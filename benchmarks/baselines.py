@@ -2,8 +2,9 @@
 
     python benchmarks/baselines.py --data STORE
 
-Only training patients are asked. Those of the train split of a store that ``preprocess`` wrote are predicted in five folds, each
-by a ridge that was not fitted on them; the folds are drawn five times. Prints R2 of each attribute.
+Only the training patients of a store that ``preprocess`` wrote are asked: each is predicted by a
+ridge that was fitted on four other fifths. The fifths are drawn five times. Prints R2 of each
+attribute.
 """
 
 import argparse

@@ -72,7 +72,7 @@ def coarse(images: Tensor) -> np.ndarray:
 
 
 def ridge() -> RidgeCV:
-    """Makes the regression on coarse pictures; it chooses its penalty on the patients it is fitted on.
+    """Makes the regression on coarse pictures; it chooses its penalty on those it is fitted on.
 
     Pixels stay in [0, 1], their common unit: standardising would blow up those at the border of the
     heart, which are black in most patients. `benchmarks/baselines.py` measures both.
