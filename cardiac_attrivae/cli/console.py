@@ -47,6 +47,8 @@ def explained(command: Callable[..., None]) -> Callable[..., None]:
             warnings.showwarning = warn
             try:
                 command(**options)
+            except BrokenPipeError:
+                raise  # the reader has seen enough, as head: click ends quietly
             except (ValueError, OSError, FloatingPointError) as error:
                 if os.environ.get(TRACEBACK):
                     raise
@@ -81,6 +83,16 @@ def printable(text: str) -> str:
         for character in text
     )
     return spelled.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def open_closed_streams() -> None:
+    """Lets output go nowhere where a standard stream was closed, as by ``>&-`` or a daemon.
+
+    Files that are opened later could otherwise take the number of the stream, and its messages.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # open until the end
 
 
 def say(message: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import click
 
 from ..runtime.provenance import __version__
+from .console import open_closed_streams
 from .data import check, phantom, preprocess
 from .drawing import explore, generate, traverse
 from .evaluation import cross_domain_eval, report
@@ -24,6 +25,7 @@ def main() -> None:
 
     The usual order: check, preprocess, train, cross-domain-eval, report. Try demo first.
     """
+    open_closed_streams()
 
 
 for command in (

@@ -70,7 +70,11 @@ def methods_side_by_side(
 
     heads = [fitted(caption, SIDE, 8) for caption in captions]
     top = LINE * max(len(head.splitlines()) for head in heads)
-    figure, axes = _grid(1 + 2 * len(rebuilt), n, right=0.65, top=top, below=LINE * bool(scores))
+    names = {name: fitted(method_label(name), SIDE, 8, lines=5) for name in rebuilt}
+    left = LINE * max(0, *(len(text.splitlines()) - 2 for text in names.values()))
+    figure, axes = _grid(
+        1 + 2 * len(rebuilt), n, left=left, right=0.65, top=top, below=LINE * bool(scores)
+    )
     for k in range(n):
         _show(axes[0, k], originals[k])
         axes[0, k].set_title(heads[k], fontsize=8, pad=3)
@@ -81,7 +85,7 @@ def methods_side_by_side(
             _show(above[k], rebuilt[name][k])
             if scores:
                 above[k].set_xlabel(f"SSIM {scores[name][k]:.2f}", fontsize=7, labelpad=1)
-        above[0].set_ylabel(fitted(method_label(name), SIDE, 9), fontsize=9)
+        above[0].set_ylabel(names[name], fontsize=8)
         below[0].set_ylabel("absolute error", fontsize=9)
     errors = [np.abs(originals.astype(float) - images) for images in rebuilt.values()]
     _show_errors(axes[2::2], np.stack(errors))

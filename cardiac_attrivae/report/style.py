@@ -36,6 +36,8 @@ SYMBOLS = {"cm2": "cm²"}
 
 PAPER, INK = (255, 255, 255), (20, 20, 20)
 DPI = 150
+BESIDE = 0.75
+"""Inches that a name of a legend needs besides its letters: the marker, and space."""
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -75,15 +77,20 @@ def legend(
     *,
     lines: bool = False,
 ) -> None:
-    """Puts names above the figure, with their markers, on lines or not."""
+    """Puts names above the figure, with their markers, on lines or not; long ones are wrapped."""
+    width = figure.get_figwidth()
     handles = [
-        Line2D([], [], color=drawn.colour, marker=drawn.marker, ms=5, lw=1.4, label=label(name),
-               ls=drawn.dash if lines else "")
+        Line2D([], [], color=drawn.colour, marker=drawn.marker, ms=5, lw=1.4,
+               ls=drawn.dash if lines else "",
+               label=fitted(label(name), width - BESIDE, 8, lines=4))
         for name, drawn in look.items()
     ]  # fmt: skip
+    rows = [row for handle in (*handles, *more) for row in str(handle.get_label()).splitlines()]
+    longest = max((font(4 * 8).getlength(row) / (4 * 72) for row in rows), default=0)
     figure.legend(
         handles=[*handles, *more], loc="outside upper left", fontsize=8, frameon=False,
-        handlelength=3 if lines else 1.5, ncols=max(1, int(figure.get_figwidth() / 1.9)),
+        handlelength=3 if lines else 1.5,
+        ncols=max(1, int(width / max(1.9, longest + BESIDE))),
     )  # fmt: skip
 
 
@@ -134,16 +141,23 @@ def font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def wrap(caption: str, font: ImageFont.FreeTypeFont, width: float, lines: int = 2) -> list[str]:
-    """Wraps a caption to at most ``lines`` lines of ``width`` pixels, the last one shortened."""
-    words = caption.split()
+    """Wraps a caption to at most ``lines`` lines of ``width`` pixels, the last one shortened.
+
+    Lines end at spaces, or after a plus: names of methods list attributes so.
+    """
+    words = caption.replace("+", "+ ").split()
     wrapped: list[str] = []
     while words and len(wrapped) < lines - 1:
         count = len(words)
-        while count > 1 and font.getlength(" ".join(words[:count])) > width:
+        while count > 1 and font.getlength(_joined(words[:count])) > width:
             count -= 1
-        wrapped.append(shorten(" ".join(words[:count]), font, width))
+        wrapped.append(shorten(_joined(words[:count]), font, width))
         words = words[count:]
-    return [*wrapped, shorten(" ".join(words), font, width)] if words else wrapped
+    return [*wrapped, shorten(_joined(words), font, width)] if words else wrapped
+
+
+def _joined(words: Sequence[str]) -> str:
+    return " ".join(words).replace("+ ", "+")
 
 
 def shorten(line: str, font: ImageFont.FreeTypeFont, width: float) -> str:

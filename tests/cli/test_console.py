@@ -1,12 +1,19 @@
 """What the console prints: nothing that a terminal obeys, nothing wider than it is."""
 
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
 from cardiac_attrivae.cli import console
+from cardiac_attrivae.data.phantom import write_phantoms
+
+ROOT = Path(__file__).parents[2]
 
 TABLE = """# Scores
 
@@ -57,6 +64,19 @@ def test_a_table_wider_than_the_terminal_becomes_a_list_and_keeps_every_value(wi
     assert ("| attri" in shown) == (width >= 46)
     for text in ("*home*", "attri", ".99 [.98, 1.0]", "LVEDA", "MEDA"):
         assert text in shown
+
+
+@pytest.mark.parametrize(("closed", "code"), [(">&-", 0), ("2>&-", 0), ("| true", 1)])
+def test_output_that_nobody_reads_is_no_error(closed, code, tmp_path):
+    command = f"{sys.executable} -u -m cardiac_attrivae check --dataset acdc --source hearts"
+    write_phantoms("acdc", tmp_path / "hearts", cases=2, cine=False)
+    told = subprocess.run(
+        ["bash", "-c", f"{command} {closed}; exit ${{PIPESTATUS[0]}}"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert told.returncode == code, told.stderr
+    assert "Error" not in told.stderr
+    assert "Traceback" not in told.stderr
 
 
 def test_errors_of_the_system_and_of_names_become_sentences():

@@ -31,6 +31,19 @@ def seen_looks(figure):
     ]
 
 
+def test_long_names_of_methods_stay_within_the_picture_and_differ(drawn):
+    few, all_ = ("LVEDA+MEDA+RVEDA", "LVEDA+MEDA+RVEDA+LVEDV+MEDV+RVEDV")
+    long = [f"attri_vae_fast (attributes={names})" for names in (few, all_)]
+    table = patients().replace(dict(zip(METHODS, (*long, "beta_vae"), strict=True)))
+    charts.distributions(table, "d.png", "SSIM", {"acdc → acdc": 0.5})
+    (figure,) = drawn
+    figure.draw_without_rendering()
+    assert figure.legends[0].get_window_extent().x1 <= figure.bbox.x1
+    names = ["".join(text.split()) for text in legend(figure)]
+    assert names[0] != names[1]
+    assert names[1].endswith("MEDV+RVEDV)")
+
+
 # ------------------------------------------------------------------------ scores
 
 
