@@ -129,6 +129,9 @@ ATTRIBUTES: dict[str, Attribute] = {
     attribute.name: attribute for make in (_volume, _area) for attribute in map(make, HEART)
 }
 
+VOLUMES = tuple(_volume(structure).name for structure in HEART)
+"""The volumes of all structures, in the order of `HEART`."""
+
 AREAS = tuple(_area(structure).name for structure in HEART)
 """The areas of all structures in a slice, in the order of `HEART`."""
 

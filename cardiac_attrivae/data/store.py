@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..attributes import AREAS, ATTRIBUTES, check_names, measure, pixel_counts
+from ..attributes import AREAS, ATTRIBUTES, VOLUMES, check_names, measure, pixel_counts
 from ..runtime.contents import require_store
 from ..runtime.files import read_json
 from ..runtime.provenance import digest, seal
@@ -346,15 +346,17 @@ class SliceDataset(Dataset[dict[str, Any]]):
         return self.take(np.flatnonzero(self.is_basal))
 
     def fingerprints(self) -> dict[str, str]:
-        """Returns a digest of the most basal slice and mask of each case.
+        """Returns digests of the most basal slice and mask of each case, and of its volumes.
 
-        The same patient has the same digest under another id or split, if cropped in the same way.
+        A patient under another id or split has the same first digest if cropped in the same way, and
+        the same second one, of all digits of spacing and volumes, if the mask is the same.
         """
         found, basal = {}, self.basal()
+        volumes = basal.cases[[*SPACING, *VOLUMES]].to_numpy(np.float64)
         for row, case in enumerate(basal.cases["case"]):
-            slices = basal.read([row]).values()
-            digest = hashlib.sha256(b"".join(field.numpy().tobytes() for field in slices))
-            found[case] = digest.hexdigest()[:16]
+            slices = b"".join(field.numpy().tobytes() for field in basal.read([row]).values())
+            parts = (slices, volumes[row].tobytes())
+            found[case] = " ".join(hashlib.sha256(part).hexdigest()[:16] for part in parts)
         return found
 
     @property

@@ -119,8 +119,9 @@ def _methods(models: Mapping[str, Run]) -> dict[str, str]:
 def check_unseen(runs: Sequence[Run], dataset: SliceDataset, split: str) -> list[str]:
     """Checks that the patients to score were not trained on; returns what could not be checked.
 
-    Patients are compared by their ids within one data set, and by the content of their slices
-    everywhere: the same patient under another id or split is found, if cropped in the same way.
+    Patients are compared by their ids within one data set, and by the digests of `fingerprints`
+    everywhere: the same patient under another id or split is found, if cropped in the same way or
+    with the same mask.
 
     Args:
         runs: Models.
@@ -135,12 +136,10 @@ def check_unseen(runs: Sequence[Run], dataset: SliceDataset, split: str) -> list
     notes: list[str] = []
     scored: dict[str, str] | None = None
     for run in runs:
-        trained_on, name = run.about.get("content_hash"), run.about["train_dataset"]
-        if trained_on == dataset.info["content_hash"]:
-            continue  # the store that it was trained on, whose splits share no patient
-        known = run.about.get("train_cases")
+        known, name = run.about.get("train_cases"), run.about["train_dataset"]
+        other = run.about.get("content_hash") != dataset.info["content_hash"]
         if not isinstance(known, dict):
-            if name == dataset.name:
+            if other and name == dataset.name:
                 notes.append(
                     f"{run.folder.name} was trained on another store of {name} and does not say on "
                     f"which patients: some of the {split} patients of {dataset.folder.name} may be "
@@ -148,15 +147,26 @@ def check_unseen(runs: Sequence[Run], dataset: SliceDataset, split: str) -> list
                 )
             continue
         scored = dataset.split(split).fingerprints() if scored is None else scored
-        slices = set(known.values())
-        seen = [case for case, digest in scored.items()
-                if digest in slices or (name == dataset.name and case in known)]  # fmt: skip
+        marks = {digest for digests in known.values() for digest in digests.split()}
+        seen = [case for case, digests in scored.items()
+                if marks & set(digests.split()) or (name == dataset.name and case in known)]  # fmt: skip
         if seen:
             some = ", ".join(seen[:3]) + (", ..." if len(seen) > 3 else "")
+            advice = (
+                "Give the store that it was trained on, or train it again on this one"
+                if other
+                else "The same scans are in two splits: list them under 'duplicates' in the "
+                "manifest, preprocess with --drop-duplicates, and train again"
+            )
             raise DataError(
                 f"{run.folder} was trained on {len(seen)} of the {len(scored)} {split} patients of "
-                f"{dataset.folder} ({some}): they are not unseen. Give the store that it was "
-                "trained on, or train it again on this one"
+                f"{dataset.folder} ({some}): they are not unseen. {advice}"
+            )
+        if known and name == dataset.name and not known.keys() & set(dataset.cases["case"]):
+            notes.append(
+                f"{run.folder.name} was trained on patients of {name} under other ids than those "
+                f"of {dataset.folder.name}, such as pseudonyms: only slices and volumes could be "
+                "compared"
             )
     return notes
 

@@ -251,7 +251,8 @@ def _pictures(folder: Path, about: Mapping[str, Any]) -> Iterator[tuple[str, Pic
 def _webp(file: Path) -> str:
     """Packs a picture as WebP, a fifth of its PNG, so that a page of forty is small to send."""
     try:
-        with Image.open(file) as picture, io.BytesIO() as packed:
+        # of any other format, Pillow hands PostScript to Ghostscript, which runs it
+        with Image.open(file, formats=("PNG",)) as picture, io.BytesIO() as packed:
             picture.convert("RGB").save(packed, "WEBP", quality=88, method=4)
             return "data:image/webp;base64," + base64.b64encode(packed.getvalue()).decode()
     except (OSError, ValueError, Image.DecompressionBombError) as error:

@@ -45,7 +45,7 @@ class _PlainLoader(yaml.SafeLoader):
         return node
 
 
-_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+_EXPONENT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$")
 _PlainLoader.add_implicit_resolver(  # YAML 1.1 reads 1e-4 as text
     "tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789")
 )

@@ -6,6 +6,8 @@ import shutil
 import pytest
 from conftest import trained
 
+from cardiac_attrivae.data.preprocess import preprocess
+from cardiac_attrivae.data.recipe import Recipe
 from cardiac_attrivae.data.store import SliceDataset
 from cardiac_attrivae.evaluation.opening import open_all, told_apart
 from cardiac_attrivae.runtime.weights import read_weights, write_weights
@@ -34,7 +36,7 @@ def test_a_run_records_its_training_patients_with_digests_of_their_slices(run, a
     store = SliceDataset.open(acdc_store_all)
     known = load_run(run).about["train_cases"]
     assert set(known) == set(store.split("train").cases["case"])
-    assert len(set(known.values())) == len(known)
+    assert len({mark for marks in known.values() for mark in marks.split()}) == 2 * len(known)
     assert not set(known.values()) & set(store.split("test").fingerprints().values())
 
 
@@ -103,6 +105,33 @@ def test_patients_that_were_trained_on_are_not_scored_as_unseen(run, acdc_store_
         run, tmp_path / "namesake", train_dataset="mine", train_cases={case: "other"}, **drawn_anew
     )
     assert open_all([namesake], [acdc_store_all], "test").notes == []  # ids of two data sets
+
+
+def test_patients_are_recognised_in_a_store_of_other_slices_under_other_ids(
+    run, acdc_tree, acdc_store_all, tmp_path
+):
+    store, moved = SliceDataset.open(acdc_store_all), tmp_path / "source" / "testing"
+    for case in store.split("train").cases["case"].unique()[:2]:
+        shutil.copytree(acdc_tree / "training" / case, moved / case)
+    recipe = Recipe(slice="mid", size=store.image_size)
+    preprocess("acdc", moved.parent, tmp_path / "mid", recipe, key=bytes(32))
+    with pytest.raises(DataError, match="trained on 2 of the 2 test patients of .*mid"):
+        open_all([run], [tmp_path / "mid"], "test")
+
+
+def test_a_scan_in_two_splits_of_one_store_is_not_scored(run, acdc_store_all, tmp_path):
+    test = SliceDataset.open(acdc_store_all).split("test").fingerprints()
+    case = next(iter(test))
+    other = variant(run, tmp_path / "other", train_cases={"x": test[case]})
+    with pytest.raises(DataError, match=rf"\({case}\).*list them under 'duplicates'"):
+        open_all([other], [acdc_store_all], "test")
+
+
+def test_ids_that_cannot_be_compared_are_noted(run, acdc_store_all, tmp_path):
+    known = {"case-0123456789ab": "another slice"}
+    other = variant(run, tmp_path / "other", train_cases=known, content_hash="0" * 64)
+    (note,) = open_all([other], [acdc_store_all], "test").notes
+    assert "other was trained on patients of acdc under other ids" in note
 
 
 def test_a_run_that_does_not_know_its_patients_is_noted(run, acdc_store_all, tmp_path):

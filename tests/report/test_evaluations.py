@@ -73,6 +73,14 @@ def test_what_is_no_picture_is_refused(evaluation, tmp_path):
     assert "traversals.png is no picture" in refused(evaluation, tmp_path).replace("\n", " ")
 
 
+@pytest.mark.parametrize("form", ["EPS", "TIFF", "PPM"])
+def test_only_png_is_opened_whatever_a_picture_is_called(evaluation, tmp_path, form):
+    picture = Image.fromarray(np.zeros((4, 4), np.uint8))
+    picture.save(evaluation / "figures" / "traversals.png", form)  # Ghostscript would run EPS
+    message = refused(evaluation, tmp_path).replace("\n", " ")
+    assert "traversals.png is no picture: cannot identify" in message
+
+
 # evaluation.json ---------------------------------------------------------------------------------
 
 
