@@ -65,7 +65,7 @@ def plan(
         Job(
             f"preprocess_{name}",
             ("preprocess", "--dataset", name, "--source", str(source), "--output",
-             str(stores[name]), "--slice", "all", "--workers", str(share)),
+             str(stores[name]), "--slice", "all", "--drop-duplicates", "--workers", str(share)),
             (),
             stores[name] / "dataset.json",
         )

@@ -131,6 +131,19 @@ def drop_duplicates(records: Iterable[CaseRecord], manifest: Manifest) -> Cases:
     return Cases(kept, sorted(Skipped(case, reason) for case, reason in reasons.items()))
 
 
+def across_splits(records: Iterable[CaseRecord], manifest: Manifest) -> int:
+    """Counts the cases that are a known duplicate of a case in another split.
+
+    Example:
+        >>> from cardiac_attrivae.data.manifest import load_manifest
+        >>> across_splits([], load_manifest("acdc"))
+        0
+    """
+    split = {record.source_case or record.case: record.split for record in records}
+    groups = ([case for case in group if case in split] for group in manifest.duplicates)
+    return sum(len(group) - 1 for group in groups if len({split[case] for case in group}) > 1)
+
+
 def find_root(manifest: Manifest, source: str | Path) -> Path:
     """Finds the folder that holds the manifest's folders: one of its ``roots`` below ``source``.
 

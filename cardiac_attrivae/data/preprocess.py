@@ -28,7 +28,7 @@ from ..runtime.outputs import check_apart, check_own
 from ..runtime.pool import Failure, Pool, cluster, processes, run_each
 from ..runtime.provenance import __version__
 from ..schema import SYNTHETIC, CaseRecord, DataError, Keys
-from .cases import Cases, Skipped, drop_duplicates, find_cases
+from .cases import Cases, Skipped, across_splits, drop_duplicates, find_cases
 from .manifest import Manifest, load_manifest
 from .masks import Masks, predicted_masks
 from .pseudonyms import fixed_reason, pseudonymised
@@ -42,6 +42,11 @@ UNFINISHED = ("*/case-*.npy", "store/*")
 
 SLICES, MASK = 12, 12 * 256 * 256
 """Estimates for a case: slices of its stack, and bytes of its native mask."""
+
+ACROSS = (
+    "the same scan is in another split, so that a model would be tested on what it was trained on; "
+    "add --drop-duplicates"
+)
 
 Progress = Callable[[Iterable, int], Iterable]
 """Wraps an iterable of known length; the command line shows a bar."""
@@ -185,8 +190,11 @@ def preprocess(
     with suppress(OSError):  # it was there before, or another run has begun
         partial.rmdir()
     kept = len(finished) - sum(job.record.case not in lost for job in todo)
+    remarks, twins = dict(info["remarks"]), across_splits(found.records, manifest)
+    if twins:
+        remarks[ACROSS] = twins
     return Summary(
-        output, info["cases"], info["slices"], skipped, info["splits"], kept, info["remarks"],
+        output, info["cases"], info["slices"], skipped, info["splits"], kept, remarks,
         info["crop"], info["mask_sources"],
     )  # fmt: skip
 

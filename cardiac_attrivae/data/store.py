@@ -27,10 +27,10 @@ from ..attributes import AREAS, ATTRIBUTES, VOLUMES, check_names, measure, pixel
 from ..runtime.contents import require_store
 from ..runtime.files import read_json
 from ..runtime.provenance import digest, seal
+from ..runtime.spreadsheet import unquoted
 from ..schema import MANUAL, SPLITS, DataError, Keys, Structure
 from .manifest import NAME
 from .nifti import MOST_VOXELS
-from .spreadsheet import unquoted
 
 FORMAT = 2
 FILES = ("cases.csv", "images.npy", "labels.npy", "masks.npz")
@@ -346,10 +346,9 @@ class SliceDataset(Dataset[dict[str, Any]]):
         return self.take(np.flatnonzero(self.is_basal))
 
     def fingerprints(self) -> dict[str, str]:
-        """Returns digests of the most basal slice and mask of each case, and of its volumes.
+        """Returns two digests of each case: of its most basal slice and mask, and of its volumes.
 
-        A patient under another id or split has the same first digest if cropped in the same way, and
-        the same second one, of all digits of spacing and volumes, if the mask is the same.
+        Neither depends on id and split, nor the second, of spacing and volumes, on the crop.
         """
         found, basal = {}, self.basal()
         volumes = basal.cases[[*SPACING, *VOLUMES]].to_numpy(np.float64)

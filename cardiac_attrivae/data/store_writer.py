@@ -20,9 +20,9 @@ from ..attributes import ATTRIBUTES
 from ..report.contact_sheet import chosen, contact_sheet
 from ..runtime.files import atomic_file, write
 from ..runtime.provenance import seal, versions
+from ..runtime.spreadsheet import quoted
 from ..schema import SPLITS, CaseRecord
 from .cases import Skipped
-from .spreadsheet import quoted
 from .store import FILES, FORMAT, SPACING, content_hash
 
 PACKAGES = ("monai", "nibabel", "numpy", "pandas", "torch")

@@ -19,6 +19,7 @@ from ..runtime.device import find_device
 from ..runtime.files import read_json, write
 from ..runtime.outputs import claimed
 from ..runtime.provenance import digest, versions
+from ..runtime.spreadsheet import csv_text
 from ..runtime.weights import weights_digest
 from ..segmentation.judge import HALVES, KIND, Segmenter, Training, cache_of, segmenters_for
 from ..training.run import Run
@@ -188,7 +189,7 @@ def _write_tables(
 ) -> list[str]:
     """Writes all tables, and the codes of each part, whose file names are returned."""
     for name, table in tables.items():
-        write(output / f"{name}.csv", table.to_csv(index=False))
+        write(output / f"{name}.csv", csv_text(table))
     stems = [f"codes_{part.about['model']}_{part.about['test_dataset']}" for part in parts]
     files = [f"{stem}.csv" for stem in told_apart(stems)]
     for file, part in zip(files, parts, strict=True):

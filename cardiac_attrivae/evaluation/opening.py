@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from ..schema import DataError
 from ..training.config import Pipeline
 from ..training.run import Run, load_run
 from .score import check_fit
+
+LONGEST = 120
+"""Bytes that the name of a run may have: file systems allow 255, of which others need some."""
 
 
 @dataclass(frozen=True)
@@ -148,8 +152,8 @@ def check_unseen(runs: Sequence[Run], dataset: SliceDataset, split: str) -> list
             continue
         scored = dataset.split(split).fingerprints() if scored is None else scored
         marks = {digest for digests in known.values() for digest in digests.split()}
-        seen = [case for case, digests in scored.items()
-                if marks & set(digests.split()) or (name == dataset.name and case in known)]  # fmt: skip
+        ids = set(known) if name == dataset.name else set()
+        seen = [case for case, found in scored.items() if case in ids or marks & {*found.split()}]
         if seen:
             some = ", ".join(seen[:3]) + (", ..." if len(seen) > 3 else "")
             advice = (
@@ -162,7 +166,7 @@ def check_unseen(runs: Sequence[Run], dataset: SliceDataset, split: str) -> list
                 f"{run.folder} was trained on {len(seen)} of the {len(scored)} {split} patients of "
                 f"{dataset.folder} ({some}): they are not unseen. {advice}"
             )
-        if known and name == dataset.name and not known.keys() & set(dataset.cases["case"]):
+        if ids and not ids & set(dataset.cases["case"]):
             notes.append(
                 f"{run.folder.name} was trained on patients of {name} under other ids than those "
                 f"of {dataset.folder.name}, such as pseudonyms: only slices and volumes could be "
@@ -192,9 +196,20 @@ def _open_stores(stores: Sequence[str | Path], splits: Sequence[str]) -> dict[st
 
 
 def _named(folders: Sequence[str | Path]) -> dict[str, Path]:
-    """Names folders by their last part; a number tells two of the same name apart."""
+    """Names folders by their last part; a number tells two of the same name apart.
+
+    Raises:
+        DataError: If files that are called after a folder would have too long a name.
+    """
     paths = [Path(folder) for folder in folders]
-    return dict(zip(told_apart(path.resolve().name for path in paths), paths, strict=True))
+    names = [path.resolve().name for path in paths]
+    for name in names:
+        if (size := len(os.fsencode(name))) > LONGEST:
+            raise DataError(
+                f"the folder {name[:20]}... has a name of {size} bytes, and files are called after "
+                f"it; expected at most {LONGEST}: rename it"
+            )
+    return dict(zip(told_apart(names), paths, strict=True))
 
 
 def told_apart(names: Iterable[str]) -> list[str]:

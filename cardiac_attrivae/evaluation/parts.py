@@ -25,6 +25,7 @@ from ..runtime.device import find_device
 from ..runtime.files import atomic_file, atomic_folder, write
 from ..runtime.pool import Failure, processes, run_each
 from ..runtime.provenance import versions
+from ..runtime.spreadsheet import csv_text
 from ..runtime.weights import weights_digest
 from ..schema import DataError, LatentTable
 from ..segmentation.judge import Segmenter
@@ -256,7 +257,7 @@ def _write(scored: Scored, target: SliceDataset, names: Sequence[str], folder: P
     columns: dict[Any, Any] = {"case": table.cases}
     columns |= facts[["dataset", "split", "domain", "pathology"]].to_dict("list")
     rows = pd.DataFrame(columns | values | codes)
-    write(folder / "codes.csv", rows.to_csv(index=False))
+    write(folder / "codes.csv", csv_text(rows))
 
 
 def write_table(file: Path, table: LatentTable, **more: np.ndarray) -> None:

@@ -21,6 +21,7 @@ from ..evaluation.generation import save_nifti
 from ..evaluation.score import check_crop
 from ..models.networks import build_network
 from ..runtime.files import write
+from ..runtime.spreadsheet import csv_text
 from ..schema import DataError, Keys
 from ..segmentation.guide import train_guide
 from ..training.config import load_pipeline, parse_pipeline
@@ -167,5 +168,5 @@ class CodeWriter:
         self.slices.append(output["pred"][:, 0].float().cpu())
 
     def write(self, engine: SupervisedEvaluator) -> None:
-        write(self.folder / "codes.csv", pd.concat(self.rows).to_csv(index=False))
+        write(self.folder / "codes.csv", csv_text(pd.concat(self.rows)))
         save_nifti(torch.cat(self.slices), self.folder / "reconstructions.nii.gz", self.spacing)

@@ -17,6 +17,7 @@ from PIL import Image
 from ..metrics.pooling import KEY, NUMBERS
 from ..runtime.contents import require_evaluation
 from ..runtime.files import read_json
+from ..runtime.spreadsheet import unquoted
 from ..schema import DataError
 from .methods import Configuration, method_names
 
@@ -211,6 +212,7 @@ def _read_table(file: Path, name: str) -> pd.DataFrame:
     texts, required, optional = COLUMNS[name]
     try:
         table = pd.read_csv(file, dtype=str, keep_default_na=False, na_values=[""])
+        table = table.map(unquoted, na_action="ignore")
     except (ValueError, OSError) as error:  # of which pandas' errors are kinds
         raise DataError(f"{file} is no table: {str(error).strip()}; {_AGAIN}") from None
     for column in (*texts, *required):

@@ -17,6 +17,7 @@ from ..metrics.metric import FIXED, MEAN, Score, Section
 from ..metrics.pooling import PLACE, Place, Scores, places, summarise, variants
 from ..runtime.files import write
 from ..runtime.outputs import claimed
+from ..runtime.spreadsheet import csv_text
 from ..schema import STRUCTURES
 from .evaluations import Picture, read_evaluations
 from .methods import is_baseline
@@ -112,7 +113,7 @@ def write_report(
     with claimed(output, "report"):
         write(output / "table.md", markdown(found.metrics, found.notes, found.synthetic))
         write(output / "table.tex", latex(found.metrics, found.synthetic))
-        write(output / "scores.csv", tidy(scores, found.synthetic).to_csv(index=False))
+        write(output / "scores.csv", csv_text(tidy(scores, found.synthetic)))
         write(output / "index.html", page)
     return output / "index.html"
 

@@ -60,7 +60,9 @@ def read_weights(file: str | Path) -> tuple[Weights, Facts]:
             "not, or train again"
         )
     for name, values in weights.items():
-        if not values.isfinite().all():
+        if values.is_complex():
+            raise DataError(f"{file}: {name} holds complex numbers; expected real ones")
+        if not values.float().isfinite().all():  # 8-bit floats know no isfinite
             raise DataError(f"{file}: {name} holds NaN or infinite values; expected numbers")
     return weights, facts
 

@@ -191,9 +191,13 @@ def test_one_of_each_pair_of_duplicates_is_left_out_on_request(own, tmp_path):
         },
         "own",
     )
-    preprocess(manifest, own, tmp_path / "with")
+    told = preprocess(manifest, own, tmp_path / "with").observations
     assert list(table(tmp_path / "with")["case"]) == ["p1", "p2", "p3", "q1"]
-    preprocess(manifest, own, tmp_path / "without", without_duplicates=True)
+    assert any("1 of 4 cases: the same scan is in another split" in line for line in told)
+    keyed = preprocess(manifest, own, tmp_path / "keyed", key=bytes(32)).observations
+    assert any("the same scan is in another split" in line for line in keyed)
+    told = preprocess(manifest, own, tmp_path / "without", without_duplicates=True).observations
+    assert not any("another split" in line for line in told)
     assert list(table(tmp_path / "without")["case"]) == ["p2", "p3", "q1"]
     assert skipped(tmp_path / "without") == {"p1": "same scan as q1 (test), kept there"}
 

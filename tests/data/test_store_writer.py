@@ -13,9 +13,9 @@ from faults import OWN, heart, save
 from cardiac_attrivae.data import store_writer
 from cardiac_attrivae.data.manifest import parse_manifest
 from cardiac_attrivae.data.preprocess import preprocess
-from cardiac_attrivae.data.spreadsheet import quoted, unquoted
 from cardiac_attrivae.data.store import SliceDataset
 from cardiac_attrivae.data.store_writer import appended, assemble, case_file, columns
+from cardiac_attrivae.runtime.spreadsheet import quoted, unquoted
 from cardiac_attrivae.schema import CaseRecord
 
 

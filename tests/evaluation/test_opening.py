@@ -142,6 +142,16 @@ def test_a_run_that_does_not_know_its_patients_is_noted(run, acdc_store_all, tmp
     assert "older was trained on another store of acdc and does not say on which patients" in note
 
 
+def test_a_name_too_long_for_files_is_refused_before_anything_is_computed(
+    run, acdc_store_all, tmp_path
+):
+    (tmp_path / ("L" * 121)).symlink_to(run)  # a link has the name of its run
+    open_all([tmp_path / ("L" * 121)], [acdc_store_all], "test")
+    long = variant(run, tmp_path / ("ü" * 61))
+    with pytest.raises(DataError, match="has a name of 122 bytes, .* at most 120: rename it"):
+        open_all([long], [acdc_store_all], "test")
+
+
 def test_names_that_are_equal_on_some_file_system_are_told_apart():
     assert told_apart(["a_b_c", "a_B_c", "x", "a_b_c-2"]) == ["a_b_c", "a_B_c-2", "x", "a_b_c-2-2"]
 

@@ -9,7 +9,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from cardiac_attrivae.cli.main import main
+from cardiac_attrivae.report.evaluations import read_evaluations
 from cardiac_attrivae.report.page import write_report
+from cardiac_attrivae.runtime.spreadsheet import csv_text
 from cardiac_attrivae.schema import DataError
 from report.test_page import write_evaluation
 
@@ -79,6 +81,13 @@ def test_only_png_is_opened_whatever_a_picture_is_called(evaluation, tmp_path, f
     picture.save(evaluation / "figures" / "traversals.png", form)  # Ghostscript would run EPS
     message = refused(evaluation, tmp_path).replace("\n", " ")
     assert "traversals.png is no picture: cannot identify" in message
+
+
+def test_names_that_a_spreadsheet_would_execute_are_read_as_they_were(evaluation):
+    table = pd.read_csv(evaluation / "metrics.csv").assign(test_dataset="=1+1")
+    (evaluation / "metrics.csv").write_text(csv_text(table))
+    assert "'=1+1" in (evaluation / "metrics.csv").read_text()
+    assert set(read_evaluations([evaluation]).metrics["test_dataset"]) == {"=1+1"}
 
 
 # evaluation.json ---------------------------------------------------------------------------------

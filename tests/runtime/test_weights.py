@@ -92,6 +92,21 @@ def test_a_hash_of_other_weights_is_none(tmp_path):
         read_weights(tmp_path / "x")
 
 
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16])
+def test_numbers_of_few_bits_are_checked_too(tmp_path, kind):
+    write_weights(tmp_path / "x", {"a.weight": torch.tensor([0.5, 2]).to(kind)}, FACTS)
+    assert read_weights(tmp_path / "x")[0]["a.weight"].dtype == kind
+    write_weights(tmp_path / "x", {"a.weight": torch.tensor([1, float("nan")]).to(kind)}, FACTS)
+    with pytest.raises(DataError, match="x: a.weight holds NaN or infinite values"):
+        read_weights(tmp_path / "x")
+
+
+def test_complex_numbers_are_refused(tmp_path):
+    write_weights(tmp_path / "x", {"a.weight": torch.tensor([1j])}, FACTS)
+    with pytest.raises(DataError, match="x: a.weight holds complex numbers; expected real ones"):
+        read_weights(tmp_path / "x")
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_numbers_that_are_none_are_refused_though_their_hash_fits(tmp_path, value):
     write_weights(tmp_path / "x", drawn() | {"b.weight": torch.tensor([1, value])}, FACTS)

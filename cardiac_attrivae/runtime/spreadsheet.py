@@ -1,8 +1,12 @@
-"""Quotes text cells of a CSV that spreadsheets would otherwise execute as formulas."""
+"""Quotes texts in a CSV that spreadsheets would otherwise execute as formulas."""
 
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMULA = re.compile(r"'*[=+\-@\t\r]")
 """Start of a text that a spreadsheet executes, or that already was quoted."""
@@ -26,3 +30,20 @@ def unquoted(cell: str) -> str:
         ('=1+1', "'=1", "'s-Hertogenbosch")
     """
     return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """Returns a table as CSV, with its texts `quoted` and no index.
+
+    Example:
+        >>> import pandas as pd
+        >>> print(csv_text(pd.DataFrame({"case": ["p1", "=1+1"], "SSIM": [-0.5, 0.5]})), end="")
+        case,SSIM
+        p1,-0.5
+        '=1+1,0.5
+    """
+    texts = {
+        name: table[name].map(lambda cell: quoted(cell) if isinstance(cell, str) else cell)
+        for name in table.select_dtypes(["object", "string"])
+    }
+    return table.assign(**texts).to_csv(index=False)
