@@ -35,8 +35,11 @@ COLUMNS = {
 FACTS = {
     "models": {
         "*": {
-            "method": str, "seed": object, "train_dataset": str, "pipeline?": {},
-            "summary?": {"wall_time_s?": Real},
+            "method": str, "seed": Real, "train_dataset": str, "pipeline?": {},
+            "summary?": {
+                "wall_time_s?": Real, "train_cases?": Real, "parameters?": Real, "epochs?": Real,
+                "device?": str,
+            },
         },
     },
     "datasets": {
@@ -46,7 +49,7 @@ FACTS = {
         },
     },
     "rounds": Real, "seconds": Real, "versions": {}, "notes": [str],
-    "figures": [{"file": str, "kind": str}],
+    "figures": [{"file": str, "kind": str, "model?": str}],
 }  # fmt: skip
 """What evaluation.json may hold: types by key; ``*`` is any key, and one with ``?`` may lack."""
 
@@ -212,12 +215,13 @@ def _read_table(file: Path, name: str) -> pd.DataFrame:
     texts, required, optional = COLUMNS[name]
     try:
         table = pd.read_csv(file, dtype=str, keep_default_na=False, na_values=[""])
-        table = table.map(unquoted, na_action="ignore")
     except (ValueError, OSError) as error:  # of which pandas' errors are kinds
         raise DataError(f"{file} is no table: {str(error).strip()}; {_AGAIN}") from None
     for column in (*texts, *required):
         if column not in table:
             raise DataError(f"{file} has no column {column}; {_AGAIN}")
+    for column in texts:
+        table[column] = table[column].map(unquoted, na_action="ignore").astype(object)
     for column in {*required, *optional} & set(table):
         numbers = pd.to_numeric(table[column], errors="coerce")
         wrong = numbers.isna() & table[column].notna() & (table[column].str.lower() != "nan")
@@ -239,9 +243,9 @@ def _pictures(folder: Path, about: Mapping[str, Any]) -> Iterator[tuple[str, Pic
     ]
     for row in listed:
         file = folder / row["file"]
-        if not file.resolve().is_relative_to(folder.resolve()):
+        if "\0" in row["file"] or not file.resolve().is_relative_to(folder.resolve()):
             raise DataError(
-                f"{folder / 'evaluation.json'} lists the picture {row['file']}, which is not "
+                f"{folder / 'evaluation.json'} lists the picture {ascii(row['file'])[1:-1]}, which is not "
                 f"inside the evaluation; {_AGAIN}"
             )
         if file.is_file():

@@ -111,6 +111,9 @@ def test_what_is_no_evaluation_json_is_refused(evaluation, tmp_path, text):
         (["models", "attri_vae_fast_acdc_0", "method"], 3),
         (["models", "attri_vae_fast_acdc_0", "pipeline"], 3),
         (["models", "attri_vae_fast_acdc_0", "summary", "wall_time_s"], "long"),
+        (["models", "attri_vae_fast_acdc_0", "seed"], {"a": 1}),
+        (["models", "attri_vae_fast_acdc_0", "summary", "epochs"], [1]),
+        (["models", "attri_vae_fast_acdc_0", "summary", "device"], {"a": 1}),
         (["datasets"], 3),
         (["datasets", "acdc"], None),
         (["datasets", "acdc", "segmenter"], {"patients": 3}),
@@ -126,6 +129,8 @@ def test_what_is_no_evaluation_json_is_refused(evaluation, tmp_path, text):
         (["figures"], ["figures/a.png"]),
         (["figures"], [{"kind": "traversals"}]),
         (["figures"], [{"file": "figures/traversals.png", "kind": 3}]),
+        (["figures"], [{"file": "figures/traversals.png", "kind": "a", "model": ["b"]}]),
+        (["figures"], [{"file": "figures/\0.png", "kind": "a"}]),
     ],
 )
 def test_a_value_of_another_type_is_named(evaluation, tmp_path, path, value):
