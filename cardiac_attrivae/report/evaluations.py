@@ -245,8 +245,8 @@ def _pictures(folder: Path, about: Mapping[str, Any]) -> Iterator[tuple[str, Pic
         file = folder / row["file"]
         if "\0" in row["file"] or not file.resolve().is_relative_to(folder.resolve()):
             raise DataError(
-                f"{folder / 'evaluation.json'} lists the picture {ascii(row['file'])[1:-1]}, which is "
-                f"not inside the evaluation; {_AGAIN}"
+                f"{folder / 'evaluation.json'} lists the picture {ascii(row['file'])[1:-1]}, which "
+                f"is not inside the evaluation; {_AGAIN}"
             )
         if file.is_file():
             model = about.get("models", {}).get(row.get("model"), {})

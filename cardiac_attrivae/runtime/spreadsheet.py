@@ -32,8 +32,12 @@ def unquoted(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
 
 
-def csv_text(table: pd.DataFrame) -> str:
+def csv_text(table: pd.DataFrame, float_format: str | None = None) -> str:
     """Returns a table as CSV, with its texts `quoted` and no index.
+
+    Args:
+        table: Table; its columns are not quoted.
+        float_format: How to write numbers, such as ``%.6g``; None gives all digits.
 
     Example:
         >>> import pandas as pd
@@ -46,4 +50,4 @@ def csv_text(table: pd.DataFrame) -> str:
         name: table[name].map(lambda cell: quoted(cell) if isinstance(cell, str) else cell)
         for name in table.select_dtypes(["object", "string"])
     }
-    return table.assign(**texts).to_csv(index=False)
+    return table.assign(**texts).to_csv(index=False, float_format=float_format)

@@ -21,6 +21,7 @@ from ..metrics.cardiac_function import find_phases, mass_g, ventricle
 from ..report.patient_sheet import patient_sheet
 from ..runtime.files import atomic_file, write
 from ..runtime.outputs import claimed
+from ..runtime.spreadsheet import csv_text
 from ..schema import HEART, STRUCTURES, DataError, Structure
 from .scans import ScanSegmenter
 
@@ -139,9 +140,9 @@ def segment_patients(
         frames = pd.DataFrame([row for patient in patients.values() for row in patient.rows])
         found = pd.DataFrame(table)
         for name, content in (("volumes", frames), ("patients", found)):
-            write(output / f"{name}.csv", content.to_csv(index=False, float_format="%.6g"))
+            write(output / f"{name}.csv", csv_text(content, "%.6g"))
         missed = pd.DataFrame(skipped, columns=["patient", "reason"])
-        write(output / "skipped.csv", missed.to_csv(index=False))
+        write(output / "skipped.csv", csv_text(missed))
         note = {"segmenter": segmenter.name, "labels": _numbers(numbers or {})}
         write(output / NOTE, json.dumps(note, indent=2) + "\n")
         claim.keep(written)
