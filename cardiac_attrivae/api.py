@@ -47,7 +47,7 @@ def load_model(
         folder: The run.
         store: Folder that ``preprocess`` wrote, with the slices that it was trained on; None is
             where that folder was during training. Needed by ``traverse`` and ``generate``.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         tell: Called with a message before something takes minutes.
 
     Raises:

@@ -145,8 +145,9 @@ class DeviceLoader:
         # where each row's share of [0, 1] ends; multinomial has no fixed order on a GPU
         self.ends: Tensor | None = None
         if weights is not None:
-            ends = np.cumsum(weights, dtype=np.float64)
-            self.ends = torch.as_tensor(ends / ends[-1], device=device)
+            sums = np.cumsum(weights, dtype=np.float64)
+            ends = torch.from_numpy(sums / sums[-1])
+            self.ends = (ends.float() if self.device.type == "mps" else ends).to(device)
         if resident is None:
             resident = dataset.nbytes <= room(self.device)
         self.block = self._block() if resident else None

@@ -76,6 +76,8 @@ def is_first() -> bool:
 
 def from_first(value: float, device: torch.device) -> float:
     """Returns the first process's value in every process, for what all must decide alike."""
+    if world_size() == 1:
+        return value
     # a tensor, since ignite broadcasts a number in float32
     shared = torch.tensor(value, dtype=torch.float64, device=device)
     return float(idist.broadcast(shared))  # type: ignore[arg-type]  # of a tensor it is a tensor

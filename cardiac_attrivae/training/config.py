@@ -27,6 +27,7 @@ from ..runtime.validation import (
 from ..runtime.yaml_files import nearest, read_yaml, shipped
 from .objectives import DEFAULT, OBJECTIVES, Objective
 
+AUTO, PRECISIONS = "auto", ("float32", "bfloat16")
 EPOCHS = number(1, 10**7, whole=True)
 DECAY = number(0, 0.999999)
 LINE = Rule(
@@ -201,6 +202,8 @@ class Pipeline:
             for an objective without codes.
         network, objective, data, augmentation, optimiser, schedule, speed: See their classes.
         precision: Number format of the networks while they are trained; losses are in float32.
+            ``auto`` is the faster one on the device at hand, see `known_precision`. A run says
+            which one it was, and keeps it when it is resumed.
         codes: Codes that are scored: the posterior ``mean``, or ``sampled`` ones.
         decorrelate: Whether what a line on the trained dimensions says is taken out of the free
             ones, once, at the end of training, see `models.independence`.
@@ -221,7 +224,7 @@ class Pipeline:
     optimiser: Optimiser = Optimiser()
     schedule: Schedule = Schedule()
     speed: Speed = Speed()
-    precision: str = option("float32", one_of("float32", "bfloat16"))
+    precision: str = option(AUTO, one_of(AUTO, *PRECISIONS))
     codes: str = option("mean", one_of("mean", "sampled"))
     bn_recalibrate: bool = True
     decorrelate: bool = False

@@ -96,6 +96,14 @@ def _remove(folder: Path) -> None:
     empty(folder, CONFIG, SEGMENTERS)
 
 
+def kept_precision(folder: Path) -> Any:
+    """Number format of the run in a folder; None if there is no run, or it names none."""
+    file = folder / CONFIG
+    config = configuration(file) if file.is_file() else None
+    pipeline = config.get("pipeline") if isinstance(config, Mapping) else None
+    return pipeline.get("precision") if isinstance(pipeline, Mapping) else None
+
+
 def configuration(file: Path) -> Any:
     """What the config.yaml of a run says.
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
+from ..runtime.device import describe_device
 from ..schema import Keys
 from .scores import output_of
 
@@ -54,6 +56,7 @@ class StepBar:
     def open(self, engine: Engine) -> None:
         state = engine.state
         total = (state.max_epochs or 0) * (state.epoch_length or 0)
+        tqdm.write(_opening(engine), file=sys.stderr)
         self.bar = tqdm(
             total=total,
             initial=state.iteration,
@@ -97,8 +100,7 @@ class Lines:
     def open(self, engine: Engine) -> None:
         state = engine.state
         self.engine, self.start, self.first = engine, time.perf_counter(), state.iteration
-        epochs = f"epochs {state.epoch + 1} to {state.max_epochs}"
-        self.say(f"training {epochs}, {state.epoch_length} steps each")
+        self.say(_opening(engine))
 
     def estimate(self, engine: Engine) -> None:
         if engine.state.iteration == self.first + FIRST:
@@ -129,6 +131,15 @@ def duration(seconds: float) -> str:
     if seconds < 100:
         return f"about {seconds:.0f} s"
     return f"about {seconds / 60:.0f} min" if seconds < 6000 else f"about {seconds / 3600:.1f} h"
+
+
+def _opening(engine: Engine) -> str:
+    """What will be done, in which number format, and where."""
+    state: Any = engine.state  # of a `NetworkTrainer`
+    precision = str(getattr(engine, "precision", "")).removeprefix("torch.")
+    epochs = f"epochs {state.epoch + 1} to {state.max_epochs}"
+    place = describe_device(state.device)
+    return f"training {epochs}, {state.epoch_length} steps each, in {precision} on {place}"
 
 
 def _epoch(engine: Engine) -> str:

@@ -180,6 +180,7 @@ class Records:
             "steps_per_second": round(steps / seconds, 2) if seconds else 0.0,
             "peak_memory_mib": round(peak_memory_mib(learner.device)),
             "device": describe_device(learner.device),
+            "precision": learner.pipeline.precision,
             "processes": world_size(),
             "conditions": [list(part) for part in self.checkpoints.conditions],
             "parameters": sum(p.numel() for p in learner.model.parameters()),

@@ -64,7 +64,7 @@ def load_run(folder: str | Path, device: str = "cpu") -> Run:
 
     Args:
         folder: The folder that ``train`` wrote.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
 
     Raises:
         DataError: If the folder holds no finished run, or one that is damaged or names a network

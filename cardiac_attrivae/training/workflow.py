@@ -6,6 +6,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,15 @@ from monai.bundle import PythonicWorkflow
 from monai.engines import SupervisedEvaluator
 
 from ..data.store import SliceDataset
-from ..runtime.device import deterministic, find_device
-from ..runtime.distributed import barrier, is_first, processes
+from ..runtime.device import deterministic, find_device, idle_cores
+from ..runtime.distributed import barrier, from_first, is_first, processes
 from ..schema import DataError
-from .config import Pipeline
+from .config import AUTO, PRECISIONS, Pipeline
 from .engines import NetworkTrainer
-from .folder import LAST, claimed
+from .folder import LAST, claimed, kept_precision
 from .guidance import Guide, MakeGuide
 from .learner import Learner, attach_validation, fitted
+from .precision import precision_for
 from .records import Records
 from .trackers import parse_trackers
 
@@ -65,7 +68,7 @@ def train(
         DataError, ValueError: See `TrainingWorkflow`.
         FloatingPointError: If the training diverges.
     """
-    with processes(find_device(device)) as place:
+    with processes(find_device(device)) as place, idle_cores():
         workflow = TrainingWorkflow(
             pipeline,
             store.split("train"),
@@ -97,7 +100,7 @@ class TrainingWorkflow(PythonicWorkflow):
         train: Slices to train on.
         val: Slices to validate on; may be empty, then nothing is scored.
         output: Folder of the run.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         seed: Seed of the initial weights, the order of slices, noise and augmentation.
         resume: Whether to go on from the folder's last.pt, if there is one.
         overwrite: Whether a run in the folder may be replaced.
@@ -167,6 +170,8 @@ class TrainingWorkflow(PythonicWorkflow):
         with self._released_on_error():
             if self.pipeline.deterministic:
                 self._resources.enter_context(deterministic())
+            if self.pipeline.precision == AUTO:
+                self.pipeline = replace(self.pipeline, precision=self._precision())
             make = self.pipeline.objective.make_learner
             self.learner = make(self.pipeline, self.train, self._device, self.seed)
             config = self._configuration()
@@ -245,6 +250,16 @@ class TrainingWorkflow(PythonicWorkflow):
             f"{change}, and train into another folder: {self.output} keeps its last checkpoint, "
             "but can go on only with the same configuration"
         )
+
+    def _precision(self) -> str:
+        """The number format of the run to be resumed, else the faster one; in all processes."""
+        place = self._device
+        choice = kept_precision(self.output) if self.resume else None
+        if choice not in PRECISIONS:
+            trial = replace(self.pipeline, precision=PRECISIONS[0])
+            make = partial(trial.objective.make_learner, trial, self.train, place, self.seed)
+            choice = precision_for(place, lambda: make().make_trainer())
+        return PRECISIONS[int(from_first(PRECISIONS.index(choice), place))]
 
     def _claim(self, config: Mapping[str, Any]) -> None:
         size = sum(part.nbytes for part in self.learner.model.state_dict().values())

@@ -5,7 +5,12 @@ import pytest
 import torch
 
 from cardiac_attrivae.runtime import device as devices
-from cardiac_attrivae.runtime.device import describe_device, find_device, peak_memory_mib
+from cardiac_attrivae.runtime.device import (
+    describe_device,
+    find_device,
+    idle_cores,
+    peak_memory_mib,
+)
 
 CPU = torch.device("cpu")
 
@@ -14,6 +19,39 @@ CPU = torch.device("cpu")
 def test_an_unknown_device_is_refused_with_what_is_accepted(name):
     with pytest.raises(ValueError, match=f"device is '{name}'.*; ?.*expected auto"):
         find_device(name)
+
+
+def test_auto_prefers_a_gpu_of_nvidia_then_one_of_apple_then_the_cpu(monkeypatch):
+    """No Apple GPU was at hand: only the choice is tested."""
+    found = {"cuda": False, "mps": False}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: found["cuda"])
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: int(found["cuda"]))
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: found["mps"])
+    assert find_device("auto") == CPU
+    with pytest.raises(ValueError, match="device is 'mps' but torch finds no GPU of Apple"):
+        find_device("mps")
+    found["mps"] = True
+    assert find_device("auto") == find_device("mps") == torch.device("mps")
+    found["cuda"] = True
+    assert find_device("auto") == torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("given", "threads", "busy", "inside"),
+    [(False, 4, 0, 4), (False, 4, 75, 1), (True, 4, 75, 4), (False, 1, 0, 1)],
+)
+def test_busy_cores_are_left_to_others_unless_the_user_says_otherwise(
+    monkeypatch, given, threads, busy, inside
+):
+    now = [threads]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: now[-1])
+    monkeypatch.setattr(torch, "set_num_threads", now.append)
+    monkeypatch.setattr(devices, "GIVEN", given)
+    monkeypatch.setattr(devices.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(devices.psutil, "cpu_percent", lambda seconds: busy)
+    with idle_cores():
+        assert now[-1] == inside
+    assert now[-1] == threads
 
 
 def test_the_cpu_is_described_by_its_threads(monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 from cardiac_attrivae.runtime import environment
 from cardiac_attrivae.runtime.environment import usable_cores
 
-NAMES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "USER")
+NAMES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "USER", "GOMP_SPINCOUNT")
 
 
 @pytest.fixture
@@ -65,9 +65,10 @@ def told(**given):
 
 
 def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise():
-    assert told()[1] == "PASSIVE"
+    assert told()[1::2] == ["PASSIVE", "1000"]
     given = {"OMP_NUM_THREADS": "7", "OMP_WAIT_POLICY": "ACTIVE", "USER": "me"}
-    assert told(**given) == list(given.values())
+    assert told(**given) == [*given.values(), None]
+    assert told(GOMP_SPINCOUNT="5")[3] == "5"
 
 
 def test_as_many_threads_as_cores_are_set_where_the_library_would_take_more(machine, monkeypatch):

@@ -91,7 +91,7 @@ def test_beta_vae_has_the_numbers_of_the_paper():
     assert pipeline.network.arguments["latent_size"] == 32
     assert pipeline.attributes == ("LVEDV", "MEDV", "RVEDV")
     assert pipeline.optimiser.schedule == "constant"
-    assert pipeline.precision == "float32"
+    assert pipeline.precision == "auto"
 
 
 def test_attri_vae_differs_from_beta_vae_in_its_name_and_the_attribute_term():
@@ -180,7 +180,7 @@ BAD = [
     ("attributes=LVEDV", "attributes is 'LVEDV'; expected a list"),
     ("attributes=[LVEDV, LAV]", "unknown attribute 'LAV'; expected some of LVEDV"),
     ("attributes=[LVEDV, LVEDV]", "expected one or more, each once"),
-    ("precision=float16", "precision is 'float16'; expected one of float32, bfloat16"),
+    ("precision=float16", "precision is 'float16'; expected one of auto, float32, bfloat16"),
     ("codes=median", "codes is 'median'; expected one of mean, sampled"),
     ("objective.beta", "--set 'objective.beta'; expected KEY=VALUE"),
     ("=3", "--set '=3'; expected KEY=VALUE"),

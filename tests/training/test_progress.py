@@ -1,12 +1,16 @@
 """The progress of a training, on a terminal and elsewhere."""
 
 import pytest
+import torch
 from ignite.engine import Engine
 from torch import tensor
 
+from cardiac_attrivae.runtime.device import describe_device
 from cardiac_attrivae.schema import Keys
 from cardiac_attrivae.training.progress import Lines, StepBar, duration, show_progress
 
+CPU = torch.device("cpu")
+WHERE = f", in bfloat16 on {describe_device(CPU)}"
 ROW = {"epoch": 1, "train_loss": 3.25, "val_Interpretability": 0.9, "val_SSIM_in_mask": 0.5}
 
 
@@ -19,6 +23,7 @@ def run(shown, epochs=2, steps=12, start=0, fail=False):
         return {Keys.LOSS: tensor(3.25)}
 
     engine = Engine(step)
+    engine.precision, engine.state.device = torch.bfloat16, CPU
     shown.attach(engine)
 
     @engine.on("EPOCH_COMPLETED")
@@ -37,7 +42,7 @@ def test_lines_say_what_begins_how_long_it_takes_and_the_scores():
     lines = []
     run(Lines(lines.append))
     assert lines == [
-        "training epochs 1 to 2, 12 steps each",
+        f"training epochs 1 to 2, 12 steps each{WHERE}",
         "10 steps done, about 0 s left",
         "epoch 1/2  loss 3.25  Interpretability 0.900  SSIM_in_mask 0.500  about 0 s left",
         "epoch 2/2  loss 3.25  Interpretability 0.900  SSIM_in_mask 0.500",
@@ -47,13 +52,14 @@ def test_lines_say_what_begins_how_long_it_takes_and_the_scores():
 def test_lines_of_a_resumed_run_begin_where_it_goes_on():
     lines = []
     run(Lines(lines.append), epochs=3, start=2)
-    assert lines[0] == "training epochs 3 to 3, 12 steps each"
+    assert lines[0] == f"training epochs 3 to 3, 12 steps each{WHERE}"
     assert lines[1:2] == ["10 steps done, about 0 s left"]
 
 
 def test_the_bar_counts_steps_and_shows_loss_and_scores(capsys):
     run(StepBar(interval=0))
     text = capsys.readouterr().err
+    assert text.startswith(f"training epochs 1 to 2, 12 steps each{WHERE}\n")
     assert "epoch 1/2" in text
     assert "loss 3.25" in text
     assert "24/24" in text

@@ -53,6 +53,7 @@ PLAIN = {
     "data": {"batch_size": 8},
     "optimiser": {"lr": 1e-3},
     "schedule": {"epochs": 4},
+    "precision": "float32",
 }
 # All that has a state of its own: draws by weight, augmentation, schedule, average, stopping.
 EVERYTHING = PLAIN | {
@@ -838,7 +839,7 @@ def test_a_name_that_is_no_device_is_refused():
     assert find_device("cpu") == torch.device("cpu")
     assert find_device("auto").type in ("cpu", "cuda")
     for name in ("gpu", "", "meta", "cuda:x"):
-        with pytest.raises(ValueError, match="expected auto, cpu, cuda or cuda:N"):
+        with pytest.raises(ValueError, match="expected auto, cpu, cuda, cuda:N or mps"):
             find_device(name)
     with pytest.raises(ValueError, match="'cuda:99' but .* GPUs are found; expected auto or cpu"):
         find_device("cuda:99")
