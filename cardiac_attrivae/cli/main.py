@@ -5,6 +5,8 @@ Libraries are imported inside the commands, so that ``--help`` answers at once.
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from ..runtime.provenance import __version__
@@ -26,6 +28,7 @@ def main() -> None:
     The usual order: check, preprocess, train, cross-domain-eval, report. Try demo first.
     """
     open_closed_streams()
+    os.environ["MPLBACKEND"] = "agg"  # pictures go into files, whatever a notebook passes on
 
 
 for command in (

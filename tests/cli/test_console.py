@@ -66,14 +66,28 @@ def test_a_table_wider_than_the_terminal_becomes_a_list_and_keeps_every_value(wi
         assert text in shown
 
 
+def typed(words, folder, **environment):
+    """What a shell makes of a command, in a folder."""
+    return subprocess.run(
+        ["bash", "-c", f"{sys.executable} -u -m cardiac_attrivae {words}; exit ${{PIPESTATUS[0]}}"],
+        cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        capture_output=True, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("backend", ["nonsense", "module://matplotlib_inline.backend_inline"])
+def test_no_backend_of_matplotlib_is_needed(backend, tmp_path):
+    write_phantoms("acdc", tmp_path / "hearts", cases=2, cine=False)
+    words = "preprocess --dataset acdc --source hearts --output store"
+    told = typed(words, tmp_path, MPLBACKEND=backend)
+    assert told.returncode == 0, told.stderr
+    assert (tmp_path / "store" / "contact_sheet.png").is_file()
+
+
 @pytest.mark.parametrize(("closed", "code"), [(">&-", 0), ("2>&-", 0), ("| true", 1)])
 def test_output_that_nobody_reads_is_no_error(closed, code, tmp_path):
-    command = f"{sys.executable} -u -m cardiac_attrivae check --dataset acdc --source hearts"
     write_phantoms("acdc", tmp_path / "hearts", cases=2, cine=False)
-    told = subprocess.run(
-        ["bash", "-c", f"{command} {closed}; exit ${{PIPESTATUS[0]}}"],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-    )  # fmt: skip
+    told = typed(f"check --dataset acdc --source hearts {closed}", tmp_path)
     assert told.returncode == code, told.stderr
     assert "Error" not in told.stderr
     assert "Traceback" not in told.stderr
