@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -132,7 +133,7 @@ def _empty_splits(splits: Mapping[str, int], output: Path) -> Iterator[str]:
         filled = next((name for name in ("val", "train") if splits.get(name)), "val")
         yield (
             f"0 test patients: score another split of this store, with cross-domain-eval --data "
-            f"{output}:{filled}, or add the folder of the test patients and preprocess again"
+            f"{shlex.quote(f'{output}:{filled}')}, or add the folder of the test patients and preprocess again"
         )
 
 

@@ -7,6 +7,7 @@ large libraries are imported and anything is computed.
 from __future__ import annotations
 
 import csv
+import shlex
 from collections.abc import Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -54,9 +55,9 @@ def require_store(folder: str | Path) -> dict[str, Any]:
     if file.is_file() and (folder / "cases.csv").is_file():
         return read_json(file)
     images = folder.is_dir() and _holds_images(folder)
-    source = f"--source {folder} --output STORE" if images else f"--source DIR --output {folder}"
-    if folder.is_dir() and any(folder.iterdir()):
-        source = source.replace(f"--output {folder}", "--output STORE")
+    filled = folder.is_dir() and any(folder.iterdir())
+    named = shlex.quote(str(folder))
+    source = f"--source {named if images else 'DIR'} --output {'STORE' if filled else named}"
     lacking = "cases.csv" if file.is_file() else "dataset.json"
     raise DataError(
         f"no slice store in {folder}: {lacking} is missing{_found(folder)}. Write one with "
@@ -144,7 +145,8 @@ def require_patients(folder: Path, info: Mapping[str, Any], split: str) -> None:
     other = filled[-1] if filled else "SPLIT"
     raise DataError(
         f"{folder} has no {split} patients (it has {there or 'none at all'}); choose another split "
-        f"with --split train|val|test, or for this store alone with --data {folder}:{other}"
+        f"with --split train|val|test, or for this store alone with --data "
+        f"{shlex.quote(f'{folder}:{other}')}"
     )
 
 

@@ -3,14 +3,17 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from cardiac_attrivae.cli.data import _empty_splits
 from cardiac_attrivae.runtime import contents
 from cardiac_attrivae.schema import DataError
 
 PROGRAM = """
 import sys
+from pathlib import Path
 from cardiac_attrivae.cli.main import main
 try:
     main(sys.argv[1:])
@@ -95,3 +98,10 @@ def test_a_store_that_cannot_be_written_where_it_is_gets_another_place_in_the_hi
     (tmp_path / "mine.txt").touch()
     with pytest.raises(DataError, match="--source DIR --output STORE"):
         contents.require_store(tmp_path)
+
+
+def test_a_folder_with_spaces_is_quoted_where_a_command_is_advised(tmp_path):
+    with pytest.raises(DataError, match="--source DIR --output '.*/a b'"):
+        contents.require_store(tmp_path / "a b")
+    (advice,) = _empty_splits({"train": 3, "val": 2, "test": 0}, Path("a b"))
+    assert "--data 'a b:val'" in advice
