@@ -40,6 +40,14 @@ def trained(store, folder, *changes, pipeline="attri_vae_fast", seed=0):
     return folder
 
 
+def quick_guide(train, output, device):
+    """A guide of two steps; it need not see anything."""
+    from cardiac_attrivae.segmentation.guide import train_guide
+    from cardiac_attrivae.segmentation.judge_training import Training
+
+    return train_guide(train, output, device, training=Training(steps=2, batch_size=4))
+
+
 @pytest.fixture(scope="session")
 def acdc_tree(tmp_path_factory):
     """Nine ACDC phantoms (train, val and test); the fourth has its ED in frame 4."""

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from conftest import quick_guide
 
 from cardiac_attrivae.data.store import SliceDataset
 from cardiac_attrivae.models.networks import build_network
@@ -59,7 +60,7 @@ def workflow(request, store, tmp_path_factory):
     small = SMALL[load_pipeline(request.param).network.name]
     pipeline = load_pipeline(request.param, (*SHORT, *small))
     data = store.split("train"), store.split("val")
-    workflow = TrainingWorkflow(pipeline, *data, folder, device="cpu")
+    workflow = TrainingWorkflow(pipeline, *data, folder, device="cpu", guide=quick_guide)
     workflow.initialize()
     workflow.run()
     workflow.finalize()
@@ -85,6 +86,7 @@ def test_history_and_summary_tell_what_was_done(workflow):
     terms = ["reconstruction", "kl", *["attribute"] * (objective.gamma > 0)]
     introspective = objective.name == "SoftIntro"
     terms += INTROSPECTIVE * introspective
+    terms += [name for name in ("anatomy", "control") if getattr(objective, name) > 0]
     trained = {name for name in history if name.startswith("train_")}
     assert trained == {f"train_{term}" for term in (*terms, "loss", *HEALTH * introspective)}
     assert np.isfinite(history[sorted(trained)]).all(axis=None)
@@ -135,7 +137,8 @@ TABLE_2 = {
 def test_every_introspective_pipeline_is_in_the_table_below():
     pipelines = {name: load_pipeline(name) for name in shipped_pipelines()}
     introspective = {n for n, p in pipelines.items() if p.objective.name == "SoftIntro"}
-    assert introspective == {*TABLE_2, "attri_sivae_fast", "soft_intro_vae_fast"}
+    ours = {"attri_sivae_fast", "attri_sivae_guided", "soft_intro_vae_fast"}
+    assert introspective == {*TABLE_2, *ours}
 
 
 @pytest.mark.parametrize(("name", "numbers"), TABLE_2.items())

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import trained
+from conftest import quick_guide, trained
 from torch import nn
 
 from cardiac_attrivae.data.store import SliceDataset
@@ -17,9 +17,8 @@ from cardiac_attrivae.models.anatomy_terms import (
 )
 from cardiac_attrivae.models.networks import BetaVAE
 from cardiac_attrivae.schema import DataError, Keys, VAEOutput
-from cardiac_attrivae.segmentation.guide import build_guide, refuse_guide, train_guide
+from cardiac_attrivae.segmentation.guide import build_guide, refuse_guide
 from cardiac_attrivae.segmentation.judge import Segmenter
-from cardiac_attrivae.segmentation.judge_training import Training
 from cardiac_attrivae.training.config import load_pipeline
 from cardiac_attrivae.training.guidance import Guidance, Guide
 from cardiac_attrivae.training.objectives import AttriVAEObjective
@@ -29,11 +28,6 @@ from cardiac_attrivae.training.workflow import TrainingWorkflow
 NAMES = ("LVEDA", "MEDA", "RVEDA")
 OFF = ("objective.control=0", "objective.anatomy=0")
 ON = ("objective.control=1", "objective.anatomy=0.3", "objective.guided_from=0")
-
-
-def quick_guide(train, output, device):
-    """A guide of two steps, which writes nothing beside the store."""
-    return train_guide(train, output, device, training=Training(steps=2, batch_size=4))
 
 
 @pytest.fixture
