@@ -9,6 +9,7 @@ method, the mean over seeds and its standard deviation: measured control over al
 reconstructions, and the median absolute error of 30 random requests per fold, of one attribute and
 of all at once, uniform between the smallest and the largest heart of the training patients. What
 one U-Net aimed at is measured by another one; each was taught by half of the training patients.
+Models that were trained through a guide are measured by the U-Net of the half that it never saw.
 """
 
 from __future__ import annotations
@@ -35,19 +36,22 @@ from cardiac_attrivae.metrics.control import control_scores
 from cardiac_attrivae.metrics.images import dice
 from cardiac_attrivae.runtime.device import find_device
 from cardiac_attrivae.schema import STRUCTURES
+from cardiac_attrivae.segmentation.guide import refuse_guide
 from cardiac_attrivae.segmentation.judge import Segmenter, areas, scored
 from cardiac_attrivae.segmentation.judge_training import train_network
 from cardiac_attrivae.training.run import Run, decode, load_run, reconstruct
 
-FOLDS, REQUESTS = 5, 30
+REQUESTS = 30
 
 
-def measure_fold(data: Path, folders: tuple[Path, ...], fold: int) -> dict[str, pd.DataFrame]:
+def measure_fold(
+    data: Path, folders: tuple[Path, ...], fold: int, folds: int
+) -> dict[str, pd.DataFrame]:
     """Control, Dice and requests of all models of a fold, with the method and seed of each."""
     dataset, cpu = SliceDataset.open(data), find_device("cpu")
-    left_out = dataset.cases["case"].isin(folds_of(dataset, FOLDS)[fold])
+    left_out = dataset.cases["case"].isin(folds_of(dataset, folds)[fold])
     train, unseen = (dataset.take(np.flatnonzero(rows)) for rows in (~left_out, left_out))
-    names = train.cases["case"].unique()
+    names = sorted(train.cases["case"].unique())
     segmenter, aim, judge = (
         scored(
             train_network(train.take(train.cases["case"].isin(part).to_numpy().nonzero()[0])),
@@ -67,13 +71,16 @@ def measure_fold(data: Path, folders: tuple[Path, ...], fold: int) -> dict[str, 
             calibration = Calibration.fit(codes_of(run, known, names, cpu))
             table = codes_of(run, target, names, cpu)
             pixel = target.pixel_cm2
+            # a guide is trained on names[::2]: the judge has neither patients nor weights of it
+            measuring = judge if "guide" in run.about else segmenter
+            refuse_guide(run.about, measuring)
             found = {
                 "control": measure_control(
-                    run.network, segmenter, calibration, table.codes, table.cases, pixel
+                    run.network, measuring, calibration, table.codes, table.cases, pixel
                 ),
                 "dice": pd.DataFrame(
                     dice(
-                        segmenter(reconstruct(run.network, target.images)).cpu(),
+                        measuring(reconstruct(run.network, target.images)).cpu(),
                         target.labels.cpu(),
                     ),
                     columns=list(STRUCTURES),
@@ -121,11 +128,12 @@ def requests(
 @click.command()
 @click.option("--data", type=Path, required=True)
 @click.option("--output", type=Path, required=True)
+@click.option("--folds", default=5, show_default=True, help="As cross_validation.py was told.")
 @click.option("--jobs", default=1, show_default=True)
 @click.argument("folders", type=Path, nargs=-1, required=True)
-def main(data: Path, output: Path, jobs: int, folders: tuple[Path, ...]) -> None:
+def main(data: Path, output: Path, folds: int, jobs: int, folders: tuple[Path, ...]) -> None:
     parts = Parallel(n_jobs=jobs)(
-        delayed(measure_fold)(data, folders, fold) for fold in range(FOLDS)
+        delayed(measure_fold)(data, folders, fold, folds) for fold in range(folds)
     )
     tables = {name: pd.concat([part[name] for part in parts]) for name in parts[0]}
     deviations = SliceDataset.open(data).basal().attributes(AREAS).std(axis=0)
