@@ -22,7 +22,7 @@ def store_of(dataset, source, output, slice):
     return output
 
 
-def trained(store, folder, *changes, pipeline="attri_vae_fast", seed=0):
+def trained(store, folder, *changes, pipeline="attri_vae_fast", seed=0, guide=None):
     """A run of three steps."""
     from cardiac_attrivae.data.store import SliceDataset
     from cardiac_attrivae.training.config import load_pipeline
@@ -32,7 +32,7 @@ def trained(store, folder, *changes, pipeline="attri_vae_fast", seed=0):
     short = ("schedule.epochs=1", "schedule.steps_per_epoch=3", "data.batch_size=8")
     workflow = TrainingWorkflow(
         load_pipeline(pipeline, (*short, *changes)), data.split("train"), data.split("val"),
-        folder, device="cpu", seed=seed,
+        folder, device="cpu", seed=seed, guide=guide,
     )  # fmt: skip
     workflow.initialize()
     workflow.run()
@@ -41,11 +41,11 @@ def trained(store, folder, *changes, pipeline="attri_vae_fast", seed=0):
 
 
 def quick_guide(train, output, device):
-    """A guide of two steps; it need not see anything."""
-    from cardiac_attrivae.segmentation.guide import train_guide
-    from cardiac_attrivae.segmentation.judge_training import Training
+    """A guide that was not trained: it need not see anything, and leaves no file."""
+    from cardiac_attrivae.segmentation.guide import KIND, build_guide
+    from cardiac_attrivae.training.guidance import Guide
 
-    return train_guide(train, output, device, training=Training(steps=2, batch_size=4))
+    return Guide(build_guide(0, device), KIND, train.fingerprints())
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,8 @@
 """Guidance: what is drawn is compared with what was asked, through a segmenter that is frozen."""
 
 import copy
+import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,12 +19,14 @@ from cardiac_attrivae.models.anatomy_terms import (
 )
 from cardiac_attrivae.models.networks import BetaVAE
 from cardiac_attrivae.schema import DataError, Keys, VAEOutput
-from cardiac_attrivae.segmentation.guide import build_guide, refuse_guide
+from cardiac_attrivae.segmentation.guide import KIND, build_guide, refuse_guide, train_guide
 from cardiac_attrivae.segmentation.judge import Segmenter
+from cardiac_attrivae.segmentation.judge_training import Training
 from cardiac_attrivae.training.config import load_pipeline
 from cardiac_attrivae.training.guidance import Guidance, Guide
 from cardiac_attrivae.training.objectives import AttriVAEObjective
 from cardiac_attrivae.training.run import load_run
+from cardiac_attrivae.training.verify import verify_run
 from cardiac_attrivae.training.workflow import TrainingWorkflow
 
 NAMES = ("LVEDA", "MEDA", "RVEDA")
@@ -146,7 +150,7 @@ def test_weights_of_zero_ask_for_no_guide_and_change_no_bit(acdc_store_all, tmp_
 @pytest.mark.parametrize("pipeline", ["attri_vae_fast", "attri_sivae_fast"])
 def test_a_guided_run_resumes_as_if_it_had_not_been_interrupted(pipeline, acdc_store_all, tmp_path):
     data = SliceDataset.open(acdc_store_all)
-    small = ("network.arguments.filters=[4,4,4,8,8]", "objective.vae_epochs=2") * (
+    small = ("network.arguments.filters=[4,4,4,8,8]", "objective.vae_epochs=1") * (
         "sivae" in pipeline
     )
     changes = (*ON, *small, "schedule.steps_per_epoch=2", "data.batch_size=6",
@@ -154,7 +158,7 @@ def test_a_guided_run_resumes_as_if_it_had_not_been_interrupted(pipeline, acdc_s
 
     def run(folder, stop=None, **options):
         workflow = TrainingWorkflow(
-            load_pipeline(pipeline, (*changes, "schedule.epochs=3", "schedule.evaluate_every=1")),
+            load_pipeline(pipeline, (*changes, "schedule.epochs=2", "schedule.evaluate_every=1")),
             data.split("train"), data.split("val"), folder, device="cpu", guide=quick_guide,
             **options,
         )  # fmt: skip
@@ -173,15 +177,57 @@ def test_a_guided_run_resumes_as_if_it_had_not_been_interrupted(pipeline, acdc_s
         workflow.finalize()
 
     run(tmp_path / "whole")
-    run(tmp_path / "parts", stop=2)
+    run(tmp_path / "parts", stop=1)
     run(tmp_path / "parts", resume=True)
     assert digest(tmp_path / "whole") == digest(tmp_path / "parts")
-    about = load_run(tmp_path / "whole").about  # no guide at hand
-    assert about["guide"]["network"] == "BasicUNet"
-    assert set(about["guide_cases"]) < set(about["train_cases"])
-    assert (about["guide_cases"].items()) <= (about["train_cases"].items())
-    other = Segmenter(build_guide(1), {}, 0)
-    refuse_guide(about, other)
-    guide = quick_guide(data.split("train"), tmp_path, torch.device("cpu"))
+
+
+def test_another_guide_than_that_of_the_checkpoint_is_refused():
+    first, second = (Guide(build_guide(seed), KIND, {}) for seed in (0, 1))
+    first.load_state_dict(first.state_dict())
+    with pytest.raises(DataError, match="began with guide"):
+        first.load_state_dict(second.state_dict())
+
+
+def test_a_guide_is_made_of_half_the_patients_kept_recorded_and_never_measures(
+    acdc_store_all, tmp_path
+):
+    """The run opens without it; `verify` does not know what is no longer there."""
+    store = tmp_path / "store"
+    shutil.copytree(acdc_store_all, store, ignore=shutil.ignore_patterns("segmenters"))
+    make = partial(train_guide, training=Training(steps=2, batch_size=4))
+    made = trained(store, tmp_path / "run", *ON, guide=make)
+    train = SliceDataset.open(store).split("train")
+    guide = make(train, tmp_path, torch.device("cpu"))
+    (file,) = (store / "segmenters").iterdir()
+    about = load_run(made).about
+    patients = sorted(train.cases["case"].unique())
+    assert sorted(about["guide_cases"]) == sorted(guide.cases) == patients[::2]
+    assert about["guide_cases"].items() < about["train_cases"].items()
+    assert about["guide"] == guide.facts()["guide"]
+
+    refuse_guide(about, Segmenter(build_guide(1), {}, 0))
     with pytest.raises(DataError, match="is the guide"):
         refuse_guide(about, Segmenter(guide.network, {}, 0))
+
+    findings = {finding.what: finding for finding in verify_run(made, store)}
+    assert findings["segmenters"].holds
+    file.write_bytes(b"damaged")
+    assert make(train, tmp_path, torch.device("cpu")).state_dict() == guide.state_dict()
+    file.unlink()
+    findings = {finding.what: finding for finding in verify_run(made, store)}
+    assert findings["segmenters"].holds is None
+    assert "guide" in findings["segmenters"].text
+
+
+def test_a_guide_needs_three_patients(drawn_slices, tmp_path):
+    with pytest.raises(DataError, match="too few training patients for a guide"):
+        train_guide(drawn_slices.take([0, 2]), tmp_path, torch.device("cpu"))
+
+
+def test_a_guided_objective_without_a_guide_is_refused_before_anything_is_written(
+    acdc_store_all, tmp_path
+):
+    with pytest.raises(ValueError, match="no guide was given"):
+        trained(acdc_store_all, tmp_path / "run", *ON, guide=None)
+    assert not (tmp_path / "run").exists()
