@@ -131,9 +131,10 @@ def _empty_splits(splits: Mapping[str, int], output: Path) -> Iterator[str]:
         )
     if not splits.get("test"):
         filled = next((name for name in ("val", "train") if splits.get(name)), "val")
+        part = shlex.quote(f"{output}:{filled}")
         yield (
             f"0 test patients: score another split of this store, with cross-domain-eval --data "
-            f"{shlex.quote(f'{output}:{filled}')}, or add the folder of the test patients and preprocess again"
+            f"{part}, or add the folder of the test patients and preprocess again"
         )
 
 
