@@ -36,6 +36,18 @@ WINDOWS = os.name == "nt"
 NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
+WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8)
+"""How long Windows is waited for, where it does not rename what a reader or a scanner has open."""
+
+
+def _patiently(rename: Callable[[Path, Path], None], source: Path, target: Path) -> None:
+    for wait in WAITS_S if WINDOWS else ():
+        with suppress(PermissionError):
+            return rename(source, target)
+        time.sleep(wait)
+    return rename(source, target)
+
+
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """Writes a file atomically.
@@ -56,7 +68,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     with errors_name(path), _temporary(path, _create_file) as temporary:
         yield temporary
         _flush(temporary)
-        os.replace(temporary, path)
+        _patiently(os.replace, temporary, path)
         _flush(path.parent)
 
 
@@ -100,9 +112,9 @@ def replace_folder(folder: Path, place: Path) -> None:
             _remove_leftover(old)
     old = _beside(place, "old")
     if place.exists():
-        os.rename(place, old)
+        _patiently(os.rename, place, old)
     try:
-        os.rename(folder, place)
+        _patiently(os.rename, folder, place)
     except OSError:
         with suppress(OSError):
             os.rename(old, place)

@@ -525,3 +525,36 @@ def test_the_search_knows_the_ways_to_write(call):
 )  # fmt: skip
 def test_the_search_leaves_other_calls_alone(call):
     assert not list(writes_past(call))
+
+
+def refused(times, rename=os.replace):
+    """A rename that Windows refuses so many times, as while somebody reads the file."""
+    left = [times]
+
+    def attempt(source, target):
+        left[0] -= 1
+        if left[0] >= 0:
+            raise PermissionError(errno.EACCES, "Access is denied", str(target))
+        rename(source, target)
+
+    return attempt
+
+
+@pytest.mark.parametrize(
+    ("windows", "times", "written"), [(True, 3, True), (True, 9, False), (False, 1, False)]
+)
+def test_windows_is_asked_again_while_somebody_reads_the_file(
+    tmp_path, monkeypatch, windows, times, written
+):
+    file, waited = tmp_path / "a.txt", []
+    files.write(file, "old")
+    monkeypatch.setattr(files, "WINDOWS", windows)
+    monkeypatch.setattr(files.os, "replace", refused(times))
+    monkeypatch.setattr(files.time, "sleep", waited.append)
+    if written:
+        files.write(file, "new")
+        assert waited == [0.05, 0.1, 0.2]
+    else:
+        with pytest.raises(PermissionError, match=re.escape(str(file))):
+            files.write(file, "new")
+    assert file.read_text() == ("new" if written else "old")
