@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ import pandas as pd
 from ..data.anatomy import SURE, base_first, handedness
 from ..data.cases import find_cases
 from ..data.manifest import Manifest
-from ..data.masks import NOTE, Masks
+from ..data.masks import NOTE, Masks, scan_name
 from ..data.nifti import quiet_nibabel
 from ..data.scan import Scan, read_scan
 from ..metrics.cardiac_function import find_phases, mass_g, ventricle
@@ -24,6 +25,9 @@ from ..runtime.outputs import claimed
 from ..runtime.spreadsheet import csv_text
 from ..schema import HEART, STRUCTURES, DataError, Structure
 from .scans import ScanSegmenter
+
+if TYPE_CHECKING:
+    from nibabel import Nifti1Header
 
 USUAL_EF = (5.0, 85.0)
 """Ejection fractions in percent beyond which the masks, or ED and ES, are probably wrong."""
@@ -122,6 +126,7 @@ def segment_patients(
     output = Path(output)
     with claimed(output, "segment") as claim:
         written = ["volumes.csv", "patients.csv", NOTE, "skipped.csv"]
+        shared = Counter(scan_name(job.path).casefold() for job in jobs)
         for job in progress(jobs, len(jobs)):
             try:
                 scan = read_scan(job.path)
@@ -129,7 +134,10 @@ def segment_patients(
                 skipped.append((job.patient, str(error)))
                 continue
             patient = patients.setdefault(job.patient, Patient(job.patient))
-            written.append(_segment(job, scan, patient, output, segmenter, numbers or {}))
+            alone = shared[scan.name.casefold()] == 1  # some file systems know no case
+            place = f"masks/{'' if alone else f'{job.patient}/'}{scan.name}.nii.gz"
+            _segment(job, scan, patient, output / place, segmenter, numbers or {})
+            written.append(place)
         if not patients:
             raise DataError(f"none of {len(jobs)} scans can be read: {skipped[0][1]}")
         table = []
@@ -157,15 +165,11 @@ def _segment(
     job: Job,
     scan: Scan,
     patient: Patient,
-    output: Path,
+    place: Path,
     segmenter: ScanSegmenter,
     numbers: Mapping[Structure, int],
-) -> str:
-    """Segments one scan, writes its mask, and notes what was found with the patient.
-
-    Returns:
-        The path of the mask below the output.
-    """
+) -> None:
+    """Segments one scan, writes its mask, and notes what was found with the patient."""
     count = scan.frames.shape[3]
     known = (
         dict(job.phases) if count > 1 else dict.fromkeys([0], next(iter(job.phases.values()), ""))
@@ -194,10 +198,7 @@ def _segment(
             image = scan.frames[..., row["frame"]]
             patient.shown[row["phase"] or "frame"] = (image, one.labels)
     patient.spacing_mm = scan.spacing_mm
-    place = f"masks/{scan.name}.nii.gz"
-    (output / "masks").mkdir(exist_ok=True)
-    write_mask(job.path, scan, renumbered(labels, numbers), output / place)
-    return place
+    write_mask(job.path, scan, renumbered(labels, numbers), place)
 
 
 def renumbered(labels: np.ndarray, numbers: Mapping[Structure, int]) -> np.ndarray:
@@ -222,6 +223,8 @@ def renumbered(labels: np.ndarray, numbers: Mapping[Structure, int]) -> np.ndarr
 def write_mask(path: Path, scan: Scan, labels: np.ndarray, file: Path) -> None:
     """Writes labels in the geometry of their scan: header of a NIfTI file, or else its affine.
 
+    No text of a header is written.
+
     Args:
         path: File or folder of the scan.
         scan: What was read of it.
@@ -235,7 +238,7 @@ def write_mask(path: Path, scan: Scan, labels: np.ndarray, file: Path) -> None:
         stored = labels[..., 0] if labels.shape[3] == 1 else labels
         if path.is_file() and path.name.lower().endswith((".nii", ".nii.gz")):
             original = nibabel.load(path)
-            header, affine = original.header.copy(), None
+            header, affine = _without_texts(original.header), None
             stored = labels.reshape(original.shape)
             header.set_data_dtype(labels.dtype)
             header.set_slope_inter(1, 0)
@@ -247,6 +250,16 @@ def write_mask(path: Path, scan: Scan, labels: np.ndarray, file: Path) -> None:
             beside.write_bytes(b"")
             image.to_filename(_named(beside))
             Path(_named(beside)).replace(beside)
+
+
+def _without_texts(header: Nifti1Header) -> Nifti1Header:
+    """Copies a header, but for texts and extensions, which often hold a name or a date."""
+    kept = header.copy()
+    kept.extensions.clear()
+    for key in ("data_type", "db_name", "descrip", "aux_file", "intent_name"):
+        if key in kept:  # NIfTI-2 lacks two
+            kept[key] = b""
+    return kept
 
 
 def _named(beside: Path) -> str:

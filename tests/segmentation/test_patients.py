@@ -1,5 +1,6 @@
 """What `segment` leaves of a patient: masks in the geometry of the scan, volumes, EF, a picture."""
 
+import gzip
 import json
 
 import nibabel
@@ -9,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from cardiac_attrivae.cli.main import main
+from cardiac_attrivae.data.masks import Masks
 from cardiac_attrivae.data.phantom import write_phantoms
 from cardiac_attrivae.schema import DataError, Structure
 from cardiac_attrivae.segmentation import patients as module
@@ -144,3 +146,39 @@ def test_wrong_label_numbers_are_refused():
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 2
     assert "expected a number of its own for each structure" in result.output
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+def test_a_mask_holds_no_text_of_its_scan(tmp_path, kind):
+    image = kind(heart()[1].astype(np.float32), AFFINE)
+    for key in {"descrip", "aux_file", "db_name", "data_type", "intent_name"} & {*image.header}:
+        image.header[key] = b"Doe^Jane"
+    for code in (2, 4, 6):  # DICOM, AFNI, comment
+        image.header.extensions.append(nibabel.nifti1.Nifti1Extension(code, b"Doe^Jane 1970"))
+    nibabel.save(image, tmp_path / "p1.nii")
+    segment_patients([Job("p1", tmp_path / "p1.nii")], tmp_path / "out", FAKE)
+    mask = nibabel.load(tmp_path / "out/masks/p1.nii.gz")
+    assert b"Doe" not in gzip.decompress((tmp_path / "out/masks/p1.nii.gz").read_bytes())
+    np.testing.assert_array_equal(mask.affine, image.affine)
+    assert mask.header.get_zooms() == image.header.get_zooms()
+    for key in ("qform_code", "sform_code", "xyzt_units"):
+        assert mask.header[key] == nibabel.load(tmp_path / "p1.nii").header[key]
+
+
+def test_scans_of_one_name_have_a_mask_each(tmp_path):
+    jobs = []
+    for patient, shift in (("a", 0), ("B", 4)):
+        image = np.roll(heart()[1], shift, axis=0)
+        (tmp_path / patient).mkdir()
+        name = "sax.nii" if patient == "a" else "SAX.nii"  # one name on some file systems
+        nibabel.save(
+            nibabel.Nifti1Image(image.astype(np.float32), AFFINE), tmp_path / patient / name
+        )
+        jobs.append(Job(patient, tmp_path / patient / name))
+    segment_patients(jobs, tmp_path / "out", FAKE)
+    one, other = (
+        np.asarray(nibabel.load(tmp_path / "out/masks" / name).dataobj)
+        for name in ("a/sax.nii.gz", "B/SAX.nii.gz")
+    )
+    assert (np.roll(one, 4, axis=0) == other).mean() > 0.999
+    assert Masks(tmp_path / "out/masks").find(jobs[0].path, "a").parent.name == "a"
