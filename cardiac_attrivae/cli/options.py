@@ -28,6 +28,8 @@ class Place(click.Path):
             self.fail(
                 f"{name} is not UTF-8, or a folder above it; choose another place", param, ctx
             )
+        except FileNotFoundError:  # `absolute` asks where we are
+            self.fail("the current folder was deleted; change to one that is there", param, ctx)
         return path
 
 

@@ -14,6 +14,7 @@ from cardiac_attrivae.cli import console
 from cardiac_attrivae.data.phantom import write_phantoms
 
 ROOT = Path(__file__).parents[2]
+PROGRAM = f"{sys.executable} -u -m cardiac_attrivae"
 
 TABLE = """# Scores
 
@@ -66,13 +67,20 @@ def test_a_table_wider_than_the_terminal_becomes_a_list_and_keeps_every_value(wi
         assert text in shown
 
 
-def typed(words, folder, **environment):
+def typed(words, folder, before="true", **environment):
     """What a shell makes of a command, in a folder."""
     return subprocess.run(
-        ["bash", "-c", f"{sys.executable} -u -m cardiac_attrivae {words}; exit ${{PIPESTATUS[0]}}"],
+        ["bash", "-c", f"{before}; {PROGRAM} {words}; exit ${{PIPESTATUS[0]}}"],
         cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
         capture_output=True, text=True,
     )  # fmt: skip
+
+
+def test_a_current_folder_that_was_deleted_is_named_in_a_sentence(tmp_path):
+    words = "preprocess --dataset acdc --source / --output store"
+    told = typed(words, tmp_path, before="mkdir gone && cd gone && rmdir ../gone")
+    assert told.returncode == 2
+    assert "the current folder was deleted" in told.stderr
 
 
 @pytest.mark.parametrize("backend", ["nonsense", "module://matplotlib_inline.backend_inline"])
