@@ -21,6 +21,7 @@ from ..data.scan import Scan, read_scan
 from ..metrics.cardiac_function import find_phases, mass_g, ventricle
 from ..report.patient_sheet import patient_sheet
 from ..runtime.files import atomic_file, write
+from ..runtime.messages import without_folder
 from ..runtime.outputs import claimed
 from ..runtime.spreadsheet import csv_text
 from ..schema import HEART, STRUCTURES, DataError, Structure
@@ -131,7 +132,7 @@ def segment_patients(
             try:
                 scan = read_scan(job.path)
             except DataError as error:
-                skipped.append((job.patient, str(error)))
+                skipped.append((job.patient, without_folder(error, job.path)))
                 continue
             patient = patients.setdefault(job.patient, Patient(job.patient))
             alone = shared[scan.name.casefold()] == 1  # some file systems know no case

@@ -182,3 +182,13 @@ def test_scans_of_one_name_have_a_mask_each(tmp_path):
     )
     assert (np.roll(one, 4, axis=0) == other).mean() > 0.999
     assert Masks(tmp_path / "out/masks").find(jobs[0].path, "a").parent.name == "a"
+
+
+def test_reasons_name_files_and_no_folders(tmp_path):
+    nibabel.save(nibabel.Nifti1Image(heart()[1].astype(np.float32), AFFINE), tmp_path / "p1.nii")
+    jobs = [Job("p0", tmp_path / "Doe" / "p0.nii"), Job("p1", tmp_path / "p1.nii")]
+    segment_patients(jobs, tmp_path / "out", FAKE)
+    text = (tmp_path / "out/skipped.csv").read_text()
+    assert "p0.nii" in text
+    assert "Doe" not in text
+    assert str(tmp_path) not in text
