@@ -18,14 +18,18 @@ import torch
 from torch import Tensor
 
 from .attributes import ATTRIBUTES
+from .data.masks import CANONICAL, label_numbers
 from .data.store import SliceDataset
+from .evaluation.encoding import Encoded, encode_scan, population_of
 from .evaluation.score import Scored, check_fit, score_model
 from .evaluation.studio import Heart, Studio, Turned
 from .metrics.calibration import read_lines
+from .metrics.population import Population
 from .report.style import picture
 from .runtime.device import find_device
 from .schema import DataError
 from .segmentation.guide import train_guide
+from .segmentation.scans import load_segmenter
 from .training.config import load_pipeline
 from .training.pictures import draw_traversals
 from .training.progress import show_progress
@@ -136,6 +140,33 @@ class Model:
         else:
             images = self._checked(slices)
         return encode(self.run.network, images.to(find_device(self.device)))[0]
+
+    @cached_property
+    def _population(self) -> Population | None:
+        return population_of(self.run)
+
+    def encode_scan(
+        self,
+        path: str | Path,
+        mask: str | Path | None = None,
+        segmenter: str | Path = "acdc",
+        labels: Mapping[str, int] | None = None,
+    ) -> Encoded:
+        """Encodes a scan as the scanner's files hold it, with its mask or without one.
+
+        Args:
+            path: NIfTI file (3-D or 4-D), .nrrd, .mha, or a folder of DICOM files.
+            mask: Its mask; None segments the scan.
+            segmenter: ``acdc``, a run of ``segment_scans``, or ``onnx:FILE``.
+            labels: Structure -> its number in the mask; None is ``{"LV": 1, "MYO": 2, "RV": 3}``.
+
+        Raises:
+            DataError: If it cannot be read or segmented, or shows no usable slice.
+        """
+        return encode_scan(
+            self.run, path, mask, segmenter=lambda: load_segmenter(segmenter),
+            labels=label_numbers(labels) if labels else CANONICAL, known=self._population,
+        )  # fmt: skip
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Returns slices in [0, 1], (N, H, W), of codes (N, D); (N, C, H, W) of several channels.

@@ -48,6 +48,27 @@ def quick_guide(train, output, device):
     return Guide(build_guide(0, device), KIND, train.fingerprints())
 
 
+def masks_apart(tree, manifest, folder, cases=None):
+    """Moves masks out of a tree, canonical and named as their scans; returns the new tree."""
+    import shutil
+
+    import nibabel
+
+    from cardiac_attrivae.data.cases import find_cases
+
+    tree = shutil.copytree(tree, folder / "tree")
+    (folder / "masks").mkdir()
+    for record in find_cases(manifest, tree).records:
+        if cases is None or record.case in cases:
+            stored = nibabel.load(record.mask)
+            raw = np.asarray(stored.dataobj).round()
+            canonical = sum((raw == n) * np.uint8(s) for n, s in record.label_numbers.items())
+            image = nibabel.Nifti1Image(canonical.astype(np.uint8), stored.affine, stored.header)
+            nibabel.save(image, folder / "masks" / record.image.name)
+            record.mask.unlink()
+    return tree
+
+
 @pytest.fixture(scope="session")
 def acdc_tree(tmp_path_factory):
     """Nine ACDC phantoms (train, val and test); the fourth has its ED in frame 4."""

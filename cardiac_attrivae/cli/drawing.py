@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from ..runtime.contents import require_case, require_run, store_of
+from ..runtime.shipped_models import judges_of, model_folder
 from . import options
 from .console import explained, progress, say, suggest, tell, warn
 
@@ -103,7 +104,10 @@ def explore(
     bar = progress("segmenter")
     written = write(run, output, store=store, device=device, tell=tell, progress=bar)
     say(f"Explorer: {output}, {written.size / 2**20:.0f} MiB")
-    say(f"It holds slices of {written.cases} patients: as private as the store.")
+    if written.generated:
+        say(f"It holds {written.cases} generated hearts to start from, and nothing of a patient.")
+    else:
+        say(f"It holds slices of {written.cases} patients: as private as the store.")
     if not serve:
         say(
             "To open it, repeat the command with --serve, or put the folder on a web server. "
@@ -143,6 +147,10 @@ def _check_port(port: int) -> None:
 def _check_inputs(run: Path, store: Path | None, case: str | None = None) -> None:
     """Reports a missing run, store or patient before anything is imported or computed."""
     require_run(run)
+    if store is None and judges_of(model_folder(run)):  # a shipped model needs no store
+        if case is not None:
+            raise ValueError(f"--case {case}: {run} is shipped without patients; give --data STORE")
+        return
     known = store_of(run, store)
     if case is not None:
         require_case(known, case)

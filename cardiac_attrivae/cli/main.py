@@ -13,6 +13,7 @@ from ..runtime.provenance import __version__
 from .console import open_closed_streams
 from .data import check, phantom, preprocess
 from .drawing import explore, generate, traverse
+from .encoding import encode
 from .evaluation import cross_domain_eval, report
 from .export import export
 from .segmentation import segment
@@ -32,7 +33,7 @@ def main() -> None:
 
 
 for command in (
-    demo, check, segment, preprocess, train, verify, tune, cross_domain_eval, report, generate,
-    traverse, explore, export, reproduce, phantom,
+    demo, check, segment, preprocess, train, verify, tune, cross_domain_eval, report, encode,
+    generate, traverse, explore, export, reproduce, phantom,
 ):  # fmt: skip
     main.add_command(command)

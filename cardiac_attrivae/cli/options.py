@@ -71,7 +71,10 @@ data = click.option("--data", required=True, type=FOLDER, help="Store that prepr
 store = click.option(
     "--data", "store", type=FOLDER, help="Store the run was trained on; needed if it was moved."
 )
-run = click.option("--model", "run", required=True, type=FOLDER, help="Run that train wrote.")
+run = click.option(
+    "--model", "run", required=True, type=FOLDER, metavar="RUN|acdc",
+    help="Run that train wrote, or a shipped model: acdc, acdc/attri_vae_fast.",
+)  # fmt: skip
 case = click.option("--case", help="Patient to start from; default: the mean of all.")
 output = click.option("--output", required=True, type=PLACE, help="Folder to write.")
 seed = click.option(

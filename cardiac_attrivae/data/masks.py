@@ -10,7 +10,7 @@ from pathlib import Path
 from reprlib import repr as short
 
 from ..runtime.files import read_json
-from ..schema import HEART, MANUAL, CaseRecord, DataError, Structure
+from ..schema import MANUAL, STRUCTURES, CaseRecord, DataError, Structure
 from .links import check_content
 
 PREDICTED = "predicted"
@@ -22,6 +22,7 @@ ENDS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 CHANNEL = "_0000"
 """How nnU-Net ends the name of a scan, but not that of its mask."""
 CANONICAL: Mapping[int, Structure] = {int(structure): structure for structure in Structure}
+NUMBERS = "a number of its own, not 0, for each structure, such as LV=3,MYO=2,RV=1"
 NOTE = "segmentation.json"
 """File in which ``segment`` says who made the masks of a folder."""
 
@@ -50,17 +51,30 @@ def read_labels(text: str) -> dict[int, Structure]:
         >>> read_labels("LV=3,MYO=2,RV=1")[3].name
         'LV'
     """
-    found = {0: Structure.BACKGROUND}
-    for part in text.split(","):
-        name, _, number = part.strip().partition("=")
-        if name not in Structure.__members__ or not number.isdecimal() or int(number) in found:
-            break
-        found[int(number)] = Structure[name]
-    if sorted(found.values()) != sorted((Structure.BACKGROUND, *HEART)):
-        raise ValueError(
-            f"label numbers are {text!r}; expected a number of its own for each structure, such as "
-            "LV=3,MYO=2,RV=1"
-        )
+    parts = [part.strip().partition("=") for part in text.split(",")]
+    if any(not number.isdecimal() for _, _, number in parts):
+        raise ValueError(f"label numbers are {text!r}; expected {NUMBERS}")
+    return label_numbers({name: int(number) for name, _, number in parts})
+
+
+def label_numbers(numbers: Mapping[str, int]) -> dict[int, Structure]:
+    """Returns raw label number -> structure, with 0 for the background.
+
+    Args:
+        numbers: Number of each structure.
+
+    Raises:
+        ValueError: If a structure is unknown or lacks a number, or a number occurs twice.
+
+    Example:
+        >>> label_numbers({"LV": 3, "MYO": 2, "RV": 1})[1].name
+        'RV'
+    """
+    found = {0: Structure.BACKGROUND} | {
+        number: Structure[name] for name, number in numbers.items() if name in STRUCTURES
+    }
+    if len(found) != len(numbers) + 1 or set(numbers) != set(STRUCTURES):
+        raise ValueError(f"label numbers are {dict(numbers)}; expected {NUMBERS}")
     return found
 
 

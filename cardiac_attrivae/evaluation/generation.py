@@ -51,7 +51,7 @@ def generate(
     output = Path(output)
     with claimed(output, "generate"):
         studio = Studio.open(run, store, device, tell)
-        heart, spacing = studio.heart(request, case), studio.store.info["recipe"]["spacing"]
+        heart, spacing = studio.heart(request, case), studio.spacing_mm
         write(output / "measured.csv", heart.table.to_csv(index=False))
         save_nifti(heart.after.slices[0, 0, None], output / "slice.nii.gz", spacing)
         save_nifti(heart.after.labels[0, 0, None], output / "labels.nii.gz", spacing)
@@ -103,7 +103,7 @@ def traverse(
         ]
         traversal_gif(smooth.numpy(), [*map(label_of, names)], output / "traversal.gif", captions)
         for name, slices in zip(names, turned.slices, strict=True):
-            save_nifti(slices, output / f"{name}.nii.gz", studio.store.info["recipe"]["spacing"])
+            save_nifti(slices, output / f"{name}.nii.gz", studio.spacing_mm)
         write(output / "traversal.csv", turned.table.to_csv(index=False))
     return turned.table
 

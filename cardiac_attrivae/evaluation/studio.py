@@ -24,9 +24,17 @@ from ..metrics.calibration import Calibration
 from ..report.slices import requested_slice, traversals
 from ..report.style import picture
 from ..runtime.device import find_device
+from ..runtime.shipped_models import judges_of, model_folder
 from ..schema import HEART, STRUCTURES, DataError, LatentTable
 from ..segmentation.guide import refuse_guide
-from ..segmentation.judge import HALVES, Segmenter, areas, cache_of, segmenters_for
+from ..segmentation.judge import (
+    HALVES,
+    Segmenter,
+    areas,
+    cache_of,
+    read_judge,
+    segmenters_for,
+)
 from ..training.run import Run, decode, encode, load_run
 from .aiming import aimed, check_request
 from .control import segmented, traversed
@@ -65,14 +73,15 @@ class Studio:
 
     Attributes:
         run: The model.
-        store: Slices of the data set that it was trained on.
+        store: Slices of the data set that it was trained on; None of a shipped model, which draws
+            without any patient.
         calibration: What its dimensions stand for.
         device: Where segmenters are trained and used.
         tell: Called with a message before something takes minutes.
     """
 
     run: Run
-    store: SliceDataset
+    store: SliceDataset | None
     calibration: Calibration
     device: torch.device
     tell: Callable[[str], None]
@@ -96,16 +105,33 @@ class Studio:
         Raises:
             DataError: If the store is gone, of another data set, or does not fit the model.
         """
+        if store is None and judges_of(model_folder(run)):
+            shipped = load_run(run, device)
+            lines = Calibration.of_lines(shipped.about["calibration"])
+            return cls(shipped, None, lines, find_device(device), tell)
         model, opened, known = open_trained(run, store, device)
         return cls(model, opened, Calibration.fit(known), find_device(device), tell)
+
+    @property
+    def spacing_mm(self) -> float:
+        """Side of a pixel."""
+        return float(self.run.about["recipe"]["spacing"])
+
+    @property
+    def pixel_cm2(self) -> float:
+        """Area of a pixel."""
+        return self.spacing_mm**2 / 100
 
     @cached_property
     def segmenters(self) -> list[Segmenter]:
         """Two segmenters, each of other patients; what a store lacks is trained, for minutes."""
-        cache = cache_of(self.store, self.run.folder)
-        found = segmenters_for(
-            self.store, cache, (0, 1), also=HALVES, device=self.device, tell=self.tell
-        )
+        if self.store is None:
+            found = [read_judge(file, self.device) for file in judges_of(self.run.folder)]
+        else:
+            cache = cache_of(self.store, self.run.folder)
+            found = segmenters_for(
+                self.store, cache, (0, 1), also=HALVES, device=self.device, tell=self.tell
+            )
         for segmenter in found:
             refuse_guide(self.run.about, segmenter)
         return found
@@ -129,6 +155,8 @@ class Studio:
         if case is None:
             code = np.asarray(self.run.about["code_mean"])[None]
             return code, decode(self.run.network, code)
+        if self.store is None:
+            raise DataError(f"no case {case!r}: a shipped model has no patients; give --data STORE")
         patients = self.store.basal()
         rows = np.flatnonzero(patients.cases["case"] == case)
         if not len(rows):
@@ -151,7 +179,7 @@ class Studio:
             ValueError: As `check_request`, or if the model has no such attribute.
             DataError: If the store has no such patient.
         """
-        check_request(request, self.store.image_size**2 * self.store.pixel_cm2)
+        check_request(request, self.run.about["recipe"]["size"] ** 2 * self.pixel_cm2)
         code, original = self.start(case)
         self.calibration.set(code, request)  # refused before minutes are spent on segmenters
         before, after = self.generate(code, {}), self.generate(code, request)
@@ -171,19 +199,17 @@ class Studio:
         code, original = self.start(case)
         places = np.linspace(-reach, reach, steps)
         slices, requested = traversed(self.run.network, code[0], self.calibration, places)
-        labels, measured = segmented(self.judge, slices, self.store.pixel_cm2)
+        labels, measured = segmented(self.judge, slices, self.pixel_cm2)
         return Turned(
             self.calibration, original[0, 0].numpy(), places, slices, labels, measured, requested
         )
 
     def generate(self, codes: np.ndarray, request: Mapping[str, float]) -> Generated:
         """Draws codes (N, D) with the requested attributes, and measures the slices."""
-        codes = aimed(
-            self.run.network, self.aim, self.calibration, codes, request, self.store.pixel_cm2
-        )
+        codes = aimed(self.run.network, self.aim, self.calibration, codes, request, self.pixel_cm2)
         slices = decode(self.run.network, codes)
         labels = self.judge(slices)
-        return Generated(slices, labels, areas(labels, self.store.pixel_cm2))
+        return Generated(slices, labels, areas(labels, self.pixel_cm2))
 
 
 def compared(found: np.ndarray, request: Mapping[str, float], names: Sequence[str]) -> pd.DataFrame:

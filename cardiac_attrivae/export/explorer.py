@@ -2,7 +2,8 @@
 
 It is a folder of plain files for any web server: the page, the decoder and a segmenter as ONNX,
 onnxruntime-web to run them in the browser, and facts about the model and its patients. It holds
-slices of patients, so that it is as private as the store.
+slices of patients, so that it is as private as the store; that of a shipped model holds generated
+hearts instead.
 """
 
 from __future__ import annotations
@@ -16,19 +17,30 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..attributes import ATTRIBUTES
+from ..attributes import AREAS, ATTRIBUTES
 from ..data.store import SliceDataset
 from ..evaluation.aiming import REACH
 from ..evaluation.studio import open_trained
 from ..metrics.calibration import Calibration
+from ..metrics.population import Population
 from ..report.style import COLOURS, SYMBOLS, grey
 from ..runtime.device import find_device
 from ..runtime.files import atomic_folder, read_json, write
 from ..runtime.folders import is_empty
 from ..runtime.outputs import check_own
+from ..runtime.shipped_models import judges_of, model_folder
 from ..schema import HEART, DataError, LatentTable, Structure
-from ..segmentation.judge import HALVES, Progress, Segmenter, areas, bar, cache_of, segmenters_for
-from ..training.run import Run, encode
+from ..segmentation.judge import (
+    HALVES,
+    Progress,
+    Segmenter,
+    areas,
+    bar,
+    cache_of,
+    read_judge,
+    segmenters_for,
+)
+from ..training.run import Run, decode, encode, load_run
 from .formats import Part, examples, write_module
 
 PAGE = Path(__file__).parent / "templates" / "explorer"
@@ -36,6 +48,8 @@ PAGE = Path(__file__).parent / "templates" / "explorer"
 MADE = ("decoder.onnx", "segmenter.onnx", "cases.bin", "data.json")
 """Files of an explorer beside those of the page."""
 
+IMAGINED = 24
+"""Generated hearts on the page of a shipped model."""
 MOST_CASES = 400
 """Patients on the page; if there are more, `spread` takes some of each group."""
 
@@ -51,13 +65,15 @@ class Explorer(NamedTuple):
 
     Attributes:
         folder: Folder of the explorer.
-        cases: Patients whose slices are in it.
+        cases: Patients whose slices are in it, or generated hearts.
         size: Size of its files in bytes.
+        generated: Whether the hearts were drawn by the model, and no patient is in it.
     """
 
     folder: Path
     cases: int
     size: int
+    generated: bool = False
 
 
 def explore(
@@ -85,8 +101,12 @@ def explore(
     """
     output = Path(output)
     check_replaceable(output)
-    model, slices, known = open_trained(run, store, device)
     where = find_device(device)
+    if store is None and (judges := judges_of(model_folder(run))):
+        shipped = load_run(run, device)
+        judge = read_judge(judges[-1], where)
+        return write_explorer(output, shipped, imagined(shipped, judge), None, judge)
+    model, slices, known = open_trained(run, store, device)
     cache = cache_of(slices, model.folder)
     (segmenter,) = segmenters_for(
         slices, cache, also=HALVES, device=where, tell=tell, progress=progress
@@ -95,7 +115,7 @@ def explore(
 
 
 def write_explorer(
-    output: Path, run: Run, patients: SliceDataset, known: LatentTable, segmenter: Segmenter
+    output: Path, run: Run, patients: SliceDataset, known: LatentTable | None, segmenter: Segmenter
 ) -> Explorer:
     """Writes the folder, see `explore`.
 
@@ -103,7 +123,8 @@ def write_explorer(
         output: Folder to write.
         run: The model.
         patients: Slices, one per patient, to start from.
-        known: Codes and attributes of the training patients, through which the lines are fitted.
+        known: Codes and attributes of the training patients, through which the lines are fitted;
+            None takes the lines that the model saved.
         segmenter: Measures what is drawn.
     """
     shown = patients.take(spread(patients.cases, MOST_CASES))
@@ -121,7 +142,7 @@ def write_explorer(
         write(folder / "cases.bin", packed(shown))
         write(folder / "data.json", json.dumps(data, allow_nan=False))
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    return Explorer(output, len(shown), size)
+    return Explorer(output, len(shown), size, known is None)
 
 
 def check_replaceable(folder: Path) -> None:
@@ -166,20 +187,27 @@ def packed(slices: SliceDataset) -> bytes:
 
 
 def described(
-    run: Run, known: LatentTable, segmenter: Segmenter, shown: SliceDataset, codes: np.ndarray
+    run: Run,
+    known: LatentTable | None,
+    segmenter: Segmenter,
+    shown: SliceDataset,
+    codes: np.ndarray,
 ) -> dict[str, Any]:
     """Returns the content of data.json, in plain values: no path, no date, nothing of a header.
 
     Args:
         run: The model.
-        known: Its training patients, through which the lines are fitted.
+        known: Its training patients, through which the lines are fitted; None for a shipped model.
         segmenter: Measures what is drawn.
         shown: Slices of the patients on the page, one each.
         codes: Their codes, (N, D).
     """
-    calibration = Calibration.fit(known)
+    if known is None:
+        calibration, usual = Calibration.of_lines(run.about["calibration"]), _usual(run)
+    else:
+        calibration = Calibration.fit(known)
+        usual = np.percentile(known.attributes, (1, 99), axis=0).T
     mean, deviation = (np.asarray(run.about[key]) for key in ("code_mean", "code_deviation"))
-    usual = np.percentile(known.attributes, (1, 99), axis=0).T
     attributes = [
         {
             "name": name,
@@ -205,6 +233,7 @@ def described(
         "dataset": run.about["train_dataset"],
         "seed": run.about["seed"],
         "synthetic": bool(shown.info.get("synthetic", False)),
+        "generated": known is None,
         "size": int(shown.images.shape[-1]),
         "pixel_cm2": shown.pixel_cm2,
         "reach": REACH,
@@ -228,6 +257,51 @@ def described(
             )
         ],
     }
+
+
+def _usual(run: Run) -> np.ndarray:
+    """Estimates where 98 of 100 training patients lie in each attribute, (K, 2), without them."""
+    lines = run.about["calibration"].values()
+    middle, deviation = (np.array(run.about[f"attribute_{key}"]) for key in ("mean", "deviation"))
+    ends = [(line["low"], line["high"]) for line in lines]
+    return np.clip(
+        middle[:, None] + deviation[:, None] * [-2.326, 2.326], *np.array(ends).T[..., None]
+    )
+
+
+def imagined(run: Run, judge: Segmenter, count: int = IMAGINED) -> SliceDataset:
+    """Draws hearts to start from, where no patient's slice may be shown.
+
+    Codes are drawn from a normal distribution with the mean and the covariance of the training
+    codes; attributes are read from them by the saved lines.
+
+    Args:
+        run: A shipped model.
+        judge: Labels the slices.
+        count: Number of hearts.
+
+    Raises:
+        DataError: If the run does not say where its training codes lie.
+    """
+    population, lines = Population.of_facts(run.about), run.about["calibration"]
+    if population is None:
+        raise DataError(
+            f"{run.folder} does not say where its training codes lie; give --data STORE"
+        )
+    codes = population.draw(count, np.random.default_rng(0))
+    slices = decode(run.network, codes).clamp(0, 1)
+    labels = judge(slices)
+    slices = slices * (labels > 0)
+    values = Calibration.of_lines(lines).read(codes)
+    facts: dict[str, Any] = {"case": [f"generated {n:02d}" for n in range(1, count + 1)]}
+    facts |= dict.fromkeys(("split", "vendor", "pathology"), "")
+    facts |= {"domain": "generated", "slice_index": 0}
+    facts |= {name: values[:, k] for k, name in enumerate(lines)}
+    for k, name in enumerate(AREAS):
+        facts.setdefault(name, areas(labels, run.about["recipe"]["spacing"] ** 2 / 100)[:, k])
+    info = {"dataset": run.about["train_dataset"], "recipe": run.about["recipe"]}
+    info["synthetic"] = bool(run.about.get("synthetic"))
+    return SliceDataset(slices, labels, pd.DataFrame(facts), info, run.folder)
 
 
 def rounded(values: np.ndarray) -> list[float]:

@@ -74,6 +74,14 @@ class Calibration:
             deviation,
         )
 
+    @classmethod
+    def of_lines(cls, lines: Mapping[str, Mapping[str, float]]) -> Calibration:
+        """Takes the lines that a run saved, see `read_lines`."""
+        columns = ("slope", "intercept", "low", "high", "code_mean", "code_deviation")
+        parts = (np.array([line[name] for line in lines.values()]) for name in columns)
+        dimensions = tuple(int(line["dimension"]) for line in lines.values())
+        return cls(tuple(lines), dimensions, *parts)
+
     def read(self, codes: np.ndarray) -> np.ndarray:
         """Reads attributes from codes (N, D), (N, K)."""
         return self.intercept + self.slope * codes[:, self.dimensions]

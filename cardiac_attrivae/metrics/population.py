@@ -95,6 +95,12 @@ class Population:
         """Puts codes (N, D) on the map, (N, 2)."""
         return _scaled(codes, self.mean, self.deviation) @ self.axes.T
 
+    def draw(self, count: int, random: np.random.Generator) -> np.ndarray:
+        """Draws codes (count, D) of patients that do not exist, normally distributed."""
+        spread = np.linalg.inv(self.precision)
+        scaled = random.multivariate_normal(np.zeros(len(spread)), spread, count, method="cholesky")
+        return self.mean + scaled * self.deviation
+
     @staticmethod
     def words(percentile: float) -> str:
         """Says what a percentile means."""

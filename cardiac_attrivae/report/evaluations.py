@@ -251,10 +251,10 @@ def _pictures(folder: Path, about: Mapping[str, Any]) -> Iterator[tuple[str, Pic
         if file.is_file():
             model = about.get("models", {}).get(row.get("model"), {})
             places = (str(row.get("train_dataset", "")), str(row.get("test_dataset", "")))
-            yield row["kind"], Picture(_webp(file), model.get("method", ""), *places)
+            yield row["kind"], Picture(packed_picture(file), model.get("method", ""), *places)
 
 
-def _webp(file: Path) -> str:
+def packed_picture(file: Path) -> str:
     """Packs a picture as WebP, a fifth of its PNG, so that a page of forty is small to send."""
     try:
         # of any other format, Pillow hands PostScript to Ghostscript, which runs it

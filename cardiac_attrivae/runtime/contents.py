@@ -15,6 +15,7 @@ from typing import Any
 
 from ..schema import DataError
 from .files import read_json
+from .shipped_models import model_folder, shipped_models
 from .yaml_files import nearest
 
 IMAGES = (".nii", ".nii.gz", ".dcm")
@@ -71,13 +72,15 @@ def require_run(folder: str | Path) -> None:
     Raises:
         DataError: If it does not.
     """
-    folder = Path(folder)
+    folder = model_folder(folder)
     if (folder / "model.safetensors").is_file():
         return
     if (folder / "last.pt").is_file():
         told = "; it is unfinished: train again with --resume"
     else:
+        shipped = ", ".join(shipped_models()[:1])
         told = f"{_found(folder)}; train one first, or give --model the folder that train wrote"
+        told += shipped and f", or {shipped}, which is shipped"
     raise DataError(f"no trained model in {folder}: model.safetensors is missing{told}")
 
 

@@ -224,6 +224,18 @@ def _read(file: Path, device: torch.device | str) -> Segmenter | None:
     return Segmenter(network, about["dice"], about["patients"])
 
 
+def read_judge(file: Path, device: torch.device | str = "cpu") -> Segmenter:
+    """Reads a segmenter that is shipped with a model.
+
+    Raises:
+        DataError: If the file is missing or damaged.
+    """
+    found = _read(file, device)
+    if found is None:
+        raise DataError(f"{file} is missing or damaged; install the package again")
+    return found
+
+
 def _write(segmenter: Segmenter, file: Path) -> None:
     # another process may train the same one: the last file stays, and has the same content
     about = {"dice": segmenter.dice, "patients": segmenter.patients, "fingerprint": file.stem}

@@ -17,6 +17,7 @@ from ..models.vae import VAE
 from ..runtime.contents import require_run
 from ..runtime.device import find_device
 from ..runtime.files import read_json
+from ..runtime.shipped_models import model_folder
 from ..runtime.weights import read_weights
 from ..schema import DataError
 from .config import Pipeline, parse_pipeline
@@ -63,14 +64,14 @@ def load_run(folder: str | Path, device: str = "cpu") -> Run:
     if the environment variable `TRUSTED` names that class, or its module.
 
     Args:
-        folder: The folder that ``train`` wrote.
+        folder: The folder that ``train`` wrote, or the name of a shipped model.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
 
     Raises:
         DataError: If the folder holds no finished run, or one that is damaged or names a network
             that is not trusted.
     """
-    folder = Path(folder)
+    folder = model_folder(folder)
     require_run(folder)
     file = folder / "model.safetensors"
     weights, about = read_weights(file)

@@ -49,13 +49,13 @@ class Desk {
     const { data } = this;
     const people = data.patients === data.cases.length ? "" : `, ${data.cases.length} of them shown`;
     $("about").textContent =
-      `${data.method}, trained on ${data.dataset}, seed ${data.seed}. ${data.patients} patients${people}.`;
+      `${data.method}, trained on ${data.dataset}, seed ${data.seed}. ${data.patients} ${data.generated ? "generated hearts, no patient's" : "patients"}${people}.`;
     $("synthetic").hidden = !data.synthetic;
     const dice = data.structures.map(({ name }) => `${name} ${data.segmenter.dice[name].toFixed(2)}`);
     $("segmenter").textContent =
       "Originals are measured by their masks, all else by a small U-Net in this browser. On " +
       `${data.segmenter.patients} patients that it was not trained on, its Dice is ${dice.join(", ")}.`;
-    $("shown").textContent = "A point is a patient; click one to load it. The red ring is the heart that is drawn, the dark ring where it started.";
+    $("shown").textContent = `A point is a ${data.generated ? "generated heart" : "patient"}; click one to load it. The red ring is the heart that is drawn, the dark ring where it started.`;
 
     const moved = (dimension, place, time) => {
       this.code[dimension] = place;

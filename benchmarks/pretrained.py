@@ -1,0 +1,148 @@
+"""Makes the shipped models of ACDC anew: all training patients, store, trainings, judges, cards.
+
+    python benchmarks/pretrained.py --source ACDC --work WORK [--output DIR]
+
+WORK keeps store, runs and judges; the same command goes on where it was interrupted. What is
+written holds no slice, no mask and no code of a patient: weights in float16, lines, the training
+codes' mean and spread, and cards with their hash. The segmenter of whole pictures is not made here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: one process, one core
+
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import torch
+
+from cardiac_attrivae.data.manifest import load_manifest
+from cardiac_attrivae.data.preprocess import preprocess
+from cardiac_attrivae.data.recipe import Recipe
+from cardiac_attrivae.data.store import SliceDataset
+from cardiac_attrivae.export.bundle_inference import FORMAT
+from cardiac_attrivae.export.card import Source, describe
+from cardiac_attrivae.export.formats import pipeline_of, plain
+from cardiac_attrivae.report.render import render
+from cardiac_attrivae.runtime.files import write
+from cardiac_attrivae.runtime.provenance import digest
+from cardiac_attrivae.runtime.shipped_models import JUDGES, MODELS, PRETRAINED
+from cardiac_attrivae.runtime.weights import write_weights
+from cardiac_attrivae.segmentation.judge import segmenters_for
+from cardiac_attrivae.training.config import load_pipeline
+from cardiac_attrivae.training.facts import SHARED
+from cardiac_attrivae.training.run import Run, encode, load_run
+from cardiac_attrivae.training.workflow import train
+
+PIPELINES = ("attri_vae_fast", "attri_sivae_fast")
+SMALL = 1024
+"""Tensors with fewer numbers (biases, statistics of batch norm) stay in float32."""
+
+USE = """\
+## Use
+
+It comes with cardiac-attrivae:
+
+```
+cardiac-attrivae encode   --model {name} --source SCAN --output codes
+cardiac-attrivae generate --model {name} --set LVEDA=28 --output heart
+cardiac-attrivae traverse --model {name} --output turned
+cardiac-attrivae explore  --model {name} --output explorer --serve
+cardiac-attrivae export   --model {name} --format bundle --output bundle
+```
+
+The last writes a complete MONAI bundle; this folder has its layout, with weights in float16 and
+without configurations.
+
+SHA-256 of models/model.safetensors: `{sha256}`
+
+Trained on all 100 training patients of ACDC, none held out: no score of it on them, or on
+patient118 (the scan of patient055), means anything. It holds no slice, no mask and no code of a
+patient. Its map of training codes shows {points} points in two of {dimensions} dimensions, sorted,
+without ids. Whether weights derived from ACDC may be used as you intend is for the terms of its
+licence to say; if in doubt, ask its authors.
+
+"""
+
+
+def halved(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Stores large tensors in float16."""
+    return {
+        name: value.half() if value.is_floating_point() and value.numel() >= SMALL else value
+        for name, value in weights.items()
+    }
+
+
+def write_shipped(run: Run, folder: Path, name: str) -> float:
+    """Writes a model with its card; returns the largest change of a code by the rounding, in
+    deviations of the training codes."""
+    file = folder / MODELS / "model.safetensors"
+    facts = {key: run.about[key] for key in SHARED if key in run.about}
+    network = plain(run.network)
+    write_weights(file, halved(network.state_dict()), {"pipeline": pipeline_of(run)} | facts)
+    sha256, data = digest(file), Source.of(run)
+    about = describe(run, None) | {"bundle_format": FORMAT, "weights_sha256": sha256}
+    write(folder / "configs" / "metadata.json", json.dumps(about, indent=4) + "\n")
+    text = {"run": run, "about": about, "data": data, "scores": None}
+    card = render("bundle_card.md", "cardiac_attrivae.export", **text)
+    before, _, rest = card.partition("## Use")
+    use = USE.format(
+        name=name, sha256=sha256, points=len(run.about["population"]["points"]),
+        dimensions=len(run.about["code_mean"]),
+    )  # fmt: skip
+    write(folder / "docs" / "README.md", before + use + rest[rest.index("## Dimensions") :])
+    write(folder / "LICENSE", render("bundle_licence.txt", "cardiac_attrivae.export", **text))
+    again = load_run(file.parent)
+    images = torch.rand(8, *_shape(run), generator=torch.Generator().manual_seed(0))
+    one, other = (encode(net, images)[0] for net in (network, again.network))
+    return float((abs(one - other) / run.about["code_deviation"]).max())
+
+
+def _shape(run: Run) -> tuple[int, int, int]:
+    size = run.about["recipe"]["size"]
+    return 1, size, size
+
+
+def write_judges(store: SliceDataset, work: Path, folder: Path) -> dict[str, str]:
+    """Writes the two networks that measure what the models draw; returns the hash of each."""
+    found = {}
+    for k, judge in enumerate(segmenters_for(store, work / "segmenters", (0, 1), tell=click.echo)):
+        file = folder / f"judge_{k}.safetensors"
+        facts = {"dice": judge.dice, "patients": judge.patients}
+        write_weights(file, halved(judge.network.state_dict()), facts)
+        found[file.name] = digest(file)
+        click.echo(f"{file.name}: Dice {judge.dice} on {judge.patients} patients not trained on")
+    return found
+
+
+@click.command()
+@click.option("--source", required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--work", required=True, type=click.Path(path_type=Path))
+@click.option("--output", default=PRETRAINED / "acdc", type=click.Path(path_type=Path))
+@click.option("--set", "changes", multiple=True, help="Change one value of both pipelines.")
+def main(source: Path, work: Path, output: Path, changes: tuple[str, ...]) -> None:
+    folder = work / "store"
+    if not folder.exists():
+        manifest = replace(load_manifest("acdc"), hold_out=None)
+        preprocess(manifest, source, folder, Recipe(slice="all"))
+    store = SliceDataset.open(folder)
+    known = store.split("train").cases["case"].nunique()
+    click.echo(f"{known} training patients, {len(store)} slices")
+    for name in PIPELINES:
+        place = work / name
+        if not (place / "model.safetensors").is_file():
+            train(load_pipeline(name, changes), store, place, device="cpu", resume=True)
+        change = write_shipped(load_run(place), output / name, f"acdc/{name}")
+        click.echo(f"{name}: float16 changes codes by up to {change:.4f} deviations")
+    hashes = write_judges(store, work, output / JUDGES)
+    write(output / JUDGES / "sha256.json", json.dumps(hashes, indent=2) + "\n")
+    size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
+    click.echo(f"{output}: {size / 2**20:.1f} MiB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""The command about new patients: encode."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..runtime.contents import require_run
+from . import options
+from .console import explained, progress, say, suggest, warn
+
+
+@click.command()
+@options.run
+@click.option(
+    "--source", "sources", required=True, multiple=True, type=options.PLACE,
+    help="Scan, or folder of scans: NIfTI, .nrrd, .mha, DICOM. May be given several times.",
+)  # fmt: skip
+@click.option(
+    "--mask", type=options.PLACE,
+    help="Mask of the scan, or a folder of masks named as their scans; default: segment it.",
+)  # fmt: skip
+@options.labels
+@click.option(
+    "--segmenter", default="acdc", show_default=True, metavar="acdc|RUN|onnx:FILE",
+    help="What outlines hearts where there is no mask.",
+)  # fmt: skip
+@click.option("--mirror", is_flag=True, help="The scans are mirror images: turn them round.")
+@options.output
+@options.device
+@explained
+def encode(
+    run: Path,
+    sources: tuple[Path, ...],
+    mask: Path | None,
+    labels: str,
+    segmenter: str,
+    mirror: bool,
+    output: Path,
+    device: str,
+) -> None:
+    """Encode new scans, with or without masks.
+
+    Segments, finds end-diastole and the slice, aligns and encodes; says what is in the code, where
+    it lies among the training patients, and when not to trust it.
+    """
+    require_run(run)
+    from ..data.masks import read_labels
+
+    numbers = read_labels(labels)
+    from ..evaluation.encoding_batch import encode_scans
+
+    found, skipped = encode_scans(
+        run, sources, output, mask=mask, segmenter=segmenter, labels=numbers, mirror=mirror,
+        device=device, progress=progress("encode"),
+    )  # fmt: skip
+    for one in found:
+        rows = one.attributes.to_dict("records")
+        say(f"{one.name}: " + ", ".join(f"{r['attribute']} {r['measured']:.1f}" for r in rows))
+        say(f"  read from the code: {', '.join(_read(row) for row in rows)}")
+        say(f"  the code is {one.trust}")
+        for text in one.warnings:
+            say(f"  {text}")
+    for name, reason in skipped:
+        warn(f"{name} is left out: {reason}")
+    say(f"Codes are in {output / 'codes.csv'}; open {output / 'index.html'} in a browser.")
+    suggest("explore", "--model", run, "--output", "explorer", "--serve")
+
+
+def _read(row: dict) -> str:
+    """Prints a value with its interval."""
+    return f"{row['read']:.1f} ({row['low']:.1f} to {row['high']:.1f})"

@@ -1,0 +1,259 @@
+"""Encodes a scan from outside: mask, end-diastole, crop, code, attributes, and whether to trust it.
+
+The crop is cut by the very transforms that made the training slices, by the recipe of the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ..attributes import ATTRIBUTES
+from ..data.anatomy import SURE, exchanged_labels, handedness
+from ..data.masks import CANONICAL
+from ..data.nifti import NEAR
+from ..data.recipe import Recipe
+from ..data.scan import Scan, read_scan
+from ..data.store import SliceDataset
+from ..data.transforms import ToCanonicalLabelsd, crop_heart
+from ..metrics.calibration import read_lines
+from ..metrics.cardiac_function import find_phases
+from ..metrics.population import FEWEST, Population
+from ..report.encodings import Shown, draw_patient
+from ..report.style import picture
+from ..runtime.contents import store_of
+from ..runtime.validation import build
+from ..schema import MANUAL, STRUCTURES, DataError, Keys, Structure
+from ..segmentation.scans import ScanSegmenter, Segmentation
+from ..training.run import Run, decode, encode
+
+MIRROR_IMAGE = "the pictures show a mirror image of a heart: --mirror (mirror=True) turns it round"
+CUT = 0.02
+"""Share of the heart outside the crop above which it is reported."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What a model says of one scan.
+
+    Attributes:
+        name: Name of the scan.
+        frame: End-diastole, from 0; ``frames`` is their number.
+        slice_index: The encoded slice, from 0 in the order of the file.
+        mask_source: ``manual``, or the name of the segmenter.
+        code: Posterior mean, (D,).
+        attributes: A row per attribute of the model: ``attribute``, ``unit``, ``measured`` on the
+            mask, ``read`` from the code with ``low`` and ``high``, the 95 % interval, and whether
+            it is ``outside`` the range of the training patients.
+        crop, label, reconstruction: The slice as it is encoded, its canonical mask, and what the
+            model draws of it, (H, W).
+        distance: Mahalanobis distance from the training codes; NaN where these are not known.
+        percentile: Per cent of the training patients that are nearer.
+        place: Place on the map of the training patients, (2,).
+        predicted_dice: Structure -> expected Dice of a predicted mask; empty for a given one.
+        warnings: Why the result should not be trusted, in words.
+    """
+
+    name: str
+    frame: int
+    frames: int
+    slice_index: int
+    mask_source: str
+    code: np.ndarray
+    attributes: pd.DataFrame
+    crop: np.ndarray
+    label: np.ndarray
+    reconstruction: np.ndarray
+    distance: float
+    percentile: float
+    place: np.ndarray
+    predicted_dice: Mapping[Structure, float]
+    warnings: tuple[str, ...]
+
+    @property
+    def trust(self) -> str:
+        """Says where the code lies among those of the training patients."""
+        if not np.isfinite(self.distance):
+            return "unknown: the run does not say where its training codes lie"
+        return Population.words(self.percentile)
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The row of codes.csv."""
+        row: dict[str, Any] = {"scan": self.name, "frame": self.frame, "frames": self.frames}
+        row |= {"slice_index": self.slice_index, "mask_source": self.mask_source}
+        row |= {f"Dice_{name}": self.predicted_dice.get(Structure[name]) for name in STRUCTURES}
+        for values in self.attributes.to_dict("records"):
+            name = values["attribute"]
+            row[f"{name}_measured"] = values["measured"]
+            row |= {f"{name}_{key}": values[key] for key in ("read", "low", "high")}
+        row |= {"distance": self.distance, "percentile": self.percentile, "trust": self.trust}
+        row["warnings"] = "; ".join(self.warnings)
+        return row | {f"z{d}": value for d, value in enumerate(self.code.tolist())}
+
+    @property
+    def shown(self) -> Shown:
+        """What a picture and the page show of it."""
+        return Shown(
+            self.name, self.crop, self.label, self.reconstruction, tuple(self.place.tolist()),
+            self.percentile, self.trust, self.attributes.to_dict("records"), self.mask_source,
+            f"frame {self.frame + 1} of {self.frames}, slice {self.slice_index + 1}",
+            {structure.name: dice for structure, dice in self.predicted_dice.items()},
+            list(self.warnings),
+        )  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        table = self.attributes.to_html(index=False, float_format="{:.1f}".format)
+        said = "".join(f"<p>{text}</p>" for text in (self.trust, *self.warnings))
+        return picture(lambda path: draw_patient(self.shown, path)) + table + said
+
+
+def encode_scan(
+    run: Run,
+    path: str | Path,
+    mask: str | Path | None = None,
+    *,
+    segmenter: Callable[[], ScanSegmenter] | None = None,
+    labels: Mapping[int, Structure] = CANONICAL,
+    known: Population | None = None,
+    mirror: bool = False,
+    name: str = "",
+) -> Encoded:
+    """Encodes one scan; see the class for what comes out.
+
+    Args:
+        run: The model.
+        path: What `read_scan` reads.
+        mask: Its mask, in the same order of voxels, a frame for each of the scan; None segments it.
+        segmenter: Opens what outlines hearts; needed without a mask.
+        labels: Raw label number -> structure in the mask.
+        known: Where the training codes lie, see `population_of`.
+        mirror: Whether the scan is stored as a mirror image, and is turned round.
+        name: What to call the scan; empty takes the name of its file.
+
+    Raises:
+        DataError: If scan or mask cannot be read, do not fit, or show no usable slice.
+    """
+    scan = read_scan(path)
+    if mask is None:
+        if segmenter is None:
+            raise DataError(f"{scan.name} has no mask, and no segmenter was given; give one")
+        outlines = segmenter()
+        scan = _turned(scan, mirror)
+        frame, found = _outlined(scan, outlines)
+        source, outlined, dice, said = outlines.name, found.labels, found.predicted_dice, [
+            *found.warnings
+        ]  # fmt: skip
+    else:
+        frame, outlined = _given(scan, read_scan(mask), labels)
+        scan, source, dice, said = _turned(scan, mirror), MANUAL, {}, []
+        outlined = outlined[:, ::-1] if mirror else outlined
+        if exchanged := exchanged_labels(outlined):
+            said.append(
+                f"labels look exchanged: {exchanged}; give their numbers with --mask-labels"
+            )
+    if handedness(outlined, scan.spacing_mm) < -SURE:
+        said.append(MIRROR_IMAGE)
+    if scan.frames.shape[3] == 1:
+        said.append("a single frame came: it is taken for end-diastole")
+    image, recipe = scan.frames[..., frame], recipe_of(run)
+    crop = crop_heart(image, outlined, scan.spacing_mm, recipe)
+    if crop["cut"] > CUT:
+        said.append(f"{crop['cut']:.0%} of the heart leaves the crop")
+    slices = torch.as_tensor(np.asarray(crop[Keys.IMAGE]), dtype=torch.float32)[None]
+    device = next(run.network.parameters()).device
+    code = encode(run.network, slices.to(device))[0]
+    distance, percentile, place = np.nan, np.nan, np.full(2, np.nan)
+    if known is not None:
+        distance, place = float(known.distance(code)[0]), known.place(code)[0]
+        percentile = float(known.percentile(np.array([distance]))[0])
+    return Encoded(
+        name or scan.name, frame, scan.frames.shape[3], int(crop["slice_index"]), source, code[0],
+        attributes_of(run, code, crop["attributes"]), slices[0, 0].numpy(),
+        np.asarray(crop[Keys.LABEL])[0].astype(np.uint8), decode(run.network, code)[0, 0].numpy(),
+        distance, percentile, place, dice, tuple(said),
+    )  # fmt: skip
+
+
+def attributes_of(run: Run, code: np.ndarray, measured: Mapping[str, float]) -> pd.DataFrame:
+    """Puts what was measured beside what the code says, a row per attribute of the model.
+
+    Args:
+        run: The model; without saved lines nothing is read from the code.
+        code: Code, (1, D).
+        measured: Attribute -> value on the mask.
+    """
+    lines = run.about.get("calibration") or {}
+    values = dict(zip(lines, read_lines(code, lines)[0].tolist(), strict=True)) if lines else {}
+    rows = []
+    for name in run.pipeline.attributes:
+        read, low, high = values.get(name, [np.nan] * 3)
+        line = lines.get(name, {"low": -np.inf, "high": np.inf})
+        rows.append(
+            {"attribute": name, "unit": ATTRIBUTES[name].unit, "measured": measured[name],
+             "read": read, "low": low, "high": high,
+             "outside": not line["low"] <= measured[name] <= line["high"]}
+        )  # fmt: skip
+    columns = ["attribute", "unit", "measured", "read", "low", "high", "outside"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def recipe_of(run: Run) -> Recipe:
+    """Returns how a slice of a new patient is cropped: as in training, and the most basal one of a
+    model that was trained on all slices, since that is the one by which patients are scored."""
+    known = {k: v for k, v in run.about["recipe"].items() if k in Recipe.__dataclass_fields__}
+    recipe = build(Recipe, known, "recipe")
+    return replace(recipe, slice="basal") if recipe.slice == "all" else recipe
+
+
+def population_of(run: Run) -> Population | None:
+    """Returns where the training codes of a run lie.
+
+    Runs of earlier versions did not keep it: it is then computed of the store, if that is there.
+    """
+    if known := Population.of_facts(run.about):
+        return known
+    try:
+        train = SliceDataset.open(store_of(run.folder, None)).split("train").basal()
+    except (DataError, ValueError):
+        return None
+    if len(train) < FEWEST:
+        return None
+    device = next(run.network.parameters()).device
+    return Population.fit(encode(run.network, train.images.to(device))[0])
+
+
+def _turned(scan: Scan, mirror: bool) -> Scan:
+    return replace(scan, frames=scan.frames[:, ::-1]) if mirror else scan
+
+
+def _outlined(scan: Scan, segmenter: ScanSegmenter) -> tuple[int, Segmentation]:
+    """Segments a scan; returns end-diastole and its mask."""
+    if scan.frames.shape[3] == 1:
+        return 0, segmenter.segment(scan.frames[..., 0], scan.spacing_mm)
+    found = segmenter.segment_cine(scan.frames, scan.spacing_mm)
+    sizes = np.array([(one.labels == Structure.LV).sum() for one in found])
+    frame = find_phases(sizes)[0]
+    return frame, found[frame]
+
+
+def _given(scan: Scan, mask: Scan, labels: Mapping[int, Structure]) -> tuple[int, np.ndarray]:
+    """Returns end-diastole, where the LV of a mask is largest, and the canonical labels there."""
+    if mask.frames.shape != scan.frames.shape:
+        raise DataError(
+            f"the mask of {scan.name} has shape {mask.frames.shape} and the scan "
+            f"{scan.frames.shape}; expected equal, with a frame of the mask for each of the scan"
+        )
+    raw = mask.frames
+    if raw.dtype.kind == "f":
+        raw = np.where(np.abs(raw - np.rint(raw)) <= NEAR, np.rint(raw), raw)
+    cavity = np.isin(raw, [n for n, structure in labels.items() if structure == Structure.LV])
+    frame = int(cavity.sum(axis=(0, 1, 2)).argmax())
+    canonical = ToCanonicalLabelsd("mask", labels)({"mask": raw[..., frame]})["mask"]
+    return frame, canonical

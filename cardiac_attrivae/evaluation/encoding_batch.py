@@ -1,0 +1,103 @@
+"""Encodes scans, and writes their table, pictures and page: what the command ``encode`` does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+
+from ..data.masks import CANONICAL, Masks
+from ..data.scan import find_scans
+from ..report.encodings import draw_map, draw_patient, encodings_page
+from ..runtime.files import write
+from ..runtime.messages import without_folder
+from ..runtime.outputs import check_apart, claimed
+from ..schema import DataError, Structure
+from ..segmentation.scans import load_segmenter
+from ..training.run import load_run
+from .encoding import Encoded, encode_scan, population_of
+
+
+def encode_scans(
+    run: str | Path,
+    sources: Sequence[str | Path],
+    output: str | Path,
+    *,
+    mask: str | Path | None = None,
+    segmenter: str | Path = "acdc",
+    labels: Mapping[int, Structure] = CANONICAL,
+    mirror: bool = False,
+    device: str = "auto",
+    progress: Callable[[Iterable[str], int], Iterable[str]] = lambda names, _: names,
+) -> tuple[list[Encoded], list[tuple[str, str]]]:
+    """Writes codes.csv, skipped.csv, pictures/NAME.png, map.png and index.html.
+
+    Args:
+        run: Folder that ``train`` wrote, or the name of a shipped model.
+        sources: Files and folders, see `find_scans`.
+        output: Folder to write into.
+        mask: Mask of the only scan; or a folder with a mask for each, named as its scan.
+        segmenter: What `load_segmenter` takes; opened only if a mask is needed.
+        labels: Raw label number -> structure in given masks.
+        mirror: Whether the scans are stored as mirror images, and are turned round.
+        device: See `find_device`.
+        progress: Wraps the names of the scans and their number.
+
+    Returns:
+        What was encoded; and the name of each other scan with the reason.
+
+    Raises:
+        DataError: If no scan can be encoded, or the output belongs to something else.
+    """
+    model, scans = load_run(run, device), find_scans(sources)
+    output = Path(output)
+    for source in filter(Path.is_dir, map(Path, sources)):
+        check_apart(source, output)
+    masks = Masks(Path(mask)) if mask and Path(mask).is_dir() else None
+    if mask and masks is None and len(scans) > 1:
+        raise DataError(
+            f"{mask} is one mask for {len(scans)} scans; give a folder of masks, each named as its "
+            "scan, or one scan"
+        )
+    open_once = cache(lambda: load_segmenter(segmenter))
+    if not mask:
+        open_once()  # a wrong name is reported before anything is read
+    known, found, skipped = population_of(model), list[Encoded](), list[tuple[str, str]]()
+    with claimed(output, "encode") as claim:
+        for name in progress(scans, len(scans)):
+            path = scans[name]
+            try:
+                own = masks.find(path, name) if masks else mask
+                one = encode_scan(
+                    model, path, own, segmenter=open_once, labels=labels, known=known,
+                    mirror=mirror, name=name,
+                )  # fmt: skip
+            except DataError as error:
+                skipped.append((name, without_folder(error, path)))
+                continue
+            draw_patient(one.shown, output / "pictures" / f"{name}.png")
+            found.append(one)
+        if not found:
+            raise DataError(f"none of {len(scans)} scans can be encoded: {skipped[0][1]}")
+        shown = [one.shown for one in found]
+        files = [
+            "codes.csv",
+            "skipped.csv",
+            "index.html",
+            *(f"pictures/{s.name}.png" for s in shown),
+        ]
+        if known is not None:
+            draw_map(known.points, shown, output / "map.png")
+            files.append("map.png")
+        claim.keep(files)
+        table = pd.DataFrame([one.row for one in found])
+        write(output / "codes.csv", table.to_csv(index=False, float_format="%.6g"))
+        missed = pd.DataFrame(skipped, columns=["scan", "reason"])
+        write(output / "skipped.csv", missed.to_csv(index=False))
+        page = encodings_page(
+            shown, output, model.pipeline.method, model.about["train_dataset"], skipped
+        )
+        write(output / "index.html", page)
+    return found, skipped

@@ -1,0 +1,136 @@
+"""Pictures and the page of scans that were encoded: what was seen, drawn, read, and how far off."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
+
+from ..runtime.files import atomic_file
+from .evaluations import packed_picture
+from .render import render
+from .style import INK, PAPER, fitted, font, grey, outlined, plain, save
+
+ZOOM, GAP, TOP = 2, 8, 24  # pixels
+KNOWN, NEW, FAR = "#9aa5b1", "#0072b2", "#d55e00"
+
+
+class Shown(NamedTuple):
+    """What is shown of a scan.
+
+    Attributes:
+        name: Name of the scan.
+        crop, label, reconstruction: Slice in [0, 1], canonical labels, and what the model draws,
+            (H, W).
+        place: Place on the map; NaN if unknown.
+        percentile: Per cent of the training patients that are nearer.
+        trust: What that means, in words.
+        attributes: Rows with attribute, unit, measured, read, low, high, outside.
+        mask_source: Who made the mask.
+        where: Frame and slice, in words.
+        dice: Structure -> expected Dice of a predicted mask.
+        warnings: Sentences.
+    """
+
+    name: str
+    crop: np.ndarray
+    label: np.ndarray
+    reconstruction: np.ndarray
+    place: tuple[float, float]
+    percentile: float
+    trust: str
+    attributes: Sequence[Mapping[Any, Any]]
+    mask_source: str
+    where: str
+    dice: Mapping[str, float]
+    warnings: Sequence[str]
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether anything speaks against it."""
+        return bool(self.warnings) or not self.percentile <= 95
+
+
+def draw_patient(shown: Shown, path: str | Path) -> None:
+    """Draws the slice, its outlines, and what the model makes of it, side by side.
+
+    Args:
+        shown: The scan.
+        path: PNG to write.
+    """
+    tiles = {
+        "slice": np.repeat(grey(shown.crop)[..., None], 3, axis=2),
+        "mask": outlined(shown.crop, shown.label),
+        "drawn from its code": np.repeat(grey(shown.reconstruction)[..., None], 3, axis=2),
+    }
+    side, letters = ZOOM * shown.crop.shape[0], font(13)
+    sheet = Image.new("RGB", (3 * side + 4 * GAP, side + TOP + GAP), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for k, (title, tile) in enumerate(tiles.items()):
+        left = GAP + k * (side + GAP)
+        draw.text((left, 4), title, INK, letters)
+        sheet.paste(
+            Image.fromarray(tile).resize((side, side), Image.Resampling.NEAREST), (left, TOP)
+        )
+    with atomic_file(path) as beside:
+        sheet.save(beside, format="PNG")
+
+
+def draw_map(points: np.ndarray, shown: Sequence[Shown], path: str | Path) -> None:
+    """Draws scans on the map of the training patients.
+
+    Args:
+        points: Training patients, (n, 2).
+        shown: Scans; those without a place are left out.
+        path: PNG to write.
+    """
+    figure = Figure((6.2, 4.4), layout="constrained")
+    axis = figure.add_subplot()
+    axis.scatter(points[:, 0], points[:, 1], s=14, color=KNOWN, lw=0, label="training patients")
+    placed = [one for one in shown if np.isfinite(one.place).all()]
+    for usual, colour, label in ((True, NEW, "new"), (False, FAR, "new, unusual")):
+        chosen = [one for one in placed if (one.percentile <= 95) == usual]
+        if chosen:
+            spots = np.array([one.place for one in chosen])
+            axis.scatter(
+                spots[:, 0], spots[:, 1], s=34, color=colour, marker="D", lw=0, label=label,
+                zorder=3,
+            )  # fmt: skip
+    for one in placed[:20]:  # more names would cover each other
+        axis.annotate(
+            fitted(one.name, 1.4, 7), one.place, xytext=(5, 4), textcoords="offset points",
+            fontsize=7,
+        )  # fmt: skip
+    axis.set(xlabel="first principal component of the codes", ylabel="second")
+    axis.legend(fontsize=8, frameon=False)
+    plain(axis)
+    save(figure, path)
+
+
+def encodings_page(
+    shown: Sequence[Shown], folder: Path, method: str, trained_on: str, skipped: Sequence[Any]
+) -> str:
+    """Writes the page of a batch of scans: a table of all, and a part for each.
+
+    Args:
+        shown: Scans.
+        folder: Holds map.png, if there is a map, and pictures/NAME.png of each.
+        method: Name of the method.
+        trained_on: Data set of the model.
+        skipped: Name of each scan that cannot be encoded, and the reason.
+    """
+    pictures = {one.name: packed_picture(folder / "pictures" / f"{one.name}.png") for one in shown}
+    whole = folder / "map.png"
+    return render(
+        "encodings.html",
+        shown=shown,
+        pictures=pictures,
+        map=packed_picture(whole) if whole.is_file() else "",
+        method=method,
+        trained_on=trained_on,
+        skipped=skipped,
+    )

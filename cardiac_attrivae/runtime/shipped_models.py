@@ -1,0 +1,58 @@
+"""Models that come with the package, by name: ``acdc``, or ``acdc/attri_vae_fast``.
+
+A shipped model is a folder in ``pretrained/NAME`` in the layout of a MONAI bundle: its card in
+``docs/README.md``, its weights in ``models/``. It holds no slice and no code of a patient, so what
+other runs take from their store comes from the model: lines, the training codes' mean and spread.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PRETRAINED = Path(__file__).parents[1] / "pretrained"
+"""Folder of the data sets whose models are shipped."""
+DEFAULT = "attri_sivae_fast"
+"""The model that the name of a data set alone stands for."""
+MODELS = "models"
+"""Folder of the weights in a bundle."""
+JUDGES = "judges"
+"""Folder beside the models of a data set, with the networks that measure what they draw."""
+
+
+def shipped_models() -> list[str]:
+    """Lists the names of shipped models.
+
+    Example:
+        >>> all(name.count("/") <= 1 for name in shipped_models())
+        True
+    """
+    bundles = sorted(PRETRAINED.glob(f"*/*/{MODELS}/model.safetensors"))
+    names = [f"{file.parts[-4]}/{file.parts[-3]}" for file in bundles]
+    short = [name.partition("/")[0] for name in names if name.endswith(f"/{DEFAULT}")]
+    return [*short, *names]
+
+
+def model_folder(name: str | Path) -> Path:
+    """Returns the folder that holds a model's weights: a shipped one by its name.
+
+    A folder of the user's comes first.
+
+    Args:
+        name: Folder of a run, or a name in `shipped_models`.
+    """
+    folder = Path(name)
+    if folder.exists() or str(name) not in shipped_models():
+        return folder
+    data, _, method = Path(name).as_posix().partition("/")
+    return PRETRAINED / data / (method or DEFAULT) / MODELS
+
+
+def judges_of(folder: Path) -> list[Path]:
+    """Returns the files of the networks that measure what a shipped model draws; none of others.
+
+    Args:
+        folder: What `model_folder` returned.
+    """
+    if PRETRAINED not in folder.parents:
+        return []
+    return sorted((folder.parents[1] / JUDGES).glob("*.safetensors"))

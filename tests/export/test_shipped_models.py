@@ -1,0 +1,133 @@
+"""Shipped models: cards and weights belong together, nothing of a patient, no data needed."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from cardiac_attrivae.cli.main import main
+from cardiac_attrivae.data.phantom import write_phantoms
+from cardiac_attrivae.runtime import shipped_models as shipped
+from cardiac_attrivae.runtime.provenance import digest
+from cardiac_attrivae.runtime.shipped_models import model_folder, shipped_models
+from cardiac_attrivae.runtime.weights import read_weights
+from cardiac_attrivae.training.facts import PRIVATE
+from cardiac_attrivae.training.run import load_run
+
+BUNDLES = sorted(folder.parent for folder in shipped.PRETRAINED.glob("*/*/models"))
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "pretrained.py"
+MOST_BYTES = 12e6
+
+
+def check_bundle(folder):
+    """Fails unless card, licence and weights of a shipped model belong together."""
+    file = folder / "models" / "model.safetensors"
+    card = (folder / "docs" / "README.md").read_text()
+    metadata = json.loads((folder / "configs" / "metadata.json").read_text())
+    assert metadata["weights_sha256"] == digest(file)
+    assert digest(file) in card
+    licence = (folder / "LICENSE").read_text()
+    for text in (card, licence):
+        assert "CC BY-NC-SA 4.0" in text
+        assert "Apache" in text
+    assert "10.1109/TMI.2018.2837502" in card
+    _, about = read_weights(file)
+    assert not {*PRIVATE, "summary", "sha256_of"} & about.keys()
+    assert "patient0" not in json.dumps(about)
+
+
+def test_all_shipped_models_together_are_small():
+    size = sum(f.stat().st_size for f in shipped.PRETRAINED.rglob("*") if f.is_file())
+    assert size < MOST_BYTES
+
+
+@pytest.mark.parametrize("folder", BUNDLES, ids=lambda folder: folder.name)
+def test_card_and_weights_belong_together(folder):
+    check_bundle(folder)
+
+
+def test_a_folder_of_the_users_comes_before_a_shipped_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("acdc").mkdir()
+    assert model_folder("acdc") == Path("acdc")
+    assert model_folder("runs/mine") == Path("runs/mine")
+
+
+def invoke(*words):
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, hasty_segmenters):
+    """What the script ships, of twelve phantoms and short trainings, in the place of the real."""
+    folder = tmp_path_factory.mktemp("shipped")
+    write_phantoms("acdc", folder / "ACDC", 18, cine=False)
+    specification = importlib.util.spec_from_file_location("benchmark_pretrained", BENCHMARK)
+    script = importlib.util.module_from_spec(specification)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, specification.name, script)
+        specification.loader.exec_module(script)
+        short = ["schedule.epochs=1", "schedule.steps_per_epoch=3", "data.batch_size=4"]
+        words = ["--source", folder / "ACDC", "--work", folder / "work"]
+        words += ["--output", folder / "pretrained" / "acdc"]
+        words += [
+            word for change in (*short, "objective.vae_epochs=0") for word in ("--set", change)
+        ]
+        patch.setattr(script, "PIPELINES", ("attri_sivae_fast",))
+        done = CliRunner().invoke(script.main, [str(word) for word in words])
+        assert done.exit_code == 0, (done.output, done.exception)
+        patch.setattr(shipped, "PRETRAINED", folder / "pretrained")
+        yield folder
+
+
+@pytest.mark.slow
+def test_the_script_ships_a_model_whose_card_belongs_to_it(made):
+    folder = made / "pretrained" / "acdc" / "attri_sivae_fast"
+    file = folder / "models" / "model.safetensors"
+    metadata = json.loads((folder / "configs" / "metadata.json").read_text())
+    card = (folder / "docs" / "README.md").read_text()
+    assert metadata["weights_sha256"] == digest(file)
+    assert digest(file) in card
+    assert "--model acdc/attri_sivae_fast" in card
+    run, other = load_run("acdc"), load_run(made / "work" / "attri_sivae_fast")
+    assert run.about["population"] == other.about["population"]
+    assert not {*PRIVATE, "summary"} & run.about.keys()
+
+
+@pytest.mark.slow
+def test_every_command_works_by_the_name_alone(made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert shipped_models() == ["acdc", "acdc/attri_sivae_fast"]
+    for words in (
+        ("generate", "--model", "acdc", "--set", "LVEDA=20", "--output", "heart"),
+        ("traverse", "--model", "acdc", "--output", "turned", "--steps", "2"),
+        ("explore", "--model", "acdc/attri_sivae_fast", "--output", "explorer"),
+        ("export", "--model", "acdc", "--format", "bundle", "--output", "bundle"),
+    ):
+        done = invoke(*words)
+        assert done.exit_code == 0, done.output
+    data = json.loads(Path("explorer/data.json").read_text())
+    assert data["generated"]
+    assert data["cases"][0]["case"] == "generated 01"
+    assert "generated hearts" in invoke(
+        "explore", "--model", "acdc", "--output", "explorer"
+    ).output  # fmt: skip
+    assert Path("bundle/configs/inference.json").is_file()
+    scan = next((made / "ACDC" / "training").rglob("*frame01.nii.gz"))
+    mask = scan.with_name(scan.name.replace(".nii.gz", "_gt.nii.gz"))
+    done = invoke(
+        "encode", "--model", "acdc", "--source", scan, "--mask", mask, "--mask-labels",
+        "LV=3,MYO=2,RV=1", "--output", "codes",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    table = pd.read_csv("codes/codes.csv")
+    assert table["percentile"].between(0, 100).all()
+    done = invoke(
+        "generate", "--model", "acdc", "--set", "LVEDA=20", "--case", "p", "--output", "x"
+    )
+    assert done.exit_code == 2
+    assert "shipped without patients" in done.output
