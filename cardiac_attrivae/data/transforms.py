@@ -79,7 +79,7 @@ def crop_heart(
         >>> label[20:40, 20:40], label[25:35, 25:35], label[20:40, 10:20] = 2, 1, 3
         >>> image = np.random.default_rng(0).random(label.shape)
         >>> crop = crop_heart(image, label, (1.3, 1.3, 8.0), Recipe())
-        >>> crop["image"].shape, crop["slice_index"], round(crop["attributes"]["LVEDA"], 2)
+        >>> tuple(crop["image"].shape), crop["slice_index"], round(crop["attributes"]["LVEDA"], 2)
         ((1, 128, 128), 0, 1.69)
     """
     data = {Keys.IMAGE: image, Keys.LABEL: label, "spacing": spacing_mm}
