@@ -169,13 +169,20 @@ def encode_scan(
     slices = torch.as_tensor(np.asarray(crop[Keys.IMAGE]), dtype=torch.float32)[None]
     device = next(run.network.parameters()).device
     code = encode(run.network, slices.to(device))[0]
+    table = attributes_of(run, code, crop["attributes"])
+    said += [
+        f"{row['attribute']} {row['measured']:.3g} {row['unit']} on the mask is outside of the "
+        "range of the training patients: look at the mask"
+        for row in table.to_dict("records")
+        if row["outside"]
+    ]
     distance, percentile, place = np.nan, np.nan, np.full(2, np.nan)
     if known is not None:
         distance, place = float(known.distance(code)[0]), known.place(code)[0]
         percentile = float(known.percentile(np.array([distance]))[0])
     return Encoded(
         name or scan.name, frame, scan.frames.shape[3], int(crop["slice_index"]), source, code[0],
-        attributes_of(run, code, crop["attributes"]), slices[0, 0].numpy(),
+        table, slices[0, 0].numpy(),
         np.asarray(crop[Keys.LABEL])[0].astype(np.uint8), decode(run.network, code)[0, 0].numpy(),
         distance, percentile, place, dice, tuple(said),
     )  # fmt: skip

@@ -12,7 +12,7 @@ from pathlib import Path
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 """Folder of the data sets whose models are shipped."""
 DEFAULT = "attri_sivae_fast"
-"""The model that the name of a data set alone stands for."""
+"""The model that the name of a data set alone stands for, or its first one if this is not there."""
 MODELS = "models"
 """Folder of the weights in a bundle."""
 JUDGES = "judges"
@@ -28,8 +28,15 @@ def shipped_models() -> list[str]:
     """
     bundles = sorted(PRETRAINED.glob(f"*/*/{MODELS}/model.safetensors"))
     names = [f"{file.parts[-4]}/{file.parts[-3]}" for file in bundles]
-    short = [name.partition("/")[0] for name in names if name.endswith(f"/{DEFAULT}")]
-    return [*short, *names]
+    return [*_defaults(names), *names]
+
+
+def _defaults(names: list[str]) -> dict[str, str]:
+    """Data set -> the model that its name stands for."""
+    first = {name.partition("/")[0]: name for name in reversed(names)}
+    return dict(sorted(first.items())) | {
+        name.partition("/")[0]: name for name in names if name.endswith(f"/{DEFAULT}")
+    }
 
 
 def model_folder(name: str | Path) -> Path:
@@ -40,11 +47,11 @@ def model_folder(name: str | Path) -> Path:
     Args:
         name: Folder of a run, or a name in `shipped_models`.
     """
-    folder = Path(name)
-    if folder.exists() or str(name) not in shipped_models():
+    folder, known = Path(name), shipped_models()
+    if folder.exists() or str(name) not in known:
         return folder
-    data, _, method = Path(name).as_posix().partition("/")
-    return PRETRAINED / data / (method or DEFAULT) / MODELS
+    chosen = _defaults([one for one in known if "/" in one]).get(str(name), str(name))
+    return PRETRAINED / chosen / MODELS
 
 
 def judges_of(folder: Path) -> list[Path]:

@@ -1,5 +1,7 @@
 """A scan from outside gets the code that it would have in a store, with a mask or without one."""
 
+from dataclasses import replace
+
 import nibabel
 import numpy as np
 import pandas as pd
@@ -138,6 +140,19 @@ def test_a_code_far_off_is_said_to_be(world):
     assert away.shown.doubtful
     assert population_of(run) is None  # nine phantoms are too few
     assert encode_scan(run, file, mask).trust.startswith("unknown")
+
+
+def test_a_ventricle_that_no_training_patient_had_is_reported(world):
+    run, _, folder, records, _ = world
+    file = records[0].image
+    about = dict(run.about)
+    line = {"dimension": 0, "slope": 1.0, "intercept": 0.0, "code_mean": 0.0, "n": 20}
+    line |= {"code_deviation": 1.0, "residual_sd": 1.0, "low": 90.0, "high": 99.0}
+    about["calibration"] = dict.fromkeys(run.pipeline.attributes, line)
+    one = encode_scan(replace(run, about=about), file, folder / "masks" / file.name)
+    assert one.attributes["outside"].all()
+    assert sum("outside of the range" in text for text in one.warnings) == 3
+    assert one.shown.doubtful
 
 
 def invoke(*words):

@@ -50,6 +50,16 @@ def test_card_and_weights_belong_together(folder):
     check_bundle(folder)
 
 
+def test_the_name_of_a_data_set_stands_for_its_default_or_its_first_model(tmp_path, monkeypatch):
+    monkeypatch.setattr(shipped, "PRETRAINED", tmp_path)
+    for name, first in (("attri_vae_fast", "attri_vae_fast"), ("attri_sivae_fast",) * 2):
+        (tmp_path / "acdc" / name / "models").mkdir(parents=True)
+        (tmp_path / "acdc" / name / "models" / "model.safetensors").touch()
+        assert shipped_models()[0] == "acdc"
+        assert model_folder("acdc") == tmp_path / "acdc" / first / "models"
+    assert model_folder("acdc/attri_vae_fast").parent.name == "attri_vae_fast"
+
+
 def test_a_folder_of_the_users_comes_before_a_shipped_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("acdc").mkdir()
