@@ -60,6 +60,11 @@ UNIT = (
     "image.header.set_zooms((I, J, S))"
 )
 
+MIRROR_IMAGE = (
+    "the pictures show a mirror image of a heart by its shape: flip image and mask, "
+    "nibabel.load(FILE).slicer[:, ::-1]"
+)
+
 
 def border_share(mask: np.ndarray, inner: Structure, outer: Structure) -> float:
     """Computes which share of the in-plane neighbours of a structure belongs to another one.
@@ -261,6 +266,8 @@ def oddities(image: Volume, mask: Volume, labels: np.ndarray, matched: bool) -> 
         found.append(Oddity(FLIPPED, ""))
     if is_mirrored(image, pixel_counts(labels)):
         found.append(Oddity(MIRRORED, ""))
+    if (odds := handedness(labels, image.spacing_mm)) < -SURE:
+        found.append(Oddity(MIRROR_IMAGE, f"log odds {odds:.1f}"))
     if inside[[0, -1]].any() or inside[:, [0, -1]].any():
         found.append(Oddity(CUT, ""))
     lengths = np.linalg.norm(image.affine[:3, :3], axis=0)

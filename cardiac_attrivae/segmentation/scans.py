@@ -24,6 +24,7 @@ from ..models.scan_unet import with_neighbours
 from ..runtime.weights import read_weights
 from ..schema import HEART, DataError, Structure
 from ..training.config import parse_pipeline
+from .onnx_network import read_onnx
 from .plausible import border_faults, cleaned
 
 BATCH = 16
@@ -31,6 +32,12 @@ BATCH = 16
 
 QUICK = 2
 """Ways to look at a frame of a cine that is neither ED nor ES."""
+
+SHIPPED = Path(__file__).parents[1] / "pretrained"
+"""Folder of what comes with the package, by data set."""
+
+ONNX = "onnx:"
+"""Beginning of the name of a segmenter that another program exported."""
 
 DOUBTFUL = 0.8
 """Predicted Dice below which a structure is reported."""
@@ -74,6 +81,8 @@ class ScanSegmenter:
         window: Pixels along a side of the window about the heart, a multiple of 16.
         context: Slices that it sees at once.
         views: Ways to look at a single frame.
+        locates: Whether the heart is looked for in the whole field first; else the window lies in
+            the middle of the slices.
         dice_lines: Structure -> (intercept, slope) from the agreement of views to Dice.
     """
 
@@ -83,6 +92,7 @@ class ScanSegmenter:
     window: int = 128
     context: int = 3
     views: Sequence[View] = VIEWS
+    locates: bool = True
     dice_lines: Mapping[Structure, tuple[float, float]] = field(default_factory=dict)
 
     def segment(self, image: np.ndarray, spacing_mm: Sequence[float]) -> Segmentation:
@@ -133,6 +143,8 @@ class ScanSegmenter:
 
     def centre(self, slices: Tensor) -> tuple[int, int]:
         """Finds the pixel in the middle of the heart in slices on the grid, (Z, H, W)."""
+        if not self.locates:
+            return slices.shape[1] // 2, slices.shape[2] // 2
         fields = self._fields(slices, View(0, False, False))
         heart = 1 - fields[:, 0]
         weight = (heart * (heart > 0.5)).sum(0)
@@ -253,10 +265,23 @@ def load_segmenter(model: str | Path) -> ScanSegmenter:
     Raises:
         DataError: If there is none, or it is damaged.
     """
+    if str(model).startswith(ONNX):
+        file = Path(str(model).removeprefix(ONNX))
+        network = read_onnx(file)
+        how = network.settings
+        return ScanSegmenter(
+            file.stem, network, how.spacing_mm, how.size, how.context, locates=False
+        )
     folder = Path(model)
+    if str(model) in shipped_segmenters() and not folder.exists():
+        folder = SHIPPED / str(model) / "segmenter"
     file = folder / "model.safetensors"
     if not file.is_file():
-        raise DataError(f"no segmenter {str(model)!r}: {file} is missing")
+        known = ", ".join(shipped_segmenters())
+        raise DataError(
+            f"no segmenter {str(model)!r}: {file} is missing; expected {known}, the folder of a run "
+            f"of segment_scans, or {ONNX}FILE"
+        )
     weights, about = read_weights(file)
     try:
         pipeline = parse_pipeline(about["pipeline"])
@@ -265,7 +290,21 @@ def load_segmenter(model: str | Path) -> ScanSegmenter:
         network = build_network(pipeline.network.name, **pipeline.network.arguments)
         network.load_state_dict({name: values.float() for name, values in weights.items()})
         grid_mm, window = float(about["recipe"]["spacing"]), pipeline.objective.window
+        lines = about.get("dice_lines", {})
+        dice_lines = {Structure[name]: (float(a), float(b)) for name, (a, b) in lines.items()}
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise DataError(f"{file} cannot be used: {error}") from error
     network.eval().to(memory_format=torch.channels_last)
-    return ScanSegmenter(folder.name, network, grid_mm, window, network.context)
+    return ScanSegmenter(
+        Path(model).name, network, grid_mm, window, network.context, dice_lines=dice_lines
+    )
+
+
+def shipped_segmenters() -> list[str]:
+    """Lists the segmenters that come with the package.
+
+    Example:
+        >>> shipped_segmenters()
+        ['acdc']
+    """
+    return sorted(file.parts[-3] for file in SHIPPED.glob("*/segmenter/model.safetensors"))

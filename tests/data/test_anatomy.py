@@ -13,8 +13,12 @@ from cardiac_attrivae.data.anatomy import (
     CUT,
     EXCHANGED,
     FLIPPED,
+    MIRROR_IMAGE,
     MIRRORED,
+    SURE,
     UNIT,
+    base_first,
+    handedness,
     is_mirrored,
     oddities,
 )
@@ -26,7 +30,7 @@ from cardiac_attrivae.data.nifti import Volume, read_mask
 from cardiac_attrivae.data.preprocess import preprocess
 from cardiac_attrivae.data.recipe import Recipe
 from cardiac_attrivae.data.transforms import ToCanonicalLabelsd
-from cardiac_attrivae.schema import DataError, Keys
+from cardiac_attrivae.schema import DataError, Keys, Structure
 
 MANIFEST = parse_manifest(OWN, "own")
 TURNED = np.diag([-1.5, -1.5, -10, 1.0])
@@ -187,3 +191,46 @@ def test_no_real_patient_looks_wrong(real_data, dataset, count):
         assert oddities(image, mask, labels, matched=False) == [], record.case
         exchanged = np.choose(labels, [0, 3, 2, 1]).astype(np.uint8)
         assert oddities(image, mask, exchanged, matched=False)[0].what == EXCHANGED
+
+
+def real_masks(data):
+    """Masks of ten ACDC patients at ED and of both M&Ms patients, with their spacing."""
+    for name in ("acdc", "mnms"):
+        for record in find_cases(load_manifest(name), data / name).records[:10]:
+            stored = read_mask(record.mask, record.frame)
+            labels = ToCanonicalLabelsd("label")({"record": record, "label": stored.voxels})
+            yield labels["label"], stored.spacing_mm
+
+
+@pytest.mark.realdata
+def test_no_real_heart_is_taken_for_a_mirror_image_and_most_mirror_images_are_noticed(real_data):
+    odds = np.array([handedness(labels, spacing) for labels, spacing in real_masks(real_data)])
+    assert (odds > -SURE).all()
+    assert (odds > SURE).mean() >= 0.75
+    first = find_cases(load_manifest("acdc"), real_data / "acdc").records[0]
+    image, stored = read_image(first.image, first.frame), read_mask(first.mask, first.frame)
+    labels = ToCanonicalLabelsd("label")({"record": first, "label": stored.voxels})["label"]
+    flipped = labels[:, ::-1]
+    found = {oddity.what for oddity in oddities(image, stored, flipped, matched=False)}
+    assert MIRROR_IMAGE in found
+
+
+@pytest.mark.realdata
+def test_handedness_changes_its_sign_in_a_mirror_and_with_nothing_else(real_data):
+    for labels, spacing in real_masks(real_data):
+        odds = handedness(labels, spacing)
+        assert handedness(labels[:, ::-1], spacing) == pytest.approx(-odds)
+        assert handedness(labels[::-1], spacing) == pytest.approx(-odds)
+        assert handedness(labels[..., ::-1], spacing) == pytest.approx(odds)
+        turned = labels.transpose(1, 0, 2)[::-1]
+        assert handedness(turned, (spacing[1], spacing[0])) == pytest.approx(odds)
+
+
+def test_the_base_is_the_end_with_more_heart():
+    labels = np.zeros((20, 20, 4), np.uint8)
+    for z, side in enumerate((18, 15, 9, 5)):
+        labels[:side, :side, z] = Structure.LV
+    assert base_first(labels) is True
+    assert base_first(labels[..., ::-1]) is False
+    assert base_first(labels[..., :1]) is None
+    assert handedness(labels, (1.5, 1.5)) == 0

@@ -1,0 +1,117 @@
+"""Segmenters of other programs, nnU-Net for example: an ONNX file with a small YAML beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..runtime.validation import build, number, one_of, option, refuse
+from ..runtime.yaml_files import read_yaml
+from ..schema import HEART, STRUCTURES, DataError
+
+
+def _labels(values: Any, key: str) -> dict[str, int]:
+    channels = list(values.values()) if isinstance(values, dict) else []
+    whole = all(type(channel) is int and channel >= 0 for channel in channels)
+    if not (whole and set(values or ()) == {*STRUCTURES} and len(set(channels)) == len(HEART)):
+        refuse(
+            key, values, "a channel of its own for each of LV, MYO, RV, as {LV: 3, MYO: 2, RV: 1}"
+        )
+    return dict(values)
+
+
+@dataclass(frozen=True)
+class OnnxSettings:
+    """What FILE.yaml says of FILE.onnx.
+
+    Attributes:
+        spacing_mm: Side of a pixel that the network expects.
+        size: Pixels along a side of its input, a multiple of 16.
+        labels: Structure -> its channel in the output; all other channels are background.
+        context: Slices in the channels of the input, the one to outline in the middle.
+        normalisation: ``unit``: percentiles 1 and 99 of the stack are 0 and 1; ``zscore``: mean 0
+            and deviation 1 in each input.
+    """
+
+    spacing_mm: float = option(rule=number(0.1, 10))
+    size: int = option(rule=number(32, 1024, whole=True))
+    labels: dict[str, int] = option(read=_labels)
+    context: int = option(1, number(1, 15, whole=True))
+    normalisation: str = option("unit", one_of("unit", "zscore"))
+
+
+class OnnxNetwork:
+    """Runs an ONNX file as a network of `ScanSegmenter`.
+
+    Args:
+        file: Network from (N, context, size, size) float32 to logits or probabilities,
+            (N, channels, size, size).
+        settings: What the YAML beside it says.
+
+    Raises:
+        DataError: If onnxruntime is not installed, or the file is no such network.
+    """
+
+    def __init__(self, file: Path, settings: OnnxSettings) -> None:
+        try:
+            import onnxruntime
+        except ImportError:
+            raise DataError(
+                "an ONNX segmenter needs onnxruntime: pip install 'cardiac-attrivae[onnx]'"
+            ) from None
+        try:
+            self.session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime raises errors of its own kinds
+            raise DataError(f"{file} cannot be used: {str(error)[:200]}") from None
+        self.settings, self.file = settings, file
+        self.input = self.session.get_inputs()[0].name
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Turns slices in [0, 1], (N, context, H, W), into log probabilities, (N, 4, H, W)."""
+        if self.settings.normalisation == "zscore":
+            deviation, mean = torch.std_mean(images, dim=(1, 2, 3), keepdim=True)
+            images = (images - mean) / (deviation + 1e-5)
+        try:
+            (found, *_) = self.session.run(None, {self.input: images.numpy().astype(np.float32)})
+        except Exception as error:  # as above: another size or number of channels
+            raise DataError(f"{self.file} refuses its input: {str(error)[:200]}") from None
+        fields = torch.from_numpy(np.asarray(found, dtype=np.float32))
+        most = max(self.settings.labels.values())
+        if fields.ndim != 4 or fields.shape[2:] != images.shape[2:] or fields.shape[1] <= most:
+            raise DataError(
+                f"{self.file} gives {tuple(fields.shape)}; expected (N, {most + 1} or more, "
+                f"{images.shape[2]}, {images.shape[3]})"
+            )
+        shares = fields if _are_shares(fields) else fields.softmax(1)
+        heart = shares[:, [self.settings.labels[structure.name] for structure in HEART]]
+        return torch.cat([1 - heart.sum(1, keepdim=True), heart], 1).clamp(min=1e-6).log()
+
+
+def _are_shares(fields: Tensor) -> bool:
+    """Tells probabilities from logits: they are positive and their sum is 1."""
+    return bool((fields >= 0).all()) and torch.allclose(fields.sum(1), torch.ones(()), atol=1e-3)
+
+
+def read_onnx(file: Path) -> OnnxNetwork:
+    """Opens FILE.onnx with FILE.yaml beside it.
+
+    Raises:
+        DataError: If one of them is missing or cannot be used.
+    """
+    beside = file.with_suffix(".yaml")
+    for path in (file, beside):
+        if not path.is_file():
+            raise DataError(
+                f"{path} is missing; expected a network and, beside it, {beside.name} with "
+                "spacing_mm, size and labels (docs/segmentation.md)"
+            )
+    try:
+        settings = build(OnnxSettings, read_yaml(beside.read_bytes()))
+    except ValueError as error:
+        raise DataError(f"{beside}: {error}") from None
+    return OnnxNetwork(file, settings)
