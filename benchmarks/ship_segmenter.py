@@ -1,6 +1,6 @@
 """Packs a trained segmenter of whole pictures for the package: float16, lines of the Dice, a card.
 
-    python benchmarks/ship_segmenter.py RUN MEASURED.csv [--about TEXT]
+    python benchmarks/ship_segmenter.py RUN MEASURED.csv --about TEXT --on TEXT
 
 MEASURED.csv is what ``benchmarks/segmentation.py`` wrote for patients that were not trained on. The
 lines from the agreement of views to the Dice are fitted on them.
@@ -27,26 +27,25 @@ CARD = """\
 Outlines LV, myocardium and RV in short-axis cine MRI that has no masks. It is used by
 `cardiac-attrivae segment` and `cardiac-attrivae encode` where no mask is given (`--model acdc`).
 
-- **Network.** A U-Net (MONAI DynUNet, {parameters:,} weights in float16) on slices of {spacing} mm pixels,
-  each with the slice before and after it. Pipeline `segment_scans`.
+- **Network.** A U-Net (MONAI DynUNet, {parameters:,} weights in float16) on slices of {spacing} mm
+  pixels, each with the slice before and after it. Pipeline `segment_scans`.
 - **Training.** {about}
-- **Measured** on 20 ACDC patients that it was not trained on at that time (every fifth of each of the
-  five groups), mean Dice per patient:
+- **Measured** {measured}, mean Dice per patient:
 
 {table}
 
   `docs/evidence/segmentation.md` has volumes, ejection fractions, other scanners and failures.
-- **Not for.** Diagnosis or treatment: this is no medical device. Children, congenital heart disease, long-axis
-  and late-enhancement pictures were never seen. Check the pictures that `segment` draws.
+- **Not for.** Diagnosis or treatment: this is no medical device. Children, congenital heart
+  disease, long-axis and late-enhancement pictures were never seen. Check what `segment` draws.
 - **Fingerprint.** model.safetensors has SHA-256 `{digest}`.
 
 ## Licence and citation
 
 The weights derive from ACDC, which is distributed under CC BY-NC-SA 4.0
-(https://creativecommons.org/licenses/by-nc-sa/4.0/). They are distributed under the same licence, apart from the
-code of the package: for non-commercial use, with attribution, under the same terms. Whether weights are a
-derived work of the pictures is not settled everywhere; where in doubt, follow the terms of the data. No picture
-and no mask of a patient is in this folder.
+(https://creativecommons.org/licenses/by-nc-sa/4.0/). They are distributed under the same licence,
+apart from the code of the package: for non-commercial use, with attribution, under the same terms.
+Whether weights are a derived work of pictures is not settled everywhere; where in doubt, follow the
+terms of the data. No picture and no mask of a patient is in this folder.
 
 {citation}
 """
@@ -56,7 +55,8 @@ and no mask of a patient is in this folder.
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("measured", type=click.Path(path_type=Path))
 @click.option("--about", required=True, help="How it was trained, for the card.")
-def main(run: Path, measured: Path, about: str) -> None:
+@click.option("--on", "unseen", required=True, help="What it was measured on, for the card.")
+def main(run: Path, measured: Path, about: str, unseen: str) -> None:
     """Writes pretrained/acdc/segmenter."""
     weights, facts = read_weights(run / "model.safetensors")
     table = pd.read_csv(measured)
@@ -79,7 +79,7 @@ def main(run: Path, measured: Path, about: str) -> None:
     head = [f"  | | {' | '.join(STRUCTURES)} |", "  | --- | --- | --- | --- |"]
     text = CARD.format(
         parameters=sum(v.numel() for v in weights.values() if v.is_floating_point()),
-        spacing=facts["recipe"]["spacing"], about=about, table="\n".join([*head, *rows]),
+        spacing=facts["recipe"]["spacing"], about=about, measured=unseen, table="\n".join([*head, *rows]),
         digest=digest(folder / "model.safetensors"), citation=manifest.citation,
     )  # fmt: skip
     write(folder / "README.md", text)
