@@ -79,7 +79,8 @@ def main(run: Path, measured: Path, about: str, unseen: str) -> None:
     head = [f"  | | {' | '.join(STRUCTURES)} |", "  | --- | --- | --- | --- |"]
     text = CARD.format(
         parameters=sum(v.numel() for v in weights.values() if v.is_floating_point()),
-        spacing=facts["recipe"]["spacing"], about=about, measured=unseen, table="\n".join([*head, *rows]),
+        spacing=facts["recipe"]["spacing"], about=about, measured=unseen,
+        table="\n".join([*head, *rows]),
         digest=digest(folder / "model.safetensors"), citation=manifest.citation,
     )  # fmt: skip
     write(folder / "README.md", text)

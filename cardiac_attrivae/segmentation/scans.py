@@ -39,7 +39,7 @@ SHIPPED = Path(__file__).parents[1] / "pretrained"
 ONNX = "onnx:"
 """Beginning of the name of a segmenter that another program exported."""
 
-DOUBTFUL = 0.8
+DOUBTFUL = 0.85
 """Predicted Dice below which a structure is reported."""
 
 
