@@ -17,9 +17,9 @@ import pandas as pd
 from cardiac_attrivae.data.manifest import load_manifest
 from cardiac_attrivae.runtime.files import write
 from cardiac_attrivae.runtime.provenance import digest
+from cardiac_attrivae.runtime.shipped_models import PRETRAINED
 from cardiac_attrivae.runtime.weights import read_weights, write_weights
 from cardiac_attrivae.schema import STRUCTURES
-from cardiac_attrivae.segmentation.scans import SHIPPED
 
 CARD = """\
 # Segmenter of whole short-axis pictures, trained on ACDC
@@ -70,7 +70,7 @@ def main(run: Path, measured: Path, about: str, unseen: str) -> None:
         for name in STRUCTURES
     }
     half = {n: v.half() if v.is_floating_point() else v for n, v in weights.items()}
-    folder = SHIPPED / "acdc" / "segmenter"
+    folder = PRETRAINED / "acdc" / "segmenter"
     folder.mkdir(parents=True, exist_ok=True)
     write_weights(folder / "model.safetensors", half, facts)
     means = table.groupby("phase")[[f"Dice_{name}" for name in STRUCTURES]].mean().round(3)

@@ -108,7 +108,7 @@ def read_onnx(file: Path) -> OnnxNetwork:
         if not path.is_file():
             raise DataError(
                 f"{path} is missing; expected a network and, beside it, {beside.name} with "
-                "spacing_mm, size and labels (docs/segmentation.md)"
+                "spacing_mm, size and labels (docs/evidence/segmentation.md)"
             )
     try:
         settings = build(OnnxSettings, read_yaml(beside.read_bytes()))

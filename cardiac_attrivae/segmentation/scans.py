@@ -21,6 +21,7 @@ from ..data.grid import from_grid, grid_size, to_grid, windowed
 from ..metrics.cardiac_function import find_phases
 from ..models.networks import build_network
 from ..models.scan_unet import with_neighbours
+from ..runtime.shipped_models import PRETRAINED
 from ..runtime.weights import read_weights
 from ..schema import HEART, DataError, Structure
 from ..training.config import parse_pipeline
@@ -32,9 +33,6 @@ BATCH = 16
 
 QUICK = 2
 """Ways to look at a frame of a cine that is neither ED nor ES."""
-
-SHIPPED = Path(__file__).parents[1] / "pretrained"
-"""Folder of what comes with the package, by data set."""
 
 ONNX = "onnx:"
 """Beginning of the name of a segmenter that another program exported."""
@@ -274,13 +272,13 @@ def load_segmenter(model: str | Path) -> ScanSegmenter:
         )
     folder = Path(model)
     if str(model) in shipped_segmenters() and not folder.exists():
-        folder = SHIPPED / str(model) / "segmenter"
+        folder = PRETRAINED / str(model) / "segmenter"
     file = folder / "model.safetensors"
     if not file.is_file():
         known = ", ".join(shipped_segmenters())
         raise DataError(
-            f"no segmenter {str(model)!r}: {file} is missing; expected {known}, the folder of a run "
-            f"of segment_scans, or {ONNX}FILE"
+            f"no segmenter {str(model)!r}: {file} is missing; expected {known}, the folder of a "
+            f"run of segment_scans, or {ONNX}FILE"
         )
     weights, about = read_weights(file)
     try:
@@ -307,4 +305,4 @@ def shipped_segmenters() -> list[str]:
         >>> shipped_segmenters()
         ['acdc']
     """
-    return sorted(file.parts[-3] for file in SHIPPED.glob("*/segmenter/model.safetensors"))
+    return sorted(file.parts[-3] for file in PRETRAINED.glob("*/segmenter/model.safetensors"))

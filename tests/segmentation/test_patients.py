@@ -145,7 +145,7 @@ def test_wrong_label_numbers_are_refused():
     words = ["segment", "--source", ".", "--output", "out", "--labels", "LV=1,MYO=1,RV=3"]
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 2
-    assert "expected a number of its own for each structure" in result.output
+    assert "expected a number of its own, not 0, for each structure" in result.output
 
 
 @pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])

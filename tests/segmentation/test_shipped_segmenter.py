@@ -12,13 +12,14 @@ from cardiac_attrivae.data.nifti import read_mask
 from cardiac_attrivae.data.scanner import ACDC_SCANNER, draw_scan, pictures
 from cardiac_attrivae.metrics.images import dice
 from cardiac_attrivae.runtime.provenance import digest
+from cardiac_attrivae.runtime.shipped_models import PRETRAINED
 from cardiac_attrivae.runtime.weights import read_weights
-from cardiac_attrivae.segmentation.scans import SHIPPED, load_segmenter, shipped_segmenters
+from cardiac_attrivae.segmentation.scans import load_segmenter, shipped_segmenters
 
 
 @pytest.mark.parametrize("name", shipped_segmenters())
 def test_card_and_weights_belong_together(name):
-    folder = SHIPPED / name / "segmenter"
+    folder = PRETRAINED / name / "segmenter"
     card = (folder / "README.md").read_text(encoding="utf-8")
     file = folder / "model.safetensors"
     weights, about = read_weights(file)
