@@ -271,6 +271,6 @@ def oddities(image: Volume, mask: Volume, labels: np.ndarray, matched: bool) -> 
     if inside[[0, -1]].any() or inside[:, [0, -1]].any():
         found.append(Oddity(CUT, ""))
     lengths = np.linalg.norm(image.affine[:3, :3], axis=0)
-    if image.spacing_mm == (1, 1, 1) and not np.allclose(lengths, 1, rtol=1e-2):
+    if image.spacing_mm == (1.0, 1.0, 1.0) and not np.allclose(lengths, 1, rtol=1e-2):
         found.append(Oddity(UNIT, spelled_mm(lengths), problem=True))
     return found

@@ -138,12 +138,14 @@ def _like(voxels: np.ndarray, model: Any) -> Any:
     return torch.from_numpy(voxels).to(model.device) if isinstance(model, Tensor) else voxels
 
 
-def _spacing(data: Case, key: Hashable) -> tuple[float, ...]:
+def _spacing(data: Case, key: Hashable) -> tuple[float, float, float]:
     """Returns ``spacing``, or that of a tensor which MONAI has read, in mm."""
     if "spacing" in data:
-        return tuple(data["spacing"])
+        i, j, k = data["spacing"]
+        return i, j, k
     if isinstance(data[key], MetaTensor):
-        return tuple(float(step) for step in data[key].pixdim)
+        i, j, k = (float(step) for step in data[key].pixdim)
+        return i, j, k
     raise DataError(
         f"the spacing of {key} is unknown; expected 'spacing' (mm along i, j, slices) in the "
         "dictionary, or a MetaTensor"
@@ -340,11 +342,13 @@ class WholePicturesd(MapTransform):
             cut, needed = 0.0, field
             if label[..., z].any():
                 cut, needed = cut_off(label[..., z], np.eye(2), middle, spacing[:2], field)
-            values = dict(zip(self.keys, (images[z], labels[z]), strict=True))
-            at = {"slice_index": z, "attributes": measure(data["counts"], spacing, z)}
             found.append(
-                {**data, **values, **at, "cut": cut, "field_mm": needed, "rotation_deg": 0.0}
-            )
+                {
+                    **data, self.keys[0]: images[z], self.keys[1]: labels[z], "slice_index": z,
+                    "attributes": measure(data["counts"], spacing, z),
+                    "cut": cut, "field_mm": needed, "rotation_deg": 0.0,
+                }
+            )  # fmt: skip
         return found
 
 

@@ -96,10 +96,10 @@ def code_layers(network: nn.Module) -> tuple[nn.Linear, nn.Linear]:
         >>> code_layers(BetaVAE(latent_size=4, image_size=16))
         (Linear(in_features=256, out_features=8, ...), Linear(in_features=4, out_features=256, ...))
     """
-    layers = getattr(network, "code_layers", ())
-    if len(layers) != 2 or not all(isinstance(layer, nn.Linear) for layer in layers):
-        raise ValueError(
-            f"network {type(network).__name__} has no code_layers: the linear layer that makes the "
-            "posterior, and the one that takes the code. Without them set decorrelate to false"
-        )
-    return layers
+    match getattr(network, "code_layers", ()):
+        case (nn.Linear() as last, nn.Linear() as first):
+            return last, first
+    raise ValueError(
+        f"network {type(network).__name__} has no code_layers: the linear layer that makes the "
+        "posterior, and the one that takes the code. Without them set decorrelate to false"
+    )

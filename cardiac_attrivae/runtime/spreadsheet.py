@@ -47,7 +47,7 @@ def csv_text(table: pd.DataFrame, float_format: str | None = None) -> str:
         '=1+1,0.5
     """
     texts = {
-        name: table[name].map(lambda cell: quoted(cell) if isinstance(cell, str) else cell)
+        str(name): table[name].map(lambda cell: quoted(cell) if isinstance(cell, str) else cell)
         for name in table.select_dtypes(["object", "string"])
     }
     return table.assign(**texts).to_csv(index=False, float_format=float_format)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,7 +21,7 @@ from ..data.nifti import quiet_nibabel
 from ..data.scan import Scan, read_scan
 from ..metrics.cardiac_function import find_phases, mass_g, ventricle
 from ..report.patient_sheet import patient_sheet
-from ..runtime.files import atomic_file, write
+from ..runtime.files import write
 from ..runtime.messages import without_folder
 from ..runtime.outputs import claimed
 from ..runtime.spreadsheet import csv_text
@@ -245,10 +246,7 @@ def write_mask(path: Path, scan: Scan, labels: np.ndarray, file: Path) -> None:
         image = nibabel.Nifti1Image(stored, affine, header)
         if header is None:
             image.header.set_zooms((*scan.spacing_mm, 1.0)[: stored.ndim])
-        with atomic_file(file) as beside:
-            beside.write_bytes(b"")
-            image.to_filename(_named(beside))
-            Path(_named(beside)).replace(beside)
+        write(file, gzip.compress(image.to_bytes(), mtime=0))
 
 
 def _without_texts(header: Nifti1Header) -> Nifti1Header:
@@ -259,11 +257,6 @@ def _without_texts(header: Nifti1Header) -> Nifti1Header:
         if key in kept:  # NIfTI-2 lacks two
             kept[key] = b""
     return kept
-
-
-def _named(beside: Path) -> str:
-    """nibabel compresses by the ending of a name."""
-    return f"{beside}.nii.gz"
 
 
 def measured(patient: Patient) -> dict[str, Any]:

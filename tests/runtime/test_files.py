@@ -465,6 +465,7 @@ PAST = {
     "TemporaryDirectory()": "a picture on its way into a notebook",
     "open(file, 'wb')": "an array in the temporary folder that becomes a store",
     "open(os.devnull, 'w')": "where the warnings of a library go",
+    "open(os.devnull, 'w', encoding='utf-8')": "where text for a closed stream goes",
 }  # fmt: skip
 """What writes past `files`, and why it may."""
 
