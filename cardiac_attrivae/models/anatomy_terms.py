@@ -64,13 +64,14 @@ def mask_distance(logits: Tensor, label: Tensor) -> Tensor:
     return dice(at_least_float32(logits), label).flatten(1).mean(dim=1)
 
 
-def turned(z: Tensor, dimension: Tensor, amount: Tensor) -> Tensor:
+def turned(z: Tensor, dimension: Tensor, amount: Tensor, along: Tensor | None = None) -> Tensor:
     """Adds an amount to one dimension of each code.
 
     Args:
         z: Codes, (N, D).
         dimension: Dimension of each code, (N,).
         amount: What is added, (N,).
+        along: What moves with the unit of each dimension, (D, D): its columns; None: nothing.
 
     Example:
         >>> import torch
@@ -78,7 +79,8 @@ def turned(z: Tensor, dimension: Tensor, amount: Tensor) -> Tensor:
         tensor([[ 1.,  0.,  0.],
                 [ 0.,  0., -2.]])
     """
-    return z + F.one_hot(dimension, z.shape[1]).to(z) * amount[:, None]
+    step = F.one_hot(dimension, z.shape[1]).to(z) * amount[:, None]
+    return z + step if along is None else z + step + step @ along.T
 
 
 def control_distance(before: Tensor, after: Tensor, structure: Tensor, amount: Tensor) -> Tensor:

@@ -19,19 +19,21 @@ def predicting(codes: np.ndarray, trained: Sequence[int]) -> tuple[np.ndarray, n
         trained: The K trained dimensions.
 
     Returns:
-        Mean of the trained dimensions, (K,), and slopes, (D, K), 0 for the trained ones themselves.
+        Mean of the trained dimensions, (K,), and slopes, (D, D): how much of the dimension of a row
+        goes along with the unit of that of a column. 0 but for free rows and trained columns.
 
     Example:
         >>> codes = np.array([[0.0, 1.0], [1.0, 3.0], [2.0, 5.0]])
         >>> mean, slopes = predicting(codes, [0])
         >>> mean, slopes.round(6).tolist()
-        (array([1.]), [[0.0], [2.0]])
+        (array([1.]), [[0.0, 0.0], [2.0, 0.0]])
     """
-    codes = np.asarray(codes, dtype=np.float64)
+    codes, trained = np.asarray(codes, dtype=np.float64), list(trained)
     mean = codes[:, trained].mean(axis=0)
     centred = codes - codes.mean(axis=0)
-    slopes = np.linalg.lstsq(centred[:, trained], centred, rcond=None)[0].T
-    slopes[list(trained)] = 0
+    slopes = np.zeros((codes.shape[1], codes.shape[1]))
+    slopes[:, trained] = np.linalg.lstsq(centred[:, trained], centred, rcond=None)[0].T
+    slopes[trained] = 0
     return mean, slopes
 
 
@@ -72,9 +74,8 @@ def decorrelate(network: VAE, codes: np.ndarray, trained: Sequence[int]) -> None
     last, first = code_layers(network)
     mean, slopes = predicting(codes, trained)
     d, device = len(slopes), last.weight.device
-    step, shift = np.zeros((d, d)), torch.from_numpy(slopes @ mean).to(device)
-    step[:, list(trained)] = slopes
-    change, unit = torch.from_numpy(step).to(device), torch.eye(d, device=device).double()
+    shift = torch.from_numpy(slopes[:, list(trained)] @ mean).to(device)
+    change, unit = torch.from_numpy(slopes).to(device), torch.eye(d, device=device).double()
     with torch.no_grad():  # in float64, rounded once
         weight, bias = last.weight[:d].double(), last.bias[:d].double()
         last.weight[:d] = (unit - change) @ weight

@@ -99,6 +99,7 @@ class Guidance:
         self.control = objective.control if found else 0.0
         deviation = AttributeTargets(train, AREAS).deviation / train.pixel_cm2
         self.deviation = torch.tensor(deviation, dtype=torch.float32, device=device)
+        self.along: Tensor | None = None  # set where `decorrelate` will move codes together
 
     def look(self, batch: Mapping[Any, Tensor], generator: Generator) -> Look:
         """Draws the turns of a whole batch; what it returns computes the terms of this process's
@@ -123,7 +124,7 @@ class Guidance:
             if label is not None:
                 found["anatomy"] = self.anatomy * batch_mean(mask_distance(logits, label[:, :1]))
             if self.control:
-                drawn = decode(turned(output.z, self.dimensions[which], amount))
+                drawn = decode(turned(output.z, self.dimensions[which], amount, self.along))
                 before, after = (
                     soft_areas(seen) / self.deviation
                     for seen in (logits, self.network(drawn[:, :1]))

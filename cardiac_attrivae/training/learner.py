@@ -21,7 +21,7 @@ from ..data.loader import DeviceLoader, Readable, read_ahead
 from ..data.store import SliceDataset
 from ..metrics.calibration import calibration_lines
 from ..metrics.population import population_facts
-from ..models.independence import code_layers, decorrelate
+from ..models.independence import code_layers, decorrelate, predicting
 from ..models.networks import SEGMENTERS, build_network, network_class, recalibrate
 from ..models.vae import VAE
 from ..runtime.distributed import barrier, from_first, is_first, share, synchronise
@@ -249,12 +249,29 @@ class VAELearner(Learner):
         terms = Guidance(self.guide, objective, names, self.known, self.device)
         return {"guidance": terms, "guided_from": objective.guided_from}
 
+    def make_trainer(self, handlers: Sequence[Any] = ()) -> NetworkTrainer:
+        trainer = super().make_trainer(handlers)
+        if trainer.guidance is not None and self.pipeline.decorrelate and self._trained:
+            trainer.add_event_handler(Events.EPOCH_STARTED, self._move_together, trainer.guidance)
+        return trainer
+
+    def _move_together(self, guidance: Guidance) -> None:
+        """Lets turned codes move as `decorrelate` would make them: the drawing learns that turn."""
+        batches = self._known_images(torch.arange(len(self.known)).split(64))
+        codes = np.concatenate([encode(self.network, images)[0] for images in batches])
+        slopes = predicting(codes, self._trained)[1]
+        guidance.along = torch.tensor(slopes, dtype=torch.float32, device=self.device)
+
+    @property
+    def _trained(self) -> list[int]:
+        """Dimensions that attributes are trained on."""
+        names = self.pipeline.attributes
+        return [d for d in self.pipeline.dimensions(names) if d is not None]
+
     def complete(self) -> None:
         super().complete()
-        pipeline = self.pipeline
-        trained = [d for d in pipeline.dimensions(pipeline.attributes) if d is not None]
-        if pipeline.decorrelate:
-            decorrelate(self.model, self.basal_codes(), trained)
+        if self.pipeline.decorrelate:
+            decorrelate(self.model, self.basal_codes(), self._trained)
 
     def basal_codes(self) -> np.ndarray:
         """Codes of the training patients' basal slices, (N, D)."""

@@ -154,7 +154,7 @@ def test_a_guided_run_resumes_as_if_it_had_not_been_interrupted(pipeline, acdc_s
         "sivae" in pipeline
     )
     changes = (*ON, *small, "schedule.steps_per_epoch=2", "data.batch_size=6",
-               "objective.guided_from=0.2")  # fmt: skip
+               "objective.guided_from=0.2", "decorrelate=true")  # fmt: skip
 
     def run(folder, stop=None, **options):
         workflow = TrainingWorkflow(
