@@ -138,14 +138,12 @@ def _like(voxels: np.ndarray, model: Any) -> Any:
     return torch.from_numpy(voxels).to(model.device) if isinstance(model, Tensor) else voxels
 
 
-def _spacing(data: Case, key: Hashable) -> tuple[float, float, float]:
+def _spacing(data: Case, key: Hashable) -> tuple[float, ...]:
     """Returns ``spacing``, or that of a tensor which MONAI has read, in mm."""
     if "spacing" in data:
-        i, j, k = data["spacing"]
-        return i, j, k
+        return tuple(data["spacing"])
     if isinstance(data[key], MetaTensor):
-        i, j, k = (float(step) for step in data[key].pixdim)
-        return i, j, k
+        return tuple(float(step) for step in data[key].pixdim)
     raise DataError(
         f"the spacing of {key} is unknown; expected 'spacing' (mm along i, j, slices) in the "
         "dictionary, or a MetaTensor"
@@ -328,24 +326,24 @@ class WholePicturesd(MapTransform):
         self.recipe = recipe
 
     def __call__(self, data: Case) -> list[dict[Hashable, Any]]:
-        spacing, recipe = _spacing(data, self.keys[1]), self.recipe
+        (i, j, k), recipe = _spacing(data, self.keys[1]), self.recipe
         image, label = (_stack(data[key]) for key in self.keys)
         images, labels = (
-            to_grid(stack, spacing, recipe.spacing, recipe.size, mode).numpy()[:, None]
+            to_grid(stack, (i, j, k), recipe.spacing, recipe.size, mode).numpy()[:, None]
             for stack, mode in ((windowed(image, recipe.percentiles), "bilinear"),
                                 (label, "nearest"))
         )  # fmt: skip
-        middle = (np.array(label.shape[:2]) - 1) / 2 * spacing[:2]
+        middle = (np.array(label.shape[:2]) - 1) / 2 * (i, j)
         field = recipe.size * recipe.spacing
         found = []
         for z in range(label.shape[2]):
             cut, needed = 0.0, field
             if label[..., z].any():
-                cut, needed = cut_off(label[..., z], np.eye(2), middle, spacing[:2], field)
+                cut, needed = cut_off(label[..., z], np.eye(2), middle, (i, j), field)
             found.append(
                 {
                     **data, self.keys[0]: images[z], self.keys[1]: labels[z], "slice_index": z,
-                    "attributes": measure(data["counts"], spacing, z),
+                    "attributes": measure(data["counts"], (i, j, k), z),
                     "cut": cut, "field_mm": needed, "rotation_deg": 0.0,
                 }
             )  # fmt: skip
