@@ -91,7 +91,7 @@ def border_faults(labels: np.ndarray) -> list[str]:
         faults.append(f"the wall is open around the LV in {len(opened)} of {len(shown)} slices")
     gaps = [z for z in range(min(shown), max(shown)) if lv[z] == 0] if shown else []
     if gaps:
-        faults.append(f"{len(gaps)} slices within the heart show no LV")
+        faults.append(f"slices within the heart that show no LV: {len(gaps)}")
     apart = [z for z in range(labels.shape[2]) if rv[z] > LEAST_PIXELS and not areas[1][z]]
     if len(apart) > 1:
         faults.append(f"the RV stands alone in {len(apart)} slices")
