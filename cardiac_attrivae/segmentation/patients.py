@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -29,7 +29,7 @@ from ..schema import HEART, STRUCTURES, DataError, Structure
 from .scans import ScanSegmenter
 
 if TYPE_CHECKING:
-    from nibabel import Nifti1Header
+    from nibabel import Nifti1Header, Nifti1Image
 
 USUAL_EF = (5.0, 85.0)
 """Ejection fractions in percent beyond which the masks, or ED and ES, are probably wrong."""
@@ -191,7 +191,8 @@ def _segment(
         )  # fmt: skip
     rows = patient.rows[first:]
     if not job.phases and count > 1:
-        for name, k in zip(("ED", "ES"), find_phases([r["LV_mL"] for r in rows]), strict=True):
+        volumes_ml = np.array([row["LV_mL"] for row in rows])
+        for name, k in zip(("ED", "ES"), find_phases(volumes_ml), strict=True):
             rows[k]["phase"] = name
     for row, one in zip(rows, found, strict=True):
         if row["phase"] or count == 1:
@@ -234,10 +235,11 @@ def write_mask(path: Path, scan: Scan, labels: np.ndarray, file: Path) -> None:
     import nibabel
 
     with quiet_nibabel():
-        header, affine = None, scan.affine
+        header: Nifti1Header | None = None
+        affine: np.ndarray | None = scan.affine
         stored = labels[..., 0] if labels.shape[3] == 1 else labels
         if path.is_file() and path.name.lower().endswith((".nii", ".nii.gz")):
-            original = nibabel.load(path)
+            original = cast("Nifti1Image", nibabel.load(path))
             header, affine = _without_texts(original.header), None
             stored = labels.reshape(original.shape)
             header.set_data_dtype(labels.dtype)
@@ -270,8 +272,8 @@ def measured(patient: Patient) -> dict[str, Any]:
     row: dict[str, Any] = {"patient": patient.name, "frames": len(patient.rows)}
     row |= {"ED_frame": ed["frame"] if "ED" in at else "", "ES_frame": es["frame"] if es else ""}
     for name in ("LV", "RV"):
-        ends = (phase and phase[f"{name}_mL"] for phase in (at.get("ED"), es))
-        pumps = ventricle(*(float("nan") if end is None else end for end in ends))
+        edv, esv = (phase[f"{name}_mL"] if phase else float("nan") for phase in (at.get("ED"), es))
+        pumps = ventricle(edv, esv)
         values = zip(("EDV_mL", "ESV_mL", "SV_mL", "EF_percent"), pumps, strict=True)
         row |= {f"{name}{key}": value for key, value in values}
     row["mass_g"] = mass_g(ed["MYO_mL"])
@@ -292,7 +294,7 @@ def measured(patient: Patient) -> dict[str, Any]:
     return row | {"warnings": "; ".join(patient.warnings)}
 
 
-def in_words(row: Mapping[str, Any]) -> str:
+def in_words(row: Mapping[Any, Any]) -> str:
     """Says in a line what patients.csv holds of a patient; what is not known is left out.
 
     Example:

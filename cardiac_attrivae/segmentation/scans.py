@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -20,11 +20,12 @@ from torch import Tensor
 from ..data.grid import from_grid, grid_size, to_grid, windowed
 from ..metrics.cardiac_function import find_phases
 from ..models.networks import build_network
-from ..models.scan_unet import with_neighbours
+from ..models.scan_unet import ScanUNet, with_neighbours
 from ..runtime.shipped_models import PRETRAINED
 from ..runtime.weights import read_weights
 from ..schema import HEART, DataError, Structure
 from ..training.config import parse_pipeline
+from ..training.objectives import SegmentationObjective
 from .onnx_network import read_onnx
 from .plausible import border_faults, cleaned
 
@@ -265,11 +266,9 @@ def load_segmenter(model: str | Path) -> ScanSegmenter:
     """
     if str(model).startswith(ONNX):
         file = Path(str(model).removeprefix(ONNX))
-        network = read_onnx(file)
-        how = network.settings
-        return ScanSegmenter(
-            file.stem, network, how.spacing_mm, how.size, how.context, locates=False
-        )
+        other = read_onnx(file)
+        how = other.settings
+        return ScanSegmenter(file.stem, other, how.spacing_mm, how.size, how.context, locates=False)
     folder = Path(model)
     if str(model) in shipped_segmenters() and not folder.exists():
         folder = PRETRAINED / str(model) / "segmenter"
@@ -283,16 +282,17 @@ def load_segmenter(model: str | Path) -> ScanSegmenter:
     weights, about = read_weights(file)
     try:
         pipeline = parse_pipeline(about["pipeline"])
-        if not pipeline.objective.whole:
+        if not isinstance(pipeline.objective, SegmentationObjective):
             raise ValueError("it is a model with codes; expected a run of segment_scans")
-        network = build_network(pipeline.network.name, **pipeline.network.arguments)
+        network = cast(ScanUNet, build_network(pipeline.network.name, **pipeline.network.arguments))
         network.load_state_dict({name: values.float() for name, values in weights.items()})
         grid_mm, window = float(about["recipe"]["spacing"]), pipeline.objective.window
         lines = about.get("dice_lines", {})
         dice_lines = {Structure[name]: (float(a), float(b)) for name, (a, b) in lines.items()}
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise DataError(f"{file} cannot be used: {error}") from error
-    network.eval().to(memory_format=torch.channels_last)
+    network.eval()
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
     return ScanSegmenter(
         Path(model).name, network, grid_mm, window, network.context, dice_lines=dice_lines
     )

@@ -61,6 +61,7 @@ class Learner:
     """
 
     known: Readable
+    loss: nn.Module
     guide: Guide | None = None
     SUMMARISED: tuple[str, ...] = ()
     """Which of the `findings` summary.json has, too."""

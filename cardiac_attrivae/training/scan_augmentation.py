@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -57,7 +58,8 @@ class _Draw:
     """Random numbers of shape (N, 1, 1, 1), one for each window."""
 
     def __init__(self, count: int, device: torch.device, generator: Generator) -> None:
-        self.count, self.options = count, {"device": device, "generator": generator}
+        self.count = count
+        self.options: dict[str, Any] = {"device": device, "generator": generator}
 
     def uniform(self, low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(self.count, 1, 1, 1, **self.options)
