@@ -28,6 +28,8 @@ from click.testing import CliRunner
 import cardiac_attrivae as ca
 from cardiac_attrivae.cli.main import main
 from cardiac_attrivae.data.manifest import parse_manifest
+from cardiac_attrivae.runtime.validation import build
+from cardiac_attrivae.segmentation.onnx_network import OnnxSettings
 from cardiac_attrivae.training.config import load_pipeline, shipped_pipelines
 
 CHECKOUT = Path(__file__).parent.parent
@@ -213,7 +215,9 @@ def test_benchmarks_have_the_options_that_are_shown():
 @pytest.mark.parametrize("block", of("yaml"), ids=str)
 def test_every_yaml_is_read_by_what_it_is_for(block, tmp_path):
     data = yaml.safe_load(block.text)
-    if "labels" in data:
+    if "spacing_mm" in data:
+        assert build(OnnxSettings, data).labels == data["labels"]
+    elif "labels" in data:
         assert parse_manifest(data, str(block)).name == data["name"]
     else:
         (tmp_path / "mine.yaml").write_text(block.text)

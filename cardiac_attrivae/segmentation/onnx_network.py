@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..runtime.provenance import install_line
 from ..runtime.validation import build, number, one_of, option, refuse
 from ..runtime.yaml_files import read_yaml
 from ..schema import HEART, STRUCTURES, DataError
@@ -62,7 +63,7 @@ class OnnxNetwork:
             import onnxruntime
         except ImportError:
             raise DataError(
-                "an ONNX segmenter needs onnxruntime: pip install 'cardiac-attrivae[onnx]'"
+                f"an ONNX segmenter needs onnxruntime: {install_line('onnx')}"
             ) from None
         try:
             self.session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
