@@ -368,7 +368,7 @@ DICOM = {
         every(put(ImageOrientationPatient=[1, 0, 0, 0.2, 1, 0])),
         "00_00.dcm has an ImageOrientationPatient whose directions are not at right angles",
     ),
-    "spacing of 0": (every(put(PixelSpacing=[0, 0])), "00_00.dcm states a spacing of (0.0, 0.0)"),
+    "spacing of 0": (every(put(PixelSpacing=[0, 0])), "00_00.dcm states a spacing of 0 x 0 mm"),
     "a position beyond the building": (
         every(put(ImagePositionPatient=[1e300, 0, 0])),
         "00_00.dcm has no ImagePositionPatient that can be read",

@@ -59,7 +59,7 @@ class Objective:
         raise NotImplementedError
 
     def values(self, *left_out: str) -> dict[str, Any]:
-        """Returns option -> value, without the name and those left out."""
+        """Returns option -> value of the loss, without the name and those left out."""
         return {key: value for key, value in vars(self).items() if key not in ("name", *left_out)}
 
 
@@ -95,6 +95,9 @@ class AttributeObjective(Objective):
     def is_guided(self) -> bool:
         return self.control > 0 or self.anatomy > 0
 
+    def values(self, *left_out: str) -> dict[str, Any]:
+        return super().values(*GUIDANCE, *left_out)
+
     def make_learner(self, *arguments: Any) -> Learner:
         from .learner import VAELearner
 
@@ -111,7 +114,7 @@ class AttriVAEObjective(AttributeObjective):
     def make_loss(self) -> AttributeLoss:
         from ..models.losses import AttriVAELoss
 
-        return AttriVAELoss(**self.values(*GUIDANCE))
+        return AttriVAELoss(**self.values())
 
     def make_trainer(self, pipeline: Pipeline, network: VAE, **options: Any) -> NetworkTrainer:
         from .engines import VAETrainer
@@ -148,7 +151,7 @@ class SoftIntroObjective(AttributeObjective):
         from ..models.perceptual import perceptual_loss
 
         perceptual = perceptual_loss(self.perceptual, self.perceptual_weights or None)
-        rest = self.values("vae_epochs", "perceptual", "perceptual_weights", *GUIDANCE)
+        rest = self.values("vae_epochs", "perceptual", "perceptual_weights")
         return SoftIntroLoss(**rest, perceptual=perceptual)
 
     def make_trainer(self, pipeline: Pipeline, network: VAE, **options: Any) -> NetworkTrainer:

@@ -505,7 +505,7 @@ def test_information_is_computed_once_for_all_metrics(monkeypatch):
 @pytest.mark.parametrize("function", [score, estimate, leakage, dci], ids=lambda f: f.__name__)
 def test_arrays_are_scored_as_a_table_is(function):
     codes, attributes = draw(20, 4, 2)
-    options = {} if function is score else {"rounds": 3}
+    options = {score: {}, leakage: {}, estimate: {"rounds": 3}, dci: {"rounds": 3}}[function]
     ours = function(codes, attributes, **options)
     named = pd.DataFrame(attributes, columns=["LVEDA", "RVEDA"])
     cases = tuple(f"row {n:02d}" for n in range(20))

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from scans import LEVELS, heart
 
 from cardiac_attrivae.metrics.images import dice
 from cardiac_attrivae.schema import DataError
 from cardiac_attrivae.segmentation.scans import load_segmenter
-from tests.segmentation.test_scans import LEVELS, heart
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from scans import LEVELS, by_brightness, heart
 
 from cardiac_attrivae.cli.main import main
 from cardiac_attrivae.data.masks import Masks
@@ -21,7 +22,6 @@ from cardiac_attrivae.segmentation.patients import (
     segment_patients,
 )
 from cardiac_attrivae.segmentation.scans import ScanSegmenter
-from tests.segmentation.test_scans import LEVELS, by_brightness, heart
 
 SPACING = (1.5, 1.5, 8.0)
 FAKE = ScanSegmenter("fake", by_brightness)
