@@ -21,7 +21,7 @@ from ..runtime.outputs import claimed
 from ..runtime.provenance import digest, versions
 from ..runtime.spreadsheet import csv_text
 from ..runtime.weights import weights_digest
-from ..segmentation.judge import HALVES, KIND, Segmenter, Training, cache_of, segmenters_for
+from ..segmentation.judge import KIND, Segmenter, Training, cache_of, segmenters_for
 from ..training.run import Run
 from .baselines import Baselines
 from .gallery import draw_gallery
@@ -77,7 +77,6 @@ def cross_domain_eval(
     runs, stores = ([x] if isinstance(x, (str, Path)) else x for x in (runs, stores))
     opened = open_all(runs, stores, split)
     with claimed(output, "cross-domain-eval", _is_evaluation) as claim:
-        homes = {run.about["train_dataset"] for run in opened.models.values()}
         judges = {
             name: segmenters_for(
                 dataset,
@@ -85,8 +84,6 @@ def cross_domain_eval(
                 device=where,
                 training=training,
                 tell=tell,
-                # those that generate, traverse and explore will ask for
-                also=HALVES if name in homes and training is None else (),
             )[0]  # fmt: skip
             for name, dataset in opened.datasets.items()
             if can_teach(dataset)

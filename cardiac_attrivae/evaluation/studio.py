@@ -28,7 +28,6 @@ from ..runtime.shipped_models import judges_of, model_folder
 from ..schema import HEART, STRUCTURES, DataError, LatentTable
 from ..segmentation.guide import refuse_guide
 from ..segmentation.judge import (
-    HALVES,
     Segmenter,
     areas,
     cache_of,
@@ -129,9 +128,7 @@ class Studio:
             found = [read_judge(file, self.device) for file in judges_of(self.run.folder)]
         else:
             cache = cache_of(self.store, self.run.folder)
-            found = segmenters_for(
-                self.store, cache, (0, 1), also=HALVES, device=self.device, tell=self.tell
-            )
+            found = segmenters_for(self.store, cache, (0, 1), device=self.device, tell=self.tell)
         for segmenter in found:
             refuse_guide(self.run.about, segmenter)
         return found

@@ -31,7 +31,6 @@ from ..runtime.outputs import check_own
 from ..runtime.shipped_models import judges_of, model_folder
 from ..schema import HEART, DataError, LatentTable, Structure
 from ..segmentation.judge import (
-    HALVES,
     Progress,
     Segmenter,
     areas,
@@ -108,9 +107,7 @@ def explore(
         return write_explorer(output, shipped, imagined(shipped, judge), None, judge)
     model, slices, known = open_trained(run, store, device)
     cache = cache_of(slices, model.folder)
-    (segmenter,) = segmenters_for(
-        slices, cache, also=HALVES, device=where, tell=tell, progress=progress
-    )
+    (segmenter,) = segmenters_for(slices, cache, device=where, tell=tell, progress=progress)
     return write_explorer(output, model, slices.basal(), known, segmenter)
 
 

@@ -34,8 +34,6 @@ FORMAT = 1
 KIND = "residual UNet"
 """Architecture of what measures; guides have another one, see `guide`."""
 
-HALVES = (None, 0, 1)
-"""All segmenters of a store: of all training patients, and of every second one, see below."""
 
 CHUNK = 16
 """Slices that are segmented at a time: on a CPU their layers stay in its cache, 64 take 1.7 times
@@ -97,7 +95,6 @@ def segmenters_for(
     cache: Path,
     halves: Sequence[int | None] = (None,),
     *,
-    also: Sequence[int | None] = (),
     device: torch.device | str = "cpu",
     seed: int = 0,
     training: Training | None = None,
@@ -116,7 +113,6 @@ def segmenters_for(
         halves: One segmenter for each entry: None trains on all training patients, 0 and 1 on
             every second one. The patients of the two halves differ, so that one segmenter can
             measure what the other one aimed at.
-        also: Segmenters that later calls will need: trained now too, if there are enough patients.
         device: Where to train and to segment.
         seed: Seed of weights, order and augmentation.
         training: How to train; None is `Training()`.
@@ -127,16 +123,12 @@ def segmenters_for(
         DataError: If the store has too few patients to train on.
     """
     training = training or Training()
-    files = {half: _file(store, cache, half, seed, training) for half in (*halves, *also)}
+    files = {half: _file(store, cache, half, seed, training) for half in halves}
     ready = {file: found for file in files.values() if (found := _read(file, device))}
     missing = {}
     for half, file in files.items():
         if file not in ready:
-            try:
-                missing[file] = patients_of(store, seed, half)
-            except DataError:
-                if half in halves:
-                    raise
+            missing[file] = patients_of(store, seed, half)
     if missing:
         many = "a segmenter" if len(missing) == 1 else f"{len(missing)} segmenters"
         tell(

@@ -14,7 +14,6 @@ from cardiac_attrivae.data.store import SliceDataset
 from cardiac_attrivae.schema import DataError
 from cardiac_attrivae.segmentation import judge, judge_training
 from cardiac_attrivae.segmentation.judge import (
-    HALVES,
     Training,
     areas,
     dice,
@@ -214,15 +213,15 @@ def test_all_that_are_missing_are_announced_at_once_and_shown(drawn_slices, tmp_
 
 def test_one_preparation_serves_every_later_call(drawn_slices, tmp_path, monkeypatch):
     told = []
-    segmenters_for(drawn_slices, tmp_path, also=HALVES, training=SHORT, tell=told.append)
+    segmenters_for(drawn_slices, tmp_path, (None, 0, 1), training=SHORT, tell=told.append)
     assert "training 3 segmenters of drawn" in told[0]
     monkeypatch.setattr(judge, "train_network", None)  # a second training would fail
-    for half in HALVES:
-        segmenters_for(drawn_slices, tmp_path, (half,), also=HALVES, training=SHORT)
+    for half in (None, 0, 1):
+        segmenters_for(drawn_slices, tmp_path, (half,), training=SHORT)
 
 
 def test_an_interrupted_preparation_keeps_what_is_finished(drawn_slices, tmp_path, often_kept):
-    options = {"training": SHORT, "also": HALVES}
+    options = {"training": SHORT, "halves": (None, 0, 1)}
     with pytest.raises(KeyboardInterrupt):
         segmenters_for(drawn_slices, tmp_path, progress=interrupted_after(7), **options)
     assert sorted(file.suffix for file in tmp_path.iterdir()) == [".checkpoint", ".safetensors"]
@@ -234,9 +233,9 @@ def test_an_interrupted_preparation_keeps_what_is_finished(drawn_slices, tmp_pat
 
 def test_only_what_was_asked_for_must_have_enough_patients(drawn_slices, tmp_path):
     store = drawn_slices.take(range(6))  # three patients: a half has one
-    segmenters_for(store, tmp_path, also=HALVES, training=SHORT)
+    segmenters_for(store, tmp_path, training=SHORT)
     with pytest.raises(DataError, match="needs at least 3"):
-        segmenters_for(store, tmp_path, (0,), also=HALVES, training=SHORT)
+        segmenters_for(store, tmp_path, (0,), training=SHORT)
 
 
 def test_a_training_shows_a_bar_on_a_terminal_and_nothing_elsewhere(drawn_slices, monkeypatch):
