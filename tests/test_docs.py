@@ -339,7 +339,7 @@ def quick(hasty_segmenters):
         return load_pipeline(name, [*changes, *SHORT])
 
     def few(dataset, output, cases=20, *more, **options):
-        return phantoms(dataset, output, min(cases, 17), *more, **{**options, "cine": False})
+        return phantoms(dataset, output, min(cases, 17), *more, **{**options, "cine": cases == 1})
 
     def rough(*folders, rounds=1000, **options):
         return evaluation(*folders, rounds=min(rounds, 20), **options)
