@@ -79,12 +79,8 @@ def cross_domain_eval(
     with claimed(output, "cross-domain-eval", _is_evaluation) as claim:
         judges = {
             name: segmenters_for(
-                dataset,
-                cache_of(dataset, output),
-                device=where,
-                training=training,
-                tell=tell,
-            )[0]  # fmt: skip
+                dataset, cache_of(dataset, output), device=where, training=training, tell=tell
+            )[0]
             for name, dataset in opened.datasets.items()
             if can_teach(dataset)
         }
