@@ -21,7 +21,7 @@ from ..data.loader import DeviceLoader, Readable, read_ahead
 from ..data.store import SliceDataset
 from ..metrics.calibration import calibration_lines
 from ..metrics.population import population_facts
-from ..models.independence import code_layers, decorrelate, predicting
+from ..models.independence import code_layers, decorrelate
 from ..models.networks import SEGMENTERS, build_network, network_class, recalibrate
 from ..models.vae import VAE
 from ..runtime.distributed import barrier, from_first, is_first, share, synchronise
@@ -252,16 +252,13 @@ class VAELearner(Learner):
 
     def make_trainer(self, handlers: Sequence[Any] = ()) -> NetworkTrainer:
         trainer = super().make_trainer(handlers)
-        if trainer.guidance is not None and self.pipeline.decorrelate and self._trained:
-            trainer.add_event_handler(Events.EPOCH_STARTED, self._move_together, trainer.guidance)
+        if trainer.guidance is not None:
+            trainer.add_event_handler(Events.EPOCH_STARTED, self._follow_codes, trainer.guidance)
         return trainer
 
-    def _move_together(self, guidance: Guidance) -> None:
-        """Lets turned codes move as `decorrelate` would make them: the drawing learns that turn."""
-        batches = self._known_images(torch.arange(len(self.known)).split(64))
-        codes = np.concatenate([encode(self.network, images)[0] for images in batches])
-        slopes = predicting(codes, self._trained)[1]
-        guidance.along = torch.tensor(slopes, dtype=torch.float32, device=self.device)
+    def _follow_codes(self, guidance: Guidance) -> None:
+        together = self._trained if self.pipeline.decorrelate else []
+        guidance.follow(self._basal_codes(self.network), together)
 
     @property
     def _trained(self) -> list[int]:
@@ -276,8 +273,11 @@ class VAELearner(Learner):
 
     def basal_codes(self) -> np.ndarray:
         """Codes of the training patients' basal slices, (N, D)."""
+        return self._basal_codes(self.model)
+
+    def _basal_codes(self, network: VAE) -> np.ndarray:
         batches = self._known_images(torch.arange(len(self.known)).split(64))
-        return np.concatenate([encode(self.model, images)[0] for images in batches])
+        return np.concatenate([encode(network, images)[0] for images in batches])
 
     def facts(self) -> dict[str, Any]:
         facts: dict[str, Any] = {
