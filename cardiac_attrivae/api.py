@@ -44,6 +44,7 @@ def load_model(
     store: str | Path | None = None,
     device: str = "auto",
     tell: Callable[[str], None] = print,
+    plain: bool = False,
 ) -> Model:
     """Opens a run that ``train`` wrote.
 
@@ -53,11 +54,13 @@ def load_model(
             where that folder was during training. Needed by ``traverse`` and ``generate``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         tell: Called with a message before something takes minutes.
+        plain: Whether the refiner of the run is left out, if it has one.
 
     Raises:
         DataError: If the folder holds no finished run, or a damaged one.
     """
-    return Model(load_run(folder, device), None if store is None else Path(store), device, tell)
+    run = load_run(folder, device, plain=plain)
+    return Model(run, None if store is None else Path(store), device, tell)
 
 
 def open_store(folder: str | Path) -> SliceDataset:
@@ -119,7 +122,8 @@ class Model:
     @cached_property
     def studio(self) -> Studio:
         """What draws and measures. Trains two segmenters once per store: minutes on a CPU."""
-        return Studio.open(self.run.folder, self.store, self.device, self.tell)
+        plain = self.run.refiner is None
+        return Studio.open(self.run.folder, self.store, self.device, self.tell, plain)
 
     def encode(self, slices: SliceDataset | str | Path | np.ndarray | Tensor) -> np.ndarray:
         """Returns codes (N, D), the posterior means, of slices.
@@ -184,7 +188,7 @@ class Model:
             raise ValueError(f"codes has shape {codes.shape}; expected (N, {size})")
         if not np.isfinite(codes).all():
             raise ValueError("codes hold NaN or infinite values; expected numbers")
-        slices = decode(self.run.network, codes).numpy()
+        slices = decode(self.run.painter, codes).numpy()
         return slices[:, 0] if slices.shape[1] == 1 else slices
 
     def read(
@@ -309,6 +313,6 @@ class Model:
         statistics = {k: np.asarray(self.run.about[k]) for k in ("code_mean", "code_deviation")}
 
         def draw(path: Path) -> None:
-            draw_traversals(self.run.network, self.attributes, statistics, path)
+            draw_traversals(self.run.painter, self.attributes, statistics, path)
 
         return f"<p>{escape(repr(self)[1:-1])}</p>" + (picture(draw) if self.attributes else "")

@@ -49,8 +49,8 @@ def store(acdc_store_all):
     return SliceDataset.open(acdc_store_all)
 
 
-AUTOENCODERS = [n for n in sorted(shipped_pipelines()) if not load_pipeline(n).objective.whole]
-"""`tests/training/test_scan_learner.py` runs the pipeline that outlines hearts."""
+AUTOENCODERS = [n for n in sorted(shipped_pipelines()) if load_pipeline(n).objective.has_codes]
+"""`test_scan_learner.py` and `test_refiner_learner.py` run the others."""
 
 
 @pytest.fixture(scope="module", params=AUTOENCODERS)

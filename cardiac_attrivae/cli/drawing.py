@@ -25,6 +25,7 @@ from .console import explained, progress, say, suggest, tell, warn
 @options.case
 @options.output
 @options.store
+@options.plain
 @options.device
 @explained
 def generate(
@@ -63,6 +64,7 @@ def generate(
     "--range", "reach", default=3.0, show_default=True, help="Standard deviations to either side."
 )
 @options.store
+@options.plain
 @options.device
 @explained
 def traverse(run: Path, case: str | None, output: Path, store: Path | None, **given: Any) -> None:

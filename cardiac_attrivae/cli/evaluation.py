@@ -31,6 +31,7 @@ from .console import explained, progress, say, show_scores, suggest, tell
 @click.option(
     "--attributes", metavar="NAME,NAME,...", help="Score these; default: each model's own."
 )
+@options.plain
 @options.rounds
 @options.workers
 @options.device

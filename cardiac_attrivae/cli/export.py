@@ -23,8 +23,9 @@ from .console import explained, say
     "--evaluation", type=options.FOLDER,
     help="Folder that cross-domain-eval wrote, whose scores the bundle's model card shows.",
 )  # fmt: skip
+@options.plain
 @explained
-def export(run: Path, form: str, output: Path, evaluation: Path | None) -> None:
+def export(run: Path, form: str, output: Path, evaluation: Path | None, plain: bool) -> None:
     """Write a model for other programs.
 
     Every file is opened again and its output compared with PyTorch's.
@@ -34,5 +35,5 @@ def export(run: Path, form: str, output: Path, evaluation: Path | None) -> None:
         require_evaluation(evaluation)
     from ..export.bundle import export as write
 
-    write(run, form, output, evaluation, tell=say)
+    write(run, form, output, evaluation, tell=say, plain=plain)
     say(f"Exported to {output}")

@@ -75,6 +75,9 @@ run = click.option(
     "--model", "run", required=True, type=FOLDER, metavar="RUN|acdc",
     help="Run that train wrote, or a shipped model: acdc, acdc/attri_vae_fast.",
 )  # fmt: skip
+plain = click.option(
+    "--plain", is_flag=True, help="Leave the refiner of the run out, if it has one."
+)
 case = click.option("--case", help="Patient to start from; default: the mean of all.")
 output = click.option("--output", required=True, type=PLACE, help="Folder to write.")
 seed = click.option(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..runtime.contents import require_store
+from ..runtime.contents import require_run, require_store
 from . import options
 from .console import explained, is_terminal, row, say, suggest, tell
 
@@ -37,8 +37,12 @@ class UnlessPrinting(click.Option):
     help="Store that preprocess wrote.",
 )  # fmt: skip
 @click.option(
-    "--output", cls=UnlessPrinting, required=True, type=options.PLACE, help="Folder to write."
+    "--output", type=options.PLACE, help="Folder to write; default for a refiner: RUN/refiner."
 )
+@click.option(
+    "--on", "base", type=options.FOLDER, metavar="RUN",
+    help="Run whose pictures a refiner paints over.",
+)  # fmt: skip
 @options.changes
 @options.seed
 @options.device
@@ -57,11 +61,12 @@ def train(
     pipeline: str,
     changes: tuple[str, ...],
     print_config: bool,
+    output: Path | None,
+    base: Path | None,
     data: Path = Path(),
-    output: Path = Path(),
     **given: Any,
 ) -> None:
-    """Train one model.
+    """Train one model, or with --on the refiner of one.
 
     On several GPUs: torchrun --nproc-per-node=N -m cardiac_attrivae train ...
     """
@@ -72,12 +77,20 @@ def train(
 
         say(render_pipeline(pipeline, changes).rstrip())
         return
+    if not (output or base):
+        raise click.MissingParameter(param_hint="'--output'", param_type="option")
     configuration = load_pipeline(pipeline, changes)
     require_store(data)
+    if base:
+        require_run(base)
     from ..data.store import SliceDataset
+    from ..training.folder import REFINER
 
-    train_and_show(configuration, SliceDataset.open(data), output, **given)
-    suggest("cross-domain-eval", "--model", output, "--data", data, "--output", "evaluation")
+    place = output or (base or Path()) / REFINER
+    train_and_show(configuration, SliceDataset.open(data), place, on=base, **given)
+    if base and place.resolve() != (base / REFINER).resolve():
+        say(f"The run uses this refiner once it is moved to {base / REFINER}")
+    suggest("cross-domain-eval", "--model", base or place, "--data", data, "--output", "evaluation")
 
 
 @click.command()

@@ -22,6 +22,7 @@ from ..runtime.provenance import digest, versions
 from ..runtime.spreadsheet import csv_text
 from ..runtime.weights import weights_digest
 from ..segmentation.judge import KIND, Segmenter, Training, cache_of, segmenters_for
+from ..training.folder import REFINER
 from ..training.run import Run
 from .baselines import Baselines
 from .gallery import draw_gallery
@@ -41,6 +42,7 @@ def cross_domain_eval(
     rounds: int = 1000,
     workers: int = 1,
     training: Training | None = None,
+    plain: bool = False,
     progress: Progress = lambda items, total: items,
     tell: Callable[[str], None] = lambda message: None,
 ) -> pd.DataFrame:
@@ -61,6 +63,7 @@ def cross_domain_eval(
         rounds: Draws of patients, and permutations.
         workers: Processes.
         training: How segmenters are trained; None is `Training` as it stands.
+        plain: Whether the refiners of runs are left out.
         progress: Wraps the finished jobs and their number.
         tell: Called with a message before something takes minutes.
 
@@ -75,7 +78,7 @@ def cross_domain_eval(
         raise ValueError(f"rounds is {rounds}; expected at least 1")
     where = find_device(device)  # a wrong name is refused before anything is computed
     runs, stores = ([x] if isinstance(x, (str, Path)) else x for x in (runs, stores))
-    opened = open_all(runs, stores, split)
+    opened = open_all(runs, stores, split, plain)
     with claimed(output, "cross-domain-eval", _is_evaluation) as claim:
         judges = {
             name: segmenters_for(
@@ -116,7 +119,7 @@ def _plan(
     """Lists the parts: every model on every data set."""
     parts = []
     for model, run in opened.models.items():
-        train, content = run.about["train_dataset"], digest(run.folder / "model.safetensors")
+        train, content = run.about["train_dataset"], _digest(run)
         names = check_names(attributes or run.pipeline.attributes)
         about = {"model": model, "method": opened.methods[model], "seed": run.about["seed"]}
         known = None
@@ -130,10 +133,17 @@ def _plan(
             patients = Patients.of(dataset, opened.splits[test])
             part = Part(
                 folder, about | where, run.folder, content, known, patients, names, rounds, device,
-                judge,
+                judge, run.refiner is None,
             )  # fmt: skip
             parts.append(part)
     return parts
+
+
+def _digest(run: Run) -> str:
+    """Names weights and facts of a run, and of its refiner if it has one."""
+    model = Path("model.safetensors")
+    files = [model] if run.refiner is None else [model, Path(REFINER) / model]
+    return " ".join(digest(run.folder / file) for file in files)
 
 
 def _is_evaluation(folder: Path) -> bool:
@@ -217,7 +227,7 @@ def _about_model(run: Run, method: str) -> dict[str, Any]:
         "train_dataset": run.about["train_dataset"],
         "pipeline": shareable(run.pipeline),
         "summary": {key: value for key, value in run.summary.items() if key != "store"},
-    } | ({"guide": run.about["guide"]} if "guide" in run.about else {})
+    } | {key: run.about[key] for key in ("guide", "refiner") if key in run.about}
 
 
 def _about_dataset(dataset: SliceDataset, judge: Segmenter | None) -> dict[str, Any]:
@@ -239,6 +249,11 @@ def _notes(opened: Opened) -> list[str]:
             notes.append(
                 f"{name} was trained through a segmenter ({guide['network']}, sha256 "
                 f"{guide['sha256'][:16]}), which took no part in measuring it: {KIND} did"
+            )
+        if run.refiner is not None:
+            notes.append(
+                f"{name} has a refiner: pictures, Dice and control are those of what it painted; "
+                "--plain leaves it out"
             )
     for name, dataset in opened.datasets.items():
         if dataset.info.get("synthetic"):

@@ -161,7 +161,7 @@ def draw_traversal(
     path: Path,
 ) -> None:
     """Draws each attribute from -3 to 3 standard deviations, with measured areas below."""
-    slices, requested = traversed(run.network, code, calibration, TRAVERSAL)
+    slices, requested = traversed(run.painter, code, calibration, TRAVERSAL)
     labels = measured = None
     if segmenter is not None:
         labels, measured = segmented(segmenter, slices, patient.pixel_cm2)

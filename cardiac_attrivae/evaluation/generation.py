@@ -32,6 +32,7 @@ def generate(
     case: str | None = None,
     device: str = "auto",
     tell: Callable[[str], None] = lambda message: None,
+    plain: bool = False,
 ) -> tuple[pd.DataFrame, list[str]]:
     """Draws one heart as asked for.
 
@@ -43,14 +44,14 @@ def generate(
         output: Folder to write into.
         store: See `Studio.open`.
         case: Patient to start from; None is the mean code of the training patients.
-        device, tell: See `Studio.open`.
+        device, tell, plain: See `Studio.open`.
 
     Returns:
         See `compared`; and `Heart.warnings`.
     """
     output = Path(output)
     with claimed(output, "generate"):
-        studio = Studio.open(run, store, device, tell)
+        studio = Studio.open(run, store, device, tell, plain)
         heart, spacing = studio.heart(request, case), studio.spacing_mm
         write(output / "measured.csv", heart.table.to_csv(index=False))
         save_nifti(heart.after.slices[0, 0, None], output / "slice.nii.gz", spacing)
@@ -69,6 +70,7 @@ def traverse(
     steps: int = 7,
     device: str = "auto",
     tell: Callable[[str], None] = lambda message: None,
+    plain: bool = False,
 ) -> pd.DataFrame:
     """Turns every attribute of one heart.
 
@@ -76,7 +78,7 @@ def traverse(
     attribute with the steps as slices, and traversal.csv.
 
     Args:
-        run, output, store, case, device, tell: As in `generate`.
+        run, output, store, case, device, tell, plain: As in `generate`.
         reach: Standard deviations of the training codes to either side.
         steps: Pictures per attribute.
 
@@ -87,12 +89,12 @@ def traverse(
         raise ValueError(f"steps is {steps} and range {reach}; expected 2 or more, and above 0")
     output = Path(output)
     with claimed(output, "traverse"):
-        studio = Studio.open(run, store, device, tell)
+        studio = Studio.open(run, store, device, tell, plain)
         turned = studio.turned(case, reach, steps)
         turned.draw(output / "traversal.png")
         code, names = studio.start(case)[0], turned.calibration.names
         smooth, asked = traversed(
-            studio.run.network, code[0], turned.calibration, np.linspace(-reach, reach, FRAMES)
+            studio.run.painter, code[0], turned.calibration, np.linspace(-reach, reach, FRAMES)
         )
         captions = [
             [

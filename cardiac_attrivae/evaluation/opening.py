@@ -52,7 +52,10 @@ class Opened:
 
 
 def open_all(
-    runs: Sequence[str | Path], stores: Sequence[str | Path], split: str | Sequence[str]
+    runs: Sequence[str | Path],
+    stores: Sequence[str | Path],
+    split: str | Sequence[str],
+    plain: bool = False,
 ) -> Opened:
     """Opens everything that is evaluated.
 
@@ -60,13 +63,14 @@ def open_all(
         runs: Folders that ``train`` wrote.
         stores: Folders that ``preprocess`` wrote, each of another data set.
         split: Which patients are scored: one split for all stores, or one for each.
+        plain: Whether the refiners of runs are left out.
 
     Raises:
         ValueError: If there are more or fewer splits than stores.
         DataError: If a run or store cannot be read, they do not fit, a split is empty, a model is
             given twice, or was trained on patients that would be scored as unseen.
     """
-    models = {name: load_run(run) for name, run in _named(runs).items()}
+    models = {name: load_run(run, plain=plain) for name, run in _named(runs).items()}
     wanted = [split] * len(stores) if isinstance(split, str) else list(split)
     if len(wanted) != len(stores):
         raise ValueError(f"{len(wanted)} splits for {len(stores)} stores; expected one for each")

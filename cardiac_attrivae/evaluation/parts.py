@@ -109,7 +109,7 @@ class TrainingCodes:
         """Writes them, unless they are there."""
         if self.folder.is_dir():
             return
-        run, dataset = load_run(self.run, self.device), self.patients.open()
+        run, dataset = load_run(self.run, self.device, plain=True), self.patients.open()
         table = codes_of(run, dataset, self.names, find_device(self.device))
         with atomic_folder(self.folder) as folder:
             write_table(folder / "table.npz", table, areas=dataset.attributes(AREAS))
@@ -135,6 +135,7 @@ class Part:
         device: Where to compute.
         segmenter: Measures what the model draws; trained on the store of the training patients, or
             else on the scored one.
+        plain: Whether the refiner of the model is left out.
     """
 
     parts: Path
@@ -147,6 +148,7 @@ class Part:
     rounds: int
     device: str
     segmenter: Segmenter | None
+    plain: bool = False
 
     @cached_property
     def folder(self) -> Path:
@@ -161,7 +163,7 @@ class Part:
             return
         target = self.patients.open()
         scored = score_model(
-            load_run(self.run, self.device),
+            load_run(self.run, self.device, plain=self.plain),
             self.known.read() if self.known else None,
             target,
             self.names,

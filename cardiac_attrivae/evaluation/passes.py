@@ -17,6 +17,7 @@ from torch import Generator
 from ..data.loader import DeviceLoader
 from ..data.store import SliceDataset, Slices
 from ..metrics.images import FIDELITY, dice
+from ..models.vae import VAE
 from ..schema import STRUCTURES, Keys, LatentTable, VAEOutput
 from ..segmentation.judge import Segmenter
 from ..training.engines import draw_noise
@@ -62,7 +63,7 @@ def look(
     """
     codes, pictures, fidelity = [], [], defaultdict(list)
     chosen = np.asarray(shown, dtype=int)
-    for batch, output in _outputs(run, dataset, device):
+    for batch, output in _outputs(run, run.painter, dataset, device):
         codes.append(output.z.float().cpu().numpy())
         decoded, label = output.reconstruction.float().cpu(), batch[Keys.LABEL].cpu()
         image, inside = batch[Keys.IMAGE].float().cpu().numpy(), label.numpy() > 0
@@ -83,18 +84,20 @@ def codes_of(
     run: Run, dataset: SliceDataset, names: Sequence[str], device: torch.device
 ) -> LatentTable:
     """Passes slices through a network for their codes alone; arguments as in `look`."""
-    codes = [output.z.float().cpu().numpy() for _, output in _outputs(run, dataset, device)]
+    codes = [
+        output.z.float().cpu().numpy() for _, output in _outputs(run, run.network, dataset, device)
+    ]
     return _table(run, dataset, names, np.concatenate(codes))
 
 
 def _outputs(
-    run: Run, dataset: SliceDataset, device: torch.device
+    run: Run, network: VAE, dataset: SliceDataset, device: torch.device
 ) -> Iterator[tuple[Slices, VAEOutput]]:
     """Yields batches in the order of the rows, and what the network makes of each.
 
     Codes are the posterior means; a pipeline may ask for sampled ones, always with the same noise.
     """
-    network = run.network.eval()
+    network.eval()
     sampled = run.pipeline.codes == "sampled"
     generator = Generator(device).manual_seed(0) if sampled else None
     nothing = np.zeros((len(dataset), 1))  # attributes are measured afterwards, from the masks

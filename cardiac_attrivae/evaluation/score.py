@@ -112,7 +112,7 @@ def score_model(
     control, fitted = pd.DataFrame(), table if lines is None else lines
     if segmenter is not None and len(fitted.cases) >= LEAST:
         control = measure_control(
-            run.network, segmenter, Calibration.fit(fitted), table.codes, table.cases,
+            run.painter, segmenter, Calibration.fit(fitted), table.codes, table.cases,
             target.pixel_cm2,
         )  # fmt: skip
         if len(target) >= FEWEST:

@@ -45,13 +45,13 @@ NEAR, NEAR_CM2 = 0.1, 1.0
 
 
 def open_trained(
-    run: str | Path, store: str | Path | None = None, device: str = "auto"
+    run: str | Path, store: str | Path | None = None, device: str = "auto", plain: bool = False
 ) -> tuple[Run, SliceDataset, LatentTable]:
     """Opens a run, the store that it was trained on, and the codes of its training patients.
 
     Arguments and errors are those of `Studio.open`.
     """
-    model = load_run(run, device)
+    model = load_run(run, device, plain=plain)
     store = store or model.summary.get("store")
     if store is None or not Path(store).is_dir():
         raise DataError(f"the store that {run} was trained on is gone; give it with --data")
@@ -92,6 +92,7 @@ class Studio:
         store: str | Path | None = None,
         device: str = "auto",
         tell: Callable[[str], None] = lambda message: None,
+        plain: bool = False,
     ) -> Studio:
         """Reads run and store, and fits the calibration.
 
@@ -100,15 +101,16 @@ class Studio:
             store: Folder that ``preprocess`` wrote; None is the one that the run was trained on.
             device: See `find_device`.
             tell: Called with a message before something takes minutes.
+            plain: Whether the refiner of the run is left out, if it has one.
 
         Raises:
             DataError: If the store is gone, of another data set, or does not fit the model.
         """
         if store is None and judges_of(model_folder(run)):
-            shipped = load_run(run, device)
+            shipped = load_run(run, device, plain=plain)
             lines = Calibration.of_lines(shipped.about["calibration"])
             return cls(shipped, None, lines, find_device(device), tell)
-        model, opened, known = open_trained(run, store, device)
+        model, opened, known = open_trained(run, store, device, plain)
         return cls(model, opened, Calibration.fit(known), find_device(device), tell)
 
     @property
@@ -151,7 +153,7 @@ class Studio:
         """
         if case is None:
             code = np.asarray(self.run.about["code_mean"])[None]
-            return code, decode(self.run.network, code)
+            return code, decode(self.run.painter, code)
         if self.store is None:
             raise DataError(f"no case {case!r}: a shipped model has no patients; give --data STORE")
         patients = self.store.basal()
@@ -195,7 +197,7 @@ class Studio:
         """Draws one heart with every attribute turned by ``reach`` deviations to either side."""
         code, original = self.start(case)
         places = np.linspace(-reach, reach, steps)
-        slices, requested = traversed(self.run.network, code[0], self.calibration, places)
+        slices, requested = traversed(self.run.painter, code[0], self.calibration, places)
         labels, measured = segmented(self.judge, slices, self.pixel_cm2)
         return Turned(
             self.calibration, original[0, 0].numpy(), places, slices, labels, measured, requested
@@ -203,8 +205,9 @@ class Studio:
 
     def generate(self, codes: np.ndarray, request: Mapping[str, float]) -> Generated:
         """Draws codes (N, D) with the requested attributes, and measures the slices."""
-        codes = aimed(self.run.network, self.aim, self.calibration, codes, request, self.pixel_cm2)
-        slices = decode(self.run.network, codes)
+        painter = self.run.painter
+        codes = aimed(painter, self.aim, self.calibration, codes, request, self.pixel_cm2)
+        slices = decode(painter, codes)
         labels = self.judge(slices)
         return Generated(slices, labels, areas(labels, self.pixel_cm2))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any
@@ -38,6 +39,7 @@ def export(
     output: str | Path,
     evaluation: str | Path | None = None,
     tell: Callable[[str], None] = lambda message: None,
+    plain: bool = False,
 ) -> None:
     """Writes a run in another form.
 
@@ -47,6 +49,7 @@ def export(
         output: Folder to write; a bundle is a new one.
         evaluation: Folder that ``cross-domain-eval`` wrote, whose scores a bundle's card shows.
         tell: Called with the outcome of each check.
+        plain: Whether the refiner of the run is left out; a bundle has no place for it.
 
     Raises:
         DataError: If the run cannot be read, the output is there already, or a check fails.
@@ -56,8 +59,11 @@ def export(
         raise ValueError(f"format is {form!r}; expected one of bundle, {', '.join(FORMATS)}")
     if form != "bundle" and evaluation is not None:
         raise ValueError(f"format {form} has no place for scores; only a bundle has a model card")
-    model = load_run(run)
+    model = load_run(run, plain=plain)
     if form == "bundle":
+        if model.refiner is not None:
+            model = replace(model, refiner=None)
+            tell("left out: the refiner, for which a bundle has no place")
         write_bundle(model, output, evaluation, tell)
         return
     for name in FILES[form]:

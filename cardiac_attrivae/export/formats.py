@@ -13,6 +13,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -26,6 +27,8 @@ from ..runtime.provenance import install_line
 from ..runtime.weights import read_weights, write_weights
 from ..schema import DataError
 from ..training.facts import SHARED
+from ..training.folder import REFINER
+from ..training.refiner_learner import about_base
 from ..training.run import Run
 
 OPSET = 18
@@ -124,7 +127,7 @@ def write_onnx(run: Run, folder: str | Path, tell: Tell = lambda message: None) 
     Raises:
         DataError: If the packages are missing, or a file gives another output than PyTorch.
     """
-    network, (image, z) = plain(run.network), examples(run)
+    network, (image, z) = plain(run.painter), examples(run)
     parts = {
         "encoder": (Part(network, "encode"), {"image": image}, ("mu", "logvar")),
         "decoder": (Part(network, "decode"), {"z": z}, ("reconstruction",)),
@@ -210,7 +213,7 @@ def write_torchscript(
     Raises:
         DataError: If the file gives another output than PyTorch.
     """
-    network, (image, z) = Autoencoder(plain(run.network)).eval(), examples(run)
+    network, (image, z) = Autoencoder(plain(run.painter)).eval(), examples(run)
     inputs, stream = {"forward": image, "encode": image, "decode": z}, io.BytesIO()
     with _quiet(), torch.no_grad():
         script = torch.jit.trace_module(_without_modules(network), inputs, check_trace=False)
@@ -248,7 +251,8 @@ def write_safetensors(
 ) -> dict[str, Path]:
     """Writes model.safetensors: float32 weights, and in its metadata all that is known of the run.
 
-    `load_run` opens the folder; any other program reads the weights by their names.
+    A refiner is written into the folder ``refiner``. `load_run` opens the folder; any other program
+    reads the weights by their names.
 
     Raises:
         DataError: If a network with these weights gives another output.
@@ -264,7 +268,15 @@ def write_safetensors(
         again.load_state_dict(read_weights(beside)[0])
         difference = compare(Part(network, "encode"), Part(again, "encode"), [image], file)
         tell(outcome(file.name, difference))
-    return {"model": file}
+    if run.refiner is None:
+        return {"model": file}
+    facts = {
+        "pipeline": run.about["refiner"]["pipeline"],
+        "base": about_base(replace(run, network=network)),
+    }
+    painting = Path(folder) / REFINER / file.name
+    write_weights(painting, plain(run.refiner).state_dict(), facts)
+    return {"model": file, "refiner": painting}
 
 
 def compare(network: Function, written: Function, inputs: Sequence[Tensor], file: Path) -> float:

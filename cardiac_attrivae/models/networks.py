@@ -19,6 +19,7 @@ from torch.optim.swa_utils import update_bn
 
 from ..runtime.yaml_files import nearest
 from .beta_vae import BetaVAE
+from .refiner import Refiner
 from .scan_unet import ScanUNet
 from .soft_intro_vae import SoftIntroVAE
 from .vae import VAE
@@ -29,7 +30,15 @@ NETWORKS: dict[str, type[VAE]] = {"BetaVAE": BetaVAE, "SoftIntroVAE": SoftIntroV
 SEGMENTERS: dict[str, type[nn.Module]] = {"ScanUNet": ScanUNet}
 """The same for networks that outline hearts: they have no codes."""
 
-KNOWN = ChainMap[str, Any](NETWORKS, SEGMENTERS)
+REFINERS: dict[str, type[nn.Module]] = {"Refiner": Refiner}
+"""The same for networks that paint over what a network with codes has drawn."""
+
+KINDS: dict[str, dict[str, Any]] = {
+    "codes": NETWORKS, "outlines": SEGMENTERS, "paints": REFINERS,
+}  # fmt: skip
+"""What networks do -> those that do it."""
+
+KNOWN = ChainMap[str, Any](*KINDS.values())
 
 MOST_PARAMETERS = 10**9
 """A configuration that asks for more (4 GB) is a mistake or an attack."""
@@ -112,6 +121,16 @@ def network_class(name: str) -> type[VAE]:
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise ValueError(f"network {name!r} is {found!r}, no subclass of torch.nn.Module")
     return cast(type[VAE], found)
+
+
+def kind_of(name: str) -> str:
+    """Says what a network does, as `KINDS` calls it; one of another package has codes.
+
+    Example:
+        >>> kind_of("ScanUNet"), kind_of("my_package.MyVAE")
+        ('outlines', 'codes')
+    """
+    return next((kind for kind, table in KINDS.items() if name in table), "codes")
 
 
 def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:

@@ -16,13 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.networks.nets import BasicUNet
-from torch import nn
 
 from ..data.store import SliceDataset
+from ..models.guide_network import build_guide
 from ..runtime.files import remove_leftovers
 from ..runtime.weights import weights_digest, write_weights
-from ..schema import HEART, DataError
+from ..schema import DataError
 from ..training.guidance import Guide
 from .judge import Segmenter, cache_of, read_cached
 from .judge_training import AUGMENTATION, Progress, Training, bar, train_network
@@ -35,29 +34,6 @@ KIND = "BasicUNet"
 
 SMALLEST = 32
 """Smallest image, in pixels, that the network can halve often enough."""
-
-
-def build_guide(seed: int, device: torch.device | str = "cpu") -> nn.Module:
-    """Builds the network of a guide with random weights.
-
-    Blocks of 2 x 2 pixels become channels and come apart again at the end: the network computes at
-    half the resolution, in a quarter of the time, and still labels every pixel. Its levels are
-    joined by max pooling and have no residual units, unlike the segmenters that measure.
-
-    Args:
-        seed: Seed of the weights; the global random state stays as it was.
-        device: Where it is wanted.
-
-    Returns:
-        (N, 1, H, W) to logits of background, LV, myocardium and RV, (N, 4, H, W).
-    """
-    features, block = (16, 16, 32, 64, 128, 16), 2 * 2
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        inner = BasicUNet(2, block, (len(HEART) + 1) * block, features, norm="batch")
-    network = nn.Sequential(nn.PixelUnshuffle(2), inner, nn.PixelShuffle(2))
-    # torch's stub of this overload lacks memory_format
-    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def train_guide(
@@ -116,7 +92,8 @@ def train_guide(
 
 
 def refuse_guide(about: Mapping[str, Any], judge: Segmenter) -> None:
-    """Refuses a segmenter that a model was trained through: it would find what it asked for.
+    """Refuses a segmenter that a model, or its refiner, was trained through: it would find what it
+    asked for.
 
     Args:
         about: Facts of the model's run.
@@ -125,8 +102,9 @@ def refuse_guide(about: Mapping[str, Any], judge: Segmenter) -> None:
     Raises:
         DataError: If they are the same, by the fingerprint of their weights.
     """
-    guide = about.get("guide") or {}
-    if guide.get("sha256") == weights_digest(judge.network.state_dict()):
+    guides = [(about.get("guide") or {}).get("sha256")]
+    guides += [(about.get("refiner") or {}).get("guide_sha256")]
+    if weights_digest(judge.network.state_dict()) in guides:
         raise DataError(
             "the segmenter that shall measure the model is the guide that it was trained through; "
             "measure it with another one"

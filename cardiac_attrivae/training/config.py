@@ -231,9 +231,9 @@ class Pipeline:
     deterministic: bool = False
 
     def __post_init__(self) -> None:
-        if not self.attributes and not self.objective.whole:
+        if not self.attributes and self.objective.has_codes:
             raise ValueError("attributes is []; expected one name or more")
-        if self.attributes and self.objective.whole:
+        if self.attributes and not self.objective.has_codes:
             raise ValueError(
                 f"attributes is {list(self.attributes)}; expected none, because the objective "
                 f"{self.objective.name} has no codes"

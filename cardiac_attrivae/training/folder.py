@@ -19,13 +19,15 @@ CONFIG, LAST, BEST = "config.yaml", "last.pt", "best.pt"
 MODEL, HISTORY, SUMMARY = "model.safetensors", "history.csv", "summary.json"
 MEASURED = ("wall_time_s", "steps_per_second", "peak_memory_mib")
 """Keys of summary.json that differ from one run to the next: the model does not record them."""
+REFINER = "refiner"
+"""Folder of a run that holds its refiner, which is a run by itself."""
 SEGMENTERS = "segmenters"
 """Folder of the cached segmenters, which hold for any run on the same store."""
 RUN = (
     CONFIG, MODEL, SUMMARY, LAST, BEST, HISTORY, "trackers.json", "tensorboard/events.out.*",
     "figures/*.png", f"{SEGMENTERS}/segmenter_*",
 )  # fmt: skip
-"""Every file of a run, as patterns."""
+"""Every file of a run but for its refiner, as patterns."""
 
 COPIES = 10
 """How often a run keeps the weights at most: in last.pt with their average and two moments, twice
@@ -90,7 +92,7 @@ def _remove(folder: Path) -> None:
             f"{folder} was not written by cardiac-attrivae train: its {CONFIG} is of something "
             "else; choose another folder"
         )
-    check_own(folder, RUN, "a run")
+    check_own(folder, [*RUN, *(f"{REFINER}/{pattern}" for pattern in RUN)], "a run")
     for name in (MODEL, LAST):
         (folder / name).unlink(missing_ok=True)
     empty(folder, CONFIG, SEGMENTERS)

@@ -22,7 +22,7 @@ from ..data.store import SliceDataset
 from ..metrics.calibration import calibration_lines
 from ..metrics.population import population_facts
 from ..models.independence import code_layers, decorrelate
-from ..models.networks import SEGMENTERS, build_network, network_class, recalibrate
+from ..models.networks import KINDS, build_network, kind_of, network_class, recalibrate
 from ..models.vae import VAE
 from ..runtime.distributed import barrier, from_first, is_first, share, synchronise
 from ..schema import Keys, LatentTable
@@ -33,7 +33,7 @@ from .guidance import Guidance, Guide
 from .objectives import AttributeObjective
 from .optimisation import average_of, compile_passes, scheduler_of
 from .pictures import draw_run
-from .run import encode, memory_format, place
+from .run import Run, encode, memory_format, place
 from .scores import LossTerms, make_evaluator
 
 
@@ -55,6 +55,7 @@ class Learner:
         known: Slices that the statistics of batch norm are estimated on.
         guide: What is looked through at drawn slices, if the objective is guided; set before the
             trainer is made.
+        base: The run whose pictures are painted over, if the objective does that; set before, too.
 
     Raises:
         ValueError: If network, objective and attributes do not fit together.
@@ -63,6 +64,7 @@ class Learner:
     known: Readable
     loss: nn.Module
     guide: Guide | None = None
+    base: Run | None = None
     SUMMARISED: tuple[str, ...] = ()
     """Which of the `findings` summary.json has, too."""
 
@@ -118,7 +120,7 @@ class Learner:
             precision=getattr(torch, pipeline.precision),
             memory_format=memory_format(pipeline),
             train_handlers=[LossTerms(), *handlers],
-            **self.guidance(),
+            **self.trainer_options(),
         )
         trainer.schedulers = tuple(
             scheduler_of(optimiser, len(loader), pipeline)
@@ -126,8 +128,8 @@ class Learner:
         )
         return trainer
 
-    def guidance(self) -> dict[str, Any]:
-        """Arguments of the trainer that a guide is for."""
+    def trainer_options(self) -> dict[str, Any]:
+        """Arguments of the trainer that not every trainer takes."""
         return {}
 
     def make_evaluator(self, val: SliceDataset) -> SupervisedEvaluator:
@@ -242,7 +244,7 @@ class VAELearner(Learner):
         evaluator.add_event_handler(Events.STARTED, self.recalibrate)
         return evaluator
 
-    def guidance(self) -> dict[str, Any]:
+    def trainer_options(self) -> dict[str, Any]:
         objective = self.pipeline.objective
         if self.guide is None or not isinstance(objective, AttributeObjective):
             return {}
@@ -355,8 +357,8 @@ def fitted(pipeline: Pipeline, store: SliceDataset) -> Pipeline:
 
 
 def _check_kind(pipeline: Pipeline, store: SliceDataset) -> None:
-    """Refuses crops for what needs whole pictures, a network without codes for an autoencoder, and
-    the other way round."""
+    """Refuses crops for what needs whole pictures, and the other way round; and a network that does
+    something else than what the objective trains."""
     objective, whole = pipeline.objective, pipeline.objective.whole
     if (store.info.get("recipe", {}).get("slice") == "whole") != whole:
         wanted = "--slice whole" if whole else "another --slice"
@@ -364,8 +366,9 @@ def _check_kind(pipeline: Pipeline, store: SliceDataset) -> None:
             f"{store.folder} holds {'crops' if whole else 'whole pictures'}, of which "
             f"{objective.name} cannot learn; write a store with preprocess {wanted}"
         )
-    if (pipeline.network.name in SEGMENTERS) != whole:
-        accepted = f"one of {', '.join(SEGMENTERS)}" if whole else "a network with codes"
+    if kind_of(pipeline.network.name) != objective.kind:
+        known = f"one of {', '.join(KINDS[objective.kind])}"
+        accepted = "a network with codes" if objective.has_codes else known
         raise ValueError(
             f"network.name is {pipeline.network.name!r}; expected {accepted} for {objective.name}"
         )

@@ -28,12 +28,24 @@ class Objective:
         name: Its name in pipelines.
         whole: Whether it is trained on whole pictures (``preprocess --slice whole``), else on
             crops.
+        kind: What its network does, see `KINDS`.
         gamma: Weight of the attribute term, 0 where there is none.
     """
 
     name: str
     whole: ClassVar[bool] = False
+    kind: ClassVar[str] = "codes"
     gamma: float = 0.0
+
+    @property
+    def has_codes(self) -> bool:
+        """Whether its network has codes, on which attributes are trained."""
+        return self.kind == "codes"
+
+    @property
+    def paints(self) -> bool:
+        """Whether it paints over the pictures of a trained run, which is then needed."""
+        return self.kind == "paints"
 
     @property
     def is_guided(self) -> bool:
@@ -182,6 +194,7 @@ class SegmentationObjective(Objective):
     """
 
     whole: ClassVar[bool] = True
+    kind: ClassVar[str] = "outlines"
     name: str = "Segmentation"
     window: int = option(128, number(32, 1024, whole=True))
     off_heart: float = option(0.2, number(0, 1))
@@ -206,8 +219,52 @@ class SegmentationObjective(Objective):
         return SegmentationTrainer(network=network, optimizer=optimiser, **options)
 
 
+@dataclass(frozen=True)
+class RefinerObjective(Objective):
+    """Paints over the pictures of a trained run, see `models.refiner` and `FlowLoss`.
+
+    Its slices are moved and mirrored by whole pixels: anything else would blur their texture.
+
+    Attributes:
+        anatomy: Weight of one minus the soft Dice between the outlines of what is painted and of
+            what was to be painted, as the guide sees them.
+        background: Weight of a pixel far from the heart, compared with 1 in it.
+        shift: Largest displacement in pixels.
+        mirrored: Share of slices that are turned upside down.
+    """
+
+    kind: ClassVar[str] = "paints"
+    name: str = "Refiner"
+    anatomy: float = 0.0
+    background: float = option(0.1, number(0, 1))
+    shift: int = option(6, number(0, 64, whole=True))
+    mirrored: float = option(0.5, number(0, 1))
+
+    @property
+    def is_guided(self) -> bool:
+        return True
+
+    def make_learner(self, *arguments: Any) -> Learner:
+        from .refiner_learner import RefinerLearner
+
+        return RefinerLearner(*arguments)
+
+    def make_loss(self) -> nn.Module:
+        from .refiner_engines import FlowLoss
+
+        return FlowLoss(self.anatomy, self.background)
+
+    def make_trainer(self, pipeline: Pipeline, network: Any, **options: Any) -> NetworkTrainer:
+        from .optimisation import adam
+        from .refiner_engines import RefinerTrainer
+
+        optimiser = adam(network.flow.parameters(), pipeline)
+        return RefinerTrainer(network=network, optimizer=optimiser, **options)
+
+
 OBJECTIVES: dict[str, type[Objective]] = {
-    kind.name: kind for kind in (AttriVAEObjective, SoftIntroObjective, SegmentationObjective)
+    kind.name: kind
+    for kind in (AttriVAEObjective, SoftIntroObjective, SegmentationObjective, RefinerObjective)
 }
 """What ``objective.name`` may be; it decides which keys ``objective`` has, and who trains."""
 

@@ -12,16 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..models.networks import NETWORKS, build_network
+from ..models.networks import KNOWN, build_network, kind_of
+from ..models.refiner import Painted, Refiner
 from ..models.vae import VAE
 from ..runtime.contents import require_run
 from ..runtime.device import find_device
 from ..runtime.files import read_json
 from ..runtime.shipped_models import model_folder
-from ..runtime.weights import read_weights
+from ..runtime.weights import read_weights, weights_digest
 from ..schema import DataError
 from .config import Pipeline, parse_pipeline
 from .facts import check_facts, check_pipeline
+from .folder import REFINER
 
 TRAVERSAL = np.linspace(-3, 3, 7)
 """Steps of a traversal in standard deviations of the training codes, as in the paper's Fig. 3."""
@@ -29,6 +31,13 @@ TRAVERSAL = np.linspace(-3, 3, 7)
 
 TRUSTED = "CARDIAC_ATTRIVAE_NETWORKS"
 """Environment variable: classes that a run may name, or their modules, separated by commas."""
+
+
+NO_CODES = {
+    "outlines": "it outlines hearts and has no codes; give it to segment --model",
+    "paints": "it is a refiner and has no codes; give the run that it was trained for",
+}
+"""What a run does that is no model with codes -> what to do with it."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +49,20 @@ class Run:
         network: The trained network in eval mode.
         pipeline: What it was trained with.
         about: Everything else: seed, data set, mean and deviation of training codes.
+        refiner: Paints over what the network draws; None if the run has no refiner, or it is left
+            out.
     """
 
     folder: Path
     network: VAE
     pipeline: Pipeline
     about: dict[str, Any]
+    refiner: Refiner | None = None
+
+    @property
+    def painter(self) -> VAE:
+        """What draws codes: the network, and over its pictures the refiner, if there is one."""
+        return self.network if self.refiner is None else Painted(self.network, self.refiner)
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -57,7 +74,7 @@ class Run:
         return read_json(self.folder / "summary.json")
 
 
-def load_run(folder: str | Path, device: str = "cpu") -> Run:
+def load_run(folder: str | Path, device: str = "cpu", *, plain: bool = False) -> Run:
     """Reads a finished run. Its file holds weights and plain values; no code of it is executed.
 
     A network that the run names by a dotted path is code of another package. It is imported only
@@ -66,10 +83,11 @@ def load_run(folder: str | Path, device: str = "cpu") -> Run:
     Args:
         folder: The folder that ``train`` wrote, or the name of a shipped model.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        plain: Whether its refiner is left out, if it has one, see `read_refiner`.
 
     Raises:
         DataError: If the folder holds no finished run, or one that is damaged or names a network
-            that is not trusted.
+            that is not trusted, or its refiner is damaged or that of another run.
     """
     folder = model_folder(folder)
     require_run(folder)
@@ -77,8 +95,9 @@ def load_run(folder: str | Path, device: str = "cpu") -> Run:
     weights, about = read_weights(file)
     try:
         pipeline = parse_pipeline(about.pop("pipeline", None))
-        if pipeline.objective.whole:
-            raise ValueError("it outlines hearts and has no codes; give it to segment --model")
+        for kind in (pipeline.objective.kind, kind_of(pipeline.network.name)):
+            if kind in NO_CODES:
+                raise ValueError(NO_CODES[kind])
         check_pipeline(pipeline, weights)
         network = trusted_network(pipeline)
         network.load_state_dict(weights)
@@ -86,8 +105,51 @@ def load_run(folder: str | Path, device: str = "cpu") -> Run:
     except (ValueError, RuntimeError, MemoryError) as error:  # Runtime: other shapes
         reason = str(error).partition("size mismatch for")[0].strip()
         raise DataError(f"{file} cannot be used: {reason}") from error
-    place(network, find_device(device), pipeline)
-    return Run(folder, network.eval(), pipeline, about)
+    where = find_device(device)
+    place(network, where, pipeline)
+    painting = folder / REFINER / file.name
+    refiner = None
+    if painting.is_file() and not plain:
+        refiner, about["refiner"] = read_refiner(painting, weights, where)
+    return Run(folder, network.eval(), pipeline, about, refiner)
+
+
+def read_refiner(
+    file: Path, weights: Mapping[str, Tensor], device: torch.device
+) -> tuple[Refiner, dict[str, Any]]:
+    """Reads the refiner of a run.
+
+    Args:
+        file: Its weights, in the folder `REFINER` of the run.
+        weights: Those of the run, which it must belong to.
+        device: Where it is wanted.
+
+    Returns:
+        The refiner; its pipeline, and the hashes of its weights and of those of its guide.
+
+    Raises:
+        DataError: If it is damaged, or belongs to another run.
+    """
+    own, about = read_weights(file)
+    base = about.get("base")
+    if not isinstance(base, Mapping) or base.get("sha256") != weights_digest(weights):
+        raise DataError(
+            f"{file} was trained for other weights than those of {file.parents[1]}; remove the "
+            f"folder {file.parent}, or train its refiner again with train --on {file.parents[1]}"
+        )
+    try:
+        pipeline = parse_pipeline(about.get("pipeline"))
+        if kind_of(pipeline.network.name) != "paints":
+            raise ValueError(f"its network is {pipeline.network.name}, which is no refiner")
+        refiner: Any = build_network(pipeline.network.name, **pipeline.network.arguments)
+        refiner.load_state_dict(own)
+    except (ValueError, RuntimeError, MemoryError) as error:
+        reason = str(error).partition("size mismatch for")[0].strip()
+        raise DataError(f"{file} cannot be used: {reason}") from error
+    place(refiner, device, pipeline)
+    hashes = {"sha256": weights_digest(own)}
+    hashes["guide_sha256"] = weights_digest(refiner.guide.state_dict())
+    return refiner.eval(), {"pipeline": pipeline.to_dict(), **hashes}
 
 
 def trusted_network(pipeline: Pipeline) -> VAE:
@@ -100,9 +162,9 @@ def trusted_network(pipeline: Pipeline) -> VAE:
     name = pipeline.network.name
     trusted = {path.strip() for path in os.environ.get(TRUSTED, "").split(",")} - {""}
     module = name.rpartition(".")[0] or name
-    if name not in NETWORKS and not {name, module} & trusted:
+    if name not in KNOWN and not {name, module} & trusted:
         raise ValueError(
-            f"its network {name!r} is none of {', '.join(NETWORKS)} but code of another package, "
+            f"its network {name!r} is none of {', '.join(KNOWN)} but code of another package, "
             f"which a run may not load by itself. If you trust it: export {TRUSTED}={module}"
         )
     return build_network(name, **pipeline.network.arguments)

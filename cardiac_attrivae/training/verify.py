@@ -129,6 +129,7 @@ def _read(
 
 def _configuration(found: dict[str, Any], model: Facts) -> Answer:
     known = {key: model.get(key) for key in CONFIGURATION} | {"data": model.get("train_dataset")}
+    known |= {"base": model["base"]} if "base" in model else {}  # of a refiner
     return _compared(CONFIG, found, known if model else {})
 
 

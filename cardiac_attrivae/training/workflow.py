@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,8 @@ from .guidance import Guide, MakeGuide
 from .learner import Learner, attach_validation, fitted
 from .precision import precision_for
 from .records import Records
+from .refiner_learner import about_base, check_base
+from .run import Run, load_run
 from .trackers import parse_trackers
 
 LARGEST_SEED = 2**63 - 2
@@ -49,6 +50,7 @@ def train(
     tell: Callable[[Row], None] = lambda row: None,
     handlers: Sequence[Any] = (),
     guide: MakeGuide | None = None,
+    on: str | Path | None = None,
 ) -> TrainingWorkflow:
     """Trains one model on a store, as the command ``train`` does; under torchrun in all processes.
 
@@ -59,7 +61,7 @@ def train(
         device, seed, resume, overwrite, trackers: See `TrainingWorkflow`.
         tell: Called with the row of history.csv after each validation, in the first process.
         handlers: Attached to the trainer of the first process, a progress bar for example.
-        guide: See `TrainingWorkflow`.
+        guide, on: See `TrainingWorkflow`.
 
     Returns:
         The finished workflow; ``writes`` says whether this process is the one that wrote the run.
@@ -82,6 +84,7 @@ def train(
             handlers=tuple(handlers) if is_first() else (),
             trackers=trackers,
             guide=guide,
+            on=on,
         )
         workflow.initialize()
         workflow.run()
@@ -110,6 +113,7 @@ class TrainingWorkflow(PythonicWorkflow):
             ``wandb:PROJECT``, see `parse_trackers`.
         guide: Makes the guide, `segmentation.guide.train_guide`; called if the objective asks for
             one, with the training slices of all levels.
+        on: Folder of the run whose pictures a refiner paints over; None for any other objective.
 
     Attributes:
         learner: Network, loss and targets; there after ``initialize``.
@@ -142,6 +146,7 @@ class TrainingWorkflow(PythonicWorkflow):
         handlers: Sequence[Any] = (),
         trackers: Sequence[str] = (),
         guide: MakeGuide | None = None,
+        on: str | Path | None = None,
     ) -> None:
         super().__init__(workflow_type="train", meta_file=[])
         if not 0 <= seed <= LARGEST_SEED:
@@ -163,6 +168,7 @@ class TrainingWorkflow(PythonicWorkflow):
                 "objective.control or objective.anatomy is above 0, but no guide was given; pass "
                 "guide=train_guide of cardiac_attrivae.segmentation.guide, or set both to 0"
             )
+        self.base = self._opened(on)
 
     def initialize(self) -> None:
         """Builds network and engines, claims the folder, and goes on from its checkpoint."""
@@ -172,8 +178,7 @@ class TrainingWorkflow(PythonicWorkflow):
                 self._resources.enter_context(deterministic())
             if self.pipeline.precision == AUTO:
                 self.pipeline = replace(self.pipeline, precision=self._precision())
-            make = self.pipeline.objective.make_learner
-            self.learner = make(self.pipeline, self.train, self._device, self.seed)
+            self.learner = self._learner(self.pipeline)
             config = self._configuration()
             if is_first():  # not earlier: a wrong configuration has been refused above
                 self._claim(config)
@@ -199,6 +204,23 @@ class TrainingWorkflow(PythonicWorkflow):
             self.records.attach()
             if self.resume:
                 self.records.resume()
+
+    def _opened(self, on: str | Path | None) -> Run | None:
+        """Opens the run that is painted over, if the objective does that."""
+        name, paints = self.pipeline.objective.name, self.pipeline.objective.paints
+        if paints != (on is not None):
+            wanted = "paints over the pictures of a run: give it with" if paints else "takes no"
+            raise ValueError(f"objective {name} {wanted} --on RUN")
+        if on is None:
+            return None
+        base = load_run(on, str(self._device), plain=True)
+        check_base(base, self.train)
+        return base
+
+    def _learner(self, pipeline: Pipeline) -> Learner:
+        learner = pipeline.objective.make_learner(pipeline, self.train, self._device, self.seed)
+        learner.base = self.base
+        return learner
 
     def _guide(self) -> Guide | None:
         """Makes the guide, if one is asked for: the first process trains it, the others read it."""
@@ -257,8 +279,7 @@ class TrainingWorkflow(PythonicWorkflow):
         choice = kept_precision(self.output) if self.resume else None
         if choice not in PRECISIONS:
             trial = replace(self.pipeline, precision=PRECISIONS[0])
-            make = partial(trial.objective.make_learner, trial, self.train, place, self.seed)
-            choice = precision_for(place, lambda: make().make_trainer())
+            choice = precision_for(place, lambda: self._learner(trial).make_trainer())
         return PRECISIONS[int(from_first(PRECISIONS.index(choice), place))]
 
     def _claim(self, config: Mapping[str, Any]) -> None:
@@ -274,6 +295,7 @@ class TrainingWorkflow(PythonicWorkflow):
             "seed": self.seed,
             "data": self.train.name,
             "content_hash": self.train.info["content_hash"],
+            **({"base": about_base(self.base)} if self.base else {}),
         }
 
     # what MONAI asks a training workflow for
