@@ -22,6 +22,10 @@ def build_guide(seed: int, device: torch.device | str = "cpu") -> nn.Module:
 
     Returns:
         (N, 1, H, W) to logits of background, LV, myocardium and RV, (N, 4, H, W).
+
+    Example:
+        >>> build_guide(0)(torch.zeros(2, 1, 32, 32)).shape
+        torch.Size([2, 4, 32, 32])
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -31,7 +35,12 @@ def build_guide(seed: int, device: torch.device | str = "cpu") -> nn.Module:
 
 
 def guide_network() -> nn.Sequential:
-    """Makes the network of `build_guide` on whichever device torch makes its tensors."""
+    """Makes the network of `build_guide` on whichever device torch makes its tensors.
+
+    Example:
+        >>> sum(weights.numel() for weights in guide_network().parameters())
+        496592
+    """
     features, block = (16, 16, 32, 64, 128, 16), 2 * 2
     inner = BasicUNet(2, block, (len(HEART) + 1) * block, features, norm="batch")
     return nn.Sequential(nn.PixelUnshuffle(2), inner, nn.PixelShuffle(2))
