@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +20,7 @@ from ..data.store import SliceDataset
 from ..metrics.calibration import calibration_lines
 from ..metrics.population import population_facts
 from ..models.independence import code_layers, decorrelate
-from ..models.networks import KINDS, build_network, kind_of, network_class, recalibrate
+from ..models.networks import build_network, recalibrate
 from ..models.vae import VAE
 from ..runtime.distributed import barrier, from_first, is_first, share, synchronise
 from ..schema import Keys, LatentTable
@@ -328,50 +326,6 @@ def _network_for(pipeline: Pipeline, train: SliceDataset) -> VAE:
             f"{train.folder} has slices of {size} x {size} pixels, but {error}. Preprocess with "
             "another --size"
         ) from None
-
-
-def fitted(pipeline: Pipeline, store: SliceDataset) -> Pipeline:
-    """A pipeline whose network is of the size and channels of a store's slices.
-
-    Args:
-        pipeline: It need not name them; where it does, they must be those of the store.
-        store: Slices to train on.
-
-    Raises:
-        ValueError: If the pipeline names other ones, there is no such network, or it is not one for
-            the objective or for these slices.
-    """
-    name, arguments = pipeline.network.name, dict(pipeline.network.arguments)
-    _check_kind(pipeline, store)
-    for key, found in (("image_size", store.image_size), ("channels", store.channels)):
-        if arguments.get(key, found) != found:
-            raise ValueError(
-                f"network.arguments.{key} is {arguments[key]}, but {store.folder} has {found}; "
-                f"leave {key} out of the pipeline, the store says it"
-            )
-        parameter = inspect.signature(network_class(name)).parameters.get(key)
-        # one channel, which networks expect unless told otherwise, is not written down
-        if parameter is not None and (key == "image_size" or parameter.default != found):
-            arguments[key] = found
-    return replace(pipeline, network=replace(pipeline.network, arguments=arguments))
-
-
-def _check_kind(pipeline: Pipeline, store: SliceDataset) -> None:
-    """Refuses crops for what needs whole pictures, and the other way round; and a network that does
-    something else than what the objective trains."""
-    objective, whole = pipeline.objective, pipeline.objective.whole
-    if (store.info.get("recipe", {}).get("slice") == "whole") != whole:
-        wanted = "--slice whole" if whole else "another --slice"
-        raise ValueError(
-            f"{store.folder} holds {'crops' if whole else 'whole pictures'}, of which "
-            f"{objective.name} cannot learn; write a store with preprocess {wanted}"
-        )
-    if kind_of(pipeline.network.name) != objective.kind:
-        known = f"one of {', '.join(KINDS[objective.kind])}"
-        accepted = "a network with codes" if objective.has_codes else known
-        raise ValueError(
-            f"network.name is {pipeline.network.name!r}; expected {accepted} for {objective.name}"
-        )
 
 
 def attach_validation(

@@ -21,9 +21,10 @@ from ..runtime.distributed import barrier, from_first, is_first, processes
 from ..schema import DataError
 from .config import AUTO, PRECISIONS, Pipeline
 from .engines import NetworkTrainer
+from .fitted import fitted
 from .folder import LAST, claimed, kept_precision
 from .guidance import Guide, MakeGuide
-from .learner import Learner, attach_validation, fitted
+from .learner import Learner, attach_validation
 from .precision import precision_for
 from .records import Records
 from .refiner_learner import about_base, check_base

@@ -1,0 +1,54 @@
+"""Fits a pipeline to a store: its network takes the size and channels of the slices, or is refused."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+
+from ..data.store import SliceDataset
+from ..models.networks import KINDS, kind_of, network_class
+from .config import Pipeline
+
+
+def fitted(pipeline: Pipeline, store: SliceDataset) -> Pipeline:
+    """A pipeline whose network is of the size and channels of a store's slices.
+
+    Args:
+        pipeline: It need not name them; where it does, they must be those of the store.
+        store: Slices to train on.
+
+    Raises:
+        ValueError: If the pipeline names other ones, there is no such network, or it is not one for
+            the objective or for these slices.
+    """
+    name, arguments = pipeline.network.name, dict(pipeline.network.arguments)
+    _check_kind(pipeline, store)
+    for key, found in (("image_size", store.image_size), ("channels", store.channels)):
+        if arguments.get(key, found) != found:
+            raise ValueError(
+                f"network.arguments.{key} is {arguments[key]}, but {store.folder} has {found}; "
+                f"leave {key} out of the pipeline, the store says it"
+            )
+        parameter = inspect.signature(network_class(name)).parameters.get(key)
+        # one channel, which networks expect unless told otherwise, is not written down
+        if parameter is not None and (key == "image_size" or parameter.default != found):
+            arguments[key] = found
+    return replace(pipeline, network=replace(pipeline.network, arguments=arguments))
+
+
+def _check_kind(pipeline: Pipeline, store: SliceDataset) -> None:
+    """Refuses crops for what needs whole pictures, and the other way round; and a network that does
+    something else than what the objective trains."""
+    objective, whole = pipeline.objective, pipeline.objective.whole
+    if (store.info.get("recipe", {}).get("slice") == "whole") != whole:
+        wanted = "--slice whole" if whole else "another --slice"
+        raise ValueError(
+            f"{store.folder} holds {'crops' if whole else 'whole pictures'}, of which "
+            f"{objective.name} cannot learn; write a store with preprocess {wanted}"
+        )
+    if kind_of(pipeline.network.name) != objective.kind:
+        known = f"one of {', '.join(KINDS[objective.kind])}"
+        accepted = "a network with codes" if objective.has_codes else known
+        raise ValueError(
+            f"network.name is {pipeline.network.name!r}; expected {accepted} for {objective.name}"
+        )
