@@ -1,4 +1,4 @@
-"""Fits a pipeline to a store: its network takes the size and channels of the slices, or is refused."""
+"""Fits a pipeline to a store: its network takes size and channels of the slices, or is refused."""
 
 from __future__ import annotations
 
