@@ -483,6 +483,8 @@ def record(pattern: str) -> Recorder:
 
     recorder = Recorder(pattern)
     words = ["-q", "-m", "", "-p", "no:cacheprovider", "--rootdir", str(ROOT), str(ROOT / "tests")]
+    # plugins of pytest that a library has imported before it, such as anyio
+    words += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
     pytest.main(words, plugins=[recorder])
     return recorder
 

@@ -25,6 +25,7 @@ from .runtime.environment import usable_cores
 from .runtime.files import write
 from .runtime.folders import is_empty, locked
 from .runtime.jobs import FAILED, LEFT_OUT, Job, Outcome, Runner, run_command, run_jobs
+from .runtime.spreadsheet import quoted
 from .schema import DataError
 from .training.config import load_pipeline
 
@@ -293,7 +294,7 @@ def _report_failures(outcomes: Sequence[Outcome], file: Path, say: Callable[[str
         file.unlink(missing_ok=True)
         return False
     stream = io.StringIO(newline="")
-    rows = ((outcome.job, outcome.why, outcome.log) for outcome in failed)
+    rows = ([*map(quoted, (outcome.job, outcome.why, outcome.log))] for outcome in failed)
     csv.writer(stream).writerows([("step", "why", "log"), *rows])
     write(file, stream.getvalue().encode(errors="backslashreplace"))
     for outcome in failed:
@@ -312,13 +313,13 @@ def _too_few_to_train(dataset: str, store: Path) -> str:
 
 
 def _splits(store: Path) -> dict[str, int]:
-    return json.loads((store / "dataset.json").read_text())["splits"]
+    return json.loads((store / "dataset.json").read_text("utf-8"))["splits"]
 
 
 def _check_same(file: Path, wanted: Mapping[str, Any]) -> None:
     """Raises a DataError if plan.json describes a reproduction that this one does not extend."""
     try:
-        held = json.loads(file.read_text())
+        held = json.loads(file.read_text("utf-8"))
         fits = {key: held[key] == value for key, value in wanted.items()}
         fits["seeds"] = held["seeds"] <= wanted["seeds"]
         fits["datasets"] = held["datasets"].items() <= wanted["datasets"].items()

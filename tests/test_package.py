@@ -70,6 +70,16 @@ def test_only_the_pool_starts_processes():
     assert found == {"runtime/pool.py"}
 
 
+def test_tables_are_written_by_the_function_that_keeps_spreadsheets_from_executing_them():
+    found = {
+        file.relative_to(PACKAGE).as_posix()
+        for file in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr == "to_csv"
+    }
+    assert found == {"runtime/spreadsheet.py"}
+
+
 @pytest.mark.parametrize("folder", ["metrics", "report"])
 def test_scores_and_reports_need_no_torch(folder):
     files = (PACKAGE / folder).glob("*.py")

@@ -45,7 +45,7 @@ class World:
         if job.name == self.interrupts:
             raise KeyboardInterrupt
         if job.name in self.fails:
-            return "exit code 2", "the disk\nhas a hole"
+            return "exit code 2", "=1+1\nthe disk has a hole"
         command, name = job.arguments[0], job.done.parent.name
         if command in ("preprocess", "train"):
             job.done.parent.mkdir(parents=True)
@@ -211,9 +211,9 @@ def test_a_failed_run_is_reported_stops_nothing_and_is_tried_again(world, source
     assert not [word for word in evaluated if "attri_sivae_fast_acdc" in word]
     with open(output / "failures.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert rows == [{"step": bad, "why": "exit code 2", "log": "the disk\nhas a hole"}]
+    assert rows == [{"step": bad, "why": "exit code 2", "log": "'=1+1\nthe disk has a hole"}]
     assert f"{bad} failed (exit code 2)" in result.stdout
-    assert "    has a hole" in result.stdout
+    assert "    =1+1\n    the disk has a hole" in result.stdout
     assert f"Report: {output / 'report'}" in result.stdout
 
     world.fails = set()

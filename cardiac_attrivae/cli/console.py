@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
+import io
 import itertools
 import os
-import shlex
 import shutil
 import sys
 import textwrap
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from ..runtime.messages import shell_word
 
 TRACEBACK = "CARDIAC_ATTRIVAE_TRACEBACK"
 """Environment variable that shows where an error was raised, for those who look for a bug."""
@@ -85,14 +87,30 @@ def printable(text: str) -> str:
     return spelled.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def open_closed_streams() -> None:
+def prepare_streams() -> None:
     """Lets output go nowhere where a standard stream was closed, as by ``>&-`` or a daemon.
 
     Files that are opened later could otherwise take the number of the stream, and its messages.
+    Letters that a stream cannot write, as a pipe on Windows, are spelled out.
     """
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
+        stream = getattr(sys, name)
+        if stream is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):  # a notebook has its own
+            stream.reconfigure(errors="backslashreplace")
+
+
+def use_utf8() -> None:
+    """Starts Python again in its UTF-8 mode, where it takes names of files for something else.
+
+    That is so in locales such as ISO-8859-1, and in C where PYTHONUTF8=0 forbids what Python does
+    there by itself. An umlaut would be a character that cannot be printed.
+    """
+    if sys.getfilesystemencoding() != "utf-8":
+        os.environ["PYTHONUTF8"] = "1"  # of the processes that this one starts
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 def say(message: str) -> None:
@@ -179,11 +197,11 @@ def _listed(table: list[str]) -> list[str]:
 
 def show_scores(folder: Path) -> None:
     """Prints the table of an evaluation, what to keep in mind, and where its files are."""
-    text = f"{(folder / 'table.md').read_text()}\n{CAVEAT}\n"
+    text = f"{(folder / 'table.md').read_text('utf-8')}\n{CAVEAT}\n"
     say(fitted(text, columns()) if sys.stdout.isatty() else text)
     say(f"Scores: {folder / 'metrics.csv'}, table: {folder / 'table.md'}")
 
 
 def suggest(*words: str | Path) -> None:
     """Prints the command that usually comes next."""
-    say(f"Next: {shlex.join(['cardiac-attrivae', *map(str, words)])}")
+    say(f"Next: {' '.join(map(shell_word, ('cardiac-attrivae', *words)))}")

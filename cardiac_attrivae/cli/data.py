@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import click
 
+from ..runtime.messages import shell_word
 from . import options
 from .console import columns, explained, is_terminal, progress, say, suggest, warn
 
@@ -131,7 +131,7 @@ def _empty_splits(splits: Mapping[str, int], output: Path) -> Iterator[str]:
         )
     if not splits.get("test"):
         filled = next((name for name in ("val", "train") if splits.get(name)), "val")
-        part = shlex.quote(f"{output}:{filled}")
+        part = shell_word(f"{output}:{filled}")
         yield (
             f"0 test patients: score another split of this store, with cross-domain-eval --data "
             f"{part}, or add the folder of the test patients and preprocess again"

@@ -10,7 +10,7 @@ import os
 import click
 
 from ..runtime.provenance import __version__
-from .console import open_closed_streams
+from .console import prepare_streams, use_utf8
 from .data import check, phantom, preprocess
 from .drawing import explore, generate, traverse
 from .encoding import encode
@@ -28,7 +28,8 @@ def main() -> None:
 
     The usual order: check, preprocess, train, cross-domain-eval, report. Try demo first.
     """
-    open_closed_streams()
+    prepare_streams()
+    use_utf8()
     os.environ["MPLBACKEND"] = "agg"  # pictures go into files, whatever a notebook passes on
 
 

@@ -172,7 +172,7 @@ def tune(
     scores = scores or SCORES
     run(pipeline, store, output, space=space, scores=scores, tell=tell, guide=guide, **given)
     if (output / "best.yaml").is_file():
-        say((output / "best.yaml").read_text().rstrip())
+        say((output / "best.yaml").read_text("utf-8").rstrip())
         best, slices = (path.resolve() for path in (output / "best.yaml", data))
         suggest("train", "--pipeline", best, "--data", slices, "--output", "runs/best")
 

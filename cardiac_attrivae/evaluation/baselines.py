@@ -28,6 +28,7 @@ from ..metrics.patients import FEWEST, LEAST, draw_patients, drawn_rows
 from ..metrics.prediction import AGREEMENT, agreement
 from ..report.methods import BASELINE
 from ..runtime.files import atomic_folder, write
+from ..runtime.spreadsheet import csv_text, read_csv
 from ..schema import HEART, Keys
 from ..segmentation.judge import Segmenter, areas
 from .parts import Patients, fingerprint
@@ -166,12 +167,10 @@ class Baselines:
             tables.append(table.assign(model=baseline, method=baseline))
         with atomic_folder(self.folder) as folder:
             metrics = pd.concat(tables) if tables else pd.DataFrame(columns=["model", "metric"])
-            write(folder / "metrics.csv", metrics.to_csv(index=False))
+            write(folder / "metrics.csv", csv_text(metrics))
 
     def read(self, name: str) -> pd.DataFrame:
         """Reads one of its tables, with the columns of ``about``; empty if it has none."""
         if not (self.folder / name).is_file():
             return pd.DataFrame()
-        return pd.read_csv(self.folder / name, keep_default_na=False, na_values=[""]).assign(
-            **self.about
-        )
+        return read_csv(self.folder / name).assign(**self.about)

@@ -14,6 +14,7 @@ from ..report.encodings import draw_map, draw_patient, encodings_page
 from ..runtime.files import write
 from ..runtime.messages import without_folder
 from ..runtime.outputs import check_apart, claimed
+from ..runtime.spreadsheet import csv_text
 from ..schema import DataError, Structure
 from ..segmentation.scans import load_segmenter
 from ..training.run import load_run
@@ -93,9 +94,9 @@ def encode_scans(
             files.append("map.png")
         claim.keep(files)
         table = pd.DataFrame([one.row for one in found])
-        write(output / "codes.csv", table.to_csv(index=False, float_format="%.6g"))
+        write(output / "codes.csv", csv_text(table, "%.6g"))
         missed = pd.DataFrame(skipped, columns=["scan", "reason"])
-        write(output / "skipped.csv", missed.to_csv(index=False))
+        write(output / "skipped.csv", csv_text(missed))
         page = encodings_page(
             shown, output, model.pipeline.method, model.about["train_dataset"], skipped
         )

@@ -16,6 +16,7 @@ from ..report.slices import traversal_gif
 from ..report.style import SYMBOLS
 from ..runtime.files import atomic_file, write
 from ..runtime.outputs import claimed
+from ..runtime.spreadsheet import csv_text
 from .control import traversed
 from .studio import Studio
 
@@ -53,7 +54,7 @@ def generate(
     with claimed(output, "generate"):
         studio = Studio.open(run, store, device, tell, plain)
         heart, spacing = studio.heart(request, case), studio.spacing_mm
-        write(output / "measured.csv", heart.table.to_csv(index=False))
+        write(output / "measured.csv", csv_text(heart.table))
         save_nifti(heart.after.slices[0, 0, None], output / "slice.nii.gz", spacing)
         save_nifti(heart.after.labels[0, 0, None], output / "labels.nii.gz", spacing)
         heart.draw(output / "slice.png")
@@ -106,7 +107,7 @@ def traverse(
         traversal_gif(smooth.numpy(), [*map(label_of, names)], output / "traversal.gif", captions)
         for name, slices in zip(names, turned.slices, strict=True):
             save_nifti(slices, output / f"{name}.nii.gz", studio.spacing_mm)
-        write(output / "traversal.csv", turned.table.to_csv(index=False))
+        write(output / "traversal.csv", csv_text(turned.table))
     return turned.table
 
 

@@ -25,7 +25,7 @@ from ..runtime.device import find_device
 from ..runtime.files import atomic_file, atomic_folder, write
 from ..runtime.pool import Failure, processes, run_each
 from ..runtime.provenance import versions
-from ..runtime.spreadsheet import csv_text
+from ..runtime.spreadsheet import csv_text, read_csv
 from ..runtime.weights import weights_digest
 from ..schema import DataError, LatentTable
 from ..segmentation.judge import Segmenter
@@ -181,7 +181,7 @@ class Part:
         file = self.folder / name
         if not file.is_file():
             return pd.DataFrame()
-        table = pd.read_csv(file, dtype={"case": str}, keep_default_na=False, na_values=[""])
+        table = read_csv(file)
         return pd.DataFrame(self.about, index=table.index).join(table)
 
     def table(self) -> LatentTable:
@@ -245,10 +245,10 @@ def shown_rows(target: SliceDataset) -> np.ndarray:
 
 
 def _write(scored: Scored, target: SliceDataset, names: Sequence[str], folder: Path) -> None:
-    write(folder / "metrics.csv", scored.metrics.to_csv(index=False))
-    write(folder / "patients.csv", scored.patients.to_csv(index=False))
+    write(folder / "metrics.csv", csv_text(scored.metrics))
+    write(folder / "patients.csv", csv_text(scored.patients))
     if len(scored.control):
-        write(folder / "control.csv", scored.control.to_csv(index=False))
+        write(folder / "control.csv", csv_text(scored.control))
     with atomic_file(folder / "draws.npy") as beside:
         np.save(beside, scored.draws)
     write_table(folder / "table.npz", scored.table, shown=scored.shown)

@@ -7,7 +7,6 @@ large libraries are imported and anything is computed.
 from __future__ import annotations
 
 import csv
-import shlex
 from collections.abc import Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from ..schema import DataError
 from .files import read_json
+from .messages import shell_word
 from .shipped_models import model_folder, shipped_models
 from .yaml_files import nearest
 
@@ -57,7 +57,7 @@ def require_store(folder: str | Path) -> dict[str, Any]:
         return read_json(file)
     images = folder.is_dir() and _holds_images(folder)
     filled = folder.is_dir() and any(folder.iterdir())
-    named = shlex.quote(str(folder))
+    named = shell_word(folder)
     source = f"--source {named if images else 'DIR'} --output {'STORE' if filled else named}"
     lacking = "cases.csv" if file.is_file() else "dataset.json"
     raise DataError(
@@ -149,7 +149,7 @@ def require_patients(folder: Path, info: Mapping[str, Any], split: str) -> None:
     raise DataError(
         f"{folder} has no {split} patients (it has {there or 'none at all'}); choose another split "
         f"with --split train|val|test, or for this store alone with --data "
-        f"{shlex.quote(f'{folder}:{other}')}"
+        f"{shell_word(f'{folder}:{other}')}"
     )
 
 

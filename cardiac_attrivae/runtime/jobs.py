@@ -47,7 +47,7 @@ class Job:
 
     @property
     def is_done(self) -> bool:
-        return self.done.is_file() and self.made_from in ("", self.done.read_text())
+        return self.done.is_file() and self.made_from in ("", self.done.read_text("utf-8"))
 
 
 @dataclass(frozen=True)

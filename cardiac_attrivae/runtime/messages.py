@@ -1,13 +1,17 @@
-"""Error messages without what is private: folders often hold the name of a patient or a user."""
+"""Messages without what is private, and commands that can be typed as they are printed."""
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 from pathlib import Path
 
 
 def without_folder(error: BaseException, *files: Path) -> str:
     """Returns the message of an error with its paths reduced to the names of the files.
+
+    Folders often hold the name of a patient or a user.
 
     Args:
         error: Any error. An ``OSError`` gives the file and the words of the operating system.
@@ -28,3 +32,22 @@ def without_folder(error: BaseException, *files: Path) -> str:
         if "/" in folder:  # a bare name may be any word
             text = re.sub(rf"{re.escape(folder)}(?![\w.-])", "...", text)
     return re.sub(r"(?<![\w.])/(?:[^\s/'\"]+/)+", "", text)
+
+
+def shell_word(text: str | Path) -> str:
+    r"""Quotes a text for a shell; bytes that are not UTF-8 become numbers between ``$'`` and ``'``.
+
+    Example:
+        >>> print(shell_word("Universität Ulm"), shell_word(os.fsdecode(b"Universit\xe4t")))
+        'Universität Ulm' $'Universit\344t'
+    """
+    text = str(text)
+    if text.isprintable():
+        return shlex.quote(text)
+    return "$'" + "".join(map(_shell_letter, text)) + "'"
+
+
+def _shell_letter(letter: str) -> str:
+    if letter.isprintable() and letter not in "\\'":
+        return letter
+    return "".join(f"\\{byte:03o}" for byte in os.fsencode(letter))

@@ -1,8 +1,10 @@
-"""Quotes texts in a CSV that spreadsheets would otherwise execute as formulas."""
+"""Writes and reads CSV; quotes texts that spreadsheets would otherwise execute as formulas."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,8 +48,29 @@ def csv_text(table: pd.DataFrame, float_format: str | None = None) -> str:
         p1,-0.5
         '=1+1,0.5
     """
+    return _each_text(table, quoted).to_csv(index=False, float_format=float_format)
+
+
+def read_csv(file: Path) -> pd.DataFrame:
+    """Reads a table that `csv_text` wrote; empty cells are missing, a case is a text.
+
+    Example:
+        >>> import pandas as pd
+        >>> file = Path("metrics.csv")
+        >>> _ = file.write_text(csv_text(pd.DataFrame({"case": ["007", "=1+1"]})))
+        >>> read_csv(file)["case"].tolist()
+        ['007', '=1+1']
+    """
+    import pandas as pd
+
+    table = pd.read_csv(file, dtype={"case": str}, keep_default_na=False, na_values=[""])
+    return _each_text(table, unquoted)
+
+
+def _each_text(table: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
+    """Changes the texts of a table."""
     texts = {
-        str(name): table[name].map(lambda cell: quoted(cell) if isinstance(cell, str) else cell)
+        str(name): table[name].map(lambda cell: change(cell) if isinstance(cell, str) else cell)
         for name in table.select_dtypes(["object", "string"])
     }
-    return table.assign(**texts).to_csv(index=False, float_format=float_format)
+    return table.assign(**texts)

@@ -17,6 +17,7 @@ import pandas as pd
 from ignite.engine import Engine, Events
 
 from ..runtime.files import write
+from ..runtime.spreadsheet import csv_text
 from .engines import NetworkTrainer
 
 
@@ -89,7 +90,7 @@ class History:
 
     def state_dict(self) -> dict[str, str]:
         """Makes the text of the file part of a checkpoint: a resumed run does not rely on it."""
-        return {"csv": pd.DataFrame(self.rows).to_csv(index=False)}
+        return {"csv": csv_text(pd.DataFrame(self.rows))}
 
     def read(self, epoch: int) -> None:
         """Reads the rows until an epoch from the file, where a checkpoint does not have them."""

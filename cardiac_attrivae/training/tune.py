@@ -24,6 +24,7 @@ from ..runtime.files import atomic_file, write
 from ..runtime.folders import LOCK
 from ..runtime.outputs import claim
 from ..runtime.provenance import install_line
+from ..runtime.spreadsheet import csv_text
 from ..runtime.yaml_files import read_yaml
 from ..schema import DataError
 from .config import Pipeline, load_pipeline, overridden, read_pipeline, shipped_pipelines
@@ -179,7 +180,7 @@ class Search:
 
     def write(self, study: Study) -> None:
         """Writes trials.csv and, of the finished trials, best.yaml and pictures."""
-        write(self.output / "trials.csv", study.trials_dataframe().to_csv(index=False))
+        write(self.output / "trials.csv", csv_text(study.trials_dataframe()))
         if not _has_best(study):
             return
         name = str(self.pipeline)  # a file's values are copied: best.yaml may be moved and sent

@@ -72,7 +72,7 @@ def typed(words, folder, before="true", **environment):
     return subprocess.run(
         ["bash", "-c", f"{before}; {PROGRAM} {words}; exit ${{PIPESTATUS[0]}}"],
         cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
-        capture_output=True, text=True,
+        capture_output=True, text=True, errors="replace",
     )  # fmt: skip
 
 
@@ -99,6 +99,35 @@ def test_output_that_nobody_reads_is_no_error(closed, code, tmp_path):
     assert told.returncode == code, told.stderr
     assert "Error" not in told.stderr
     assert "Traceback" not in told.stderr
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a b", "it's", "-x", "Universit\udce4t", "a\nb", "Müll er", "\\udce4", "\udce41", "\x1b'[2J"],
+)
+def test_a_suggested_command_is_what_a_shell_makes_of_it(name, tmp_path, capsys):
+    console.suggest("check", "--source", name)
+    line = capsys.readouterr().out.removeprefix("Next: cardiac-attrivae").strip()
+    assert line.isprintable()
+    words = subprocess.run(["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True).stdout
+    assert words == b"check\0--source\0" + os.fsencode(name) + b"\0"
+
+
+def test_names_with_umlauts_are_read_where_python_is_told_not_to_use_utf8(tmp_path):
+    write_phantoms("acdc", tmp_path / "Universität", cases=2, cine=False)
+    words = "check --dataset acdc --source 'Universität'"
+    told = typed(words, tmp_path, PYTHONUTF8="0", PYTHONCOERCECLOCALE="0", LC_ALL="C")
+    assert told.returncode == 0, told.stdout
+    assert "2 usable cases, no problems" in told.stdout
+    assert "--source 'Universität'" in told.stdout
+
+
+def test_letters_that_a_stream_cannot_write_are_spelled_out(tmp_path):
+    write_phantoms("acdc", tmp_path / "Łódź", cases=2, cine=False)
+    words = "check --dataset acdc --source Łódź"
+    told = typed(words, tmp_path, PYTHONIOENCODING="cp1252")  # as Windows writes into a pipe
+    assert told.returncode == 0, told.stderr
+    assert "2 usable cases, no problems" in told.stdout
 
 
 def test_errors_of_the_system_and_of_names_become_sentences():

@@ -165,11 +165,12 @@ def test_the_command_writes_codes_pictures_and_a_page(world, tmp_path, monkeypat
     (tmp_path / "scans").mkdir()
     for record in records[:2]:
         (tmp_path / "scans" / record.image.name).write_bytes(record.image.read_bytes())
-    (tmp_path / "scans" / "broken.nii.gz").write_bytes(b"no image")
+    (tmp_path / "scans" / "=broken.nii.gz").write_bytes(b"no image")
     words = ("encode", "--model", run.folder, "--source", tmp_path / "scans", "--device", "cpu")
     done = invoke(*words, "--output", tmp_path / "out")
     assert done.exit_code == 0, done.output
     assert "broken is left out" in done.output
+    assert "\n'=broken," in (tmp_path / "out" / "skipped.csv").read_text()
     assert "Next: cardiac-attrivae explore" in done.output
     table = pd.read_csv(tmp_path / "out" / "codes.csv")
     assert len(table) == 2

@@ -110,6 +110,16 @@ def test_the_best_pipeline_needs_no_other_file_and_holds_the_changes(
     assert load_pipeline(tmp_path / "moved.yaml") == expected
 
 
+def test_a_choice_that_a_spreadsheet_would_execute_is_quoted(store, tmp_path, monkeypatch):
+    choices = ["=HYPERLINK(1)", "=HYPERLINK(2)"]
+    monkeypatch.setattr(tuning, "draw_study", lambda study, path: None)
+    monkeypatch.setattr(
+        tuning.Search, "run", lambda self, trial: len(trial.suggest_categorical("method", choices))
+    )
+    tune("attri_vae_fast", store, tmp_path, trials=1, space={"method": choices})
+    assert ",'=HYPERLINK(" in (tmp_path / "trials.csv").read_text()
+
+
 def test_a_study_goes_on_and_no_other_takes_its_folder(scripted, store, tmp_path):
     first = tune("attri_vae_fast", store, tmp_path, trials=3, space=SPACE)
     values = [trial.value for trial in first.trials]
