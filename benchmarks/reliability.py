@@ -414,7 +414,8 @@ KINDS = {
     "Info.cfg": (r"test_every_info_cfg", ("INFO",)),
     "CSV of M&Ms": (r"test_faults.*test_every_table", ("TABLE",)),
     "links and names of cases": (
-        r"test_a_link_to_a_text|test_nothing_outside|test_a_case_(whose_name|called)|test_names_",
+        r"test_a_link_that_is|test_nothing_is_written_through|test_a_case_(whose_name|called)|"
+        r"test_privacy.*test_names_",
         (),
     ),
     "manifest, pipeline (YAML)": (r"test_yaml_that|test_a_(manifest|pipeline)_of_wrong", ()),
@@ -428,8 +429,8 @@ KINDS = {
 
 MISHAPS = {
     "a disk is full": r"full_disk|too_little_room|enough_space",
-    "a worker dies": r"test_workers.*(_dies_|_died|_kills_|_goes_)",
-    "two calls into one folder": r"two_(runs|commands)_|two_do_not_work",
+    "a worker dies": r"test_pool.*(_dies_|_kills_|_goes|_is_killed)",
+    "two calls into one folder": r"two_(runs_do|commands)_|two_do_not_work",
 }
 """What befalls a command -> its tests."""
 

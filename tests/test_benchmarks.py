@@ -1,6 +1,7 @@
 """The benchmarks are run by hand and rarely: what they import must not rot meanwhile."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,32 @@ def test_there_are_benchmarks():
     assert len(FILES) > 5
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_a_benchmark_can_be_imported(file, monkeypatch):
+def imported(file, monkeypatch):
     monkeypatch.syspath_prepend(file.parent)  # as for a script, whose folder is searched first
     specification = importlib.util.spec_from_file_location(f"benchmark_{file.stem}", file)
     module = importlib.util.module_from_spec(specification)
     monkeypatch.setitem(importlib.sys.modules, specification.name, module)  # for its dataclasses
     specification.loader.exec_module(module)
-    assert module.__doc__
+    return module
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_benchmark_can_be_imported(file, monkeypatch):
+    assert imported(file, monkeypatch).__doc__
+
+
+def test_every_row_of_what_was_tried_has_tests(monkeypatch):
+    """Its patterns name tests; renamed ones would be left out without a word."""
+    (file,) = (file for file in FILES if file.stem == "reliability")
+    reliability, tests = imported(file, monkeypatch), Path(__file__).parent
+    names = [
+        f"{module.relative_to(tests)}::{name}"
+        for module in tests.rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", module.read_text(encoding="utf-8"), re.M)
+    ]
+    rows = {kind: pattern for kind, (pattern, _) in reliability.KINDS.items()}
+    for row, pattern in (rows | reliability.MISHAPS).items():
+        pattern = re.sub(
+            r"\.\*\\\[\w+: ", "", pattern
+        )  # what stands in the brackets is a parameter
+        assert any(re.search(pattern, name) for name in names), row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -34,8 +35,9 @@ def scan_name(path: Path) -> str:
         >>> [scan_name(Path(p)) for p in ("a/p1_sa.nii.gz", "p2_0000.nrrd", "cines/p3")]
         ['p1_sa', 'p2', 'p3']
     """
-    end = next((end for end in ENDS if path.name.lower().endswith(end)), "")
-    return path.name.removesuffix(path.name[len(path.name) - len(end) :]).removesuffix(CHANNEL)
+    name = path.name if path.name not in ("", "..") else os.path.basename(os.path.abspath(path))
+    end = next((end for end in ENDS if name.lower().endswith(end)), "")
+    return name.removesuffix(name[len(name) - len(end) :]).removesuffix(CHANNEL)
 
 
 def read_labels(text: str) -> dict[int, Structure]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as short
 
 import numpy as np
 
@@ -15,8 +18,10 @@ from .links import check_content
 from .masks import ENDS, scan_name
 from .nifti import MOST_CINE, Volume, are_finite, read_cine, refuse_huge, refuse_spacing
 
-BY_ITK = (".nrrd", ".mha", ".mhd")
-"""Endings of files that SimpleITK reads."""
+BY_ITK = {".nrrd": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
+"""Endings of files that SimpleITK reads -> what reads them there."""
+HEADER = 2**20
+"""Bytes in which their header must end."""
 MASKS = ("_gt", "_seg", "_mask")
 """How the names of masks end that lie beside their scans."""
 
@@ -63,7 +68,7 @@ def read_scan(path: str | Path) -> Scan:
     if path.is_dir():
         volume = read_dicom_cine(path)
     else:
-        volume = _read_itk(path) if path.name.lower().endswith(BY_ITK) else read_cine(path)
+        volume = _read_itk(path) if path.suffix.lower() in BY_ITK else read_cine(path)
     refuse_turned(path.name, volume.voxels.shape[:3], volume.spacing_mm)
     if not are_finite(volume.voxels):
         raise DataError(f"{path.name} holds NaN or infinite values, or beyond float32")
@@ -74,9 +79,11 @@ def _read_itk(path: Path) -> Volume:
     """Reads a file by SimpleITK, all frames."""
     import SimpleITK
 
+    _check_place_of_voxels(path)
     try:
         with quiet_itk():
             reader = SimpleITK.ImageFileReader()
+            reader.SetImageIO(BY_ITK[path.suffix.lower()])
             reader.SetFileName(str(path))
             reader.ReadImageInformation()
             shape = tuple(int(n) for n in reader.GetSize())
@@ -100,6 +107,31 @@ def _read_itk(path: Path) -> Volume:
     return Volume(
         voxels.reshape(*shape[:3], -1), (x, y, z), np.diag([-1.0, -1, 1, 1]) @ affine
     )  # LPS to RAS
+
+
+def _check_place_of_voxels(path: Path) -> None:
+    """Refuses a header that takes the voxels from another folder, or from several files.
+
+    Raises:
+        DataError: If it does, or does not end.
+    """
+    with path.open("rb") as stream:
+        header = stream.read(HEADER)
+    ends = len(header) < HEADER
+    if path.suffix.lower() == ".nrrd":
+        header, blank, _ = re.sub(rb"\r\n?", b"\n", header).partition(b"\n\n")
+        ends = ends or bool(blank)
+    for line in re.split(rb"[\r\n]", header):
+        key, _, place = re.sub(rb"[:=]+", b"=", line, count=1).partition(b"=")
+        if key.replace(b" ", b"").strip().lower() in (b"elementdatafile", b"datafile"):
+            ends, name = True, place.strip()
+            if not re.fullmatch(rb"(?!LIST)[^/\\%:\0]+", name) or name in (b".", b".."):
+                raise DataError(
+                    f"{path.name} takes its voxels from {short(os.fsdecode(name))}; expected them "
+                    "in the file itself, or in one file beside it"
+                )
+    if not ends:
+        raise DataError(f"{path.name} has a header of over {HEADER // 2**20} MiB")
 
 
 def find_scans(sources: Iterable[str | Path]) -> dict[str, Path]:

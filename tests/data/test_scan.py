@@ -74,3 +74,52 @@ def test_folders_are_searched_for_scans(cine, tmp_path):
     for source in ("empty", "absent"):
         with pytest.raises(DataError, match="expected"):
             find_scans([tmp_path / source])
+
+
+META = """ObjectType = Image
+NDims = 3
+DimSize = 8 8 4
+ElementSpacing = 1.5 1.5 8
+ElementType = MET_SHORT
+ElementDataFile = {}
+"""
+NRRD = """NRRD0004
+type: short
+dimension: 3
+sizes: 8 8 4
+encoding: raw
+endian: little
+data file: {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("header", "ending"), [(META, "mhd"), (META, "mha"), (NRRD, "nrrd")], ids=lambda x: x[:4]
+)
+def test_a_header_names_voxels_in_its_own_folder_alone(header, ending, tmp_path):
+    (tmp_path / "in").mkdir()
+    voxels = np.arange(256, dtype="<i2")
+    for place in ("secret.raw", "in/own.raw"):
+        voxels.tofile(tmp_path / place)
+    file = tmp_path / "in" / f"p1.{ending}"
+    file.write_text(header.format("own.raw"))
+    assert (read_scan(file).frames.ravel("F") == voxels).all()
+    secret = tmp_path / "secret.raw"
+    for place in ("../secret.raw", secret, "own%d.raw 1 1 1", f"LIST\n{secret}", "..\\secret.raw"):
+        file.write_text(header.format(place))
+        with pytest.raises(DataError, match=rf"p1.{ending} .*expected them in the file itself"):
+            read_scan(file)
+    file.write_text("# " + "long " * 300_000 + "\n" + header.format(secret))
+    with pytest.raises(DataError, match="header"):
+        read_scan(file)
+
+
+def test_a_folder_that_is_named_by_dots_has_its_own_name(cine, tmp_path, monkeypatch):
+    save_cine(tmp_path / "p1" / "x", cine, SPACING)
+    for file in (tmp_path / "p1" / "x").iterdir():
+        file.rename(tmp_path / "p1" / file.name)
+    (tmp_path / "p1" / "x").rmdir()
+    for here, name in (("p1", "."), (".", "p1/.")):
+        monkeypatch.chdir(tmp_path / here)
+        assert list(find_scans([name])) == ["p1"]
+        assert read_scan(name).name == "p1"

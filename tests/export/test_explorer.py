@@ -409,6 +409,21 @@ def test_sliders_draw_what_is_asked_for(opened, data):
 
 
 @pytest.mark.slow
+def test_no_size_below_zero_is_offered_or_shown(opened):
+    below = """import('./sliders.js').then(({ attributeSlider }) => {
+        const line = { name: 'LVEDA', long: '', kind: 'area', unit: 'cm²', dimension: 0,
+            intercept: 20, slope: 1, low: 5, high: 40, usual: [8, 35] };
+        const made = attributeSlider(line, [line], [{ code: [-50] }], () => {});
+        made.update([-50]);
+        made.tell([-50], null, null);
+        return [made.input.min, made.box.textContent]; })"""
+    low, shown = opened.run(below)
+    assert low == "0"
+    assert "asked 0.0 cm²" in shown
+    assert "−" not in shown.partition("patient")[0]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 700, 390, 320])
 def test_nothing_shifts_while_a_slider_moves_and_no_heading_breaks(address, width):
     if not browser.find():

@@ -18,8 +18,9 @@ export function signed(value, unit) {
 
 export const written = (value, unit) => `${number(value, unit)} ${unit}`;
 
-/** What a code asks for, on the line through the training patients. */
-export const asked = ({ intercept, slope, dimension }, code) => intercept + slope * code[dimension];
+/** What a code asks for, on the line through the training patients; no size is below 0. */
+export const asked = ({ intercept, slope, dimension }, code) =>
+  Math.max(0, intercept + slope * code[dimension]);
 
 /** The place of the dimension that stands for a value, on the same line. */
 export const coded = ({ intercept, slope }, value) => (value - intercept) / slope;
