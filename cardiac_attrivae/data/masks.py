@@ -23,7 +23,11 @@ ENDS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 CHANNEL = "_0000"
 """How nnU-Net ends the name of a scan, but not that of its mask."""
 CANONICAL: Mapping[int, Structure] = {int(structure): structure for structure in Structure}
-NUMBERS = "a number of its own, not 0, for each structure, such as LV=3,MYO=2,RV=1"
+LARGEST = 2**16 - 1
+"""Number of a label that a mask can hold."""
+NUMBERS = (
+    f"a number of its own, not 0, for each structure, up to {LARGEST}, such as LV=3,MYO=2,RV=1"
+)
 NOTE = "segmentation.json"
 """File in which ``segment`` says who made the masks of a folder."""
 
@@ -75,7 +79,8 @@ def label_numbers(numbers: Mapping[str, int]) -> dict[int, Structure]:
     found = {0: Structure.BACKGROUND} | {
         number: Structure[name] for name, number in numbers.items() if name in STRUCTURES
     }
-    if len(found) != len(numbers) + 1 or set(numbers) != set(STRUCTURES):
+    known = set(numbers) == set(STRUCTURES) and max(numbers.values()) <= LARGEST
+    if len(found) != len(numbers) + 1 or not known:
         raise ValueError(f"label numbers are {dict(numbers)}; expected {NUMBERS}")
     return found
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -18,6 +18,7 @@ from typing import NamedTuple
 from ..schema import DataError
 from .files import PART, read_json, write
 from .folders import LOCK, MARKER, is_empty, locked
+from .provenance import digest
 
 FORMAT = 1
 """Of the marker."""
@@ -38,16 +39,37 @@ class Claim(NamedTuple):
     command: str
     lock: int
 
-    def keep(self, files: Iterable[str]) -> None:
+    def plan(self, files: Iterable[str]) -> None:
+        """Lists files before they are written, so that the next call removes what a kill leaves.
+
+        Args:
+            files: Paths relative to the folder, with ``/``.
+
+        Raises:
+            DataError: If somebody changed a file that an earlier call sealed.
+        """
+        sealed = _marker(self.folder).get("sealed")
+        sealed = sealed if isinstance(sealed, dict) else {}
+        for name in sorted({*sealed} & {*_listed(self.folder)}):
+            if (self.folder / name).is_file() and digest(self.folder / name) != sealed[name]:
+                raise DataError(
+                    f"{self.folder / name} was changed after cardiac-attrivae {self.command} wrote "
+                    "it, and would be replaced; move it away, or choose another folder"
+                )
+        _mark(self.folder, self.command, sorted({*_listed(self.folder), *files}), sealed)
+
+    def keep(self, files: Iterable[str], sealed: Iterable[str] = ()) -> None:
         """Removes the files that an earlier call listed and this one does not, and lists these.
 
         Args:
             files: Paths of files that this call wrote, relative to the folder, with ``/``.
+            sealed: Those that people correct by hand: `plan` of a later call does not replace them.
         """
         now = sorted(set(files))
         for name in set(_listed(self.folder)) - set(now):
             (self.folder / name).unlink(missing_ok=True)
-        _mark(self.folder, self.command, now)
+        seals = {name: digest(self.folder / name) for name in sealed}
+        _mark(self.folder, self.command, now, seals)
 
 
 @contextmanager
@@ -95,7 +117,7 @@ def claim(folder: Path, command: str, older: Callable[[Path], bool] = lambda fol
                 f"{folder} was written by cardiac-attrivae {marked}, not by {command}; choose "
                 "another folder"
             )
-    _mark(folder, command, _listed(folder))
+    _mark(folder, command, _listed(folder), _marker(folder).get("sealed") or {})
 
 
 def refuse_links(folder: Path) -> None:
@@ -104,12 +126,13 @@ def refuse_links(folder: Path) -> None:
     Raises:
         DataError: If it does.
     """
-    for path in folder.iterdir():
-        if path.is_symlink() and path.is_dir():
-            raise DataError(
-                f"{path} is a link to a folder, and nothing is written through it; remove it, or "
-                "choose another folder"
-            )
+    for root, folders, _ in os.walk(folder):
+        for path in (Path(root, name) for name in folders):
+            if path.is_symlink():
+                raise DataError(
+                    f"{path} is a link to a folder, and nothing is written through it; remove it, "
+                    "or choose another folder"
+                )
 
 
 def check_own(folder: Path, names: Sequence[str], what: str) -> None:
@@ -190,9 +213,9 @@ def _is_inside(folder: Path, name: object) -> bool:
     return (parent == real or real in parent.parents) and not (folder / name).is_dir()
 
 
-def _mark(folder: Path, command: str, files: Sequence[str]) -> None:
+def _mark(folder: Path, command: str, files: Sequence[str], sealed: Mapping[str, str] = {}) -> None:
     marker = {"format": FORMAT, "command": command, "files": list(files)}
-    write(folder / MARKER, json.dumps(marker) + "\n")
+    write(folder / MARKER, json.dumps(marker | ({"sealed": sealed} if sealed else {})) + "\n")
 
 
 def _some(names: Iterable[str], most: int = 3) -> str:

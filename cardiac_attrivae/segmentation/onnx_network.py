@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..runtime.provenance import install_line
-from ..runtime.validation import build, number, one_of, option, refuse
+from ..runtime.validation import Rule, build, number, one_of, option, refuse
 from ..runtime.yaml_files import read_yaml
 from ..schema import HEART, STRUCTURES, DataError
 
@@ -24,6 +24,10 @@ def _labels(values: Any, key: str) -> dict[str, int]:
             key, values, "a channel of its own for each of LV, MYO, RV, as {LV: 3, MYO: 2, RV: 1}"
         )
     return dict(values)
+
+
+CONTEXTS = tuple(range(1, 16, 2))
+"""Slices that a network may see at once: as many on either side."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class OnnxSettings:
     spacing_mm: float = option(rule=number(0.1, 10))
     size: int = option(rule=number(32, 1024, whole=True))
     labels: dict[str, int] = option(read=_labels)
-    context: int = option(1, number(1, 15, whole=True))
+    context: int = option(1, Rule("an odd number from 1 to 15", lambda value: value in CONTEXTS))
     normalisation: str = option("unit", one_of("unit", "zscore"))
 
 
@@ -88,6 +92,8 @@ class OnnxNetwork:
                 f"{self.file} gives {tuple(fields.shape)}; expected (N, {most + 1} or more, "
                 f"{images.shape[2]}, {images.shape[3]})"
             )
+        if not fields.isfinite().all():
+            raise DataError(f"{self.file} gives NaN or infinite values")
         shares = fields if _are_shares(fields) else fields.softmax(1)
         heart = shares[:, [self.settings.labels[structure.name] for structure in HEART]]
         return torch.cat([1 - heart.sum(1, keepdim=True), heart], 1).clamp(min=1e-6).log()

@@ -125,8 +125,9 @@ def segment_patients(
     skipped: list[tuple[str, str]] = []
     output = Path(output)
     with claimed(output, "segment") as claim:
-        written = ["volumes.csv", "patients.csv", NOTE, "skipped.csv"]
-        shared = Counter(scan_name(job.path).casefold() for job in jobs)
+        written, masks = ["volumes.csv", "patients.csv", NOTE, "skipped.csv"], list[str]()
+        places = _places(jobs)
+        claim.plan([*places.values(), *(_picture(job.patient) for job in jobs)])
         for job in progress(jobs, len(jobs)):
             try:
                 scan = read_scan(job.path)
@@ -134,16 +135,16 @@ def segment_patients(
                 skipped.append((job.patient, without_folder(error, job.path)))
                 continue
             patient = patients.setdefault(job.patient, Patient(job.patient))
-            alone = shared[scan.name.casefold()] == 1  # some file systems know no case
-            place = f"masks/{'' if alone else f'{job.patient}/'}{scan.name}.nii.gz"
-            _segment(job, scan, patient, output / place, segmenter, numbers or {})
-            written.append(place)
+            _segment(
+                job, scan, patient, output / places[job.patient, job.path], segmenter, numbers or {}
+            )
+            masks.append(places[job.patient, job.path])
         if not patients:
             raise DataError(f"none of {len(jobs)} scans can be read: {skipped[0][1]}")
         table = []
         for patient in patients.values():
             table.append(measured(patient))
-            written.append(f"pictures/{patient.name}.png")
+            written.append(_picture(patient.name))
             _draw(patient, table[-1], output / written[-1])
         frames = pd.DataFrame([row for patient in patients.values() for row in patient.rows])
         found = pd.DataFrame(table)
@@ -153,8 +154,23 @@ def segment_patients(
         write(output / "skipped.csv", csv_text(missed))
         note = {"segmenter": segmenter.name, "labels": _numbers(numbers or {})}
         write(output / NOTE, json.dumps(note, indent=2) + "\n")
-        claim.keep(written)
+        claim.keep([*written, *masks], sealed=masks)
     return found
+
+
+def _places(jobs: Sequence[Job]) -> dict[tuple[str, Path], str]:
+    """Names the mask of each scan, in a folder of the patient where scans have the same name."""
+    shared = Counter(scan_name(job.path).casefold() for job in jobs)
+    places = {}
+    for patient, path, _ in jobs:
+        name = scan_name(path)
+        alone = shared[name.casefold()] == 1  # some file systems know no case
+        places[patient, path] = f"masks/{'' if alone else f'{patient}/'}{name}.nii.gz"
+    return places
+
+
+def _picture(patient: str) -> str:
+    return f"pictures/{patient}.png"
 
 
 def _numbers(numbers: Mapping[Structure, int]) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 
@@ -88,6 +89,11 @@ def test_nothing_is_written_through_a_link(tmp_path):
     with pytest.raises(DataError, match="figures is a link to a folder"), claimed(folder, "x"):
         pass
     (folder / "figures").unlink()
+    (folder / "a" / "b").mkdir(parents=True)
+    (folder / "a" / "b" / "masks").symlink_to(tmp_path / "mine")
+    with pytest.raises(DataError, match="masks is a link to a folder"), claimed(folder, "x"):
+        pass
+    shutil.rmtree(folder / "a")
     (folder / MARKER).unlink()
     (folder / MARKER).symlink_to(tmp_path / "mine" / "a")
     with claimed(folder, "x"):

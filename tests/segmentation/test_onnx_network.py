@@ -54,6 +54,7 @@ def test_the_yaml_says_which_channel_is_which_structure(network):
         (YAML.replace("LV: 3", "LV: 7"), r"gives \(.*\); expected \(N, 8 or more"),
         (YAML + "normalize: unit\n", "unknown key normalize, did you mean 'normalisation'"),
         ("size: 128\n", "spacing_mm is missing"),
+        (YAML + "context: 2\n", "context is 2; expected an odd number"),
     ],
 )
 def test_what_does_not_fit_is_said(network, text, said):
@@ -70,3 +71,12 @@ def test_a_missing_yaml_and_a_file_that_is_no_network_are_named(network):
     network.write_bytes(b"no network")
     with pytest.raises(DataError, match="cannot be used"):
         load_segmenter(f"onnx:{network}")
+
+
+def test_a_network_that_gives_no_numbers_is_refused(network):
+    model = onnx.load(network)
+    (sharp,) = (one for one in model.graph.initializer if one.name == "sharp")
+    sharp.CopyFrom(onnx.numpy_helper.from_array(np.array(np.nan, np.float32), "sharp"))
+    onnx.save(model, network)
+    with pytest.raises(DataError, match="gives NaN or infinite values"):
+        load_segmenter(f"onnx:{network}").segment(heart()[1], (1.5, 1.5, 8.0))

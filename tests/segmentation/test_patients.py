@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from scans import LEVELS, by_brightness, heart
 
 from cardiac_attrivae.cli.main import main
-from cardiac_attrivae.data.masks import Masks
+from cardiac_attrivae.data.masks import Masks, read_labels
 from cardiac_attrivae.data.phantom import write_phantoms
 from cardiac_attrivae.schema import DataError, Structure
 from cardiac_attrivae.segmentation import patients as module
@@ -192,3 +192,45 @@ def test_reasons_name_files_and_no_folders(tmp_path):
     assert "p0.nii" in text
     assert "Doe" not in text
     assert str(tmp_path) not in text
+
+
+def scans(folder, *names):
+    """A scan of each name, and their jobs."""
+    image = nibabel.Nifti1Image(heart()[1].astype(np.float32), AFFINE)
+    for name in names:
+        nibabel.save(image, folder / f"{name}.nii")
+    return [Job(name, folder / f"{name}.nii") for name in names]
+
+
+def test_a_mask_that_was_corrected_by_hand_is_not_replaced(tmp_path):
+    jobs = scans(tmp_path, "p1", "p2")
+    segment_patients(jobs, tmp_path / "out", FAKE)
+    segment_patients(jobs, tmp_path / "out", FAKE)
+    file = tmp_path / "out/masks/p1.nii.gz"
+    mask = nibabel.load(file)
+    corrected = np.asarray(mask.dataobj).copy()
+    corrected[0, 0] = 1
+    nibabel.save(nibabel.Nifti1Image(corrected, mask.affine), file)
+    for again in (jobs, jobs[1:]):
+        with pytest.raises(DataError, match=r"masks/p1.nii.gz was changed after .*another folder"):
+            segment_patients(again, tmp_path / "out", FAKE)
+        assert np.asarray(nibabel.load(file).dataobj)[0, 0].all()
+
+
+def test_masks_that_an_interrupted_call_left_are_not_mixed_with_those_of_the_next(tmp_path):
+    jobs = scans(tmp_path, "p1", "p2")
+
+    def interrupted(jobs, total):
+        yield jobs[0]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        segment_patients(jobs, tmp_path / "out", FAKE, progress=interrupted)
+    assert (tmp_path / "out/masks/p1.nii.gz").is_file()
+    segment_patients(jobs[1:], tmp_path / "out", FAKE)
+    assert [file.name for file in (tmp_path / "out/masks").iterdir()] == ["p2.nii.gz"]
+
+
+def test_label_numbers_that_no_mask_can_hold_are_refused():
+    with pytest.raises(ValueError, match="up to 65535"):
+        read_labels("LV=1,MYO=2,RV=65536")
