@@ -15,6 +15,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: one process, one core
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import click
@@ -32,6 +33,7 @@ from cardiac_attrivae.runtime.files import write
 from cardiac_attrivae.runtime.provenance import digest
 from cardiac_attrivae.runtime.shipped_models import JUDGES, MODELS, PRETRAINED
 from cardiac_attrivae.runtime.weights import write_weights
+from cardiac_attrivae.segmentation.guide import train_guide
 from cardiac_attrivae.segmentation.judge import segmenters_for
 from cardiac_attrivae.training.config import load_pipeline
 from cardiac_attrivae.training.facts import SHARED
@@ -135,7 +137,10 @@ def main(source: Path, work: Path, output: Path, changes: tuple[str, ...]) -> No
     for name in PIPELINES:
         place = work / name
         if not (place / "model.safetensors").is_file():
-            train(load_pipeline(name, changes), store, place, device="cpu", resume=True)
+            guide = partial(train_guide, tell=click.echo)
+            train(
+                load_pipeline(name, changes), store, place, device="cpu", resume=True, guide=guide
+            )
         change = write_shipped(load_run(place), output / name, f"acdc/{name}")
         click.echo(f"{name}: float16 changes codes by up to {change:.4f} deviations")
     hashes = write_judges(store, work, output / JUDGES)
