@@ -10,33 +10,62 @@ from typing import Any
 
 import click
 
-from ..runtime.contents import require_case, require_run, store_of
+from ..runtime.contents import require_case, require_run, require_store, store_of
 from ..runtime.shipped_models import judges_of, model_folder
+from ..schema import STRUCTURES
 from . import options
 from .console import explained, progress, say, suggest, tell, warn
+from .evaluation import store_and_split
 
 
 @click.command()
 @options.run
 @click.option(
-    "--set", "request", multiple=True, required=True, metavar="ATTRIBUTE=VALUE",
-    help="Wanted value, as in LVEDA=28 (cm2); may be given several times.",
+    "--set", "request", multiple=True, metavar="ATTRIBUTE=VALUE",
+    help="Wanted value, as in LVEDA=28 (cm2); may be given several times. With --count also a "
+    "range, LVEDA=15:35.",
 )  # fmt: skip
 @options.case
 @options.output
+@click.option(
+    "--count", type=click.IntRange(1, 99_999), help="Draw so many hearts, as a labelled data set."
+)
+@click.option(
+    "--like", metavar="STORE[:SPLIT]", type=options.PLACE,
+    help="With --count: areas distributed as in the patients of this store.",
+)  # fmt: skip
+@options.seed
 @options.store
 @options.plain
 @options.device
 @explained
 def generate(
-    run: Path, request: tuple[str, ...], case: str | None, output: Path, store: Path | None,
-    **given: Any,
+    run: Path, request: tuple[str, ...], case: str | None, output: Path, count: int | None,
+    like: Path | None, seed: int, store: Path | None, **given: Any,
 ) -> None:  # fmt: skip
-    """Draw a heart with requested values, and measure it."""
-    values = dict(_assignment(text) for text in request)
+    """Draw a heart with requested values, and measure it; or with --count a data set of hearts.
+
+    The data set, images and masks in NIfTI with a manifest, is what preprocess reads.
+    """
+    ranges = dict(_range(text) for text in request)
     from ..attributes import check_names, label_of
 
-    check_names(values)
+    if ranges:
+        check_names(ranges)
+    if count is not None:
+        if case is not None:
+            raise ValueError(f"--case {case} and --count {count} exclude each other")
+        _check_inputs(run, store)
+        _generate_data_set(run, count, output, ranges, like, seed, store=store, **given)
+        return
+    if like is not None:
+        raise ValueError(f"--like {like} needs --count")
+    if not ranges:
+        raise ValueError("give --set ATTRIBUTE=VALUE, for one heart, or --count N, for a data set")
+    for name, (low, high) in ranges.items():
+        if low != high:
+            raise ValueError(f"--set {name}={low:g}:{high:g} is a range, which needs --count")
+    values = {name: low for name, (low, _) in ranges.items()}
     _check_inputs(run, store, case)
     from ..evaluation.generation import generate as draw
 
@@ -121,16 +150,51 @@ def explore(
         server.serve_forever()
 
 
-def _assignment(text: str) -> tuple[str, float]:
-    """Returns name and number of NAME=NUMBER."""
-    name, _, number = text.partition("=")
+def _generate_data_set(
+    run: Path, count: int, output: Path, ranges: dict[str, tuple[float, float]],
+    like: Path | None, seed: int, **given: Any,
+) -> None:  # fmt: skip
+    if like is not None:
+        folder, split = store_and_split(like, "train")
+        require_store(folder)
+    from ..data.store import SliceDataset
+    from ..evaluation.drawn_data import draw_data_set
+
+    patients = SliceDataset.open(folder).split(split) if like is not None else None
+    bar = progress("hearts")
+    table = draw_data_set(
+        run, count, output, request=ranges, like=patients, seed=seed, tell=tell, progress=bar,
+        **given,
+    )  # fmt: skip
+    for name in ranges:
+        say(f"{name}: requested {table[f'requested_{name}'].mean():.1f} on average")
+    measured = ", ".join(f"{name} {table[name].mean():.1f}" for name in STRUCTURES)
+    say(f"Drew {len(table)} hearts; measured on average {measured} cm2")
+    say(f"Images, masks, table and manifest are in {output}; see {output / 'README.md'}")
+    suggest(
+        "preprocess", "--dataset", output / "dataset.yaml", "--source", output,
+        "--output", "stores/drawn",
+    )  # fmt: skip
+
+
+def _range(text: str) -> tuple[str, tuple[float, float]]:
+    """Returns name and bounds of NAME=NUMBER or NAME=LOW:HIGH.
+
+    Example:
+        >>> _range("LVEDA=28"), _range("LVEDA=15:35")
+        (('LVEDA', (28.0, 28.0)), ('LVEDA', (15.0, 35.0)))
+    """
+    name, _, value = text.partition("=")
+    low, _, high = value.partition(":")
     try:
-        value = float(number)
+        bounds = float(low), float(high or low)
     except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f"--set {text!r}; expected ATTRIBUTE=NUMBER, such as LVEDA=28")
-    return name, value
+        bounds = math.nan, math.nan
+    if not (math.isfinite(bounds[0]) and bounds[0] <= bounds[1] < math.inf):
+        raise ValueError(
+            f"--set {text!r}; expected ATTRIBUTE=NUMBER, such as LVEDA=28, or ATTRIBUTE=LOW:HIGH"
+        )
+    return name, bounds
 
 
 def _check_port(port: int) -> None:

@@ -56,7 +56,7 @@ def cross_domain_eval(
         check_names(names)
     for model in models:
         require_run(model)
-    folders, splits = zip(*(_store_and_split(store, split) for store in stores), strict=True)
+    folders, splits = zip(*(store_and_split(store, split) for store in stores), strict=True)
     for folder, chosen in zip(folders, splits, strict=True):
         require_patients(folder, require_store(folder), chosen)
     from ..evaluation.cross_domain import cross_domain_eval as run
@@ -69,11 +69,11 @@ def cross_domain_eval(
     suggest("report", "--evaluation", output, "--output", "report")
 
 
-def _store_and_split(given: Path, otherwise: str) -> tuple[Path, str]:
+def store_and_split(given: Path, otherwise: str) -> tuple[Path, str]:
     """Returns folder and split of STORE:SPLIT; a folder of that very name comes first.
 
     Example:
-        >>> _store_and_split(Path("stores/acdc:val"), "test")[1]
+        >>> store_and_split(Path("stores/acdc:val"), "test")[1]
         'val'
     """
     folder, _, split = str(given).rpartition(":")

@@ -1,0 +1,191 @@
+"""A labelled data set of drawn hearts: images, masks and a manifest, as `preprocess` reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+from scipy.stats import gaussian_kde
+
+from ..attributes import is_area
+from ..data.store import SliceDataset
+from ..metrics.population import Population
+from ..runtime.files import write
+from ..runtime.outputs import claimed
+from ..schema import STRUCTURES, DataError, Structure
+from .aiming import check_request
+from .generation import save_nifti
+from .studio import Studio
+
+BATCH = 16
+"""Hearts that are drawn at once."""
+FEWEST = 5
+"""Patients that a distribution of attributes can be taken from."""
+
+Progress = Callable[[Iterable[range], int], Iterable[range]]
+Range = tuple[float, float]
+
+ABOUT = """\
+# Drawn hearts: {count} slices of nobody
+
+Drawn by a model of {method} trained on {dataset}. Codes: normally distributed, as those of its
+training patients. Attributes: {how}.
+
+`images/` holds slices and `masks/` their labels (LV 1, MYO 2, RV 3), as a segmenter sees them in the
+slice; `hearts.csv` the requested and the measured areas in cm2. The files say
+1 mm for the thickness of a slice, which it does not have: volumes mean nothing here.
+
+A model can draw what it was trained on. The terms of {dataset} apply to what is drawn from it.
+
+    cardiac-attrivae preprocess --dataset dataset.yaml --source . --output STORE
+"""
+
+
+def wanted_like(slices: SliceDataset, names: Sequence[str], count: int, seed: int) -> np.ndarray:
+    """Draws attributes as those of a store's most basal slices are distributed together.
+
+    Args:
+        slices: Slices of patients.
+        names: K attributes.
+        count: Number of hearts.
+        seed: Of the draw.
+
+    Returns:
+        Values, (count, K), from a kernel density estimate (Scott's bandwidth), kept between half of
+        the least and one and a half times the largest value of the patients.
+
+    Raises:
+        DataError: If there are fewer than 5 patients, or an attribute is the same in all.
+    """
+    values = slices.basal().attributes(names)
+    if len(values) < FEWEST or not values.std(axis=0).all():
+        raise DataError(
+            f"{slices.folder} has {len(values)} patients; expected {FEWEST} or more whose "
+            f"{', '.join(names)} differ"
+        )
+    drawn = gaussian_kde(values.T).resample(count, seed).T
+    return drawn.clip(values.min(axis=0) / 2, values.max(axis=0) * 1.5)
+
+
+def draw_data_set(
+    run: str | Path,
+    count: int,
+    output: str | Path,
+    *,
+    request: Mapping[str, Range] | None = None,
+    like: SliceDataset | None = None,
+    store: str | Path | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    tell: Callable[[str], None] = lambda message: None,
+    progress: Progress = lambda batches, _: batches,
+) -> pd.DataFrame:
+    """Draws hearts of patients that do not exist, and labels them.
+
+    Writes images/ and masks/ (NIfTI), hearts.csv, dataset.yaml (a manifest) and README.md.
+
+    Args:
+        run: Folder that ``train`` wrote, or a shipped model.
+        count: Number of hearts.
+        output: Folder to write into.
+        request: Attribute -> least and largest value, between which it is drawn uniformly.
+        like: Slices of patients whose areas are distributed as those of the hearts shall be; an
+            attribute in ``request`` is taken from there.
+        store: See `Studio.open`.
+        seed: Of all draws.
+        device, tell: See `Studio.open`.
+        progress: Called with the batches and their number.
+
+    Returns:
+        hearts.csv: case, requested_NAME, and measured LV, MYO and RV in cm2.
+
+    Raises:
+        DataError: If the run says nothing of its training patients' codes (fewer than 10, or an old
+            version), or as `Studio.open` and `wanted_like`.
+        ValueError: If a value cannot be requested.
+    """
+    output, request = Path(output), request or {}
+    with claimed(output, "generate") as claim:
+        studio = Studio.open(run, store, device, tell)
+        field = studio.run.about["recipe"]["size"] ** 2 * studio.pixel_cm2
+        for name, limits in request.items():
+            for value in limits:
+                check_request({name: value}, field)
+        wanted = _wanted(studio, count, request, like, seed)
+        codes = _population(studio).draw(count, np.random.default_rng(seed))
+        studio.calibration.set(codes, wanted)  # refused before minutes are spent on segmenters
+        rows, files = list[dict[str, object]](), ["hearts.csv", "dataset.yaml", "README.md"]
+        starts = range(0, count, BATCH)
+        for part in progress((range(k, min(k + BATCH, count)) for k in starts), len(starts)):
+            asked = {name: values[part] for name, values in wanted.items()}
+            drawn = studio.generate(codes[part], asked)
+            for k, number in enumerate(part):
+                case = f"heart{number + 1:05d}"
+                for folder, slices in (("images", drawn.slices), ("masks", drawn.labels)):
+                    files.append(f"{folder}/{case}.nii.gz")
+                    save_nifti(slices[k, 0, None], output / files[-1], studio.spacing_mm)
+                requested = {f"requested_{name}": float(v[k]) for name, v in asked.items()}
+                areas = dict(zip(STRUCTURES, map(float, drawn.areas[k]), strict=True))
+                rows.append({"case": case, **requested, **areas})
+        table = pd.DataFrame(rows)
+        write(output / "hearts.csv", table.round(3).to_csv(index=False))
+        _describe(studio, count, request, like, output)
+        claim.keep(files)
+    return table
+
+
+def _population(studio: Studio) -> Population:
+    known = Population.of_facts(studio.run.about)
+    if known is None:
+        raise DataError(
+            f"{studio.run.folder} does not say how the codes of its training patients are "
+            "distributed: it has fewer than 10, or was trained by an older version; train it again"
+        )
+    return known
+
+
+def _wanted(
+    studio: Studio, count: int, request: Mapping[str, Range], like: SliceDataset | None, seed: int
+) -> dict[str, np.ndarray]:
+    found = dict[str, np.ndarray]()
+    if like is not None:
+        names = [name for name in studio.calibration.names if is_area(name)]
+        found |= zip(names, wanted_like(like, names, count, seed).T, strict=True)
+    random = np.random.default_rng([seed, 1])
+    return found | {name: random.uniform(*limits, count) for name, limits in request.items()}
+
+
+def _describe(
+    studio: Studio,
+    count: int,
+    request: Mapping[str, Range],
+    like: SliceDataset | None,
+    output: Path,
+) -> None:
+    how = [f"{name} uniform from {low:g} to {high:g}" for name, (low, high) in request.items()]
+    if like is not None:
+        how.append(f"{'others ' if how else ''}as in the patients of {like.name}, smoothed")
+    dataset = studio.run.about["train_dataset"]
+    facts = {
+        "count": count,
+        "method": studio.run.pipeline.method,
+        "dataset": dataset,
+        "how": "; ".join(how) or "those of the codes",
+    }
+    write(output / "README.md", ABOUT.format(**facts))
+    manifest = {
+        "name": "drawn",
+        "title": f"Hearts drawn by a model of {dataset}",
+        "licence": f"Derived from {dataset}: its terms apply",
+        "citation": f"Drawn by cardiac-attrivae; cite {dataset} too",
+        "folders": {".": "train"},
+        "image": "images/{case}.nii.gz",
+        "mask": "masks/{case}.nii.gz",
+        "labels": {s.name: s.value for s in Structure if s.value},
+        "constants": {"ED": 0},
+        "frame_base": 0,
+    }
+    write(output / "dataset.yaml", yaml.safe_dump(manifest, sort_keys=False))
