@@ -34,9 +34,9 @@ ABOUT = """\
 Drawn by a model of {method} trained on {dataset}. Codes: normally distributed, as those of its
 training patients. Attributes: {how}.
 
-`images/` holds slices and `masks/` their labels (LV 1, MYO 2, RV 3), as a segmenter sees them in the
-slice; `hearts.csv` the requested and the measured areas in cm2. The files say
-1 mm for the thickness of a slice, which it does not have: volumes mean nothing here.
+`images/` holds slices and `masks/` their labels (LV 1, MYO 2, RV 3), as a segmenter sees them in
+the slice; `hearts.csv` the requested and the measured areas in cm2. The files say 1 mm for the
+thickness of a slice, which it does not have: volumes mean nothing here.
 
 A model can draw what it was trained on. The terms of {dataset} apply to what is drawn from it.
 
