@@ -8,11 +8,10 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.compose import TransformedTargetRegressor
+from sklearn import config_context
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LassoCV, RidgeCV, lasso_path
-from sklearn.model_selection import PredefinedSplit
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.linear_model import RidgeCV, lasso_path
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ..schema import LatentTable
@@ -32,6 +31,8 @@ from .uncertainty import estimates
 
 MOST_STEPS = 10_000
 """Most steps of a lasso's coordinate descent; it stops earlier."""
+PENALTIES = np.logspace(0, -2, 20)
+"""Penalties of a lasso to choose from; 1, the largest correlation there can be, fits nothing."""
 GROUPS = 10
 """Groups of patients that are left out in turn for an interval; fewer where patients are fewer."""
 
@@ -184,10 +185,6 @@ def dci(
     def measure(codes: np.ndarray, a: np.ndarray, penalties: Sequence[float]) -> list[Score]:
         return tabulate(_importance(codes, a, penalties), table.names, n, DCI)
 
-    def penalties_of(rows: np.ndarray) -> list[float]:
-        lassos = (_lasso(fold[rows]).fit(x[rows], column[rows])[-1] for column in y.T)
-        return [lasso.regressor_.alpha_ for lasso in lassos]
-
     @cache
     def inner(left_out: int) -> np.ndarray:
         """Folds (N,) of the patients outside one fold, within which a penalty is chosen."""
@@ -197,19 +194,29 @@ def dci(
         return within
 
     def predict(train: np.ndarray, test: np.ndarray) -> np.ndarray:
-        lasso = _lasso(inner(int(fold[test[0]]))[train])
-        return np.column_stack([lasso.fit(x[train], a[train]).predict(x[test]) for a in y.T])
+        of_codes, of_attributes = StandardScaler().fit(x[train]), StandardScaler().fit(y[train])
+        known, a = of_codes.transform(x[train]), of_attributes.transform(y[train])
+        lines = _lassos(known, a, _chosen_penalties(known, a, inner(int(fold[test[0]]))[train]))
+        return of_attributes.inverse_transform(of_codes.transform(x[test]) @ lines)
 
-    # a lasso may stop a little early where D > N
-    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
-        penalties, standardised = penalties_of(everyone), _standardised(x)
-        found = measure(standardised, y, penalties)
-        without = [
-            measure(_standardised(x[rows]), y[rows], penalties_of(rows))
-            for rows in _without_groups(table.cases)
-        ]
+    def fitted(rows: np.ndarray) -> tuple[np.ndarray, list[float]]:
+        """Standardised codes of some rows, and the penalty of each attribute there."""
+        codes = _standardised(x[rows])
+        return codes, _chosen_penalties(codes, _standardised(y[rows]), fold[rows])
+
+    # inputs were checked; a lasso may stop a little early where D > N
+    with (
+        config_context(assume_finite=True, skip_parameter_validation=True),
+        warnings.catch_warnings(action="ignore", category=ConvergenceWarning),
+    ):
+        codes, penalties = fitted(everyone)
+        found = measure(codes, y, penalties)
+        without = []
+        for rows in _without_groups(table.cases):
+            fewer, chosen = fitted(rows)
+            without.append(measure(fewer, y[rows], chosen))
         permuted = permute_patients(table.cases, rounds, seed)
-        null = [measure(standardised, y[origin], penalties) for origin in permuted]
+        null = [measure(codes, y[origin], penalties) for origin in permuted]
         informed = _left_out("Informativeness", table, fold, predict, [None] * len(table.names))
     left_out, of_null = (np.array([[s.value for s in r] for r in rows]) for rows in (without, null))
     return [*estimates(found, left_out, of_null, len(set(table.cases)), jackknife), *informed]
@@ -235,16 +242,6 @@ def _without_groups(cases: Sequence[str]) -> list[np.ndarray]:
     return [np.flatnonzero(group != g) for g in np.unique(group)]
 
 
-def _lasso(fold: np.ndarray) -> Pipeline:
-    """A lasso on standardised columns, its penalty chosen by cross-validation over folds (N,)."""
-    # 1 is the largest correlation there can be, so the grid starts at a fit of nothing
-    split = PredefinedSplit(fold)
-    lasso = LassoCV(alphas=np.logspace(0, -2, 20), cv=split, max_iter=MOST_STEPS)
-    return make_pipeline(
-        StandardScaler(), TransformedTargetRegressor(lasso, transformer=StandardScaler())
-    )
-
-
 def _standardised(values: np.ndarray) -> np.ndarray:
     """Standardises columns, in a row of memory each, so that the solver copies nothing."""
     return np.asfortranarray(StandardScaler().fit_transform(values))
@@ -254,10 +251,44 @@ def _importance(
     standardised: np.ndarray, attributes: np.ndarray, penalties: Sequence[float]
 ) -> np.ndarray:
     """Computes absolute coefficients (D, K) of a lasso per attribute, with known penalties (K,)."""
-    x, y = standardised, _standardised(attributes)
-    options = {"max_iter": MOST_STEPS, "precompute": False, "check_input": False}
-    paths = [lasso_path(x, y[:, j], alphas=[a], **options) for j, a in enumerate(penalties)]
-    return np.abs([coefficients[:, 0] for _, coefficients, _ in paths]).T
+    return np.abs(_lassos(standardised, _standardised(attributes), penalties))
+
+
+def _chosen_penalties(x: np.ndarray, y: np.ndarray, fold: np.ndarray) -> list[float]:
+    """Chooses a penalty for each attribute (N, K) by cross-validation over folds (N,).
+
+    These are the numbers of scikit-learn's `LassoCV`, without its checks of every fold.
+    """
+    errors = []
+    for left_out in np.unique(fold):
+        away = fold == left_out
+        mean, level = x[~away].mean(axis=0), y[~away].mean(axis=0)
+        lines = (_paths(x[~away] - mean, column, PENALTIES) for column in (y[~away] - level).T)
+        missed = ((x[away] - mean) @ line - wanted[:, None]
+                  for line, wanted in zip(lines, (y[away] - level).T, strict=True))  # fmt: skip
+        errors.append([(miss**2).mean(axis=0) for miss in missed])
+    return PENALTIES[np.mean(errors, axis=0).argmin(axis=1)].tolist()
+
+
+def _lassos(x: np.ndarray, y: np.ndarray, penalties: Sequence[float]) -> np.ndarray:
+    """Fits a lasso with its penalty to each column of attributes (N, K); coefficients (D, K)."""
+    pairs = zip(y.T, penalties, strict=True)
+    return np.hstack([_paths(x, column, [a], products=False) for column, a in pairs])
+
+
+def _paths(
+    x: np.ndarray, y: np.ndarray, penalties: Sequence[float] | np.ndarray, products: bool = True
+) -> np.ndarray:
+    """Fits lassos of an attribute (N,), one per penalty; coefficients (D, P).
+
+    Codes (N, D) and attribute are centred. ``products`` are used where N > D, which is faster if
+    there are many penalties.
+    """
+    x, y = np.asfortranarray(x), np.ascontiguousarray(y)
+    return lasso_path(
+        x, y, alphas=penalties, max_iter=MOST_STEPS, check_input=False,
+        precompute=products and x.shape[0] > x.shape[1],
+    )[1]  # fmt: skip
 
 
 def _left_out(

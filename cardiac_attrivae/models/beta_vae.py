@@ -84,7 +84,8 @@ class BetaVAE(VAE):
             ),
             nn.ConvTranspose2d(FILTERS, channels, 4, stride=2, padding=1),
         )
-        self._initialise(init)
+        if not self.posterior.weight.is_meta:  # there, random numbers import half a second of torch
+            self._initialise(init)
 
     def _initialise(self, init: str) -> None:
         for layer in self.modules():

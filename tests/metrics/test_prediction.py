@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from sklearn.linear_model import Lasso, LinearRegression
+from sklearn.linear_model import Lasso, LassoCV, LinearRegression
 from sklearn.metrics import r2_score
+from sklearn.model_selection import PredefinedSplit
 
 from cardiac_attrivae.metrics import regression
 from cardiac_attrivae.metrics.disentanglement import completeness, disentanglement
@@ -205,6 +206,17 @@ def test_importances_of_a_draw_are_those_of_scikit_learns_lasso():
         y = t.attributes[:, j]
         theirs = Lasso(alpha=penalty, max_iter=10_000).fit(x, (y - y.mean()) / y.std()).coef_
         np.testing.assert_allclose(ours[:, j], np.abs(theirs), atol=1e-12)
+
+
+@pytest.mark.parametrize("d", [4, 32])  # fewer and more dimensions than rows to fit on
+def test_penalties_are_those_that_scikit_learns_cross_validation_chooses(d):
+    t = table(40, d, 3, noise=0.5)
+    x, y = (regression._standardised(values) for values in (t.codes, t.attributes))
+    fold = np.arange(40) % 5
+    lasso = LassoCV(alphas=regression.PENALTIES, cv=PredefinedSplit(fold), max_iter=10_000)
+    theirs = [lasso.fit(x, column).alpha_ for column in y.T]
+    assert regression._chosen_penalties(x, y, fold) == theirs
+    assert len(set(theirs)) > 1
 
 
 # Degenerate input --------------------------------------------------------------------------------
