@@ -31,7 +31,7 @@ def pixel_counts(mask: np.ndarray) -> np.ndarray:
     """
     slices, labels = mask.shape[-1], len(Structure)
     cells = mask + labels * np.arange(slices)  # a cell of the table for each voxel
-    return np.bincount(cells.ravel(), minlength=slices * labels).reshape(slices, labels)
+    return np.bincount(cells.ravel(order="K"), minlength=slices * labels).reshape(slices, labels)
 
 
 def is_one_heart(cavity: np.ndarray) -> bool:

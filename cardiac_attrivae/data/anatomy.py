@@ -12,6 +12,7 @@ import numpy as np
 
 from ..attributes import pixel_counts
 from ..schema import HEART, DataError, Structure
+from .crop import barycentre
 from .images import reordered
 from .nifti import Volume, spelled_mm
 
@@ -156,6 +157,20 @@ def is_mirrored(image: Volume, counts: np.ndarray) -> bool:
     return bool((np.linalg.det(image.affine[:3, :3]) > 0) == (first > last))
 
 
+def heart_box(labels: np.ndarray) -> tuple[slice, slice]:
+    """Finds the rows and columns that the heart takes in any slice of labels (I, J, S).
+
+    Example:
+        >>> labels = np.zeros((9, 9, 2), np.uint8)
+        >>> labels[2:4, 5, 0], labels[6, 5, 1] = 1, 3
+        >>> heart_box(labels)
+        (slice(2, 7, None), slice(5, 6, None))
+    """
+    plane = labels.max(axis=2)
+    i, j = (np.flatnonzero(plane.any(axis=axis)) for axis in (1, 0))
+    return slice(int(i[0]), int(i[-1]) + 1), slice(int(j[0]), int(j[-1]) + 1)
+
+
 def base_first(labels: np.ndarray) -> bool | None:
     """Tells whether the slices of a stack run from the base to the apex; None where it is unclear.
 
@@ -197,29 +212,28 @@ def handedness(labels: np.ndarray, spacing_mm: tuple[float, ...]) -> float:
         0.0
     """
     order = base_first(labels)
+    if order is None:
+        return 0.0
     stack = labels if order else labels[..., ::-1]
-    turns, skews, reaches = [], [], []
-    for z in range(stack.shape[2] if order is not None else 0):
-        plane = stack[..., z]
-        if min(int((plane == structure).sum()) for structure in HEART) < 30:
-            continue
-        left, right = (
-            np.argwhere(region) * spacing_mm[:2]
-            for region in (
-                (plane == Structure.LV) | (plane == Structure.MYO),
-                plane == Structure.RV,
-            )
-        )
-        x, y = right.mean(axis=0) - left.mean(axis=0)
-        across = (right - left.mean(axis=0)) @ np.array([-y, x]) / np.hypot(x, y)
+    shown = np.flatnonzero((pixel_counts(stack)[:, HEART] >= 30).all(axis=1))
+    if len(shown) < 3:
+        return 0.0
+    planes = [stack[..., z] for z in shown]
+    lefts = [
+        barycentre((plane == Structure.LV) | (plane == Structure.MYO)) * spacing_mm[:2]
+        for plane in planes
+    ]
+    rights = [barycentre(plane == Structure.RV) * spacing_mm[:2] for plane in planes]
+    ways = np.subtract(rights, lefts)
+    turn = np.unwrap(np.arctan2(ways[:, 1], ways[:, 0]))
+    skews, reaches = [], []
+    for plane, left, (x, y) in zip(planes[: len(planes) // 2], lefts, ways, strict=False):
+        places = np.argwhere(plane == Structure.RV) * spacing_mm[:2] - left
+        across = places @ np.array([-y, x]) / np.hypot(x, y)
         centred = across - across.mean()
-        turns.append(np.arctan2(y, x))
         skews.append((centred**3).mean() / centred.std() ** 3)
         reaches.append((across.max() + across.min()) / across.std())
-    if len(turns) < 3:
-        return 0.0
-    basal, turn = len(turns) // 2, np.unwrap(turns)
-    found = (turn[-1] - turn[0], np.mean(skews[:basal]), np.mean(reaches[:basal]))
+    found = (turn[-1] - turn[0], np.mean(skews), np.mean(reaches))
     return float(np.dot(CHIRAL, found))
 
 
@@ -259,16 +273,18 @@ def oddities(image: Volume, mask: Volume, labels: np.ndarray, matched: bool) -> 
         ...     print(oddity.what)
         labels that look exchanged: correct 'labels' in the manifest
     """
-    found, inside = [], labels > 0
-    if exchanged := exchanged_labels(labels):
+    i, j = heart_box(labels)
+    heart = labels[max(i.start - 1, 0) : i.stop + 1, max(j.start - 1, 0) : j.stop + 1]
+    found = []
+    if exchanged := exchanged_labels(heart):
         found.append(Oddity(EXCHANGED, exchanged, problem=True))
     if not matched and is_flipped(image, mask):
         found.append(Oddity(FLIPPED, ""))
-    if is_mirrored(image, pixel_counts(labels)):
+    if is_mirrored(image, pixel_counts(heart)):
         found.append(Oddity(MIRRORED, ""))
-    if (odds := handedness(labels, image.spacing_mm)) < -SURE:
+    if (odds := handedness(heart, image.spacing_mm)) < -SURE:
         found.append(Oddity(MIRROR_IMAGE, f"log odds {odds:.1f}"))
-    if inside[[0, -1]].any() or inside[:, [0, -1]].any():
+    if labels[[0, -1]].any() or labels[:, [0, -1]].any():
         found.append(Oddity(CUT, ""))
     lengths = np.linalg.norm(image.affine[:3, :3], axis=0)
     if image.spacing_mm == (1.0, 1.0, 1.0) and not np.allclose(lengths, 1, rtol=1e-2):

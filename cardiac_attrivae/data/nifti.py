@@ -6,6 +6,7 @@ import gzip
 import io
 import logging
 import math
+import os
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -204,9 +205,11 @@ def _open(file: Path) -> _Stored:
                 if len(header.get_data_shape()) == 3:
                     refuse_huge(file, header.get_data_shape())
                     size = _size(header)
-                    packed += stream.read(size + MOST_REST)
-                    if stream.read(1):
+                    packed_size = os.fstat(stream.fileno()).st_size
+                    if packed_size > len(packed) + size + MOST_REST:
                         _refuse_rest(file, size)
+                    stream.seek(0)
+                    packed = stream.read(packed_size)
                     voxels = _voxels(_unpacked(file, packed, size), header)
                     return _Stored(header, header.get_best_affine(), voxels)
     image = nibabel.load(file)

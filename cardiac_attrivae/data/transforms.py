@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import Compose, MapTransform, MaskIntensityd, Transform
+from monai.transforms import Compose, MapTransform, Transform
 from torch import Tensor
 
 from ..attributes import is_one_heart, measure, pixel_counts
 from ..schema import HEART, CaseRecord, DataError, Keys, Structure
-from .anatomy import oddities
+from .anatomy import heart_box, oddities
 from .crop import crop_points, cut_off, heart_axes, sample, usable_slices
 from .grid import to_grid, windowed
 from .images import laid_on, read_image
@@ -32,7 +32,7 @@ def preprocessing(recipe: Recipe) -> Compose:
     """Composes the transforms from ``{"record": CaseRecord}`` to a list of slices.
 
     There is one interpolation from native voxels to the crop. The mask is applied after it, so that
-    no background leaks into the heart. Intensities are scaled last, inside the mask.
+    no background leaks into the heart: intensities are scaled inside it, and 0 outside.
 
     Example:
         >>> transform = preprocessing(Recipe(slice="all", size=96))
@@ -52,7 +52,6 @@ def _cropping(recipe: Recipe) -> list[Transform]:
         MeasureHeart(),
         SelectSlices(recipe.slice, recipe.least_pixels),
         AlignHeartd(both, recipe.spacing, recipe.size),
-        MaskIntensityd(Keys.IMAGE, mask_key=Keys.LABEL),
         ScaleIntensityInMaskd(Keys.IMAGE, Keys.LABEL, recipe.percentiles),
     ]
 
@@ -223,11 +222,9 @@ class MeasureHeart(Transform):
             raise DataError(f"{name} has shape {mask.shape}; expected (I, J, S) or (1, I, J, S)")
         if not mask.any():
             raise DataError(f"{name} is empty: no mask to use")
-        if not is_one_heart(mask == Structure.LV):
+        box = mask[heart_box(mask)]
+        if not is_one_heart(box == Structure.LV):
             raise DataError(f"{name} shows the LV in two places; expected one")
-        plane = np.any(mask, axis=2)
-        i, j = (np.flatnonzero(np.any(plane, axis=axis)) for axis in (1, 0))
-        box = mask[i[0] : i[-1] + 1, j[0] : j[-1] + 1]
         return {**data, "mask": box, "counts": pixel_counts(box)}
 
 
