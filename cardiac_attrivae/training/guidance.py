@@ -26,10 +26,7 @@ from .augmentation import AttributeTargets
 from .objectives import AttributeObjective
 
 REACH = 2.0
-"""Largest turn of a dimension, in units of the code: about standard deviations of its attribute."""
-
-LINE = (0.5, 2.0)
-"""Bounds of what a unit of the code may mean, in such deviations: early codes hardly vary."""
+"""Largest turn of a dimension, in standard deviations of its attribute over patients."""
 
 Look = Callable[[VAEOutput, Callable[[Tensor], Tensor]], dict[str, Tensor]]
 """Computes terms of what the network returned for a batch, given its decoder."""
@@ -104,25 +101,17 @@ class Guidance:
         self.control = objective.control if found else 0.0
         deviation = AttributeTargets(train, AREAS).deviation / train.pixel_cm2
         self.deviation = torch.tensor(deviation, dtype=torch.float32, device=device)
-        self.areas = train.attributes(AREAS) / (deviation * train.pixel_cm2)
-        self.line = torch.ones(len(found), device=device)  # deviations of the area per unit of code
         self.along: Tensor | None = None  # set where `decorrelate` will move codes together
 
-    def follow(self, codes: np.ndarray, together: Sequence[int]) -> None:
-        """Takes from the codes of the training slices what a turn has to mean from now on.
-
-        Codes are read by the line through them, so the drawing has to follow that line.
+    def follow(self, codes: np.ndarray, trained: Sequence[int]) -> None:
+        """Lets turned codes move as `decorrelate` would make them: the drawing learns that turn.
 
         Args:
-            codes: Posterior means, (N, D).
-            together: Dimensions that `decorrelate` will free the others of; none if it will not.
+            codes: Posterior means of the training patients as they are now, (N, D).
+            trained: Dimensions that attributes are trained on.
         """
-        pairs = zip(self.dimensions.tolist(), self.structures.tolist(), strict=True)
-        lines = [np.polyfit(codes[:, k], self.areas[:, s], 1)[0] for k, s in pairs]
-        self.line = torch.tensor(lines, dtype=torch.float32).clamp(*LINE).to(self.line)
-        if together:
-            slopes = predicting(codes, together)[1]
-            self.along = torch.tensor(slopes, dtype=torch.float32, device=self.line.device)
+        slopes = predicting(codes, trained)[1]
+        self.along = torch.tensor(slopes, dtype=torch.float32, device=self.deviation.device)
 
     def look(self, batch: Mapping[Any, Tensor], generator: Generator) -> Look:
         """Draws the turns of a whole batch; what it returns computes the terms of this process's
@@ -152,8 +141,7 @@ class Guidance:
                     soft_areas(seen) / self.deviation
                     for seen in (logits, self.network(drawn[:, :1]))
                 )
-                wanted = amount * self.line[which]
-                distance = control_distance(before, after, self.structures[which], wanted)
+                distance = control_distance(before, after, self.structures[which], amount)
                 found["control"] = self.control * batch_mean(distance)
             return found
 

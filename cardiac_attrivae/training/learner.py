@@ -252,13 +252,12 @@ class VAELearner(Learner):
 
     def make_trainer(self, handlers: Sequence[Any] = ()) -> NetworkTrainer:
         trainer = super().make_trainer(handlers)
-        if trainer.guidance is not None:
+        if trainer.guidance is not None and self.pipeline.decorrelate and self._trained:
             trainer.add_event_handler(Events.EPOCH_STARTED, self._follow_codes, trainer.guidance)
         return trainer
 
     def _follow_codes(self, guidance: Guidance) -> None:
-        together = self._trained if self.pipeline.decorrelate else []
-        guidance.follow(self._basal_codes(self.network), together)
+        guidance.follow(self._basal_codes(self.network), self._trained)
 
     @property
     def _trained(self) -> list[int]:

@@ -107,42 +107,6 @@ def test_control_is_zero_where_the_drawing_obeys(drawn_slices, random, obedience
     assert (float(found["control"]) < 1e-6) == obeys
 
 
-def test_a_turn_means_what_the_line_through_the_codes_reads(drawn_slices, random):
-    """Codes of 1.25 deviations of LV area per unit: a drawing that follows them obeys."""
-    slices, guide = drawn_slices.basal(), Guide(Reader(), "reader", {})
-    objective = AttriVAEObjective(control=2.0)
-    guidance = Guidance(guide, objective, NAMES, slices, torch.device("cpu"))
-    codes = np.random.default_rng(0).normal(size=(len(slices), 4))
-    areas = slices.attributes(NAMES)
-    codes[:, :3] = (areas - areas.mean(0)) / areas.std(0) / [1.25, 1.0, 0.8]
-    guidance.follow(codes, [])
-    np.testing.assert_allclose(guidance.line, [1.25, 1.0, 0.8], rtol=1e-5)
-    assert guidance.along is None
-    guidance.deviation = torch.full((3,), 4 * 0.01)
-
-    def decode(z):
-        steps = torch.tensor([0.0, 1.25, 1.0, 0.8])
-        return (0.1 + 0.01 * steps * z.roll(1, 1)).view(-1, 1, 2, 2)
-
-    z = torch.randn(6, 4, generator=random)
-    output = VAEOutput(decode(z), z, z, z)
-    found = guidance.look({Keys.IMAGE: output.reconstruction}, random)(output, decode)
-    assert float(found["control"]) < 1e-6
-
-
-def test_codes_that_do_not_vary_yet_leave_a_turn_within_bounds(drawn_slices):
-    guidance = Guidance(
-        Guide(Reader(), "reader", {}), AttriVAEObjective(control=1.0), NAMES, drawn_slices,
-        torch.device("cpu"),
-    )  # fmt: skip
-    codes = np.random.default_rng(0).normal(size=(len(drawn_slices), 4))
-    areas = drawn_slices.attributes(NAMES)
-    codes[:, :3] = 1e-4 * (areas - areas.mean(0)) * [1, -1, 1]
-    guidance.follow(codes, [0, 1, 2])
-    assert guidance.line.tolist() == [2.0, 0.5, 2.0]
-    assert guidance.along.shape == (4, 4)
-
-
 def test_gradients_reach_the_decoder_and_never_the_guide(drawn_slices, random):
     vae = BetaVAE(latent_size=8, image_size=32)
     objective = AttriVAEObjective(control=1.0, anatomy=1.0)
