@@ -6,9 +6,11 @@ import subprocess
 import sys
 import sysconfig
 import venv
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 import cardiac_attrivae
 
@@ -55,6 +57,17 @@ def test_imports_run_downwards(file):
     reached = {name.partition(".")[0] for name in imports_of(file)} - {own}
     upwards = sorted(name for name in reached if FLOOR.get(name, len(FLOORS)) >= FLOOR[own])
     assert not upwards, f"{own} imports {upwards}, which stand on its own floor or above"
+
+
+def test_the_oldest_versions_are_the_bounds_of_setup_cfg():
+    config = ConfigParser()
+    config.read(CHECKOUT / "setup.cfg", encoding="utf-8")
+    needed = (line.split(">=") for line in config["options"]["install_requires"].split())
+    bounds = {name.lower(): Version(bound) for name, bound in needed}
+    text = (CHECKOUT / "constraints-oldest.txt").read_text(encoding="utf-8")
+    pins = (line.split("==") for line in text.splitlines() if not line.startswith("#"))
+    oldest = {name.lower(): Version(pin) for name, pin in pins}
+    assert {name: oldest[name] for name in bounds} == bounds
 
 
 def test_only_the_pool_starts_processes():

@@ -77,8 +77,8 @@ def store_and_split(given: Path, otherwise: str) -> tuple[Path, str]:
         'val'
     """
     folder, _, split = str(given).rpartition(":")
-    if folder and split in SPLITS and not given.exists():
-        return Path(folder), split
+    if folder and f"{folder}:" != given.drive and split in SPLITS and not given.exists():
+        return type(given)(folder), split
     return given, otherwise
 
 

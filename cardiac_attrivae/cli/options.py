@@ -87,7 +87,11 @@ workers = click.option(
     "--workers", default=1, show_default=True, type=click.IntRange(1), help="Processes."
 )
 device = click.option(
-    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help="Where to run."
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="auto|cpu|cuda[:N]|mps",
+    help="Where to run.",
 )
 rounds = click.option(
     "--rounds", default=1000, show_default=True, type=click.IntRange(1),

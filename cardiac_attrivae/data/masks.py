@@ -133,6 +133,13 @@ class Masks:
                 found.setdefault(scan_name(path), []).append(path)
         return found
 
+    @cached_property
+    def folders(self) -> dict[str, str]:
+        """Case -> its folder, where ``segment`` could not call it after the case."""
+        file = Path(self.folder) / NOTE
+        noted = read_json(file).get("folders") if file.is_file() else None
+        return noted if isinstance(noted, dict) else {}
+
     def find(self, image: Path, case: str) -> Path:
         """Finds the mask of a scan: the one of its name, or of its case's.
 
@@ -141,7 +148,8 @@ class Masks:
         """
         name = scan_name(image)
         found = self.files.get(name) or self.files.get(case) or []
-        near = [path for path in found if case in path.relative_to(self.folder).parts[:-1]]
+        own = self.folders.get(case, case)
+        near = [path for path in found if own in path.relative_to(self.folder).parts[:-1]]
         if len(near or found) > 1:
             raise DataError(
                 f"no mask: {len(found)} masks are called {name}; expected one, or each in a folder "

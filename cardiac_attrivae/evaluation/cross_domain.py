@@ -16,6 +16,7 @@ from ..data.store import SliceDataset
 from ..metrics.patients import FEWEST, LEAST
 from ..report.text_tables import latex, markdown
 from ..runtime.device import find_device
+from ..runtime.file_names import told_apart
 from ..runtime.files import read_json, write
 from ..runtime.outputs import claimed
 from ..runtime.provenance import digest, versions
@@ -26,7 +27,7 @@ from ..training.folder import REFINER
 from ..training.run import Run
 from .baselines import Baselines
 from .gallery import draw_gallery
-from .opening import Opened, can_teach, open_all, shareable, told_apart
+from .opening import Opened, can_teach, open_all, shareable
 from .parts import PACKAGES, Part, Patients, Progress, TrainingCodes, compute
 from .tables import PLACE, Tables, gather
 

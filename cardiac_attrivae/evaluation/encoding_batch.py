@@ -11,6 +11,7 @@ import pandas as pd
 from ..data.masks import CANONICAL, Masks
 from ..data.scan import find_scans
 from ..report.encodings import draw_map, draw_patient, encodings_page
+from ..runtime.file_names import file_names
 from ..runtime.files import write
 from ..runtime.messages import without_folder
 from ..runtime.outputs import check_apart, claimed
@@ -66,6 +67,7 @@ def encode_scans(
     if not mask:
         open_once()  # a wrong name is reported before anything is read
     known, found, skipped = population_of(model), list[Encoded](), list[tuple[str, str]]()
+    pictures = {name: f"pictures/{file}.png" for name, file in file_names(scans).items()}
     with claimed(output, "encode") as claim:
         for name in progress(scans, len(scans)):
             path = scans[name]
@@ -78,7 +80,7 @@ def encode_scans(
             except DataError as error:
                 skipped.append((name, without_folder(error, path)))
                 continue
-            draw_patient(one.shown, output / "pictures" / f"{name}.png")
+            draw_patient(one.shown, output / pictures[name])
             found.append(one)
         if not found:
             raise DataError(f"none of {len(scans)} scans can be encoded: {skipped[0][1]}")
@@ -87,7 +89,7 @@ def encode_scans(
             "codes.csv",
             "skipped.csv",
             "index.html",
-            *(f"pictures/{s.name}.png" for s in shown),
+            *(pictures[one.name] for one in shown),
         ]
         if known is not None:
             draw_map(known.points, shown, output / "map.png")
@@ -98,7 +100,7 @@ def encode_scans(
         missed = pd.DataFrame(skipped, columns=["scan", "reason"])
         write(output / "skipped.csv", csv_text(missed))
         page = encodings_page(
-            shown, output, model.pipeline.method, model.about["train_dataset"], skipped
+            shown, output, pictures, model.pipeline.method, model.about["train_dataset"], skipped
         )
         write(output / "index.html", page)
     return found, skipped

@@ -24,11 +24,12 @@ from ..report import charts, curves
 from ..report import slices as figures
 from ..report.methods import is_baseline
 from ..report.published import dataset_label
+from ..runtime.file_names import told_apart
 from ..schema import STRUCTURES, LatentTable
 from ..segmentation.judge import Segmenter
 from ..training.run import TRAVERSAL, Run
 from .control import segmented, traversed
-from .opening import Opened, told_apart
+from .opening import Opened
 from .parts import Part, shown_rows
 from .studio import Turned
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from ..data.store import SliceDataset
 from ..metrics.patients import LEAST
 from ..report.methods import Configuration, method_names
 from ..runtime.contents import require_patients
+from ..runtime.file_names import told_apart
 from ..runtime.weights import weights_digest
 from ..schema import DataError
 from ..training.config import Pipeline
@@ -214,22 +215,3 @@ def _named(folders: Sequence[str | Path]) -> dict[str, Path]:
                 f"it; expected at most {LONGEST}: rename it"
             )
     return dict(zip(told_apart(names), paths, strict=True))
-
-
-def told_apart(names: Iterable[str]) -> list[str]:
-    """Adds a number to each name that an earlier one has, so that files can be called after them.
-
-    Example:
-        >>> told_apart(["a", "b", "A", "a"])
-        ['a', 'b', 'A-2', 'a-3']
-    """
-    taken: set[str] = set()
-    found = []
-    for name in names:
-        count, free = 1, name
-        while free.casefold() in taken:  # some file systems know no case
-            count += 1
-            free = f"{name}-{count}"
-        taken.add(free.casefold())
-        found.append(free)
-    return found

@@ -73,15 +73,15 @@ def decorrelate(network: VAE, codes: np.ndarray, trained: Sequence[int]) -> None
         return
     last, first = code_layers(network)
     mean, slopes = predicting(codes, trained)
-    d, device = len(slopes), last.weight.device
-    shift = torch.from_numpy(slopes[:, list(trained)] @ mean).to(device)
-    change, unit = torch.from_numpy(slopes).to(device), torch.eye(d, device=device).double()
-    with torch.no_grad():  # in float64, rounded once
-        weight, bias = last.weight[:d].double(), last.bias[:d].double()
-        last.weight[:d] = (unit - change) @ weight
-        last.bias[:d] = (unit - change) @ bias + shift
-        weight = first.weight.double()
-        first.bias.copy_(first.bias - weight @ shift)
+    d = len(slopes)
+    shift = torch.from_numpy(slopes[:, list(trained)] @ mean)
+    change, unit = torch.from_numpy(slopes), torch.eye(d, dtype=torch.float64)
+    with torch.no_grad():  # in float64, rounded once; GPUs of Apple know none
+        weight, bias = last.weight[:d].cpu().double(), last.bias[:d].cpu().double()
+        last.weight[:d] = ((unit - change) @ weight).to(last.weight)
+        last.bias[:d] = ((unit - change) @ bias + shift).to(last.bias)
+        weight = first.weight.cpu().double()
+        first.bias.copy_(first.bias.cpu() - weight @ shift)
         first.weight.copy_(weight @ (unit + change))
 
 

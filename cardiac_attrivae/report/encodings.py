@@ -112,23 +112,28 @@ def draw_map(points: np.ndarray, shown: Sequence[Shown], path: str | Path) -> No
 
 
 def encodings_page(
-    shown: Sequence[Shown], folder: Path, method: str, trained_on: str, skipped: Sequence[Any]
+    shown: Sequence[Shown],
+    folder: Path,
+    pictures: Mapping[str, str],
+    method: str,
+    trained_on: str,
+    skipped: Sequence[Any],
 ) -> str:
     """Writes the page of a batch of scans: a table of all, and a part for each.
 
     Args:
         shown: Scans.
-        folder: Holds map.png, if there is a map, and pictures/NAME.png of each.
+        folder: Holds map.png, if there is a map, and the pictures.
+        pictures: Name of each scan -> its picture in the folder.
         method: Name of the method.
         trained_on: Data set of the model.
         skipped: Name of each scan that cannot be encoded, and the reason.
     """
-    pictures = {one.name: packed_picture(folder / "pictures" / f"{one.name}.png") for one in shown}
     whole = folder / "map.png"
     return render(
         "encodings.html",
         shown=shown,
-        pictures=pictures,
+        pictures={one.name: packed_picture(folder / pictures[one.name]) for one in shown},
         map=packed_picture(whole) if whole.is_file() else "",
         method=method,
         trained_on=trained_on,

@@ -10,6 +10,8 @@ import os
 from math import ceil
 from pathlib import Path
 
+WINDOWS = os.name == "nt"
+
 CGROUPS = Path("/sys/fs/cgroup")
 CORES = Path("/sys/devices/system/cpu")
 THREADS = "OMP_NUM_THREADS"
@@ -69,6 +71,6 @@ def _quotas() -> list[int]:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text().strip()
+        return file.read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
         return ""

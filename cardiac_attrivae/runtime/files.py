@@ -23,6 +23,7 @@ from typing import Any
 from filelock import lock_descriptor
 
 from ..schema import DataError
+from .environment import WINDOWS
 
 PART = re.compile(r"\.(part|old)-(?:[0-9a-f]{16}|\d{1,9})-(.+)")
 """Temporary names: ``part`` is being written, ``old`` is being replaced. Earlier versions put the
@@ -32,7 +33,6 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.E
 DAY_S = 86_400
 """Age of a leftover, where no lock can tell whether its writer is alive."""
 
-WINDOWS = os.name == "nt"
 NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
@@ -45,7 +45,14 @@ def _patiently(rename: Callable[[Path, Path], None], source: Path, target: Path)
         with suppress(PermissionError):
             return rename(source, target)
         time.sleep(wait)
-    return rename(source, target)
+    try:
+        rename(source, target)
+    except PermissionError as error:
+        if not WINDOWS:
+            raise
+        kept = source if PART.fullmatch(target.name) else target
+        why = f"{error.strerror}; if another program shows it, close it there and try again"
+        raise PermissionError(error.errno, why, str(kept)) from error
 
 
 @contextmanager

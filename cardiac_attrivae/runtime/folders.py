@@ -14,7 +14,8 @@ from pathlib import Path
 from filelock import lock_descriptor
 
 from ..schema import DataError
-from .files import NO_LINK, NO_LOCKS, PART, WINDOWS, errors_name, remove_leftovers
+from .environment import WINDOWS
+from .files import NO_LINK, NO_LOCKS, PART, errors_name, remove_leftovers
 
 LOCK = ".cardiac-attrivae.lock"
 """Name of the lock file in a locked folder."""

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from .environment import WINDOWS
 from .files import write
 
 DONE, FAILED, LEFT_OUT = "done", "failed", "left out"
@@ -169,7 +170,7 @@ async def run_command(job: Job, logs: Path, threads: int, lock: int) -> tuple[st
             stdout=stream,
             stderr=STDOUT,
             env=environment,
-            pass_fds=() if os.name == "nt" else (lock,),
+            pass_fds=() if WINDOWS else (lock,),
         )
         try:
             status = await child.wait()

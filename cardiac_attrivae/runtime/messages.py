@@ -5,7 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from pathlib import Path
+from pathlib import Path, PurePath
+
+from .environment import WINDOWS
+
+SEPARATOR = r"[\\/]+"
+ABSOLUTE = re.compile(rf"(?<![\w.])(?:/|[A-Za-z]:{SEPARATOR}|\\\\)(?:[^\s\\/'\"]+{SEPARATOR})+")
+"""Folders of an absolute path, of Windows too."""
 
 
 def without_folder(error: BaseException, *files: Path) -> str:
@@ -26,12 +32,16 @@ def without_folder(error: BaseException, *files: Path) -> str:
         return ": ".join((*filter(None, [Path(error.filename or "").name]), error.strerror))
     text = str(error)
     ways = {way for file in files for way in (file, file.absolute(), file.resolve())}
-    folders = {str(folder) for way in ways for folder in way.parents if folder.name}
-    for folder in sorted(folders, key=len, reverse=True):
-        text = text.replace(f"{folder}/", "")
-        if "/" in folder:  # a bare name may be any word
-            text = re.sub(rf"{re.escape(folder)}(?![\w.-])", "...", text)
-    return re.sub(r"(?<![\w.])/(?:[^\s/'\"]+/)+", "", text)
+    return _without(text, {folder for way in ways for folder in way.parents if folder.name})
+
+
+def _without(text: str, folders: set[PurePath]) -> str:
+    for folder in sorted(folders, key=lambda folder: len(str(folder)), reverse=True):
+        spelled = SEPARATOR.join(re.escape(part.strip("\\/")) for part in folder.parts)
+        text = re.sub(f"{spelled}{SEPARATOR}", "", text)
+        if len(folder.parts) > 1:  # a bare name may be any word
+            text = re.sub(rf"{spelled}(?![\w.-])", "...", text)
+    return ABSOLUTE.sub("", text)
 
 
 def shell_word(text: str | Path) -> str:
@@ -42,6 +52,8 @@ def shell_word(text: str | Path) -> str:
         'Universität Ulm' $'Universit\344t'
     """
     text = str(text)
+    if WINDOWS:  # of its shells, PowerShell alone knows single quotes
+        return f'"{text}"' if shlex.quote(text) != text else text
     if text.isprintable():
         return shlex.quote(text)
     return "$'" + "".join(map(_shell_letter, text)) + "'"

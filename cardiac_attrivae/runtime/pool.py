@@ -27,6 +27,7 @@ from joblib.externals.loky import ProcessPoolExecutor
 from joblib.externals.loky.process_executor import BrokenProcessPool
 
 from ..schema import DataError
+from .environment import WINDOWS
 from .provenance import __version__, install_line
 
 Item = TypeVar("Item")
@@ -153,7 +154,7 @@ def _end_with(parent: int) -> None:
 
 def _is_alive(parent: int) -> bool:
     # elsewhere than on Windows, a parent that was killed may stay as a zombie
-    return psutil.pid_exists(parent) if os.name == "nt" else os.getppid() == parent
+    return psutil.pid_exists(parent) if WINDOWS else os.getppid() == parent
 
 
 def _here(work: Callable[[Item], Result], item: Item) -> Future:

@@ -6,13 +6,13 @@ import hashlib
 import json
 import platform
 import re
-import shlex
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
 from ..schema import DataError
+from .messages import shell_word
 
 __version__ = "0.1.0"
 
@@ -74,5 +74,5 @@ def install_line(extra: str) -> str:
         name.strip() for name, _, marker in parts if re.search(rf"extra == .{extra}\b", marker)
     ]
     if names:
-        return f"pip install {shlex.join(names)}"
-    return f"pip install '.[{extra}]' in the folder that holds setup.cfg"
+        return f"pip install {' '.join(map(shell_word, names))}"
+    return f"pip install {shell_word(f'.[{extra}]')} in the folder that holds setup.cfg"

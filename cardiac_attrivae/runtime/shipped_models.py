@@ -48,9 +48,10 @@ def model_folder(name: str | Path) -> Path:
         name: Folder of a run, or a name in `shipped_models`.
     """
     folder, known = Path(name), shipped_models()
-    if folder.exists() or str(name) not in known:
+    model = folder.as_posix()  # Windows turns the slash
+    if folder.exists() or model not in known:
         return folder
-    chosen = _defaults([one for one in known if "/" in one]).get(str(name), str(name))
+    chosen = _defaults([one for one in known if "/" in one]).get(model, model)
     return PRETRAINED / chosen / MODELS
 
 

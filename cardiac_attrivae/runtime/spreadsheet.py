@@ -48,7 +48,9 @@ def csv_text(table: pd.DataFrame, float_format: str | None = None) -> str:
         p1,-0.5
         '=1+1,0.5
     """
-    return _each_text(table, quoted).to_csv(index=False, float_format=float_format)
+    return _each_text(table, quoted).to_csv(
+        index=False, float_format=float_format, lineterminator="\n"
+    )
 
 
 def read_csv(file: Path) -> pd.DataFrame:

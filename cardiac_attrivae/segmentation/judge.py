@@ -73,7 +73,7 @@ def areas(labels: Tensor | np.ndarray, pixel_cm2: float) -> np.ndarray:
         >>> areas(np.array([[[[1, 1], [2, 0]]]]), pixel_cm2=0.5)
         array([[1. , 0.5, 0. ]])
     """
-    return structure_masks(torch.as_tensor(labels)).sum((2, 3)).double().cpu().numpy() * pixel_cm2
+    return structure_masks(torch.as_tensor(labels)).sum((2, 3)).cpu().double().numpy() * pixel_cm2
 
 
 def scored(network: nn.Module, unseen: SliceDataset) -> Segmenter:

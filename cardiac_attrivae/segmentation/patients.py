@@ -21,6 +21,7 @@ from ..data.nifti import quiet_nibabel
 from ..data.scan import Scan, read_scan
 from ..metrics.cardiac_function import find_phases, mass_g, ventricle
 from ..report.patient_sheet import patient_sheet
+from ..runtime.file_names import file_names
 from ..runtime.files import write
 from ..runtime.messages import without_folder
 from ..runtime.outputs import claimed
@@ -126,8 +127,9 @@ def segment_patients(
     output = Path(output)
     with claimed(output, "segment") as claim:
         written, masks = ["volumes.csv", "patients.csv", NOTE, "skipped.csv"], list[str]()
-        places = _places(jobs)
-        claim.plan([*places.values(), *(_picture(job.patient) for job in jobs)])
+        names = file_names(job.patient for job in jobs)
+        places = _places(jobs, names)
+        claim.plan([*places.values(), *map(_picture, names.values())])
         for job in progress(jobs, len(jobs)):
             try:
                 scan = read_scan(job.path)
@@ -144,7 +146,7 @@ def segment_patients(
         table = []
         for patient in patients.values():
             table.append(measured(patient))
-            written.append(_picture(patient.name))
+            written.append(_picture(names[patient.name]))
             _draw(patient, table[-1], output / written[-1])
         frames = pd.DataFrame([row for patient in patients.values() for row in patient.rows])
         found = pd.DataFrame(table)
@@ -153,24 +155,26 @@ def segment_patients(
         missed = pd.DataFrame(skipped, columns=["patient", "reason"])
         write(output / "skipped.csv", csv_text(missed))
         note = {"segmenter": segmenter.name, "labels": _numbers(numbers or {})}
+        if moved := {patient: name for patient, name in names.items() if name != patient}:
+            note["folders"] = moved
         write(output / NOTE, json.dumps(note, indent=2) + "\n")
         claim.keep([*written, *masks], sealed=masks)
     return found
 
 
-def _places(jobs: Sequence[Job]) -> dict[tuple[str, Path], str]:
+def _places(jobs: Sequence[Job], names: Mapping[str, str]) -> dict[tuple[str, Path], str]:
     """Names the mask of each scan, in a folder of the patient where scans have the same name."""
     shared = Counter(scan_name(job.path).casefold() for job in jobs)
     places = {}
     for patient, path, _ in jobs:
         name = scan_name(path)
         alone = shared[name.casefold()] == 1  # some file systems know no case
-        places[patient, path] = f"masks/{'' if alone else f'{patient}/'}{name}.nii.gz"
+        places[patient, path] = f"masks/{'' if alone else f'{names[patient]}/'}{name}.nii.gz"
     return places
 
 
-def _picture(patient: str) -> str:
-    return f"pictures/{patient}.png"
+def _picture(name: str) -> str:
+    return f"pictures/{name}.png"
 
 
 def _numbers(numbers: Mapping[Structure, int]) -> dict[str, int]:

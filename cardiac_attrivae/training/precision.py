@@ -34,7 +34,9 @@ def known_precision(device: torch.device) -> str | None:
     """
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif device.type != "cpu" or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    elif device.type != "cpu" or not (
+        torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    ):  # a build of torch without oneDNN, as for Apple's processors, has no such function
         fast = False
     elif platform.machine().lower() in ("x86_64", "amd64"):
         fast = torch.cpu._is_avx512_bf16_supported() and allows_bfloat16(

@@ -9,7 +9,7 @@ from conftest import trained
 from cardiac_attrivae.data.preprocess import preprocess
 from cardiac_attrivae.data.recipe import Recipe
 from cardiac_attrivae.data.store import SliceDataset
-from cardiac_attrivae.evaluation.opening import open_all, told_apart
+from cardiac_attrivae.evaluation.opening import open_all
 from cardiac_attrivae.runtime.weights import read_weights, write_weights
 from cardiac_attrivae.schema import DataError
 from cardiac_attrivae.training.run import load_run
@@ -150,10 +150,6 @@ def test_a_name_too_long_for_files_is_refused_before_anything_is_computed(
     long = variant(run, tmp_path / ("ü" * 61))
     with pytest.raises(DataError, match="has a name of 122 bytes, .* at most 120: rename it"):
         open_all([long], [acdc_store_all], "test")
-
-
-def test_names_that_are_equal_on_some_file_system_are_told_apart():
-    assert told_apart(["a_b_c", "a_B_c", "x", "a_b_c-2"]) == ["a_b_c", "a_B_c-2", "x", "a_b_c-2-2"]
 
 
 def test_an_exported_model_does_not_hold_the_training_patients(run, tmp_path):

@@ -556,6 +556,7 @@ def test_windows_is_asked_again_while_somebody_reads_the_file(
         files.write(file, "new")
         assert waited == [0.05, 0.1, 0.2]
     else:
-        with pytest.raises(PermissionError, match=re.escape(str(file))):
+        with pytest.raises(PermissionError, match=re.escape(str(file))) as refusal:
             files.write(file, "new")
+        assert ("close it there" in str(refusal.value)) == windows
     assert file.read_text() == ("new" if written else "old")

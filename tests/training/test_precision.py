@@ -61,6 +61,13 @@ def test_a_cpu_computes_in_bfloat16_if_it_multiplies_it(processor, reported, exp
     assert known_precision(CPU) == expected
 
 
+def test_a_build_of_torch_without_onednn_computes_in_float32(monkeypatch):
+    """Those for Apple's processors have neither the library nor the function that asks it."""
+    monkeypatch.setattr(torch.ops, "mkldnn", object())
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert known_precision(CPU) == "float32"
+
+
 @pytest.mark.parametrize("native", [True, False])
 def test_a_gpu_computes_in_bfloat16_unless_it_would_emulate_it(monkeypatch, native):
     monkeypatch.setattr(
