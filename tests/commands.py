@@ -1,7 +1,8 @@
 """Calls the commands one after another in one process, as a user would, on phantoms.
 
 ``python commands.py FOLDER`` needs no package that setup.cfg does not require; `.ci/run` starts it
-with the oldest versions. tests/windows.py calls all commands but phantom, which takes long, and those that call others.
+with the oldest versions. tests/windows.py calls all commands but those that take long or call
+others.
 """
 
 import gc

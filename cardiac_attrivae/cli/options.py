@@ -92,7 +92,7 @@ device = click.option(
     show_default=True,
     metavar="auto|cpu|cuda[:N]|mps",
     help="Where to run.",
-)
+)  # fmt: skip
 rounds = click.option(
     "--rounds", default=1000, show_default=True, type=click.IntRange(1),
     help="Draws behind every interval and null distribution.",
