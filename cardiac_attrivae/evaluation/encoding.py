@@ -15,9 +15,9 @@ import pandas as pd
 import torch
 
 from ..attributes import ATTRIBUTES
-from ..data.anatomy import SURE, exchanged_labels, handedness
+from ..data.anatomy import SURE, exchanged_labels, handedness, is_flipped
 from ..data.masks import CANONICAL
-from ..data.nifti import NEAR
+from ..data.nifti import NEAR, Volume
 from ..data.recipe import Recipe
 from ..data.scan import Scan, read_scan
 from ..data.store import SliceDataset
@@ -34,6 +34,10 @@ from ..segmentation.scans import ScanSegmenter, Segmentation
 from ..training.run import Run, decode, encode
 
 MIRROR_IMAGE = "the pictures show a mirror image of a heart: --mirror (mirror=True) turns it round"
+ANOTHER_ORDER = (
+    "mask and scan are stored in different orders by their affines: voxels are matched as they are "
+    "stored; save the mask in the order of its scan"
+)
 CUT = 0.02
 """Share of the heart outside the crop above which it is reported."""
 
@@ -151,8 +155,10 @@ def encode_scan(
             *found.warnings
         ]  # fmt: skip
     else:
-        frame, outlined = _given(scan, read_scan(mask), labels)
-        scan, source, dice, said = _turned(scan, mirror), MANUAL, {}, []
+        given = read_scan(mask)
+        frame, outlined = _given(scan, given, labels)
+        flipped = is_flipped(*(_first(volume) for volume in (scan, given)))
+        scan, source, dice, said = _turned(scan, mirror), MANUAL, {}, [ANOTHER_ORDER] * flipped
         outlined = outlined[:, ::-1] if mirror else outlined
         if exchanged := exchanged_labels(outlined):
             said.append(
@@ -234,6 +240,11 @@ def population_of(run: Run) -> Population | None:
         return None
     device = next(run.network.parameters()).device
     return Population.fit(encode(run.network, train.images.to(device))[0])
+
+
+def _first(scan: Scan) -> Volume:
+    """Returns the first frame of a scan."""
+    return Volume(scan.frames[..., 0], scan.spacing_mm, scan.affine)
 
 
 def _turned(scan: Scan, mirror: bool) -> Scan:

@@ -16,7 +16,12 @@ from cardiac_attrivae.data.manifest import load_manifest
 from cardiac_attrivae.data.preprocess import preprocess
 from cardiac_attrivae.data.scan import read_scan
 from cardiac_attrivae.evaluation import encoding_batch
-from cardiac_attrivae.evaluation.encoding import MIRROR_IMAGE, encode_scan, population_of
+from cardiac_attrivae.evaluation.encoding import (
+    ANOTHER_ORDER,
+    MIRROR_IMAGE,
+    encode_scan,
+    population_of,
+)
 from cardiac_attrivae.metrics.population import Population
 from cardiac_attrivae.schema import DataError, Structure
 from cardiac_attrivae.segmentation.scans import Segmentation
@@ -213,6 +218,21 @@ def test_a_mask_of_another_shape_is_refused(world, tmp_path):
     nibabel.save(mask.slicer[:, :, :-1], tmp_path / "mask.nii.gz")
     with pytest.raises(DataError, match="expected equal"):
         encode_scan(run, records[0].image, tmp_path / "mask.nii.gz")
+
+
+def test_a_mask_in_another_order_than_its_scan_is_reported(world, tmp_path):
+    run, _, folder, records, _ = world
+    record = records[0]
+    voxels = np.asarray(nibabel.load(folder / "masks" / record.image.name).dataobj)
+    affine = np.diag([1.5, 1.5, 8, 1.0])
+    flipped = affine @ np.diag([-1.0, 1, 1, 1])
+    flipped[0, 3] = 1.5 * (len(voxels) - 1)
+    image = np.asarray(nibabel.load(record.image).dataobj)
+    nibabel.save(nibabel.Nifti1Image(image, affine), tmp_path / "image.nii.gz")
+    for name, mask, way in (("same", voxels, affine), ("flipped", voxels[::-1], flipped)):
+        nibabel.save(nibabel.Nifti1Image(mask, way), tmp_path / f"{name}.nii.gz")
+        one = encode_scan(run, tmp_path / "image.nii.gz", tmp_path / f"{name}.nii.gz")
+        assert (ANOTHER_ORDER in one.warnings) == (name == "flipped")
 
 
 @pytest.mark.realdata
