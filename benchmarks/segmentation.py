@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from cardiac_attrivae.data.cases import find_cases
 from cardiac_attrivae.data.manifest import load_manifest
 from cardiac_attrivae.data.transforms import ReadPhased, ToCanonicalLabelsd
-from cardiac_attrivae.metrics.cardiac_function import ventricle
+from cardiac_attrivae.heart import ventricle
 from cardiac_attrivae.metrics.images import dice
 from cardiac_attrivae.report.style import looks, plain, save
 from cardiac_attrivae.schema import HEART, STRUCTURES, CaseRecord, Keys

@@ -295,7 +295,7 @@ class Model:
             rounds: Draws behind every interval and null distribution.
         """
         store = open_store(store) if isinstance(store, (str, Path)) else store
-        target = store.split(split).basal()
+        target = store.split(split).basal().complete(self.attributes)
         if not len(target):
             raise DataError(f"{store.folder} has no {split} patients; choose another split")
         where = find_device(self.device)

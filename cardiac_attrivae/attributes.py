@@ -6,67 +6,21 @@ and the messages that list attributes read the entry.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from enum import StrEnum
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .schema import HEART, Phase, Structure
+from .heart import Outlines, eccentricity, mass_g, ventricle
+from .schema import HEART, Phase, Structure, structures_at
 
-Spacing = tuple[float, float, float]
+Hearts = Mapping[Phase, Outlines]
+"""The heart of a patient at the phases that are known."""
 
-SECOND = 0.25
-"""Share of the largest part of an LV above which another part is another LV."""
-
-
-def pixel_counts(mask: np.ndarray) -> np.ndarray:
-    """Counts the pixels of each structure in each slice of a canonical mask (I, J, S), (S, 4).
-
-    Example:
-        >>> mask = np.array([[[0, 1], [2, 1]], [[3, 0], [2, 1]]])  # two slices of 2 x 2 pixels
-        >>> pixel_counts(mask).tolist()
-        [[1, 0, 2, 1], [1, 3, 0, 0]]
-    """
-    slices, labels = mask.shape[-1], len(Structure)
-    cells = mask + labels * np.arange(slices)  # a cell of the table for each voxel
-    return np.bincount(cells.ravel(order="K"), minlength=slices * labels).reshape(slices, labels)
-
-
-def is_one_heart(cavity: np.ndarray) -> bool:
-    """Tells whether the LV, a truth value for each voxel (I, J, S), looks like one part along S.
-
-    A second LV is a part that lies apart and is `SECOND` of the first or more. None of the 102
-    patients of ACDC and M&Ms at hand has any.
-    """
-    from scipy.ndimage import label
-
-    parts, _ = label(cavity.any(axis=2), np.ones((3, 3)))
-    sizes = np.sort(np.bincount(parts.ravel())[1:])
-    return len(sizes) < 2 or sizes[-2] < SECOND * sizes[-1]
-
-
-def volume_ml(counts: np.ndarray, spacing: Spacing, structure: Structure) -> float:
-    """Measures the volume over all slices in mL: voxels times voxel volume, nothing interpolated.
-
-    Example:
-        >>> counts = np.array([[0, 90, 0, 0], [0, 80, 0, 0]])
-        >>> round(volume_ml(counts, (1.25, 1.25, 8.0), Structure.LV), 3)
-        2.125
-    """
-    return float(counts[:, structure].sum() * np.prod(spacing) / 1000)
-
-
-def area_cm2(counts: np.ndarray, spacing: Spacing, structure: Structure, index: int) -> float:
-    """Measures the area in one slice in cm^2: pixels times pixel area.
-
-    Example:
-        >>> counts = np.array([[0, 90, 0, 0], [0, 80, 0, 0]])
-        >>> area_cm2(counts, (1.25, 1.25, 8.0), Structure.LV, 1)
-        1.25
-    """
-    return float(counts[index, structure] * spacing[0] * spacing[1] / 100)
+ED, ES = Phase.ED, Phase.ES
 
 
 class Kind(StrEnum):
@@ -77,6 +31,7 @@ class Kind(StrEnum):
     RATIO = "ratio"
     MASS = "mass"
     LENGTH = "length"
+    SHAPE = "shape"  # areas say nothing of it
 
 
 class Attribute(NamedTuple):
@@ -85,11 +40,16 @@ class Attribute(NamedTuple):
     Attributes:
         name: Name in pipelines, stores and tables.
         label: Name for readers.
-        unit: ``cm2``, ``mL``, ...; empty for a plain number.
+        unit: ``cm2``, ``mL``, ``%``, ...; empty for a plain number.
         kind: What it is physically.
         structure: Structure whose size it follows.
         phases: Phases whose masks it needs.
-        measure: Function of the pixel counts (S, 4), the spacing in mm and the index of the slice.
+        measure: Function of the outlined heart at these phases.
+        drawn: What the areas of a drawn slice say of it, see `drawn`; None takes the area of its
+            structure.
+        digits: Digits after the point, where it is printed.
+        in_every_store: Whether a store of ED has its column. The others are measured on the masks
+            when they are asked for, so that such a store stays the same byte for byte.
     """
 
     name: str
@@ -98,7 +58,41 @@ class Attribute(NamedTuple):
     kind: Kind
     structure: Structure
     phases: tuple[Phase, ...]
-    measure: Callable[[np.ndarray, Spacing, int], float]
+    measure: Callable[[Hearts], float]
+    drawn: Callable[[Any], Any] | None = None
+    digits: int = 1
+    in_every_store: bool = True
+
+
+def column(phase: Phase, structure: Structure) -> int:
+    """Returns where an area stands among those of all phases: LV, MYO, RV at ED, then at ES.
+
+    Example:
+        >>> column(Phase.ES, Structure.MYO)
+        4
+    """
+    return len(HEART) * list(Phase).index(phase) + HEART.index(structure)
+
+
+def column_of(name: str) -> int:
+    """Returns where the area of an attribute's structure stands, at its last phase, see `column`.
+
+    Example:
+        >>> column_of("RVEDV"), column_of("LVESA")
+        (2, 3)
+    """
+    return column(ATTRIBUTES[name].phases[-1], ATTRIBUTES[name].structure)
+
+
+def structures_of(name: str) -> tuple[str, ...]:
+    """Names the structure of an attribute at each of its phases, see `structures_at`.
+
+    Example:
+        >>> structures_of("MEDA"), structures_of("LVEF")
+        (('MYO',), ('LV', 'LV_ES'))
+    """
+    about = ATTRIBUTES[name]
+    return tuple(structures_at(Phase)[column(phase, about.structure)] for phase in about.phases)
 
 
 # The paper writes MEDV for the volume of the myocardium.
@@ -109,31 +103,173 @@ _NAMES = {
 }
 
 
-def _volume(structure: Structure) -> Attribute:
+def _area_of(areas: Any, phase: Phase, structure: Structure) -> Any:
+    return areas[..., column(phase, structure)]
+
+
+def _volume(phase: Phase, structure: Structure) -> Attribute:
     prefix, word = _NAMES[structure]
     return Attribute(
-        f"{prefix}EDV", f"{word} volume at ED", "mL", Kind.VOLUME, structure, (Phase.ED,),
-        lambda counts, spacing, index: volume_ml(counts, spacing, structure),
+        f"{prefix}{phase}V", f"{word} volume at {phase}", "mL", Kind.VOLUME, structure, (phase,),
+        lambda at: at[phase].volume(structure), in_every_store=phase == ED,
     )  # fmt: skip
 
 
-def _area(structure: Structure) -> Attribute:
+def _area(phase: Phase, structure: Structure) -> Attribute:
     prefix, word = _NAMES[structure]
     return Attribute(
-        f"{prefix}EDA", f"{word} area at ED", "cm2", Kind.AREA, structure, (Phase.ED,),
-        lambda counts, spacing, index: area_cm2(counts, spacing, structure, index),
+        f"{prefix}{phase}A", f"{word} area at {phase}", "cm2", Kind.AREA, structure, (phase,),
+        lambda at: at[phase].area(structure), in_every_store=phase == ED,
     )  # fmt: skip
 
+
+def _pumped(at: Hearts, structure: Structure) -> Any:
+    return ventricle(at[ED].volume(structure), at[ES].volume(structure))
+
+
+def _ejection_fraction(structure: Structure) -> Attribute:
+    prefix, word = _NAMES[structure]
+
+    def area_change(areas: Any) -> Any:
+        """Fractional area change: what is seen of an ejection fraction in a slice."""
+        before, after = (_area_of(areas, phase, structure) for phase in (ED, ES))
+        return 100 * (1 - after / (before + TINY))
+
+    return Attribute(
+        f"{prefix}EF", f"{word} ejection fraction", "%", Kind.RATIO, structure, (ED, ES),
+        lambda at: _pumped(at, structure).ef_percent, area_change, in_every_store=False,
+    )  # fmt: skip
+
+
+TINY = 1e-6
+"""cm2 that keep a ratio of drawn areas finite where nothing is drawn."""
+
+
+def _ring_mm(areas: Any, phase: Phase) -> Any:
+    """Thickness of a ring of the areas of cavity and wall, in mm."""
+    cavity, wall = (_area_of(areas, phase, s) for s in (Structure.LV, Structure.MYO))
+    return 10 * (((cavity + wall) / np.pi) ** 0.5 - (cavity / np.pi) ** 0.5)
+
+
+def _wall(phase: Phase, name: str, word: str, summary: Callable[[Any], Any]) -> Attribute:
+    return Attribute(
+        f"{name}_{phase}", f"{word} wall thickness at {phase}", "mm", Kind.LENGTH, Structure.MYO,
+        (phase,), lambda at: _thickness(at[phase], summary), partial(_ring_mm, phase=phase),
+        in_every_store=False,
+    )  # fmt: skip
+
+
+def _thickness(heart: Outlines, summary: Callable[[Any], Any]) -> float:
+    return float(summary(heart.wall)) if len(heart.wall) else float("nan")
+
+
+def _thickening(before: Any, after: Any) -> Any:
+    """Growth of the wall from ED to ES in percent."""
+    return 100 * (after / (before + TINY) - 1)
+
+
+_SINGLE = (
+    Attribute(
+        "LVSV", "LV stroke volume", "mL", Kind.VOLUME, Structure.LV, (ED, ES),
+        lambda at: _pumped(at, Structure.LV).sv_ml,
+        lambda areas: areas[..., column(ED, Structure.LV)] - areas[..., column(ES, Structure.LV)],
+        in_every_store=False,
+    ),
+    Attribute(
+        "LVM", "LV mass", "g", Kind.MASS, Structure.MYO, (ED,),
+        lambda at: mass_g(at[ED].volume(Structure.MYO)), in_every_store=False,
+    ),
+    Attribute(
+        "thickening", "Wall thickening", "%", Kind.RATIO, Structure.MYO, (ED, ES),
+        lambda at: _thickening(*(_thickness(at[phase], np.mean) for phase in (ED, ES))),
+        lambda areas: _thickening(_ring_mm(areas, ED), _ring_mm(areas, ES)), in_every_store=False,
+    ),
+    Attribute(
+        "LV_eccentricity", "LV eccentricity at ED", "", Kind.SHAPE, Structure.LV, (ED,),
+        lambda at: eccentricity(at[ED].plane == Structure.LV, at[ED].spacing[:2]),
+        digits=2, in_every_store=False,
+    ),
+)  # fmt: skip
 
 ATTRIBUTES: dict[str, Attribute] = {
-    attribute.name: attribute for make in (_volume, _area) for attribute in map(make, HEART)
+    attribute.name: attribute
+    for attribute in (
+        *(_volume(ED, structure) for structure in HEART),
+        *(_area(ED, structure) for structure in HEART),
+        *(_volume(ES, structure) for structure in (Structure.LV, Structure.RV)),
+        *(_area(ES, structure) for structure in HEART),
+        *map(_ejection_fraction, (Structure.LV, Structure.RV)),
+        *(_wall(phase, "WT_mean", "Mean", np.mean) for phase in (ED, ES)),
+        *(_wall(phase, "WT_max", "Largest", np.max) for phase in (ED, ES)),
+        *_SINGLE,
+    )
 }
 
-VOLUMES = tuple(_volume(structure).name for structure in HEART)
-"""The volumes of all structures, in the order of `HEART`."""
 
-AREAS = tuple(_area(structure).name for structure in HEART)
-"""The areas of all structures in a slice, in the order of `HEART`."""
+def drawn(name: str, areas: Any) -> Any:
+    """Returns what the areas of drawn slices say of an attribute.
+
+    An area is the area of its structure. Of a volume or a mass that area is what a slice shows, of
+    an ejection fraction the fractional area change, of a wall the ring of the same areas.
+
+    Args:
+        name: Attribute.
+        areas: Areas of LV, MYO and RV at ED, then at ES, in cm^2, (..., 3 C): array or tensor.
+
+    Returns:
+        (...), NaN of a shape.
+
+    Example:
+        >>> drawn("LVEF", np.array([20.0, 15, 30, 8, 16, 20])).round(3).item()  # from 20 to 8 cm2
+        60.0
+    """
+    entry = ATTRIBUTES[name]
+    if is_own_area(name):
+        return _area_of(areas, entry.phases[-1], entry.structure)
+    return areas[..., 0] * float("nan") if entry.drawn is None else entry.drawn(areas)
+
+
+def is_own_area(name: str) -> bool:
+    """Tells whether a slice shows of an attribute the area of its structure, see `drawn`.
+
+    Example:
+        >>> [name for name in ("MEDA", "LVEDV", "LVEF", "LV_eccentricity") if is_own_area(name)]
+        ['MEDA', 'LVEDV']
+    """
+    return ATTRIBUTES[name].drawn is None and ATTRIBUTES[name].kind is not Kind.SHAPE
+
+
+VOLUMES = tuple(_volume(ED, structure).name for structure in HEART)
+"""The volumes of all structures at ED, in the order of `HEART`."""
+
+AREAS = tuple(_area(ED, structure).name for structure in HEART)
+"""The areas of all structures in a slice at ED, in the order of `HEART`."""
+
+
+def areas_at(phases: Iterable[Phase]) -> tuple[str, ...]:
+    """Returns the areas of all structures at some phases, in the order of `column`.
+
+    Example:
+        >>> areas_at([Phase.ED, Phase.ES])
+        ('LVEDA', 'MEDA', 'RVEDA', 'LVESA', 'MESA', 'RVESA')
+    """
+    return tuple(_area(phase, structure).name for phase in phases for structure in HEART)
+
+
+def names_at(phases: Sequence[Phase]) -> tuple[str, ...]:
+    """Returns the attributes that stores with the masks of these phases have columns of.
+
+    Example:
+        >>> names_at([Phase.ED])
+        ('LVEDV', 'MEDV', 'RVEDV', 'LVEDA', 'MEDA', 'RVEDA')
+        >>> names_at([Phase.ED, Phase.ES])[-3:]
+        ('LVM', 'thickening', 'LV_eccentricity')
+    """
+    return tuple(
+        name
+        for name, a in ATTRIBUTES.items()
+        if (a.in_every_store if len(phases) == 1 else set(a.phases) <= set(phases))
+    )
 
 
 def label_of(name: str) -> str:
@@ -166,21 +302,25 @@ def is_area(name: str) -> bool:
     return name in ATTRIBUTES and ATTRIBUTES[name].kind is Kind.AREA
 
 
-def measure(counts: np.ndarray, spacing: Spacing, index: int) -> dict[str, float]:
-    """Measures every attribute of one slice.
+def measure(hearts: Hearts, names: Iterable[str] | None = None) -> dict[str, float]:
+    """Measures attributes of one slice; NaN where the mask of a phase is missing.
 
     Args:
-        counts: `pixel_counts` of the mask of the whole heart on the native grid, (S, 4).
-        spacing: mm along i, j and between slices, from pixdim.
-        index: The slice that areas are taken in.
+        hearts: The heart at each known phase, all at the same slice.
+        names: Which attributes; None measures all of them.
 
     Example:
-        >>> counts = np.array([[0, 90, 5, 0], [0, 80, 64, 0]])
-        >>> found = measure(counts, (1.25, 1.25, 8.0), index=1)
-        >>> found["LVEDA"], found["MEDA"], round(found["LVEDV"], 3)
-        (1.25, 1.0, 2.125)
+        >>> mask = np.zeros((20, 20, 2), np.uint8)
+        >>> mask[2:12, 2:10, 1], mask[2:10, 10:18, 1] = Structure.LV, Structure.MYO
+        >>> found = measure({Phase.ED: Outlines(mask, (1.25, 1.25, 8.0), index=1)})
+        >>> found["LVEDA"], found["MEDA"], round(found["LVEDV"], 3), found["LVEF"]
+        (1.25, 1.0, 1.0, nan)
     """
-    return {name: a.measure(counts, spacing, index) for name, a in ATTRIBUTES.items()}
+    return {
+        name: a.measure(hearts) if set(a.phases) <= hearts.keys() else float("nan")
+        for name, a in ATTRIBUTES.items()
+        if names is None or name in names
+    }
 
 
 def check_names(names: Iterable[str]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ C channels, H W pixels (rows, columns), D latent dimensions, K attributes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from pathlib import Path
@@ -40,15 +40,26 @@ STRUCTURES = tuple(structure.name for structure in HEART)
 """Their names, as columns of measured areas and of Dice."""
 
 
+def structures_at(phases: Iterable[Phase]) -> tuple[str, ...]:
+    """Names the structures of several phases, as columns; those of ED are plain `STRUCTURES`.
+
+    Example:
+        >>> structures_at(Phase)
+        ('LV', 'MYO', 'RV', 'LV_ES', 'MYO_ES', 'RV_ES')
+    """
+    ends = {phase: "" if phase == Phase.ED else f"_{phase}" for phase in phases}
+    return tuple(name + end for end in ends.values() for name in STRUCTURES)
+
+
 class Keys(StrEnum):
     """Names in ``engine.state.output`` and in the dictionaries that MONAI transforms pass along."""
 
     IMAGE = "image"  # (N, C, H, W) slices in [0, 1], 0 outside the mask
-    LABEL = "label"  # (N, 1, H, W) canonical masks
+    LABEL = "label"  # (N, C, H, W) canonical masks
     ATTRIBUTES = "attributes"  # (N, K) in the order of the pipeline's attribute list
     ROW = "row"  # (N,) row of cases.csv
     RECONSTRUCTION = "reconstruction"  # (N, C, H, W)
-    PREDICTION = "prediction"  # (N, 1, H, W) labels that a network found
+    PREDICTION = "prediction"  # (N, C, H, W) labels that a network found
     MU = "mu"  # (N, D) posterior mean
     LOGVAR = "logvar"  # (N, D) log of the posterior variance
     LATENT = "z"  # (N, D) the sample that was decoded
@@ -98,6 +109,8 @@ class CaseRecord:
         match: One of ``MATCHES``.
         mask_source: Who made the mask: ``manual``, or the name of a segmenter.
         source_case: Id in the source where ``case`` is a pseudonym; it is never written.
+        later: The same patient at ES, where slices are read at both phases; None where there is no
+            mask at ES, or only ED is read.
     """
 
     case: str
@@ -115,6 +128,12 @@ class CaseRecord:
     match: str = "order"
     mask_source: str = MANUAL
     source_case: str = field(default="", repr=False)
+    later: CaseRecord | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file of the record, that of a later phase included."""
+        return (self.image, self.mask, *(self.later.files if self.later else ()))
 
 
 class VAEOutput(NamedTuple):

@@ -148,8 +148,10 @@ def slices_of(patients, folder):
     import pandas as pd
     import torch
 
-    from cardiac_attrivae.attributes import measure, pixel_counts
+    from cardiac_attrivae.attributes import measure, names_at
     from cardiac_attrivae.data.store import SliceDataset
+    from cardiac_attrivae.heart import Outlines
+    from cardiac_attrivae.schema import Phase
 
     random, spacing = np.random.default_rng(0), (1.0, 1.0, 8.0)
     masks, rows, images, labels = {}, [], [], []
@@ -163,7 +165,7 @@ def slices_of(patients, folder):
             rows.append(
                 {"case": case, "dataset": "drawn", "split": "train", "slice_index": index}
                 | dict(zip(("spacing_x_mm", "spacing_y_mm", "spacing_z_mm"), spacing, strict=True))
-                | measure(pixel_counts(masks[case]), spacing, index)
+                | measure({Phase.ED: Outlines(masks[case], spacing, index)}, names_at([Phase.ED]))
             )
     np.savez(folder / "masks.npz", **masks)
     recipe = {"size": len(labels[0]), "spacing": 1.0, "percentiles": [1, 99]}

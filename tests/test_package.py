@@ -19,6 +19,7 @@ CHECKOUT = Path(__file__).parent.parent
 
 FLOORS = (
     ("schema",),
+    ("heart",),
     ("attributes",),
     ("metrics", "runtime"),
     ("report", "models"),

@@ -35,7 +35,7 @@ def diameter():
     """A new attribute: the diameter of a disc that has the area of the LV."""
     attribute = Attribute(
         "LVDIAM", "LV diameter at ED", "cm", Kind.LENGTH, Structure.LV, (Phase.ED,),
-        lambda counts, spacing, index: ATTRIBUTES["LVEDA"].measure(counts, spacing, index) ** 0.5,
+        lambda at: ATTRIBUTES["LVEDA"].measure(at) ** 0.5,
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ATTRIBUTES, attribute.name, attribute)
@@ -109,9 +109,9 @@ def test_a_new_attribute_can_be_requested(evaluated, diameter):
 
 def test_a_new_attribute_is_named_where_a_wrong_one_is_refused(diameter):
     with pytest.raises(
-        ValueError, match=rf"unknown attribute 'LVEF'.*; expected .*{diameter.name}"
+        ValueError, match=rf"unknown attribute 'LVGLS'.*; expected .*{diameter.name}"
     ):
-        check_names(["LVEF"])
+        check_names(["LVGLS"])
 
 
 def test_a_new_metric_is_scored_and_compared_with_its_null_distribution(evaluated, metrics):

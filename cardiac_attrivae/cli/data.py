@@ -41,6 +41,10 @@ def check(dataset: str, source: Path) -> None:
     type=click.Choice(["basal", "mid", "max-area", "all", "whole"]),
     help="Which slices of a patient to keep; whole: all, uncropped, at ED and ES, for a segmenter.",
 )  # fmt: skip
+@click.option(
+    "--phases", default="ED", show_default=True, type=click.Choice(["ED", "ED,ES"]),
+    help="Channels of a slice; ES lies in the geometry of ED.",
+)  # fmt: skip
 @click.option("--spacing", default=1.3, show_default=True, help="Pixel size in mm.")
 @click.option("--size", default=128, show_default=True, help="Pixels along a side.")
 @click.option(
@@ -73,6 +77,7 @@ def preprocess(
     source: Path,
     output: Path,
     slices: str,
+    phases: str,
     spacing: float,
     size: int,
     field: float | None,
@@ -98,7 +103,8 @@ def preprocess(
     if masks is None and (only_missing or mask_source):
         raise click.UsageError("--only-missing and --mask-source need --masks DIR")
     elsewhere = masks and Masks(masks, mask_source, read_labels(labels), only_missing)
-    recipe = Recipe(slices, spacing if field is None else field / size, size)
+    grid = spacing if field is None else field / size
+    recipe = Recipe(slices, grid, size, phases=tuple(phases.split(",")))
     key = read_key(pseudonymise, output) if pseudonymise else None
     bar = progress("preprocess")
     summary = run(manifest, source, output, recipe, key=key, masks=elsewhere, progress=bar, **given)

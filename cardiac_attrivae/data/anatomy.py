@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..attributes import pixel_counts
+from ..heart import pixel_counts
 from ..schema import HEART, DataError, Structure
 from .crop import barycentre
 from .images import reordered

@@ -371,5 +371,7 @@ def _record(
         phase=phase,
         match=manifest.match or ("affine" if of_dicom else "order"),
         mask_source=made_by,
-        **{fact: facts.get(fact, "") for fact in ("vendor", "centre", "pathology")},
+        vendor=facts.get("vendor", ""),
+        centre=facts.get("centre", ""),
+        pathology=facts.get("pathology", ""),
     )

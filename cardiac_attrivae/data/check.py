@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..attributes import is_one_heart
+from ..heart import is_one_heart
 from ..schema import HEART, CaseRecord, DataError, Structure
 from .anatomy import oddities
 from .case_table import match_rows
@@ -75,13 +75,15 @@ def check_dataset(
     later = find_cases(manifest, source, "ES") if has_es else Cases([], [])
     at_es = {record.case: record for record in later.records}
     findings = Findings()
-    scans = []
+    scans, both = [], set()
     for record in progress(cases.records):
         scan = _examine(record, findings)
         es = at_es.get(record.case)
         if es:
             later_scan = _examine(es, findings, whole=es.image != record.image)
             _note_phases(scan, later_scan, findings)
+            if later_scan and later_scan.labelled and later_scan.sound:
+                both.add(record.case)
         if scan:
             scans.append(scan)
     usable = [scan for scan in scans if scan.labelled and scan.sound]
@@ -95,6 +97,7 @@ def check_dataset(
         root=root,
         found=counts,
         usable=Counter((scan.record.domain, scan.record.split) for scan in usable),
+        at_es=sum(scan.record.case in both for scan in usable),
         geometry=_geometry(usable, findings),
         problems=findings.all(problem=True),
         notes=findings.all(problem=False),

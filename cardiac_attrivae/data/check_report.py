@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..schema import SPLITS
+from ..attributes import ATTRIBUTES
+from ..schema import SPLITS, Phase
 from .manifest import Manifest
 
 
@@ -44,6 +45,7 @@ class Report:
         root: Folder that holds the data set's folders.
         found: Folder -> number of cases in it, usable or not.
         usable: (domain, split) -> number of usable cases.
+        at_es: Number of usable cases that have a usable mask at ES, too.
         geometry: (name, lowest, median, highest) over the usable cases at ED.
         problems: Facts that make cases unusable or wrong; with any, the command ends with 2.
         notes: Other facts that a reader should know.
@@ -53,6 +55,7 @@ class Report:
     root: Path
     found: Mapping[str, int]
     usable: Mapping[tuple[str, str], int]
+    at_es: int
     geometry: tuple[tuple[str, float, float, float], ...]
     problems: tuple[Finding, ...]
     notes: tuple[Finding, ...]
@@ -66,6 +69,7 @@ class Report:
             counts = [self.usable.get((domain, split), 0) for split in splits]
             rows.append((domain, *counts, sum(counts)))
         total = sum(self.usable.values())
+        later = [name for name, a in ATTRIBUTES.items() if Phase.ES in a.phases]
         blocks = [
             _wrap(f"{known.name}: {known.title}", width) + [str(self.root)],
             _wrap(f"Licence: {known.licence}", width) + _wrap(f"Cite: {known.citation}", width),
@@ -73,6 +77,8 @@ class Report:
                    + [(f, expected.get(f, "-"), n) for f, n in self.found.items()]),
             _table([("usable cases", *splits, "all"), *rows]),
             _table([("at ED", "lowest", "median", "highest"), *self.geometry]),
+            _wrap(f"{self.at_es} of {total} usable cases have a mask at ES, too, and with it, by "
+                  f"preprocess --phases ED,ES: {', '.join(later)}", width),
         ]  # fmt: skip
         if known.oddities:
             lines = [line for text in known.oddities for line in _wrap(f"- {text}", width)]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..attributes import Spacing
+from ..heart import Spacing
 from ..schema import CaseRecord, DataError
 from .dicom import read_dicom
 from .nifti import Volume, read_volume

@@ -33,7 +33,8 @@ from .manifest import Manifest, load_manifest
 from .masks import Masks, predicted_masks
 from .pseudonyms import fixed_reason, pseudonymised
 from .recipe import WHOLE, Recipe
-from .store import SPACING, STORE, is_store
+from .store import is_store
+from .store_files import SPACING, STORE
 from .store_writer import FACTS, assemble, case_file, save_case
 from .transforms import innermost, preprocessing
 
@@ -184,7 +185,7 @@ def preprocess(
             "pseudonymised": key is not None,
             "recipe": asdict(recipe),
         }
-        info = assemble(store, finished, skipped, about)
+        info = assemble(store, finished, skipped, about, recipe.phases)
         replace_folder(store, place)
         empty(partial)
     with suppress(OSError):  # it was there before, or another run has begun
@@ -233,12 +234,26 @@ def _found(
     if without_duplicates:
         kept = drop_duplicates(found.records, manifest)
         found = Cases(kept.records, [*found.skipped, *kept.skipped])
+    if recipe.phases[1:]:
+        found = _with_later(found, find_cases(manifest, source, "ES", masks), recipe)
     if recipe.slice == WHOLE and manifest.gives("ES"):
         at_ed = {record.case for record in found.records}
         later = find_cases(manifest, source, "ES", masks).records
         both = [*found.records, *(record for record in later if record.case in at_ed)]
         found = Cases(sorted(both, key=lambda record: (record.case, record.phase)), found.skipped)
     return found if key is None else pseudonymised(found, manifest, key)
+
+
+def _with_later(found: Cases, later: Cases, recipe: Recipe) -> Cases:
+    """Joins each case with itself at ES; where it has no mask there, it is left out, unless all
+    slices are kept with what there is."""
+    at_es = {record.case: record for record in later.records}
+    reasons = dict(later.skipped)
+    records = [replace(record, later=at_es.get(record.case)) for record in found.records]
+    if recipe.slice == "all":
+        return Cases(records, found.skipped)
+    lost = [Skipped(r.case, f"at ES: {reasons[r.case]}") for r in records if r.later is None]
+    return Cases([r for r in records if r.later], sorted([*found.skipped, *lost]))
 
 
 class Job(NamedTuple):
@@ -250,10 +265,7 @@ class Job(NamedTuple):
 
 def _results(pool: Pool, jobs: Iterable[Job], transform: Compose) -> Iterator[Skipped | None]:
     """Runs every job; yields None for a case that was written, or why it was skipped."""
-    # a worker may have another working folder
-    todo = (
-        Job(replace(r, image=r.image.absolute(), mask=r.mask.absolute()), file) for r, file in jobs
-    )
+    todo = (Job(_absolute(record), file) for record, file in jobs)
     for job, result in run_each(pool, partial(_process, transform=transform), todo):
         case, file = job.record.case, job.file
         if isinstance(result, Failure):
@@ -268,6 +280,12 @@ def _results(pool: Pool, jobs: Iterable[Job], transform: Compose) -> Iterator[Sk
             yield result
 
 
+def _absolute(record: CaseRecord) -> CaseRecord:
+    """Writes whole paths: a worker may have another working folder."""
+    later = record.later and _absolute(record.later)
+    return replace(record, image=record.image.absolute(), mask=record.mask.absolute(), later=later)
+
+
 def process_case(record: CaseRecord, transform: Compose) -> dict[str, np.ndarray]:
     """Processes one case.
 
@@ -276,7 +294,8 @@ def process_case(record: CaseRecord, transform: Compose) -> dict[str, np.ndarray
         transform: What `preprocessing` returns.
 
     Returns:
-        ``images`` and ``labels`` (n, 1, H, W), ``mask`` (I, J, S), ``rows`` (n,), one JSON object
+        ``images`` and ``labels`` (n, C, H, W), ``mask`` (I, J, S), ``later_mask``, that at ES, or
+        nothing (0, 0, 0), ``rows`` (n,), one JSON object
         each with the case's columns of cases.csv, ``remarks``, what is probably wrong with it, and
         ``crop`` (n, 2), the share of the heart outside the crop and the field that would hold it.
 
@@ -294,6 +313,9 @@ def process_case(record: CaseRecord, transform: Compose) -> dict[str, np.ndarray
     """
     items = transform({"record": record})
     facts = {name: getattr(record, name) for name in FACTS}
+    later = items[0].get("later")
+    if later is not None:
+        facts["phase"] = f"{record.phase},{later['record'].phase}"
     rows = []
     for item in items:
         spacing = dict(zip(SPACING, item["spacing"], strict=True))
@@ -304,6 +326,7 @@ def process_case(record: CaseRecord, transform: Compose) -> dict[str, np.ndarray
         "images": np.stack([item[Keys.IMAGE] for item in items]).astype(np.float32),
         "labels": np.stack([item[Keys.LABEL] for item in items]).astype(np.uint8),
         "mask": items[0]["mask"],
+        "later_mask": np.empty((0, 0, 0), np.uint8) if later is None else later["mask"],
         "rows": np.array([json.dumps(row) for row in rows]),
         "remarks": np.array(items[0]["remarks"], dtype=str),
         "crop": np.array([(item["cut"], item["field_mm"]) for item in items]),
@@ -327,7 +350,7 @@ def _reason(record: CaseRecord, error: BaseException) -> str:
     unexpected = not isinstance(error, DataError)
     if record.source_case:
         return f"an unexpected {type(error).__name__}" if unexpected else fixed_reason(str(error))
-    text = without_folder(error, record.image, record.mask)
+    text = without_folder(error, *record.files)
     return f"{type(error).__name__}: {text}" if unexpected else text
 
 
@@ -345,5 +368,6 @@ def _fingerprint(recipe: Recipe, manifest: Manifest, records: list[CaseRecord], 
 
 def _space(recipe: Recipe, to_do: int, cases: int) -> int:
     """Estimates the bytes of finished cases and of the store, which are there at once."""
-    slices = (SLICES if recipe.slice in ("all", WHOLE) else 1) * recipe.size**2 * (4 + 1)
-    return to_do * (slices + MASK) + cases * slices
+    channels = len(recipe.phases)
+    slices = (SLICES if recipe.slice in ("all", WHOLE) else 1) * recipe.size**2 * (4 + 1) * channels
+    return to_do * (slices + MASK * channels) + cases * slices

@@ -109,7 +109,7 @@ def pseudonymised(found: Cases, manifest: Manifest, key: bytes) -> Cases:
 TWIN = re.compile(r"same scan as (?P<case>.+) \((?P<split>\w+)\), kept there", re.DOTALL)
 
 REASONS = {
-    r"^no mask\b|is empty at E[DS]\b": "no mask, or an empty one",
+    r"^(at ES: )?no mask\b|is empty at E[DS]\b": "no mask, or an empty one",
     r"\bpointer\b|\blink\b": "a file is only a link or a pointer, its content is not there",
     r" is missing$": "a file is missing",
     r"unpacks to|expected .*at most \d+ (voxels|MiB)": "a file is far too large",
@@ -126,7 +126,7 @@ REASONS = {
     r"affine that leads": "the affine of image or mask is unusable",
     r"DICOM|slice position|MONOCHROME|images of another": "the DICOM files are no complete cine",
     r"the table has": "the table has no row for it, or several that differ",
-    r"^E[DS] is|of its frames": "its frame of ED or ES is not given, or impossible",
+    r"^(at ES: )?E[DS] is|of its frames": "its frame of ED or ES is not given, or impossible",
     r"^its split is": "its split is none of train, val, test",
     r"^its (image|mask|id|name) ": "its id or its path in the table is unusable",
     r"^the id occurs again": "its id occurs again",

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..schema import Phase
+
 WHOLE = "whole"
 SLICES = ("basal", "mid", "max-area", "all", WHOLE)
 """Which slices of a patient may be kept."""
+PHASES = ((Phase.ED,), (Phase.ED, Phase.ES))
+"""Which phases may be the channels of a slice."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,9 @@ class Recipe:
         size: Pixels along each side of the crop.
         least_pixels: A slice is usable if each structure has more pixels than this.
         percentiles: Intensities inside the mask that become 0 and 1.
+        phases: Channels of a slice: ``("ED",)``, or ``("ED", "ES")``, both in the geometry of ED.
+            The slice chosen is then usable at both; with ``all``, every slice usable at ED is kept,
+            with what there is at ES.
     """
 
     slice: str = "basal"
@@ -29,10 +36,18 @@ class Recipe:
     size: int = 128
     least_pixels: int = 10
     percentiles: tuple[float, float] = (1.0, 99.0)
+    phases: tuple[str, ...] = (Phase.ED,)
 
     def __post_init__(self) -> None:
         if self.slice not in SLICES:
             raise ValueError(f"slice is {self.slice!r}; expected one of {', '.join(SLICES)}")
+        if self.phases not in PHASES:
+            raise ValueError(f"phases is {', '.join(self.phases)}; expected ED, or ED,ES")
+        if self.slice == WHOLE and len(self.phases) > 1:
+            raise ValueError(
+                "slice whole keeps ED and ES as slices of their own; leave phases out, or choose "
+                "another slice"
+            )
         if not 0.1 <= self.spacing <= 10:
             raise ValueError(f"spacing is {self.spacing} mm; expected 0.1 to 10")
         if not 16 <= self.size <= 1024:

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
-from reprlib import repr as short
-from typing import Any, TypeVar
+from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
@@ -23,27 +20,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..attributes import AREAS, ATTRIBUTES, VOLUMES, check_names, measure, pixel_counts
+from ..attributes import AREAS, ATTRIBUTES, VOLUMES, areas_at, check_names, measure
+from ..heart import Outlines
 from ..runtime.contents import require_store
 from ..runtime.files import read_json
 from ..runtime.provenance import digest, seal
-from ..runtime.spreadsheet import unquoted
-from ..schema import MANUAL, SPLITS, DataError, Keys, Structure
-from .manifest import NAME
-from .nifti import MOST_VOXELS
+from ..schema import MANUAL, SPLITS, DataError, Keys, Phase
+from .store_files import FILES, FORMAT, SPACING, check_facts, open_files, opened, read_masks
 
-FORMAT = 2
-FILES = ("cases.csv", "images.npy", "labels.npy", "masks.npz")
-"""What the content hash in dataset.json covers."""
-STORE = (*FILES, "dataset.json", "skipped.csv", "contact_sheet.png", "segmenters/segmenter_*")
-"""Every file of a store."""
-
-SPACING = ["spacing_x_mm", "spacing_y_mm", "spacing_z_mm"]
-CHANNELS = (1, 2)
-"""Accepted numbers of channels: ED, or ED and ES."""
-TEXT = ["case", "dataset", "split", "domain", "vendor", "centre", "pathology", "phase"]
-
-T = TypeVar("T")
 Slices = dict[str, Tensor]
 """Fields by their key, the rows of each along axis 0."""
 
@@ -76,97 +60,6 @@ def content_hash(folder: Path) -> str:
     with ThreadPoolExecutor() as pool:
         digests = pool.map(digest, (folder / name for name in FILES))
         return hashlib.sha256(b"".join(map(bytes.fromhex, digests))).hexdigest()
-
-
-def _files(folder: Path) -> tuple[np.ndarray, np.ndarray, ZipFile, pd.DataFrame]:
-    """Opens images, labels, masks and cases of a store together.
-
-    They stay readable when the store is replaced: all of them belong to the same version of it.
-    """
-    for name in FILES:
-        if not (folder / name).is_file():
-            raise DataError(f"{name} is missing from {folder}; run preprocess again")
-    images = _array(folder / "images.npy", np.float32)
-    labels = _array(folder / "labels.npy", np.uint8)
-    return images, labels, _opened(folder / "masks.npz", ZipFile), _cases(folder / "cases.csv")
-
-
-def _cases(file: Path) -> pd.DataFrame:
-    """Reads the table of a store and checks its columns and values."""
-    numbers = [*SPACING, *ATTRIBUTES]
-    types = {**dict.fromkeys(TEXT, str), **dict.fromkeys(numbers, float), "slice_index": int}
-    try:
-        cases = pd.read_csv(file, dtype={**types, "mask_source": str}, keep_default_na=False)
-    except (ValueError, OverflowError) as error:
-        raise DataError(f"{file} cannot be read: {error}") from None
-    if "mask_source" not in cases:  # versions that knew no other masks
-        cases["mask_source"] = MANUAL
-    for name in cases.columns.intersection(TEXT):
-        cases[name] = cases[name].map(unquoted)
-    missing = [name for name in types if name not in cases]
-    if missing:
-        raise DataError(f"{file} lacks the columns {', '.join(missing)}")
-    if not np.isfinite(cases[numbers].to_numpy()).all():
-        raise DataError(f"{file} holds NaN or infinite values; expected numbers")
-    unknown = set(cases["split"]) - set(SPLITS)
-    if unknown:
-        raise DataError(f"{file} has the splits {unknown}; expected {', '.join(SPLITS)}")
-    if (cases.groupby("case")["split"].nunique() > 1).any():
-        raise DataError(f"{file} has a case in several splits; expected each in one")
-    return cases
-
-
-def _array(file: Path, dtype: type) -> np.ndarray:
-    """Maps slices (N, C, H, W) into memory: they are read when they are indexed, never written."""
-    mapped = _opened(file, partial(np.lib.format.open_memmap, mode="r"))
-    if mapped.dtype != dtype or mapped.ndim != 4 or mapped.shape[1] not in CHANNELS:
-        raise DataError(
-            f"{file} holds {mapped.dtype} of shape {mapped.shape}; expected {np.dtype(dtype)} "
-            "(N, C, H, W), C 1 or 2"
-        )
-    return mapped
-
-
-def _opened(file: Path, opened: Callable[[Path], T]) -> T:
-    try:
-        return opened(file)
-    except Exception as error:  # numpy evaluates a header, so any kind of error can occur
-        raise DataError(f"{file} cannot be read: {error}") from None
-
-
-def _mask(archive: ZipFile, case: str) -> np.ndarray:
-    """Reads the native mask of a case, (I, J, S)."""
-    file = archive.filename
-    try:
-        if archive.getinfo(f"{case}.npy").file_size > MOST_VOXELS:
-            raise ValueError(f"it has more than {MOST_VOXELS} voxels")
-        with archive.open(f"{case}.npy") as stream:
-            mask = np.lib.format.read_array(stream, allow_pickle=False)
-    except Exception as error:
-        raise DataError(f"{file}: no mask of {case} can be read: {error}") from None
-    if mask.dtype != np.uint8 or mask.ndim != 3 or mask.max(initial=0) >= len(Structure):
-        raise DataError(
-            f"{file}: the mask of {case} holds {mask.dtype} of shape {mask.shape}; expected uint8 "
-            f"(I, J, S), 0 to {len(Structure) - 1}"
-        )
-    return mask
-
-
-def _check_facts(file: Path, info: dict[str, Any], cases: pd.DataFrame) -> None:
-    """Checks that dataset.json says what is needed and agrees with the table."""
-    name, recipe = info.get("dataset"), info.get("recipe")
-    if not (isinstance(name, str) and re.fullmatch(NAME, name)):  # files are named after it
-        raise DataError(f"{file}: dataset is {short(name)}; expected letters, digits, '_' and '-'")
-    spacing = recipe.get("spacing") if isinstance(recipe, dict) else None
-    if not (isinstance(spacing, (int, float)) and 0.1 <= spacing <= 10):
-        raise DataError(f"{file}: recipe.spacing is {short(spacing)}; expected 0.1 to 10 mm")
-    counts = cases.drop_duplicates("case")["split"].value_counts()
-    splits = {split: int(counts.get(split, 0)) for split in SPLITS}
-    if info.get("splits") != splits:
-        raise DataError(f"{file}: splits is {short(info.get('splits'))}; cases.csv has {splits}")
-    for key in ("title", "citation"):
-        if not isinstance(info.get(key), str):
-            raise DataError(f"{file}: {key} is {short(info.get(key))}; expected text")
 
 
 def _info(folder: Path) -> dict[str, Any]:
@@ -242,7 +135,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
         folder = Path(folder)
         info = _info(folder)
         try:
-            images, labels, masks, cases = _files(folder)
+            images, labels, masks, cases = open_files(folder)
         except DataError:
             if all((folder / name).is_file() for name in FILES):
                 _check_content(folder, info)  # the likelier reason
@@ -257,7 +150,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
             )
         if images.shape[2] != images.shape[3]:
             raise DataError(f"{folder} holds slices of {images.shape[2:]}; expected squares")
-        _check_facts(folder / "dataset.json", info, cases)
+        check_facts(folder / "dataset.json", info, cases)
         return cls(images, labels, cases, info, folder, masks=masks)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -280,6 +173,11 @@ class SliceDataset(Dataset[dict[str, Any]]):
     def channels(self) -> int:
         """Number of channels C: 1 (ED), or 2 (ED and ES)."""
         return self._images.shape[1]
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """What the channels show: ED, or ED and ES."""
+        return tuple(Phase)[: self.channels]
 
     @property
     def image_size(self) -> int:
@@ -360,37 +258,80 @@ class SliceDataset(Dataset[dict[str, Any]]):
 
     @property
     def is_basal(self) -> np.ndarray:
-        """Whether a row is the most basal of its patient, (N,). The base shows more heart."""
-        heart = self.cases[list(AREAS)].sum(axis=1)
-        flags = np.zeros(len(self), dtype=bool)
-        for rows in self.cases.groupby("case").indices.values():
+        """Whether a row is the most basal of its patient, (N,). The base shows more heart.
+
+        Of rows of two phases, it is the most basal one with enough of each structure at ES, too.
+        """
+        heart, flags = self.cases[list(AREAS)].sum(axis=1), np.zeros(len(self), dtype=bool)
+        enough = self._shows_all()
+        for own in self.cases.groupby("case").indices.values():
+            rows = np.asarray(own)
+            rows = rows[enough[rows]] if enough[rows].any() else rows
             ends = self.cases["slice_index"].iloc[rows].to_numpy().argsort()[[0, -1]]
             flags[rows[max(ends, key=lambda end: heart.iloc[rows[end]])]] = True
         return flags
 
+    def _shows_all(self) -> np.ndarray:
+        """Whether a row shows each structure at ES, (N,); always, if ED is the only phase."""
+        if not self.phases[1:]:
+            return np.ones(len(self), dtype=bool)
+        pixels_cm2 = self.cases[SPACING[:2]].prod(axis=1).to_numpy() / 100
+        least = self.info["recipe"].get("least_pixels", 0) * pixels_cm2
+        areas = self.attributes(areas_at(self.phases[1:]))
+        return (areas > least[:, None]).all(axis=1)
+
     def attributes(self, names: Sequence[str]) -> np.ndarray:
-        """Returns values of cases.csv, (N, K)."""
-        return self.cases[list(check_names(names))].to_numpy(dtype=np.float64, copy=True)
+        """Returns values of cases.csv, (N, K), NaN where one is blank.
+
+        Attributes without a column, as of an older store, are measured on the masks.
+
+        Raises:
+            DataError: If an attribute needs a phase that the store does not hold.
+        """
+        absent = [name for name in check_names(names) if name not in self.cases]
+        measured = dict(zip(absent, self.measured(absent).T, strict=True)) if absent else {}
+        columns = [measured.get(name, self.cases.get(name)) for name in names]
+        return np.stack([np.asarray(column, dtype=np.float64) for column in columns], axis=1)
+
+    @property
+    def areas(self) -> np.ndarray:
+        """Areas of LV, MYO and RV at each phase, (N, 3 C), 0 where no mask outlines them."""
+        return np.nan_to_num(self.attributes(areas_at(self.phases)))
+
+    def complete(self, names: Sequence[str]) -> SliceDataset:
+        """Takes the rows of which all these attributes are known; itself where all rows are."""
+        known = np.isfinite(self.attributes(names)).all(axis=1) if names else np.array([True])
+        return self if known.all() else self.take(np.flatnonzero(known))
 
     def measured(self, names: Sequence[str]) -> np.ndarray:
         """Measures attributes again, on the native masks, (N, K).
 
         Raises:
-            DataError: If the masks cannot be read, or belong to a store that replaced this one.
+            DataError: If the masks cannot be read, belong to a store that replaced this one, or
+                lack a phase.
         """
-        names, masks = check_names(names), self._opened_masks()
-        rows = []
-        for case in self.cases.to_dict("records"):
-            spacing = tuple(case[name] for name in SPACING)
-            counts = pixel_counts(_mask(masks, case["case"]))
-            values = measure(counts, spacing, case["slice_index"])
-            rows.append([values[name] for name in names])
-        return np.array(rows, dtype=float).reshape(len(self), len(names))
+        names = check_names(names)
+        for name in names:
+            if not set(ATTRIBUTES[name].phases) <= set(self.phases):
+                raise DataError(
+                    f"{name} needs masks at ED and ES, and {self.folder} holds ED alone; "
+                    "preprocess again with --phases ED,ES"
+                )
+        masks, values = self._opened_masks(), np.empty((len(self), len(names)))
+        spacings, indices = self.cases[SPACING].to_numpy(), self.cases["slice_index"].to_numpy()
+        for case, rows in self.cases.groupby("case").indices.items():
+            at = read_masks(masks, str(case), self.phases)
+            for row in rows:
+                spacing, index = tuple(spacings[row].tolist()), int(indices[row])
+                hearts = {phase: Outlines(mask, spacing, index) for phase, mask in at.items()}
+                found = measure(hearts, names)
+                values[row] = [found[name] for name in names]
+        return values
 
     def _opened_masks(self) -> ZipFile:
         """Opens the masks of a copy that came from another process, if the store is the same."""
         if self._masks is None:
-            masks, file = _opened(self.folder / "masks.npz", ZipFile), self.folder / "dataset.json"
+            masks, file = opened(self.folder / "masks.npz", ZipFile), self.folder / "dataset.json"
             if file.is_file() and read_json(file).get("sha256") != self.info.get("sha256"):
                 raise DataError(f"{self.folder} was replaced after it was opened; open it again")
             self._masks = masks

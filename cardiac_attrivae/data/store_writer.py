@@ -8,7 +8,7 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,29 +16,31 @@ from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 
-from ..attributes import ATTRIBUTES
+from ..attributes import ATTRIBUTES, names_at
 from ..report.contact_sheet import chosen, contact_sheet
 from ..runtime.files import atomic_file, write
 from ..runtime.provenance import seal, versions
 from ..runtime.spreadsheet import quoted
-from ..schema import SPLITS, CaseRecord
+from ..schema import SPLITS, CaseRecord, Phase
 from .cases import Skipped
-from .store import FILES, FORMAT, SPACING, content_hash
+from .store import content_hash
+from .store_files import FILES, FORMAT, SPACING, mask_entry
 
 PACKAGES = ("monai", "nibabel", "numpy", "pandas", "torch")
 FACTS = ("case", "dataset", "split", "domain", "vendor", "centre", "pathology", "phase", "frame")
-ARRAYS = ("images", "labels", "mask", "rows", "remarks", "crop")
+ARRAYS = ("images", "labels", "mask", "later_mask", "rows", "remarks", "crop")
 """Arrays of a case file, one after another: a zip around them would cost more than they do."""
 
 
-def columns() -> tuple[str, ...]:
-    """Returns the columns of cases.csv: one for each attribute, those added at run time too.
+def columns(phases: Sequence[str] = (Phase.ED,)) -> tuple[str, ...]:
+    """Returns the columns of cases.csv: with the attributes that the masks of these phases give.
 
     Example:
         >>> columns()[0], columns()[-1]
         ('case', 'RVEDA')
     """
-    return (*FACTS, "slice_index", *SPACING, "rotation_deg", "mask_source", *ATTRIBUTES)
+    names = names_at([*map(Phase, phases)])
+    return (*FACTS, "slice_index", *SPACING, "rotation_deg", "mask_source", *names)
 
 
 def case_file(folder: Path, record: CaseRecord) -> Path:
@@ -62,7 +64,7 @@ def case_file(folder: Path, record: CaseRecord) -> Path:
         False
     """
     known = [record.case, *([record.phase] if record.phase != "ED" else [])]
-    for path in (record.image, record.mask):
+    for path in record.files:
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
         for status in (file.stat() for file in files if file.exists()):
             known += [str(n) for n in (status.st_size, status.st_mtime_ns, status.st_ctime_ns)]
@@ -100,7 +102,11 @@ def load_case(file: Path) -> dict[str, np.ndarray]:
 
 
 def assemble(
-    store: Path, cases: Iterable[Path], skipped: Iterable[Skipped], about: Mapping[str, Any]
+    store: Path,
+    cases: Iterable[Path],
+    skipped: Iterable[Skipped],
+    about: Mapping[str, Any],
+    phases: Sequence[str] = (Phase.ED,),
 ) -> dict[str, Any]:
     """Joins the finished cases into the files of a store.
 
@@ -112,6 +118,7 @@ def assemble(
             gives its mask.
         skipped: Cases that are left out.
         about: Further facts for dataset.json.
+        phases: Channels of the slices.
 
     Returns:
         Content of dataset.json.
@@ -119,6 +126,7 @@ def assemble(
     Example:
         >>> heart, row = np.zeros((1, 1, 8, 8)), dict.fromkeys(columns(), 1.0)
         >>> arrays = {"images": heart.astype("f4"), "labels": heart, "mask": np.eye(3)[None]}
+        >>> arrays["later_mask"] = np.empty((0, 0, 0))
         >>> row |= {"case": "p1", "split": "train", "mask_source": "manual"}
         >>> arrays["rows"] = [json.dumps(row)]
         >>> arrays |= {"remarks": np.array([], str), "crop": np.zeros((1, 2))}
@@ -140,7 +148,8 @@ def assemble(
         archive = ZipFile(beside["masks.npz"], "w", ZIP_DEFLATED, compresslevel=1)
         files.enter_context(archive)
         table = files.enter_context(open(beside["cases.csv"], "w", encoding="utf-8", newline=""))
-        writer = csv.DictWriter(table, columns(), lineterminator="\n")
+        written = columns(phases)
+        writer = csv.DictWriter(table, written, lineterminator="\n")
         writer.writeheader()
         for file in cases:
             part = load_case(file)
@@ -150,11 +159,13 @@ def assemble(
             first = rows[0]["case"] != case
             case = rows[0]["case"]
             if first:
-                with archive.open(f"{case}.npy", "w") as mask:
-                    np.lib.format.write_array(mask, part["mask"])
+                for phase, mask in ((Phase.ED, part["mask"]), (Phase.ES, part["later_mask"])):
+                    if mask.size:
+                        with archive.open(mask_entry(case, phase), "w") as stream:
+                            np.lib.format.write_array(stream, mask)
                 splits[rows[0]["split"]] += 1
                 sources[rows[0]["mask_source"]] += 1
-            writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+            writer.writerows({key: _cell(row[key]) for key in written} for row in rows)
             captions += [f"{row['case']}  z {row['slice_index']}" for row in rows]
             remarks.update(part["remarks"].tolist())
             crops.append(part["crop"])
@@ -168,7 +179,7 @@ def assemble(
         "skipped": len(skipped),
         "splits": {split: splits[split] for split in SPLITS},
         "mask_sources": dict(sorted(sources.items())),
-        "attributes": {name: attribute.unit for name, attribute in ATTRIBUTES.items()},
+        "attributes": {name: ATTRIBUTES[name].unit for name in written if name in ATTRIBUTES},
         "remarks": dict(remarks),
         "crop": crop_facts(crops),
         "versions": versions(PACKAGES),
@@ -204,6 +215,9 @@ def crop_facts(crops: list[np.ndarray]) -> dict[str, float]:
 
 
 def _cell(value: Any) -> Any:
+    """Text that no spreadsheet runs; a blank for what is not known."""
+    if isinstance(value, float) and math.isnan(value):
+        return ""
     return quoted(value) if isinstance(value, str) else value
 
 
@@ -216,7 +230,7 @@ def _write_skipped(file: Path, skipped: Iterable[Skipped]) -> None:
 def _write_sheet(store: Path, captions: list[str]) -> None:
     shown = chosen(len(captions))
     images, labels = (  # mapped again for each slice: what was read of a map stays in memory
-        np.stack([np.load(store / f"{name}.npy", mmap_mode="r")[row, 0].copy() for row in shown])
+        np.stack([np.hstack(np.load(store / f"{name}.npy", mmap_mode="r")[row]) for row in shown])
         for name in ("images", "labels")
     )
     texts, sheet = [captions[row] for row in shown], store / "contact_sheet.png"

@@ -1,4 +1,4 @@
-"""Transforms that MONAI lacks, and `preprocessing`, which composes them.
+"""Cuts slices out of hearts: transforms that MONAI lacks, and `preprocessing`, which composes them.
 
 A case goes in as ``{"record": CaseRecord}`` and comes out as a list of dictionaries, one per chosen
 slice, with a crop of image and mask and all measurements on the native grid.
@@ -6,7 +6,7 @@ slice, with a crop of image and mask and all measurements on the native grid.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -16,16 +16,22 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, MapTransform, Transform
 from torch import Tensor
 
-from ..attributes import is_one_heart, measure, pixel_counts
-from ..schema import HEART, CaseRecord, DataError, Keys, Structure
-from .anatomy import heart_box, oddities
+from ..attributes import measure
+from ..heart import Outlines
+from ..schema import HEART, DataError, Keys, Phase
 from .crop import crop_points, cut_off, heart_axes, sample, usable_slices
 from .grid import to_grid, windowed
-from .images import laid_on, read_image
-from .nifti import are_finite, read_mask
+from .reading import (
+    AddLaterd,
+    Case,
+    MeasureHeart,
+    NoteOddities,
+    ReadPhased,
+    ToCanonicalLabelsd,
+    innermost,
+    stack_of,
+)
 from .recipe import WHOLE, Recipe
-
-Case = Mapping[Hashable, Any]
 
 
 def preprocessing(recipe: Recipe) -> Compose:
@@ -39,17 +45,18 @@ def preprocessing(recipe: Recipe) -> Compose:
         >>> [type(step).__name__ for step in transform.transforms][3:6]
         ['MeasureHeart', 'SelectSlices', 'AlignHeartd']
     """
-    read = ReadPhased((Keys.IMAGE, Keys.LABEL)), ToCanonicalLabelsd(Keys.LABEL), NoteOddities()
-    return Compose([*read, *_cropping(recipe)])
+    both = (Keys.IMAGE, Keys.LABEL)
+    read = [ReadPhased(both), ToCanonicalLabelsd(Keys.LABEL), NoteOddities(), MeasureHeart()]
+    later = [AddLaterd(both, read, optional=recipe.slice == "all")] if recipe.phases[1:] else []
+    return Compose([*read, *later, *_cropping(recipe)])
 
 
 def _cropping(recipe: Recipe) -> list[Transform]:
-    """Lists the transforms from a stack with its canonical mask to slices."""
+    """Lists the transforms from a stack with its measured mask to slices."""
     both = (Keys.IMAGE, Keys.LABEL)
     if recipe.slice == WHOLE:
-        return [MeasureHeart(), WholePicturesd(both, recipe)]
+        return [WholePicturesd(both, recipe)]
     return [
-        MeasureHeart(),
         SelectSlices(recipe.slice, recipe.least_pixels),
         AlignHeartd(both, recipe.spacing, recipe.size),
         ScaleIntensityInMaskd(Keys.IMAGE, Keys.LABEL, recipe.percentiles),
@@ -62,13 +69,13 @@ def crop_heart(
     """Cuts the first chosen slice out of a stack that is in memory, as `preprocessing` does.
 
     Args:
-        image: Signal in any unit, (I, J, S).
-        label: Its canonical labels, (I, J, S).
+        image: Signal in any unit, (I, J, S), or of ED and ES, (2, I, J, S).
+        label: Its canonical labels, of the same shape.
         spacing_mm: Along I, J and S.
         recipe: How to choose and crop.
 
     Returns:
-        ``image`` and ``label`` (1, size, size), ``slice_index``, ``attributes`` and the rest.
+        ``image`` and ``label`` (C, size, size), ``slice_index``, ``attributes`` and the rest.
 
     Raises:
         DataError: If the mask shows no heart, or no slice is usable.
@@ -81,55 +88,14 @@ def crop_heart(
         >>> tuple(crop["image"].shape), crop["slice_index"], round(crop["attributes"]["LVEDA"], 2)
         ((1, 128, 128), 0, 1.69)
     """
-    data = {Keys.IMAGE: image, Keys.LABEL: label, "spacing": spacing_mm}
+    data: dict[Hashable, Any] = {Keys.IMAGE: image, Keys.LABEL: label, "spacing": spacing_mm}
+    measure_one, labels = MeasureHeart(), label if label.ndim == 4 else label[None]
+    first, *later = (measure_one({Keys.LABEL: one}) for one in labels)
+    data = first | data | {"later": later[0] if later else None}
     try:
         return Compose(_cropping(recipe))(data)[0]
     except RuntimeError as error:
         raise innermost(error) from error
-
-
-def innermost(error: BaseException) -> BaseException:
-    """Returns what a transform raised: MONAI wraps it, per slice once more.
-
-    Example:
-        >>> innermost(KeyError("unwrapped"))
-        KeyError('unwrapped')
-    """
-    while error.__cause__:
-        error = error.__cause__
-    return error
-
-
-class ReadPhased(MapTransform):
-    """Reads image and mask at the frame of the record; adds ``spacing`` (mm along i, j, slices) and
-    ``stored``, both volumes as they are in the files.
-
-    MONAI's LoadImage decodes a whole cine and takes the spacing from the affine, which in ACDC is a
-    placeholder.
-
-    Raises:
-        DataError: If a file is damaged, image and mask do not fit, or the image is not finite.
-    """
-
-    def __call__(self, data: Case) -> dict[Hashable, Any]:
-        record: CaseRecord = data["record"]
-        image = read_image(record.image, record.frame)
-        stored = read_mask(record.mask, record.frame)
-        mask = laid_on(image, stored, record)
-        if image.voxels.shape != mask.voxels.shape:
-            raise DataError(
-                f"image has shape {image.voxels.shape} and mask {mask.voxels.shape}; expected equal"
-            )
-        if not are_finite(image.voxels):
-            raise DataError(f"{record.image.name} holds NaN or infinite values, or beyond float32")
-        values = dict(zip(self.keys, (image.voxels, mask.voxels), strict=True))
-        return {**data, **values, "spacing": image.spacing_mm, "stored": (image, stored)}
-
-
-def _stack(voxels: Any) -> np.ndarray:
-    """Returns a stack (I, J, S) of an array or tensor, without its channel."""
-    stack = np.asarray(voxels)
-    return stack[0] if stack.ndim == 4 and stack.shape[0] == 1 else stack
 
 
 def _like(voxels: np.ndarray, model: Any) -> Any:
@@ -149,88 +115,11 @@ def _spacing(data: Case, key: Hashable) -> tuple[float, ...]:
     )
 
 
-def _name(data: Case, key: Hashable) -> str:
-    return data["record"].mask.name if "record" in data else str(key)
-
-
-class ToCanonicalLabelsd(MapTransform):
-    """Renumbers a raw mask; after it LV is 1, MYO 2, RV 3.
-
-    Args:
-        keys: Masks, of any shape.
-        numbers: Raw label number -> structure; None takes those of the ``record``.
-
-    Raises:
-        DataError: If the mask holds a number that is not named, or no label at all.
-    """
-
-    def __init__(
-        self, keys: KeysCollection, numbers: Mapping[int, Structure] | None = None
-    ) -> None:
-        super().__init__(keys)
-        self.numbers = numbers
-
-    def __call__(self, data: Case) -> dict[Hashable, Any]:
-        numbers = data["record"].label_numbers if self.numbers is None else self.numbers
-        out = dict(data)
-        for key in self.keys:
-            raw, name = np.asarray(data[key]), _name(data, key)
-            canonical, known = np.zeros_like(raw, dtype=np.uint8), np.zeros_like(raw, dtype=bool)
-            for number, structure in numbers.items():
-                here = raw == number
-                known |= here
-                canonical += here * np.uint8(structure)
-            if not known.all():
-                unknown = ", ".join(f"{n:.6g}" for n in np.unique(raw[~known])[:5])
-                accepted = ", ".join(f"{n} {Structure(s).name}" for n, s in numbers.items())
-                raise DataError(f"{name} holds label {unknown}; expected {accepted}")
-            if not canonical.any():
-                phase = f" at {data['record'].phase}" if "record" in data else ""
-                raise DataError(f"{name} is empty{phase}: no mask to use")
-            out[key] = canonical
-            if isinstance(data[key], MetaTensor):
-                out[key] = MetaTensor(torch.from_numpy(canonical), meta=data[key].meta)
-            elif isinstance(data[key], Tensor):
-                out[key] = torch.from_numpy(canonical)
-        return out
-
-
-class NoteOddities(Transform):
-    """Adds ``remarks``, statements of what is probably wrong with a case; removes ``stored``."""
-
-    def __call__(self, data: Case) -> dict[Hashable, Any]:
-        if "stored" not in data:
-            return dict(data)
-        image, mask = data["stored"]
-        found = oddities(image, mask, data[Keys.LABEL], data["record"].match == "affine")
-        rest = {key: value for key, value in data.items() if key != "stored"}
-        return {**rest, "remarks": [oddity.what for oddity in found]}
-
-
-class MeasureHeart(Transform):
-    """Adds ``mask``, the native mask cut to the box around the heart, and its pixel ``counts``.
-
-    The mask is ``label``, canonical, (I, J, S) or (1, I, J, S).
-
-    Raises:
-        DataError: If there is no LV, or a second one: volumes would be those of two hearts.
-    """
-
-    def __call__(self, data: Case) -> dict[Hashable, Any]:
-        mask, name = _stack(data[Keys.LABEL]), _name(data, Keys.LABEL)
-        if mask.ndim != 3:
-            raise DataError(f"{name} has shape {mask.shape}; expected (I, J, S) or (1, I, J, S)")
-        if not mask.any():
-            raise DataError(f"{name} is empty: no mask to use")
-        box = mask[heart_box(mask)]
-        if not is_one_heart(box == Structure.LV):
-            raise DataError(f"{name} shows the LV in two places; expected one")
-        return {**data, "mask": box, "counts": pixel_counts(box)}
-
-
 class SelectSlices(Transform):
     """Chooses slices and makes a dictionary for each of them, with its ``slice_index`` and
     ``attributes``, name -> value.
+
+    A slice must be usable at ES, too, if that was read; of ``all`` it need not.
 
     Args:
         slice: See `Recipe`.
@@ -241,18 +130,29 @@ class SelectSlices(Transform):
         self.slice, self.least_pixels = slice, least_pixels
 
     def __call__(self, data: Case) -> list[dict[Hashable, Any]]:
-        counts, (x, y, z) = data["counts"], _spacing(data, Keys.LABEL)
+        counts, (x, y, z), later = data["counts"], _spacing(data, Keys.LABEL), data.get("later")
         usable = usable_slices(counts, self.least_pixels)
+        if later is not None and self.slice != "all":
+            enough = (later["counts"][:, HEART] > self.least_pixels).all(axis=1)
+            usable = [index for index in usable if enough[index]]
+            if not usable:
+                raise DataError(
+                    f"no slice shows more than {self.least_pixels} pixels each of LV, MYO and RV "
+                    "both at ED and at ES"
+                )
         if self.slice == "basal":
             usable = usable[:1]
         elif self.slice == "mid":
             usable = [usable[len(usable) // 2]]
         elif self.slice == "max-area":
             usable = [max(usable, key=lambda index: counts[index, HEART].sum())]
+        masks = {Phase.ED: data["mask"]} | ({Phase.ES: later["mask"]} if later else {})
         return [
-            {**data, "slice_index": i, "attributes": measure(counts, (x, y, z), i)}
+            {**data, "slice_index": i, "attributes": measure(
+                {phase: Outlines(mask, (x, y, z), i) for phase, mask in masks.items()}
+            )}
             for i in sorted(usable)
-        ]
+        ]  # fmt: skip
 
 
 class AlignHeartd(MapTransform):
@@ -261,11 +161,11 @@ class AlignHeartd(MapTransform):
     The barycentre of LV and myocardium together becomes the centre of the crop; the barycentre of
     the RV lies straight to the viewer's left of it. With rows along j and columns along i, a
     rotation is enough to put the anterior wall up in ACDC and M&Ms: nothing is mirrored. Pixels
-    outside the native image become 0.
+    outside the native image become 0. Of several channels the first, ED, says where the crop lies.
 
     The first key is the image (linear), the second the canonical mask (nearest): stacks (I, J, S)
-    or (1, I, J, S), of which ``slice_index`` is taken, or a slice (1, I, J). Both become
-    (1, size, size). Adds ``rotation_deg``, by which the patient was turned, counter-clockwise as
+    or (C, I, J, S), of which ``slice_index`` is taken, or a slice (1, I, J). Both become
+    (C, size, size). Adds ``rotation_deg``, by which the patient was turned, counter-clockwise as
     seen; ``cut``, the share of the heart's pixels outside the crop; and ``field_mm``, the side of a
     crop that holds all of them.
 
@@ -283,27 +183,32 @@ class AlignHeartd(MapTransform):
         self.spacing, self.size = spacing, size
 
     def __call__(self, data: Case) -> dict[Hashable, Any]:
-        image, label = (self._slice(data, key) for key in self.keys)
+        images, labels = (self._slices(data, key) for key in self.keys)
         x, y, *_ = _spacing(data, self.keys[1])
-        axes, centre = heart_axes(label, (x, y))
+        axes, centre = heart_axes(labels[0], (x, y))
         points = crop_points(axes, centre, (x, y), self.spacing, self.size)
-        crops = (sample(image, points, "bilinear"), sample(label, points, "nearest"))
-        out = {key: _like(c[None], data[key]) for key, c in zip(self.keys, crops, strict=True)}
-        cut, field_mm = cut_off(label, axes, centre, (x, y), self.size * self.spacing)
+        out = {
+            key: _like(np.stack([sample(plane, points, mode) for plane in planes]), data[key])
+            for key, planes, mode in zip(
+                self.keys, (images, labels), ("bilinear", "nearest"), strict=True
+            )
+        }
+        cut, field_mm = cut_off(labels[0], axes, centre, (x, y), self.size * self.spacing)
         turned = float(np.degrees(np.arctan2(*axes[::-1, 0])))
         return {**data, **out, "rotation_deg": turned, "cut": cut, "field_mm": field_mm}
 
-    def _slice(self, data: Case, key: Hashable) -> np.ndarray:
-        """Returns the slice (I, J) to crop."""
-        voxels = _stack(data[key])
+    def _slices(self, data: Case, key: Hashable) -> np.ndarray:
+        """Returns the slice to crop of each channel, (C, I, J)."""
+        voxels = np.asarray(data[key])
         if "slice_index" in data:
-            return voxels[..., data["slice_index"]]
+            stacks = voxels if voxels.ndim == 4 else voxels[None]
+            return stacks[..., data["slice_index"]]
         if voxels.ndim != 3 or voxels.shape[0] != 1:
             raise DataError(
                 f"{key} has shape {np.shape(data[key])}; expected a slice (1, I, J), or a stack "
                 "and 'slice_index', which SelectSlices adds"
             )
-        return voxels[0]
+        return voxels
 
 
 class WholePicturesd(MapTransform):
@@ -324,7 +229,7 @@ class WholePicturesd(MapTransform):
 
     def __call__(self, data: Case) -> list[dict[Hashable, Any]]:
         (i, j, k), recipe = _spacing(data, self.keys[1]), self.recipe
-        image, label = (_stack(data[key]) for key in self.keys)
+        image, label = (stack_of(data[key]) for key in self.keys)
         images, labels = (
             to_grid(stack, (i, j, k), recipe.spacing, recipe.size, mode).numpy()[:, None]
             for stack, mode in ((windowed(image, recipe.percentiles), "bilinear"),
@@ -340,7 +245,7 @@ class WholePicturesd(MapTransform):
             found.append(
                 {
                     **data, self.keys[0]: images[z], self.keys[1]: labels[z], "slice_index": z,
-                    "attributes": measure(data["counts"], (i, j, k), z),
+                    "attributes": measure({Phase.ED: Outlines(data["mask"], (i, j, k), z)}),
                     "cut": cut, "field_mm": needed, "rotation_deg": 0.0,
                 }
             )  # fmt: skip
@@ -350,7 +255,9 @@ class WholePicturesd(MapTransform):
 class ScaleIntensityInMaskd(MapTransform):
     """Maps two percentiles of the intensities inside the mask to 0 and 1, and clips.
 
-    With percentiles a single bright voxel does not set the scale; ``(0, 100)`` is min-max.
+    With percentiles a single bright voxel does not set the scale; ``(0, 100)`` is min-max. Images
+    are (C, H, W), each channel with its own scale; a channel after the first may be without a mask,
+    and is black.
 
     Raises:
         DataError: If the mask is empty, or the image has one value throughout it.
@@ -365,13 +272,17 @@ class ScaleIntensityInMaskd(MapTransform):
     def __call__(self, data: Case) -> dict[Hashable, Any]:
         out = dict(data)
         inside = np.asarray(data[self.mask_key]) > 0
+        if not inside[0].any():
+            raise DataError(f"{self.mask_key} is empty; expected pixels of the heart")
         for key in self.keys:
-            image = np.asarray(data[key])
-            if not inside.any():
-                raise DataError(f"{self.mask_key} is empty; expected pixels of the heart")
-            low, high = np.percentile(image[inside], self.percentiles)
-            if not high > low:
-                raise DataError(f"the image is {low:g} throughout the mask; expected contrast")
-            scaled = np.where(inside, np.clip((image - low) / (high - low), 0, 1), 0)
-            out[key] = _like(scaled, data[key])
+            channels = zip(np.asarray(data[key]), inside, strict=True)
+            out[key] = _like(np.stack([self._scaled(*both) for both in channels]), data[key])
         return out
+
+    def _scaled(self, image: np.ndarray, inside: np.ndarray) -> np.ndarray:
+        if not inside.any():
+            return np.zeros_like(image)
+        low, high = np.percentile(image[inside], self.percentiles)
+        if not high > low:
+            raise DataError(f"the image is {low:g} throughout the mask; expected contrast")
+        return np.where(inside, np.clip((image - low) / (high - low), 0, 1), 0)

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..attributes import ATTRIBUTES, check_names, is_area
+from ..attributes import ATTRIBUTES, check_names, column_of, is_area
 from ..metrics.calibration import Calibration
 from ..models.vae import VAE
-from ..schema import HEART
 from ..segmentation.judge import Segmenter
 from .control import measured_areas
 
@@ -80,7 +79,7 @@ def aimed(
     if not shown:
         return codes
     columns = [calibration.dimensions[k] for k in shown]
-    own = [HEART.index(ATTRIBUTES[calibration.names[k]].structure) for k in shown]
+    own = [column_of(calibration.names[k]) for k in shown]
     values = [request[calibration.names[k]] for k in shown]
     wanted = np.stack([np.broadcast_to(value, len(codes)) for value in values], axis=1)
     reach = REACH * calibration.code_deviation[shown]

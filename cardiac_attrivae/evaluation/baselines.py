@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from sklearn.linear_model import LinearRegression, RidgeCV
 from torch import Tensor
 
-from ..attributes import ATTRIBUTES, is_area
+from ..attributes import drawn, is_area
 from ..data.store import SliceDataset
 from ..metrics.catalogue import unit_of
 from ..metrics.intervals import with_mean
@@ -29,7 +29,7 @@ from ..metrics.prediction import AGREEMENT, agreement
 from ..report.methods import BASELINE
 from ..runtime.files import atomic_folder, write
 from ..runtime.spreadsheet import csv_text, read_csv
-from ..schema import HEART, Keys
+from ..schema import Keys
 from ..segmentation.judge import Segmenter, areas
 from .parts import Patients, fingerprint
 
@@ -46,9 +46,10 @@ class Features(NamedTuple):
     """What baselines see of N slices, one per patient.
 
     Attributes:
-        pixels: Number of pixels that are not black, (N, 1).
-        coarse: The picture at `COARSE` x `COARSE` pixels, (N, COARSE^2).
-        segmented: Areas of LV, MYO and RV in cm2 that a segmenter measures, (N, 3).
+        pixels: Number of pixels that are not black, of each channel, (N, C).
+        coarse: The picture at `COARSE` x `COARSE` pixels, (N, C COARSE^2).
+        segmented: Areas of LV, MYO and RV in cm2 that a segmenter measures, at each phase,
+            (N, 3 C).
     """
 
     pixels: np.ndarray
@@ -60,7 +61,7 @@ def features(dataset: SliceDataset, segmenter: Segmenter) -> Features:
     """Computes what baselines see, a few slices at a time."""
     parts = []
     for rows in torch.arange(len(dataset)).split(CHUNK):
-        images = dataset.read(rows.numpy())[Keys.IMAGE][:, :1]
+        images = dataset.read(rows.numpy())[Keys.IMAGE]
         pixels = (images > 0).sum((2, 3)).double()
         segmented = areas(segmenter(images), dataset.pixel_cm2)
         parts.append(Features(pixels.numpy(), coarse(images), segmented))
@@ -68,8 +69,8 @@ def features(dataset: SliceDataset, segmenter: Segmenter) -> Features:
 
 
 def coarse(images: Tensor) -> np.ndarray:
-    """Averages the first channel of slices (N, C, H, W) to `COARSE` x `COARSE` pixels, as rows."""
-    return F.adaptive_avg_pool2d(images[:, :1], COARSE).flatten(1).double().numpy()
+    """Averages slices (N, C, H, W) to `COARSE` x `COARSE` pixels of each channel, as rows."""
+    return F.adaptive_avg_pool2d(images, COARSE).flatten(1).double().numpy()
 
 
 def ridge() -> RidgeCV:
@@ -94,8 +95,9 @@ def readings(source: Features, known: np.ndarray, target: Features, name: str) -
     Returns:
         Name of the baseline -> attribute of the target patients, (M,).
     """
-    own = target.segmented[:, HEART.index(ATTRIBUTES[name].structure)]
-    if not is_area(name):
+    if is_area(name):
+        own = drawn(name, target.segmented)
+    else:
         own = LinearRegression().fit(source.segmented, known).predict(target.segmented)
     return {
         PIXELS: LinearRegression().fit(source.pixels, known).predict(target.pixels),

@@ -17,7 +17,7 @@ import torch
 from ..metrics.calibration import Calibration
 from ..metrics.control import STEPS
 from ..models.vae import VAE
-from ..schema import STRUCTURES
+from ..schema import Phase, structures_at
 from ..segmentation.judge import Segmenter, areas
 from ..training.run import decode
 
@@ -50,7 +50,7 @@ def traversed(
             of the attribute.
 
     Returns:
-        Slices (K, S, H, W), and the values that they stand for, (K, S); nan where the line is
+        Slices (K, S, C, H, W), and the values that they stand for, (K, S); nan where the line is
         not above 0, which no heart has.
     """
     positions = calibration.positions(steps)
@@ -58,7 +58,7 @@ def traversed(
         turn(code[None], dimension, place)[0]
         for dimension, place in zip(calibration.dimensions, positions, strict=True)
     ]
-    slices = decode(network, np.concatenate(codes))[:, 0]
+    slices = decode(network, np.concatenate(codes))
     requested = calibration.requested(positions)
     requested[requested <= 0] = np.nan
     return slices.reshape(*positions.shape, *slices.shape[1:]), requested
@@ -67,16 +67,17 @@ def traversed(
 def segmented(
     segmenter: Segmenter, slices: torch.Tensor, pixel_cm2: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Segments slices (K, S, H, W): labels (K, S, H, W) and areas in cm^2, (K, S, 3)."""
-    labels = segmenter(slices.flatten(0, 1)[:, None])
-    measured = areas(labels, pixel_cm2).reshape(*slices.shape[:2], len(STRUCTURES))
+    """Segments slices (K, S, C, H, W): labels of that shape, and areas in cm^2, (K, S, 3 C)."""
+    labels = segmenter(slices.flatten(0, 1))
+    measured = areas(labels, pixel_cm2).reshape(*slices.shape[:2], -1)
     return labels.reshape(slices.shape).numpy(), measured
 
 
 def measured_areas(
     network: VAE, segmenter: Segmenter, codes: np.ndarray, pixel_cm2: float
 ) -> np.ndarray:
-    """Draws codes (N, D) and measures LV, MYO and RV in cm^2, (N, 3), a few slices at a time."""
+    """Draws codes (N, D) and measures LV, MYO and RV in cm^2, at each phase, (N, 3 C), a few slices
+    at a time."""
     chunks = (codes[start : start + CHUNK] for start in range(0, len(codes), CHUNK))
     return np.concatenate([areas(segmenter(decode(network, chunk)), pixel_cm2) for chunk in chunks])
 
@@ -101,7 +102,7 @@ def measure_control(
 
     Returns:
         A row per attribute, patient and step: attribute, dimension, case, step, requested, and the
-        measured areas LV, MYO and RV in cm^2.
+        measured areas LV, MYO and RV in cm^2, of a second phase LV_ES, MYO_ES and RV_ES.
     """
     parts = []
     positions = calibration.positions()
@@ -121,5 +122,6 @@ def measure_control(
                 "requested": np.tile(requested[k], n),
             }
         )
-        parts.append(part.join(pd.DataFrame(measured, columns=list(STRUCTURES))))
+        columns = structures_at(Phase)[: measured.shape[1]]
+        parts.append(part.join(pd.DataFrame(measured, columns=list(columns))))
     return pd.concat(parts, ignore_index=True)

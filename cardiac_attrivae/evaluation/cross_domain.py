@@ -95,7 +95,7 @@ def cross_domain_eval(
         # evaluation.json is written last: without it the folder is unfinished
         (output / "evaluation.json").unlink(missing_ok=True)
         figures = draw_gallery(opened, parts, judges, tables, output / "figures")
-        notes = _notes(opened)
+        notes = _notes(opened, needed_by(opened, attributes))
         codes = _write_tables(tables, parts, notes, opened.synthetic, output)
         claim.keep([*codes, *(figure["file"] for figure in figures)])
         about = _about(opened, judges) | {
@@ -117,8 +117,8 @@ def _plan(
     rounds: int,
     device: str,
 ) -> list[Part]:
-    """Lists the parts: every model on every data set."""
-    parts = []
+    """Lists the parts: every model on every data set, of patients whose attributes are known."""
+    parts, needed = [], needed_by(opened, attributes)
     for model, run in opened.models.items():
         train, content = run.about["train_dataset"], _digest(run)
         names = check_names(attributes or run.pipeline.attributes)
@@ -126,18 +126,24 @@ def _plan(
         known = None
         if train in judges:
             everything = tuple(dict.fromkeys([*names, *run.pipeline.attributes]))
-            source = Patients.of(opened.datasets[train], "train")
+            source = Patients.of(opened.datasets[train], "train", needed)
             known = TrainingCodes(folder, run.folder, content, everything, source, device)
         for test, dataset in opened.datasets.items():
             where = {"train_dataset": train, "test_dataset": test, "split": opened.splits[test]}
             judge = judges.get(train) or judges.get(test)
-            patients = Patients.of(dataset, opened.splits[test])
+            patients = Patients.of(dataset, opened.splits[test], needed)
             part = Part(
                 folder, about | where, run.folder, content, known, patients, names, rounds, device,
                 judge, run.refiner is None,
             )  # fmt: skip
             parts.append(part)
     return parts
+
+
+def needed_by(opened: Opened, attributes: Sequence[str] | None) -> tuple[str, ...]:
+    """Lists the attributes that are asked for or that a model was trained on."""
+    own = (name for run in opened.models.values() for name in run.pipeline.attributes)
+    return tuple(dict.fromkeys([*(attributes or ()), *own]))
 
 
 def _digest(run: Run) -> str:
@@ -167,7 +173,7 @@ def _plan_baselines(
         Baselines(
             parts=part.parts,
             about={key: part.about[key] for key in PLACE},
-            source=Patients.of(opened.datasets[train], "train"),
+            source=Patients.of(opened.datasets[train], "train", part.patients.names),
             target=part.patients,
             names=names,
             rounds=part.rounds,
@@ -242,7 +248,7 @@ def _about_dataset(dataset: SliceDataset, judge: Segmenter | None) -> dict[str, 
     return about
 
 
-def _notes(opened: Opened) -> list[str]:
+def _notes(opened: Opened, needed: Sequence[str]) -> list[str]:
     """Says what could not be done, and why."""
     notes = [CAVEAT, *opened.notes]
     for name, run in opened.models.items():
@@ -266,6 +272,12 @@ def _notes(opened: Opened) -> list[str]:
         for part in dict.fromkeys((split, "train")):
             if told := predicted_masks(dataset.split(part).mask_sources):
                 notes.append(f"{name}, {part} patients: {told}")
+        scored = dataset.split(split).basal()
+        if blank := len(scored) - len(scored.complete(needed)):
+            notes.append(
+                f"{blank} of {len(scored)} {split} patients of {name} are left out: one of "
+                f"{', '.join(needed)} is blank, because no mask shows it"
+            )
         if n < LEAST:
             notes.append(f"{name} has {n} {split} patients: scores of codes need {LEAST}")
         elif n < FEWEST:

@@ -15,7 +15,7 @@ from ..data.store import SliceDataset
 from ..metrics.population import Population
 from ..runtime.files import write
 from ..runtime.outputs import claimed
-from ..schema import STRUCTURES, DataError, Structure
+from ..schema import DataError, Phase, Structure, structures_at
 from .aiming import check_request
 from .generation import save_nifti
 from .studio import Studio
@@ -100,7 +100,8 @@ def draw_data_set(
         progress: Called with the batches and their number.
 
     Returns:
-        hearts.csv: case, requested_NAME, and measured LV, MYO and RV in cm2.
+        hearts.csv: case, requested_NAME, and measured LV, MYO and RV in cm2, of a second phase
+        LV_ES, MYO_ES and RV_ES; files then hold two frames.
 
     Raises:
         DataError: If the run says nothing of its training patients' codes (fewer than 10, or an old
@@ -126,9 +127,10 @@ def draw_data_set(
                 case = f"heart{number + 1:05d}"
                 for folder, slices in (("images", drawn.slices), ("masks", drawn.labels)):
                     files.append(f"{folder}/{case}.nii.gz")
-                    save_nifti(slices[k, 0, None], output / files[-1], studio.spacing_mm)
+                    one = slices[k] if slices.shape[1] == 1 else slices[k][:, None]  # or frames
+                    save_nifti(one, output / files[-1], studio.spacing_mm)
                 requested = {f"requested_{name}": float(v[k]) for name, v in asked.items()}
-                areas = dict(zip(STRUCTURES, map(float, drawn.areas[k]), strict=True))
+                areas = dict(zip(structures_at(Phase), map(float, drawn.areas[k]), strict=False))
                 rows.append({"case": case, **requested, **areas})
         table = pd.DataFrame(rows)
         write(output / "hearts.csv", table.round(3).to_csv(index=False))
@@ -169,6 +171,7 @@ def _describe(
     if like is not None:
         how.append(f"{'others ' if how else ''}as in the patients of {like.name}, smoothed")
     dataset = studio.run.about["train_dataset"]
+    phases = studio.run.about["recipe"].get("phases", ["ED"])
     facts = {
         "count": count,
         "method": studio.run.pipeline.method,
@@ -185,7 +188,7 @@ def _describe(
         "image": "images/{case}.nii.gz",
         "mask": "masks/{case}.nii.gz",
         "labels": {s.name: s.value for s in Structure if s.value},
-        "constants": {"ED": 0},
+        "constants": {name: frame for frame, name in enumerate(phases)},
         "frame_base": 0,
     }
     write(output / "dataset.yaml", yaml.safe_dump(manifest, sort_keys=False))

@@ -18,15 +18,16 @@ from ..attributes import ATTRIBUTES
 from ..data.anatomy import SURE, exchanged_labels, handedness, is_flipped
 from ..data.masks import CANONICAL
 from ..data.nifti import NEAR, Volume
+from ..data.reading import ToCanonicalLabelsd
 from ..data.recipe import Recipe
 from ..data.scan import Scan, read_scan
 from ..data.store import SliceDataset
-from ..data.transforms import ToCanonicalLabelsd, crop_heart
+from ..data.transforms import crop_heart
 from ..metrics.calibration import read_lines
 from ..metrics.cardiac_function import find_phases
 from ..metrics.population import FEWEST, Population
 from ..report.encodings import Shown, draw_patient
-from ..report.style import picture
+from ..report.style import picture, stacked
 from ..runtime.contents import store_of
 from ..runtime.validation import build
 from ..schema import MANUAL, STRUCTURES, DataError, Keys, Structure
@@ -56,7 +57,7 @@ class Encoded:
             mask, ``read`` from the code with ``low`` and ``high``, the 95 % interval, and whether
             it is ``outside`` the range of the training patients.
         crop, label, reconstruction: The slice as it is encoded, its canonical mask, and what the
-            model draws of it, (H, W).
+            model draws of it, (H, W); of two phases ED above ES, (2 H, W).
         distance: Mahalanobis distance from the training codes; NaN where these are not known.
         percentile: Per cent of the training patients that are nearer.
         place: Place on the map of the training patients, (2,).
@@ -144,32 +145,37 @@ def encode_scan(
     Raises:
         DataError: If scan or mask cannot be read, do not fit, or show no usable slice.
     """
-    scan = read_scan(path)
+    scan, recipe = read_scan(path), recipe_of(run)
+    count = len(recipe.phases)
+    if scan.frames.shape[3] < count:
+        raise DataError(
+            f"{scan.name} holds a single frame, and the model was trained on ED and ES; give a cine"
+        )
     if mask is None:
         if segmenter is None:
             raise DataError(f"{scan.name} has no mask, and no segmenter was given; give one")
         outlines = segmenter()
         scan = _turned(scan, mirror)
-        frame, found = _outlined(scan, outlines)
-        source, outlined, dice, said = outlines.name, found.labels, found.predicted_dice, [
-            *found.warnings
-        ]  # fmt: skip
+        frames, found = _outlined(scan, outlines, count)
+        outlined = np.stack([one.labels for one in found])
+        source, dice = outlines.name, found[0].predicted_dice
+        said = [*dict.fromkeys(text for one in found for text in one.warnings)]
     else:
         given = read_scan(mask)
-        frame, outlined = _given(scan, given, labels)
+        frames, outlined = _given(scan, given, labels, count)
         flipped = is_flipped(*(_first(volume) for volume in (scan, given)))
         scan, source, dice, said = _turned(scan, mirror), MANUAL, {}, [ANOTHER_ORDER] * flipped
-        outlined = outlined[:, ::-1] if mirror else outlined
-        if exchanged := exchanged_labels(outlined):
+        outlined = outlined[:, :, ::-1] if mirror else outlined
+        if exchanged := exchanged_labels(outlined[0]):
             said.append(
                 f"labels look exchanged: {exchanged}; give their numbers with --mask-labels"
             )
-    if handedness(outlined, scan.spacing_mm) < -SURE:
+    if handedness(outlined[0], scan.spacing_mm) < -SURE:
         said.append(MIRROR_IMAGE)
     if scan.frames.shape[3] == 1:
         said.append("a single frame came: it is taken for end-diastole")
-    image, recipe = scan.frames[..., frame], recipe_of(run)
-    crop = crop_heart(image, outlined, scan.spacing_mm, recipe)
+    images = np.stack([scan.frames[..., frame] for frame in frames])
+    crop = crop_heart(images, outlined, scan.spacing_mm, recipe)
     if crop["cut"] > CUT:
         said.append(f"{crop['cut']:.0%} of the heart leaves the crop")
     slices = torch.as_tensor(np.asarray(crop[Keys.IMAGE]), dtype=torch.float32)[None]
@@ -187,10 +193,11 @@ def encode_scan(
         distance, place = float(known.distance(code)[0]), known.place(code)[0]
         percentile = float(known.percentile(np.array([distance]))[0])
     return Encoded(
-        name or scan.name, frame, scan.frames.shape[3], int(crop["slice_index"]), source, code[0],
-        table, slices[0, 0].numpy(),
-        np.asarray(crop[Keys.LABEL])[0].astype(np.uint8), decode(run.network, code)[0, 0].numpy(),
-        distance, percentile, place, dice, tuple(said),
+        name or scan.name, frames[0], scan.frames.shape[3], int(crop["slice_index"]), source,
+        code[0], table, stacked(slices[0].numpy()),
+        stacked(np.asarray(crop[Keys.LABEL])).astype(np.uint8),
+        stacked(decode(run.network, code)[0].numpy()), distance, percentile, place, dice,
+        tuple(said),
     )  # fmt: skip
 
 
@@ -251,18 +258,23 @@ def _turned(scan: Scan, mirror: bool) -> Scan:
     return replace(scan, frames=scan.frames[:, ::-1]) if mirror else scan
 
 
-def _outlined(scan: Scan, segmenter: ScanSegmenter) -> tuple[int, Segmentation]:
-    """Segments a scan; returns end-diastole and its mask."""
+def _outlined(
+    scan: Scan, segmenter: ScanSegmenter, count: int
+) -> tuple[list[int], list[Segmentation]]:
+    """Segments a scan; returns end-diastole, and as second end-systole, with their masks."""
     if scan.frames.shape[3] == 1:
-        return 0, segmenter.segment(scan.frames[..., 0], scan.spacing_mm)
+        return [0], [segmenter.segment(scan.frames[..., 0], scan.spacing_mm)]
     found = segmenter.segment_cine(scan.frames, scan.spacing_mm)
     sizes = np.array([(one.labels == Structure.LV).sum() for one in found])
-    frame = find_phases(sizes)[0]
-    return frame, found[frame]
+    frames = [*find_phases(sizes)][:count]
+    return frames, [found[frame] for frame in frames]
 
 
-def _given(scan: Scan, mask: Scan, labels: Mapping[int, Structure]) -> tuple[int, np.ndarray]:
-    """Returns end-diastole, where the LV of a mask is largest, and the canonical labels there."""
+def _given(
+    scan: Scan, mask: Scan, labels: Mapping[int, Structure], count: int
+) -> tuple[list[int], np.ndarray]:
+    """Returns end-diastole, where the LV of a mask is largest, and as second end-systole, the
+    smallest LV of the frames that have one; and the canonical labels there, (count, I, J, S)."""
     if mask.frames.shape != scan.frames.shape:
         raise DataError(
             f"the mask of {scan.name} has shape {mask.frames.shape} and the scan "
@@ -272,6 +284,13 @@ def _given(scan: Scan, mask: Scan, labels: Mapping[int, Structure]) -> tuple[int
     if raw.dtype.kind == "f":
         raw = np.where(np.abs(raw - np.rint(raw)) <= NEAR, np.rint(raw), raw)
     cavity = np.isin(raw, [n for n, structure in labels.items() if structure == Structure.LV])
-    frame = int(cavity.sum(axis=(0, 1, 2)).argmax())
-    canonical = ToCanonicalLabelsd("mask", labels)({"mask": raw[..., frame]})["mask"]
-    return frame, canonical
+    sizes = cavity.sum(axis=(0, 1, 2))
+    outlined = np.where(sizes > 0, sizes, sizes.max() + 1)
+    frames = [int(sizes.argmax()), int(outlined.argmin())][:count]
+    if len({*frames}) < count:
+        raise DataError(
+            f"the mask of {scan.name} outlines one frame, and the model was trained on ED and ES"
+        )
+    renumber = ToCanonicalLabelsd("mask", labels)
+    canonical = [renumber({"mask": raw[..., frame]})["mask"] for frame in frames]
+    return frames, np.stack(canonical)

@@ -24,8 +24,9 @@ from ..report import charts, curves
 from ..report import slices as figures
 from ..report.methods import is_baseline
 from ..report.published import dataset_label
+from ..report.style import stacked
 from ..runtime.file_names import told_apart
-from ..schema import STRUCTURES, LatentTable
+from ..schema import LatentTable, Phase, structures_at
 from ..segmentation.judge import Segmenter
 from ..training.run import TRAVERSAL, Run
 from .control import segmented, traversed
@@ -105,13 +106,15 @@ def draw_methods(parts: Sequence[Part], path: Path) -> None:
     """Draws originals, reconstructions and error maps of every method."""
     target = parts[0].patients.open()
     few = target.take(shown_rows(target))
-    originals = few.images[:, 0].numpy()
-    rebuilt = {part.about["method"]: part.shown()[:, 0] for part in parts}
+    images = few.images.numpy()
+    originals = stacked(images)
+    shown = {part.about["method"]: part.shown() for part in parts}
+    rebuilt = {method: stacked(slices) for method, slices in shown.items()}
     captions = [
         " ".join(filter(None, facts))
         for facts in few.cases[["case", "pathology"]].itertuples(index=False)
     ]
-    scores = {method: ssim(originals, images).tolist() for method, images in rebuilt.items()}
+    scores = {method: ssim(images, slices).tolist() for method, slices in shown.items()}
     figures.methods_side_by_side(originals, rebuilt, captions, path, scores)
 
 
@@ -140,7 +143,10 @@ def draw_forest(scores: pd.DataFrame, path: Path) -> None:
 def draw_control(turned: pd.DataFrame, path: Path) -> None:
     """Draws requested against measured areas, all seeds of a method together."""
     table = turned.melt(
-        ["method", "attribute", "requested"], list(STRUCTURES), "structure", "measured"
+        ["method", "attribute", "requested"],
+        [c for c in structures_at(Phase) if c in turned],
+        "structure",
+        "measured",
     )
     units = {name: ATTRIBUTES[name].unit for name in table["attribute"].unique()}
     charts.control(table, path, units)
@@ -166,7 +172,7 @@ def draw_traversal(
     labels = measured = None
     if segmenter is not None:
         labels, measured = segmented(segmenter, slices, patient.pixel_cm2)
-    original = patient.images[0, 0].numpy()
+    original = patient.images[0].numpy()
     Turned(calibration, original, TRAVERSAL, slices, labels, measured, requested).draw(path)
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ..attributes import label_of
-from ..report.slices import traversal_gif
-from ..report.style import SYMBOLS
+from ..report.animation import traversal_gif
+from ..report.style import SYMBOLS, stacked
 from ..runtime.files import atomic_file, write
 from ..runtime.outputs import claimed
 from ..runtime.spreadsheet import csv_text
@@ -37,7 +37,8 @@ def generate(
 ) -> tuple[pd.DataFrame, list[str]]:
     """Draws one heart as asked for.
 
-    Writes slice.nii.gz, labels.nii.gz, slice.png (before, after, difference) and measured.csv.
+    Writes slice.nii.gz, labels.nii.gz, slice.png (before, after, difference) and measured.csv. Of
+    two phases the NIfTI files hold ED, then ES, as slices.
 
     Args:
         run: Folder that ``train`` wrote.
@@ -55,8 +56,8 @@ def generate(
         studio = Studio.open(run, store, device, tell, plain)
         heart, spacing = studio.heart(request, case), studio.spacing_mm
         write(output / "measured.csv", csv_text(heart.table))
-        save_nifti(heart.after.slices[0, 0, None], output / "slice.nii.gz", spacing)
-        save_nifti(heart.after.labels[0, 0, None], output / "labels.nii.gz", spacing)
+        save_nifti(heart.after.slices[0], output / "slice.nii.gz", spacing)
+        save_nifti(heart.after.labels[0], output / "labels.nii.gz", spacing)
         heart.draw(output / "slice.png")
     return heart.table, heart.warnings
 
@@ -76,7 +77,7 @@ def traverse(
     """Turns every attribute of one heart.
 
     Writes traversal.png (measured areas below each picture), traversal.gif, a stack NAME.nii.gz per
-    attribute with the steps as slices, and traversal.csv.
+    attribute with the steps as slices (of two phases ED and ES in turn), and traversal.csv.
 
     Args:
         run, output, store, case, device, tell, plain: As in `generate`.
@@ -84,7 +85,8 @@ def traverse(
         steps: Pictures per attribute.
 
     Returns:
-        traversal.csv: attribute, dimension, step, requested, unit, and measured LV, MYO, RV (cm^2).
+        traversal.csv: attribute, dimension, step, requested, unit, and measured LV, MYO, RV
+        (cm^2), of a second phase LV_ES, MYO_ES, RV_ES.
     """
     if steps < 2 or not 0 < reach < np.inf:
         raise ValueError(f"steps is {steps} and range {reach}; expected 2 or more, and above 0")
@@ -104,18 +106,21 @@ def traverse(
             ]
             for values, unit in zip(asked, turned.units, strict=True)
         ]
-        traversal_gif(smooth.numpy(), [*map(label_of, names)], output / "traversal.gif", captions)
+        traversal_gif(
+            stacked(smooth.numpy()), [*map(label_of, names)], output / "traversal.gif", captions
+        )
         for name, slices in zip(names, turned.slices, strict=True):
-            save_nifti(slices, output / f"{name}.nii.gz", studio.spacing_mm)
+            save_nifti(slices.flatten(0, 1), output / f"{name}.nii.gz", studio.spacing_mm)
         write(output / "traversal.csv", csv_text(turned.table))
     return turned.table
 
 
 def save_nifti(slices: Tensor, path: Path, spacing: float) -> None:
-    """Slices (S, H, W) as a stack of voxels in mm; viewers show it upright, RV on the left."""
+    """Slices (S, H, W) as a stack of voxels in mm, or frames of them, (T, S, H, W), as a cine;
+    viewers show it upright, RV on the left."""
     # columns run to the patient's left and rows to the back, both negative in RAS coordinates
     affine = np.diag([-spacing, -spacing, 1.0, 1.0])
-    voxels = torch.permute(slices, (2, 1, 0)).numpy()
+    voxels = torch.permute(slices, [*range(slices.ndim)][::-1]).numpy()
     image = nib.Nifti1Image(voxels, affine)
     image.header.set_xyzt_units("mm")
     with atomic_file(path) as beside:

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import pandas as pd
 
-from ..attributes import AREAS
 from ..data.store import SliceDataset
 from ..runtime.device import find_device
 from ..runtime.files import atomic_file, atomic_folder, write
@@ -50,16 +49,18 @@ class Patients(NamedTuple):
         folder: Store.
         content: Its content hash.
         split: ``train``, ``val`` or ``test``.
+        names: Attributes that must be known of them; others are left out.
     """
 
     folder: Path
     content: str
     split: str
+    names: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, store: SliceDataset, split: str) -> Patients:
+    def of(cls, store: SliceDataset, split: str, names: Sequence[str] = ()) -> Patients:
         """Names the patients of an opened store."""
-        return cls(store.folder, store.info["content_hash"], split)
+        return cls(store.folder, store.info["content_hash"], split, tuple(names))
 
     def open(self) -> SliceDataset:
         """Opens the store, once per process.
@@ -77,7 +78,7 @@ def _opened(patients: Patients) -> SliceDataset:
         raise DataError(
             f"{patients.folder} was replaced while it was evaluated; run the same command again"
         )
-    return store.split(patients.split).basal()
+    return store.split(patients.split).basal().complete(patients.names)
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class TrainingCodes:
         run, dataset = load_run(self.run, self.device, plain=True), self.patients.open()
         table = codes_of(run, dataset, self.names, find_device(self.device))
         with atomic_folder(self.folder) as folder:
-            write_table(folder / "table.npz", table, areas=dataset.attributes(AREAS))
+            write_table(folder / "table.npz", table, areas=dataset.areas)
 
     def read(self) -> Known:
         table, more = read_table(self.folder / "table.npz")

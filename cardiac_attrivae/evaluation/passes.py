@@ -18,7 +18,7 @@ from ..data.loader import DeviceLoader
 from ..data.store import SliceDataset, Slices
 from ..metrics.images import FIDELITY, dice
 from ..models.vae import VAE
-from ..schema import STRUCTURES, Keys, LatentTable, VAEOutput
+from ..schema import Keys, LatentTable, VAEOutput, structures_at
 from ..segmentation.judge import Segmenter
 from ..training.engines import draw_noise
 from ..training.run import Run
@@ -34,7 +34,8 @@ class Pass:
     Attributes:
         table: Codes and attributes.
         fidelity: Name -> one number per slice, (N,): every entry of `FIDELITY`, and with a
-            segmenter ``Dice_LV``, ``Dice_MYO`` and ``Dice_RV`` of the reconstructions.
+            segmenter ``Dice_LV``, ``Dice_MYO`` and ``Dice_RV`` of the reconstructions, of a second
+            phase ``Dice_LV_ES`` and so on.
         shown: Reconstructions of the chosen rows, (n, C, H, W).
     """
 
@@ -70,7 +71,9 @@ def look(
         for name, measure in FIDELITY.items():
             fidelity[name].append(measure(image, decoded.numpy(), inside))
         if segmenter is not None:
-            for name, column in zip(STRUCTURES, dice(segmenter(decoded), label).T, strict=True):
+            found = zip(segmenter(decoded).unbind(1), label.unbind(1), strict=True)
+            scores = np.concatenate([dice(*both) for both in found], axis=1)
+            for name, column in zip(structures_at(dataset.phases), scores.T, strict=True):
                 fidelity[f"Dice_{name}"].append(column)
         rows = batch[Keys.ROW].cpu().numpy()
         pictures.append(decoded.numpy()[np.isin(rows, chosen)])

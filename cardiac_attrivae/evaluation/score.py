@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from torch import device
 
-from ..attributes import AREAS
 from ..data.store import SliceDataset
 from ..metrics.calibration import Calibration
 from ..metrics.catalogue import unit_of
@@ -62,7 +61,7 @@ class Known(NamedTuple):
 
     Attributes:
         table: Their codes and attributes.
-        areas: Their areas of LV, MYO and RV, (N, 3).
+        areas: Their areas of LV, MYO and RV at each phase, (N, 3 C).
     """
 
     table: LatentTable
@@ -116,7 +115,7 @@ def score_model(
             target.pixel_cm2,
         )  # fmt: skip
         if len(target) >= FEWEST:
-            areas = target.attributes(AREAS) if known is None else known.areas
+            areas = target.areas if known is None else known.areas
             rows += control_scores(control, areas.std(axis=0), rounds)
     rows += fidelity_scores(seen.fidelity, table.cases, rounds)
     columns: dict[Any, Any] = {"case": table.cases}
@@ -176,6 +175,13 @@ def check_fit(run: Run, dataset: SliceDataset) -> None:
 
 def check_crop(recipe: Mapping[str, Any], dataset: SliceDataset, model: str) -> None:
     """Does what `check_fit` does, for a model of which only the recipe and a name are known."""
+    phases = [list(of.get("phases", ["ED"])) for of in (recipe, dataset.info["recipe"])]
+    if phases[0] != phases[1]:
+        trained, given = (",".join(of) for of in phases)
+        raise DataError(
+            f"{model} was trained on slices at {trained} and {dataset.folder} holds {given}; "
+            f"preprocess it with --phases {trained}"
+        )
     for key in CROP:
         trained, given = recipe.get(key), dataset.info["recipe"].get(key)
         if trained is None or trained != given:

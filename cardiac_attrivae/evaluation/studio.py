@@ -18,14 +18,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..attributes import ATTRIBUTES, is_area
+from ..attributes import ATTRIBUTES, column_of, drawn, is_area, is_own_area
 from ..data.store import SliceDataset
 from ..metrics.calibration import Calibration
 from ..report.slices import requested_slice, traversals
-from ..report.style import picture
+from ..report.style import picture, stacked
 from ..runtime.device import find_device
 from ..runtime.shipped_models import judges_of, model_folder
-from ..schema import HEART, STRUCTURES, DataError, LatentTable
+from ..schema import DataError, LatentTable, Phase, structures_at
 from ..segmentation.guide import refuse_guide
 from ..segmentation.judge import (
     Segmenter,
@@ -62,7 +62,8 @@ def open_trained(
             f"{opened.name}; give the store that it was trained on"
         )
     check_fit(model, opened)
-    known, names = opened.split("train").basal(), model.pipeline.attributes
+    names = model.pipeline.attributes
+    known = opened.split("train").basal().complete(names)
     return model, opened, codes_of(model, known, names, find_device(device))
 
 
@@ -186,7 +187,7 @@ class Studio:
         return Heart(
             case or "mean of the training patients",
             dict(request),
-            original[0, 0].numpy(),
+            original[0].numpy(),
             before,
             after,
             table,
@@ -200,7 +201,7 @@ class Studio:
         slices, requested = traversed(self.run.painter, code[0], self.calibration, places)
         labels, measured = segmented(self.judge, slices, self.pixel_cm2)
         return Turned(
-            self.calibration, original[0, 0].numpy(), places, slices, labels, measured, requested
+            self.calibration, original[0].numpy(), places, slices, labels, measured, requested
         )
 
     def generate(self, codes: np.ndarray, request: Mapping[str, float]) -> Generated:
@@ -216,24 +217,28 @@ def compared(found: np.ndarray, request: Mapping[str, float], names: Sequence[st
     """Lists requested beside measured: a row per requested attribute and per one of the model.
 
     Args:
-        found: Measured areas of LV, MYO and RV in cm2, (3,).
+        found: Measured areas of LV, MYO and RV in cm2, at each phase, (3 C,).
         request: Attribute -> value.
         names: Attributes of the model.
 
     Returns:
-        Columns attribute, requested, unit, structure, measured_cm2, error_cm2, and reached: whether
-        the error of a requested area is small, see `NEAR`.
+        Columns attribute, requested, unit, structure, measured_cm2, the area of that structure at
+        the attribute's last phase, error_cm2, and reached: whether the error of a requested area is
+        small, see `NEAR`. If a ratio or a length is among them, also measured: what the areas say
+        of it, in its unit, see `attributes.drawn`.
     """
     rows = []
     for name in dict.fromkeys([*request, *names]):
         attribute, wanted = ATTRIBUTES[name], request.get(name, np.nan)
-        area = float(found[HEART.index(attribute.structure)])
+        area = float(found[column_of(name)])
         error = area - wanted if is_area(name) else np.nan
         near = bool(abs(error) <= max(NEAR * wanted, NEAR_CM2))
         row = {"attribute": name, "requested": wanted, "unit": attribute.unit}
         row |= {"structure": attribute.structure.name, "measured_cm2": area, "error_cm2": error}
-        rows.append(row | {"reached": near if np.isfinite(error) else np.nan})
-    return pd.DataFrame(rows)
+        said = np.nan if is_own_area(name) else float(drawn(name, found))
+        rows.append(row | {"reached": near if np.isfinite(error) else np.nan, "measured": said})
+    table = pd.DataFrame(rows)
+    return table if table["measured"].notna().any() else table.drop(columns="measured")
 
 
 def not_reached(table: pd.DataFrame) -> list[str]:
@@ -248,7 +253,7 @@ def not_reached(table: pd.DataFrame) -> list[str]:
 
 @dataclass(frozen=True)
 class Generated:
-    """Decoded slices and labels, (N, 1, H, W), and areas of LV, MYO and RV in cm^2, (N, 3)."""
+    """Decoded slices and labels, (N, C, H, W), and areas of LV, MYO and RV in cm^2, (N, 3 C)."""
 
     slices: Tensor
     labels: Tensor
@@ -262,7 +267,7 @@ class Heart:
     Attributes:
         title: Patient that it starts from.
         request: Attribute -> requested value.
-        original: Slice that it starts from, (H, W).
+        original: Slice that it starts from, (C, H, W).
         before, after: What the model draws from the unchanged code, and with the request; one
             slice each.
         table: See `compared`.
@@ -280,16 +285,17 @@ class Heart:
 
     @property
     def slice(self) -> np.ndarray:
-        """The requested slice, (H, W) in [0, 1]."""
-        return self.after.slices[0, 0].numpy()
+        """The requested slice, (H, W) in [0, 1]; (C, H, W) of several phases."""
+        drawn = self.after.slices[0].numpy()
+        return drawn[0] if len(drawn) == 1 else drawn
 
     def draw(self, path: Path) -> None:
         """Draws before, after and their difference, as PNG."""
         both = (self.before, self.after)
         requested_slice(
-            self.original,
-            [part.slices[0, 0].numpy() for part in both],
-            [part.labels[0, 0].numpy() for part in both],
+            stacked(self.original),
+            [stacked(part.slices[0].numpy()) for part in both],
+            [stacked(part.labels[0].numpy()) for part in both],
             [part.areas[0] for part in both],
             self.request,
             path,
@@ -307,11 +313,11 @@ class Turned:
 
     Attributes:
         calibration: Its ``names`` are the K attributes.
-        original: Slice that it starts from, (H, W).
+        original: Slice that it starts from, (C, H, W).
         places: Deviations of the training codes, (S,).
-        slices, labels: Drawn slices, and how the judge labels them, (K, S, H, W).
-        measured: Areas of LV, MYO and RV in cm^2, (K, S, 3). It and ``labels`` are None where no
-            judge looked.
+        slices, labels: Drawn slices, and how the judge labels them, (K, S, C, H, W).
+        measured: Areas of LV, MYO and RV in cm^2, at each phase, (K, S, 3 C). It and ``labels`` are
+            None where no judge looked.
         requested: Values that the places stand for, in the unit of each attribute, (K, S).
     """
 
@@ -331,11 +337,12 @@ class Turned:
     def table(self) -> pd.DataFrame:
         """A row per attribute and place: requested in its unit, LV, MYO and RV in cm^2."""
         assert self.measured is not None
+        columns = structures_at(Phase)[: self.measured.shape[-1]]
         about = zip(self.calibration.names, self.calibration.dimensions, self.units, strict=True)
         return pd.DataFrame(
             {"attribute": name, "dimension": dimension, "step": float(place),
              "requested": self.requested[k, s], "unit": unit,
-             **dict(zip(STRUCTURES, self.measured[k, s], strict=True))}
+             **dict(zip(columns, self.measured[k, s], strict=True))}
             for k, (name, dimension, unit) in enumerate(about)
             for s, place in enumerate(self.places)
         )  # fmt: skip
@@ -343,13 +350,13 @@ class Turned:
     def draw(self, path: Path) -> None:
         """Draws a row of slices per attribute, with measured areas below each, as PNG."""
         traversals(
-            self.slices.numpy(),
+            stacked(self.slices.numpy()),
             self.calibration.names,
             self.places.tolist(),
             path,
-            original=self.original,
+            original=stacked(self.original),
             dimensions=self.calibration.dimensions,
-            labels=self.labels,
+            labels=None if self.labels is None else stacked(self.labels),
             areas=self.measured,
             requested=self.requested,
             units=self.units,

@@ -22,7 +22,7 @@ from ..schema import DataError
 from ..training.facts import CROP
 from ..training.run import Run, load_run
 from .bundle_inference import FORMAT
-from .card import Scores, Source, describe
+from .card import Scores, Source, describe, phases_of
 from .formats import FILES, FORMATS, Autoencoder, pipeline_of, plain, write_torchscript
 
 CODE = ("$", "@", "%")
@@ -169,8 +169,14 @@ def inference_values(run: Run) -> dict[str, Any]:
         "format": FORMAT,
         "network_name": run.pipeline.network.name,
         "network_arguments": dict(run.pipeline.network.arguments),
-        "recipe": {key: run.about["recipe"][key] for key in CROP},
+        "recipe": {key: run.about["recipe"][key] for key in CROP} | _phases(run),
     }
+
+
+def _phases(run: Run) -> dict[str, list[str]]:
+    """What a bundle must know of a model of two phases besides the crop."""
+    phases = phases_of(run)
+    return {"phases": phases} if phases[1:] else {}
 
 
 def train_values(run: Run) -> dict[str, Any]:

@@ -82,14 +82,15 @@ def read_slices(folder: str | Path, recipe: Mapping[str, Any]) -> list[dict[str,
 
     A NIfTI file holds one slice or a stack of them, cropped and scaled as ``preprocess`` does it,
     in the orientation in which ``generate`` and ``traverse`` write them: columns run to the
-    patient's left, rows to the back.
+    patient's left, rows to the back. For a model of two phases ED and ES are in turn.
 
     Args:
         folder: The store, or the folder of NIfTI files.
-        recipe: ``size`` (pixels), ``spacing`` (mm) and ``percentiles`` of the training slices.
+        recipe: ``size`` (pixels), ``spacing`` (mm) and ``percentiles`` of the training slices, and
+            ``phases`` where they are two.
 
     Returns:
-        An item per slice: ``image`` (1, H, W), ``name`` (case, or file) and ``slice_index``.
+        An item per slice: ``image`` (C, H, W), ``name`` (case, or file) and ``slice_index``.
 
     Raises:
         DataError: If there are none, or they were cropped in another way.
@@ -106,9 +107,9 @@ def read_slices(folder: str | Path, recipe: Mapping[str, Any]) -> list[dict[str,
             f"{folder} is neither a store that preprocess wrote nor a folder of NIfTI files"
         )
     return [
-        _item(image[None], file.name, index)
+        _item(image, file.name, index)
         for file in files
-        for index, image in enumerate(_read_stack(file, recipe["size"], recipe["spacing"]))
+        for index, image in enumerate(_read_stack(file, recipe))
     ]
 
 
@@ -116,8 +117,9 @@ def _item(image: Tensor, name: str, index: int) -> dict[str, Any]:
     return {str(Keys.IMAGE): image, "name": name, "slice_index": int(index)}
 
 
-def _read_stack(file: Path, size: int, spacing: float) -> Tensor:
-    """Reads slices (S, H, W) of a NIfTI file, see `read_slices`."""
+def _read_stack(file: Path, recipe: Mapping[str, Any]) -> Tensor:
+    """Reads slices (N, C, H, W) of a NIfTI file, see `read_slices`."""
+    size, spacing, channels = recipe["size"], recipe["spacing"], len(recipe.get("phases", ["ED"]))
     volume = read_volume(file, 0)
     voxels = torch.from_numpy(volume.voxels.astype(np.float32)).permute(2, 1, 0)
     if voxels.shape[1:] != (size, size):
@@ -126,8 +128,10 @@ def _read_stack(file: Path, size: int, spacing: float) -> Tensor:
         found = f"pixels of {volume.spacing_mm[0]:g} x {volume.spacing_mm[1]:g} mm"
     elif not (voxels.isfinite().all() and voxels.min() >= 0 and voxels.max() <= 1):
         found = f"values from {float(voxels.min()):g} to {float(voxels.max()):g}"
+    elif len(voxels) % channels:
+        found = f"{len(voxels)} slices, not ED and ES in turn"
     else:
-        return voxels
+        return voxels.unflatten(0, (-1, channels))
     raise DataError(
         f"{file.name} has {found}; the model was trained on cropped slices of {size} x {size} "
         f"pixels of {spacing:g} mm, values 0 to 1. Raw scans: write a store of them with "
@@ -139,7 +143,8 @@ class CodeWriter:
     """Handler that writes codes.csv and reconstructions.nii.gz when inference is complete.
 
     codes.csv has a row per slice: ``name``, ``slice_index``, and the posterior mean as ``z0``,
-    ``z1``...; reconstructions.nii.gz is one stack in the same order.
+    ``z1``...; reconstructions.nii.gz is one stack in the same order, of a model of two phases with
+    ED and ES in turn.
 
     Args:
         folder: Folder to write into.
@@ -165,7 +170,7 @@ class CodeWriter:
         about = {name: batch[name] for name in ("name", "slice_index")}
         named = {f"z{d}": codes[:, d] for d in range(codes.shape[1])}
         self.rows.append(pd.DataFrame(about | named))
-        self.slices.append(output["pred"][:, 0].float().cpu())
+        self.slices.append(output["pred"].flatten(0, 1).float().cpu())
 
     def write(self, engine: SupervisedEvaluator) -> None:
         write(self.folder / "codes.csv", csv_text(pd.concat(self.rows)))

@@ -134,15 +134,25 @@ def calibration_of(run: Run) -> dict[str, dict[str, Any]]:
     }
 
 
+def phases_of(run: Run) -> list[str]:
+    """Returns the phases that the channels of a run show; earlier versions knew ED alone."""
+    return list(run.about["recipe"].get("phases", ["ED"]))
+
+
 def describe(run: Run, scores: Scores | None) -> dict[str, Any]:
     """Returns the content of metadata.json."""
     size, spacing = (run.about["recipe"][key] for key in ("size", "spacing"))
+    phases = phases_of(run)
+    one, at = "short-axis slice, 0 outside the heart", {"ED": "end-diastole", "ES": "end-systole"}
+    channels = {str(k): one if len(phases) == 1 else f"{one}, at {at[phase]}"
+                for k, phase in enumerate(phases)}  # fmt: skip
+    count = "one channel" if len(phases) == 1 else f"{len(phases)} channels, {' and '.join(phases)}"
     dimensions, data = len(run.about["code_mean"]), Source.of(run)
     attributes = run.pipeline.attributes
     image = {
-        "type": "image", "format": "magnitude", "modality": "MR", "num_channels": 1,
+        "type": "image", "format": "magnitude", "modality": "MR", "num_channels": len(phases),
         "spatial_shape": [size, size], "dtype": "float32", "value_range": [0, 1],
-        "is_patch_data": False, "channel_def": {"0": "short-axis slice, 0 outside the heart"},
+        "is_patch_data": False, "channel_def": channels,
     }  # fmt: skip
     trained = run.pipeline.dimensions(attributes)
     meaning = {
@@ -168,7 +178,8 @@ def describe(run: Run, scores: Scores | None) -> dict[str, Any]:
         "task": "Attribute-regularised latent codes of cardiac MRI, and slices of codes",
         "description": (
             f"{type(run.network).__name__} with {dimensions} latent dimensions, of short-axis "
-            f"slices of {size} x {size} pixels of {spacing} mm at end-diastole. "
+            f"slices of {size} x {size} pixels of {spacing} mm at "
+            f"{' and '.join(at[phase] for phase in phases)}. "
             + (f"Trained so that {', '.join(meaning.values())} each turn one dimension."
                if meaning else "No dimension was trained on an attribute.")
         ),
@@ -176,9 +187,9 @@ def describe(run: Run, scores: Scores | None) -> dict[str, Any]:
         "copyright": "Copyright (c) The cardiac-attrivae developers (software)",
         "data_source": "; ".join(filter(None, (data.title, data.url, data.terms))),
         "data_type": "nibabel",
-        "image_classes": "one channel, intensity in [0, 1], 0 outside the heart",
+        "image_classes": f"{count}, intensity in [0, 1], 0 outside the heart",
         "label_classes": "none",
-        "pred_classes": "one channel: the slice, decoded from its posterior mean",
+        "pred_classes": f"{count}: the slice, decoded from its posterior mean",
         "eval_metrics": scores.numbers if scores else {},
         "calibration": calibration_of(run),
         "intended_use": USE,

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..attributes import AREAS, ATTRIBUTES
+from ..attributes import ATTRIBUTES, areas_at, column_of
 from ..data.store import SliceDataset
 from ..evaluation.aiming import REACH
 from ..evaluation.studio import open_trained
@@ -29,7 +29,7 @@ from ..runtime.files import atomic_folder, read_json, write
 from ..runtime.folders import is_empty
 from ..runtime.outputs import check_own
 from ..runtime.shipped_models import judges_of, model_folder
-from ..schema import HEART, DataError, LatentTable, Structure
+from ..schema import HEART, DataError, LatentTable, Phase, Structure
 from ..segmentation.judge import (
     Progress,
     Segmenter,
@@ -108,7 +108,8 @@ def explore(
     model, slices, known = open_trained(run, store, device)
     cache = cache_of(slices, model.folder)
     (segmenter,) = segmenters_for(slices, cache, device=where, tell=tell, progress=progress)
-    return write_explorer(output, model, slices.basal(), known, segmenter)
+    patients = slices.basal().complete(known.names)
+    return write_explorer(output, model, patients, known, segmenter)
 
 
 def write_explorer(
@@ -135,7 +136,9 @@ def write_explorer(
         write_module(
             Part(run.network, "decode"), {"z": z}, ["reconstruction"], folder / "decoder.onnx"
         )
-        write_module(segmenter.network, {"image": image}, ["logits"], folder / "segmenter.onnx")
+        write_module(
+            segmenter.network, {"image": image[:, :1]}, ["logits"], folder / "segmenter.onnx"
+        )
         write(folder / "cases.bin", packed(shown))
         write(folder / "data.json", json.dumps(data, allow_nan=False))
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
@@ -178,8 +181,8 @@ def spread(cases: pd.DataFrame, most: int) -> np.ndarray:
 
 
 def packed(slices: SliceDataset) -> bytes:
-    """Packs slices as 8-bit greys, then their labels, (N, H, W) each, deflated."""
-    images, labels = grey(slices.images[:, 0].numpy()), slices.labels[:, 0].numpy()
+    """Packs slices as 8-bit greys, then their labels, (N, C, H, W) each, deflated."""
+    images, labels = grey(slices.images.numpy()), slices.labels.numpy()
     return zlib.compress(images.tobytes() + labels.tobytes(), 9)
 
 
@@ -212,6 +215,7 @@ def described(
             "kind": about.kind,
             "unit": SYMBOLS.get(about.unit, about.unit),
             "structure": HEART.index(about.structure),
+            "column": column_of(name),
             "dimension": calibration.dimensions[k],
             "intercept": float(calibration.intercept[k]),
             "slope": float(calibration.slope[k]),
@@ -231,6 +235,7 @@ def described(
         "seed": run.about["seed"],
         "synthetic": bool(shown.info.get("synthetic", False)),
         "generated": known is None,
+        "phases": list(shown.phases),
         "size": int(shown.images.shape[-1]),
         "pixel_cm2": shown.pixel_cm2,
         "reach": REACH,
@@ -294,8 +299,9 @@ def imagined(run: Run, judge: Segmenter, count: int = IMAGINED) -> SliceDataset:
     facts |= dict.fromkeys(("split", "vendor", "pathology"), "")
     facts |= {"domain": "generated", "slice_index": 0}
     facts |= {name: values[:, k] for k, name in enumerate(lines)}
-    for k, name in enumerate(AREAS):
-        facts.setdefault(name, areas(labels, run.about["recipe"]["spacing"] ** 2 / 100)[:, k])
+    found = areas(labels, run.about["recipe"]["spacing"] ** 2 / 100)
+    for name, column in zip(areas_at(Phase), found.T, strict=False):
+        facts.setdefault(name, column)
     info = {"dataset": run.about["train_dataset"], "recipe": run.about["recipe"]}
     info["synthetic"] = bool(run.about.get("synthetic"))
     return SliceDataset(slices, labels, pd.DataFrame(facts), info, run.folder)

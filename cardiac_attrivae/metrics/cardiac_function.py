@@ -1,30 +1,11 @@
-"""What volumes over a heart beat say: end-diastole, end-systole, ejection fraction, mass."""
+"""Finds end-diastole and end-systole in the volumes of a cine."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
-MUSCLE_G_PER_ML = 1.05
-"""Density of myocardium."""
 SMOOTHED = 8
 """Frames from which a curve is smoothed over time; fewer are too far apart."""
-
-
-class Function(NamedTuple):
-    """How a ventricle pumps.
-
-    Attributes:
-        edv_ml, esv_ml: Volume at end-diastole and at end-systole.
-        sv_ml: Stroke volume.
-        ef_percent: Ejection fraction; NaN for an empty ventricle.
-    """
-
-    edv_ml: float
-    esv_ml: float
-    sv_ml: float
-    ef_percent: float
 
 
 def find_phases(volumes_ml: np.ndarray) -> tuple[int, int]:
@@ -55,28 +36,3 @@ def find_phases(volumes_ml: np.ndarray) -> tuple[int, int]:
         middle = np.median([np.roll(volumes, k) for k in (-1, 0, 1)], axis=0)
         volumes = (np.roll(middle, 1) + 2 * middle + np.roll(middle, -1)) / 4
     return int(volumes.argmax()), int(volumes.argmin())
-
-
-def ventricle(edv_ml: float, esv_ml: float) -> Function:
-    """Computes stroke volume and ejection fraction.
-
-    Args:
-        edv_ml: Volume at end-diastole.
-        esv_ml: Volume at end-systole.
-
-    Example:
-        >>> ventricle(150.0, 60.0)
-        Function(edv_ml=150.0, esv_ml=60.0, sv_ml=90.0, ef_percent=60.0)
-    """
-    stroke = edv_ml - esv_ml
-    return Function(edv_ml, esv_ml, stroke, 100 * stroke / edv_ml if edv_ml > 0 else float("nan"))
-
-
-def mass_g(myocardium_ml: float) -> float:
-    """Computes the mass of the myocardium from its volume.
-
-    Example:
-        >>> mass_g(100.0)
-        105.0
-    """
-    return MUSCLE_G_PER_ML * myocardium_ml

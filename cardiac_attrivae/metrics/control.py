@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,8 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from ..attributes import ATTRIBUTES, is_area
-from ..schema import HEART, STRUCTURES
+from ..attributes import ATTRIBUTES, column, drawn, is_area, is_own_area
+from ..schema import Phase, structures_at
 from .intervals import with_mean
 from .metric import Good, Metric, Score, Section, table_of
 from .patients import draw_patients
@@ -26,44 +27,62 @@ class Movement:
 
     Attributes:
         requested: What the attribute was asked to be, (S,).
-        measured: Areas of LV, MYO and RV in the drawn slices in cm2, (P, S, 3).
-        own: Index of the attribute's structure among the three.
-        deviations: Standard deviation of the areas over patients, (3,).
+        measured: Areas of LV, MYO and RV in the drawn slices in cm2, at each phase, (P, S, 3 C).
+        own: Columns of the attribute's structure, one for each of its phases.
+        deviations: Standard deviation of the areas over patients, (3 C,).
         is_area: Whether the attribute is an area; a slice holds no volume.
+        said: What these areas say of the attribute, (P, S), see `attributes.drawn`; None where that
+            is the area of its structure.
 
     Example:
         >>> requested = np.array([10.0, 20.0])
         >>> measured = np.array([[[12.0, 9.0, 9.0], [17.0, 9.0, 10.0]]])
-        >>> Movement(requested, measured, own=0, deviations=np.ones(3), is_area=True).slopes
+        >>> Movement(requested, measured, [0], np.ones(3)).slopes
         array([[0.5, 0. , 0.1]])
     """
 
     requested: np.ndarray
     measured: np.ndarray
-    own: int
+    own: Sequence[int]
     deviations: np.ndarray
     is_area: bool = True
+    said: np.ndarray | None = None
 
     @cached_property
     def slopes(self) -> np.ndarray:
-        """cm2 measured per unit requested, (P, 3)."""
+        """cm2 measured per unit requested, (P, 3 C)."""
+        return self._slopes(self.measured)
+
+    def _slopes(self, measured: np.ndarray) -> np.ndarray:
         centred = self.requested - self.requested.mean()
-        return np.einsum("s,psk->pk", centred, self.measured) / max((centred**2).sum(), 1e-12)
+        return np.einsum("s,psk->pk", centred, measured) / max((centred**2).sum(), 1e-12)
+
+    @property
+    def drawn(self) -> np.ndarray:
+        """What is drawn of the attribute, (P, S)."""
+        return self.measured[:, :, self.own[0]] if self.said is None else self.said
+
+    def slope(self, shares: np.ndarray) -> float:
+        """What is drawn of the attribute per unit requested, with the share of each patient."""
+        if self.said is None:
+            return (shares @ self.slopes)[self.own[0]]
+        return shares @ self._slopes(self.said[..., None])[:, 0]
 
     @cached_property
     def grew(self) -> np.ndarray:
-        """Share of neighbouring steps at which the structure grew, (P,)."""
-        return (np.diff(self.measured[:, :, self.own], axis=1) > 0).mean(axis=1)
+        """Share of neighbouring steps at which it grew, (P,); nan of a shape."""
+        steps = np.diff(self.drawn, axis=1)
+        return np.where(np.isfinite(steps), steps > 0, np.nan).mean(axis=1)
 
     @cached_property
     def errors(self) -> np.ndarray:
         """Mean of |measured - requested|, (P,); nan where the attribute is no area."""
-        errors = np.abs(self.measured[:, :, self.own] - self.requested).mean(axis=1)
+        errors = np.abs(self.drawn - self.requested).mean(axis=1)
         return errors if self.is_area else errors * np.nan
 
 
 def follows(movement: Movement, counts: np.ndarray) -> float:
-    """Computes the Spearman correlation of requested and measured, over all slices.
+    """Computes the Spearman correlation of requested and measured, over all slices; nan of a shape.
 
     Args:
         movement: Slices of P patients.
@@ -71,12 +90,15 @@ def follows(movement: Movement, counts: np.ndarray) -> float:
 
     Example:
         >>> measured = np.array([[[1.0, 5.0, 5.0], [2.0, 4.0, 5.0]]])
-        >>> movement = Movement(np.array([1.0, 2.0]), measured, own=1, deviations=np.ones(3))
+        >>> requested = np.array([1.0, 2.0])
+        >>> movement = Movement(requested, measured, [1], np.ones(3))
         >>> round(follows(movement, np.array([1])), 3)
         -1.0
     """
-    drawn = np.repeat(movement.measured[:, :, movement.own], counts, axis=0)
+    drawn = np.repeat(movement.drawn, counts, axis=0)
     wanted = np.tile(movement.requested, len(drawn))
+    if np.isnan(drawn).any():
+        return float("nan")
     flat = np.ptp(drawn) == 0 or np.ptp(movement.requested) == 0
     return 0.0 if flat else float(np.corrcoef(rankdata(wanted), rankdata(drawn))[0, 1])
 
@@ -92,12 +114,14 @@ def leak(movement: Movement, counts: np.ndarray) -> float:
 
     Example:
         >>> measured = np.array([[[1.0, 5.0, 5.0], [4.0, 4.0, 5.0]]])
-        >>> movement = Movement(np.array([1.0, 2.0]), measured, own=0, deviations=np.ones(3))
+        >>> requested = np.array([1.0, 2.0])
+        >>> movement = Movement(requested, measured, [0], np.ones(3))
         >>> leak(movement, np.array([1]))
         0.25
     """
     moved = np.abs(counts / counts.sum() @ movement.slopes) / movement.deviations
-    return float(1 - moved[movement.own] / moved.sum()) if moved.sum() > 1e-9 else float("nan")
+    own = moved[list(movement.own)].sum()
+    return float(1 - own / moved.sum()) if moved.sum() > 1e-9 else float("nan")
 
 
 CONTROL: dict[str, Metric[[Movement, np.ndarray], float]] = table_of(
@@ -109,7 +133,7 @@ CONTROL: dict[str, Metric[[Movement, np.ndarray], float]] = table_of(
     ),
     Metric(
         "Control_slope", "Slope", "Measured cm² per unit requested; of an area, 1 is perfect.",
-        Section.CONTROL, lambda m, counts: (counts / counts.sum() @ m.slopes)[m.own],
+        Section.CONTROL, lambda m, counts: m.slope(counts / counts.sum()),
         good=Good.NONE, scale=PLAIN,
     ),
     Metric(
@@ -137,8 +161,9 @@ def control_scores(
 
     Args:
         table: A row per attribute, patient and step of `STEPS`: attribute, dimension, case, step,
-            requested, and the measured areas LV, MYO and RV in cm2.
-        deviations: Standard deviation of the areas of LV, MYO and RV over patients, (3,).
+            requested, and the measured areas LV, MYO and RV in cm2, of a second phase LV_ES, MYO_ES
+            and RV_ES.
+        deviations: Standard deviation of these areas over patients, (3 C,).
         rounds: Draws of patients.
         seed: Seed of the draws.
 
@@ -172,10 +197,9 @@ def control_scores(
 
 
 def _movement(part: pd.DataFrame, name: str, deviations: np.ndarray) -> Movement:
-    return Movement(
-        part["requested"].to_numpy()[: len(STEPS)],
-        part[list(STRUCTURES)].to_numpy().reshape(-1, len(STEPS), len(STRUCTURES)),
-        HEART.index(ATTRIBUTES[name].structure),
-        deviations,
-        is_area=is_area(name),
-    )
+    columns, about = [c for c in structures_at(Phase) if c in part], ATTRIBUTES[name]
+    measured = part[columns].to_numpy().reshape(-1, len(STEPS), len(columns))
+    own = [column(phase, about.structure) for phase in about.phases]
+    said = None if is_own_area(name) else drawn(name, measured)
+    requested = part["requested"].to_numpy()[: len(STEPS)]
+    return Movement(requested, measured, own, deviations, is_area(name), said)

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from monai.losses import DiceLoss
 from torch import Tensor
 
-from ..schema import HEART
 from .precision import at_least_float32
 
 BETA = 0.3
@@ -86,12 +85,13 @@ def turned(z: Tensor, dimension: Tensor, amount: Tensor, along: Tensor | None = 
 def control_distance(before: Tensor, after: Tensor, structure: Tensor, amount: Tensor) -> Tensor:
     r"""Penalises a drawing that does not change as its code was turned.
 
-    The area of one structure should change by the amount, the other two should stay: smooth L1
+    The area of one structure should change by the amount, the others should stay: smooth L1
     with `BETA` between the change of the areas and the request, averaged over the structures.
 
     Args:
-        before: Areas of LV, myocardium and RV in standard deviations over patients, (N, 3).
-        after: The same after one dimension was turned, (N, 3).
+        before: Areas of LV, myocardium and RV, at each phase, in standard deviations over
+            patients, (N, 3 C).
+        after: The same after one dimension was turned, (N, 3 C).
         structure: Index of the structure whose area was asked to change, (N,).
         amount: By how many deviations, (N,).
 
@@ -104,5 +104,5 @@ def control_distance(before: Tensor, after: Tensor, structure: Tensor, amount: T
         >>> control_distance(before, after, torch.tensor([0, 0]), torch.tensor([1.5, 1.5]))
         tensor([0.0000, 0.0500])
     """
-    wanted = F.one_hot(structure, len(HEART)).to(before) * amount[:, None]
+    wanted = F.one_hot(structure, before.shape[1]).to(before) * amount[:, None]
     return F.smooth_l1_loss(after - before, wanted, reduction="none", beta=BETA).mean(dim=1)

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from ..attributes import ATTRIBUTES, is_area, label_of
+from ..attributes import ATTRIBUTES, is_area, label_of, structures_of
 from ..schema import HEART
 from .published import dataset_label, method_label
 from .style import SYMBOLS, Look, fitted, legend, looks, plain, save
@@ -190,7 +190,7 @@ def control(table: pd.DataFrame, path: str | Path, units: Mapping[str, str]) -> 
         for c, name in enumerate(attributes):
             axis = axes[r, c]
             part = table[(table["structure"] == structure) & (table["attribute"] == name)]
-            own = name in ATTRIBUTES and ATTRIBUTES[name].structure.name == structure
+            own = name in ATTRIBUTES and structure in structures_of(name)
             if own:
                 axis.set_facecolor("0.95")
             if own and is_area(name) and len(part):

@@ -1,6 +1,8 @@
 """Slices in rows: reconstructions of several methods, and traversals of latent dimensions.
 
-Computes nothing beyond layout: pictures and numbers come in, a PNG or GIF goes out.
+Slices of two phases come as pictures (2 H, W), ED above ES, see `style.stacked`.
+
+Computes nothing beyond layout: pictures and numbers come in, a PNG goes out.
 """
 
 from __future__ import annotations
@@ -13,13 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from PIL import Image, ImageDraw
 
-from ..attributes import ATTRIBUTES, label_of
-from ..runtime.files import atomic_file
-from ..schema import HEART, Structure
+from ..attributes import ATTRIBUTES, drawn, label_of
+from ..schema import HEART, Phase, Structure
 from .published import method_label
-from .style import COLOURS, INK, PAPER, SYMBOLS, fitted, font, grey, outlined, save, shorten
+from .style import COLOURS, fitted, outlined, save, value_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +28,6 @@ SIDE = 1.2  # inches of a slice
 GAP = 0.05  # inches between slices
 LINE = 0.15  # inches of a line of letters
 MARGIN = 0.1  # inches of paper around all
-MILLISECONDS = 80  # of a picture of an animation
 
 
 def methods_side_by_side(
@@ -73,7 +72,13 @@ def methods_side_by_side(
     names = {name: fitted(method_label(name), SIDE, 8, lines=5) for name in rebuilt}
     left = LINE * max(0, *(len(text.splitlines()) - 2 for text in names.values()))
     figure, axes = _grid(
-        1 + 2 * len(rebuilt), n, left=left, right=0.65, top=top, below=LINE * bool(scores)
+        1 + 2 * len(rebuilt),
+        n,
+        left=left,
+        right=0.65,
+        top=top,
+        below=LINE * bool(scores),
+        tall=_tall(originals),
     )
     for k in range(n):
         _show(axes[0, k], originals[k])
@@ -114,8 +119,8 @@ def traversals(
         original: The slice that the traversal started from, (H, W); shown on the left.
         dimensions: Latent dimension of each row, length K; 0 to K - 1 by default.
         labels: Canonical masks of the decoded slices, (K, S, H, W); outlined if given.
-        areas: LV, MYO and RV measured in them in cm2, (K, S, 3); printed below each picture, the
-            structure that the row's attribute is about in bold.
+        areas: LV, MYO and RV measured in them in cm2, at each phase, (K, S, 3 C); printed
+            below each picture, the structure that the row's attribute is about in bold.
         requested: Attribute that each picture was asked for, (K, S); printed above it, nan as
             "below 0".
         units: Units of the requested values, length K.
@@ -138,7 +143,7 @@ def traversals(
     wanted = {
         "original": (original, images.shape[2:]),
         "labels": (labels, images.shape),
-        "areas": (areas, (rows, count, len(HEART))),
+        "areas": (areas, (rows, count, len(HEART) * (1 if areas is None else _phases(areas)))),
         "requested": (requested, (rows, count)),
     }
     for what, (value, shape) in wanted.items():
@@ -148,17 +153,17 @@ def traversals(
     figure, axes = _grid(
         rows, count, left=(SIDE + GAP) * (original is not None), top=LINE,
         bottom=0.2 * (labels is not None), above=LINE * (requested is not None),
-        below=2 * LINE * (areas is not None),
+        below=2 * LINE * _phases(areas), tall=_tall(images),
     )  # fmt: skip
     for (i, j), axis in np.ndenumerate(axes):
         _show(axis, images[i, j] if labels is None else outlined(images[i, j], labels[i][j]))
         head = [_step(steps[j])] if i == 0 else []
         if requested is not None:
             asked = float(requested[i][j])
-            head.append(_number(asked, units[i]) if math.isfinite(asked) else "below 0")
+            head.append(value_of(names[i], asked, units[i]) if math.isfinite(asked) else "below 0")
         axis.set_title("\n".join(head), fontsize=8, pad=3)
         if areas is not None:
-            _print_areas(axis, _structure(names[i]), areas[i][j])
+            _print_areas(axis, _structure(names[i]), np.asarray(areas[i][j]), _tall(images))
     for axis, name, dimension in zip(axes[:, 0], names, dimensions, strict=True):
         axis.set_ylabel(f"{label_of(name)}\n{name}, dimension {dimension}", fontsize=7)
     if original is not None:
@@ -194,7 +199,7 @@ def requested_slice(
         original: Slice in [0, 1], (H, W).
         images: Decoded before and after the change, two of (H, W).
         labels: Canonical masks of both, outlined; two of (H, W).
-        areas: LV, MYO and RV measured in both in cm2, two of (3,); printed below.
+        areas: LV, MYO and RV measured in both in cm2, two of (3 C,); printed below.
         request: Attribute -> value that was asked for, in its unit.
         path: PNG to write; its folders are created.
         title: Title of the original.
@@ -206,86 +211,36 @@ def requested_slice(
     """
     original = np.asarray(original)
     shapes = [np.shape(part) for part in (*images, *labels, *areas)]
-    if shapes != [original.shape] * 4 + [(len(HEART),)] * 2 or original.ndim != 2:
+    count = len(HEART) * _phases(areas[0])
+    if shapes != [original.shape] * 4 + [(count,)] * 2 or original.ndim != 2:
         raise ValueError(
             f"original {original.shape}; images, labels and areas {shapes} do not fit; "
             "expected (H, W), then two of (H, W), of (H, W) and of (3,)"
         )
     asked = [
-        f"{fitted(label_of(name), SIDE, 8)}\n{_number(value, ATTRIBUTES[name].unit)}"
+        f"{fitted(label_of(name), SIDE, 8)}\n{value_of(name, value)}"
         for name, value in request.items()
     ]
     structures = [ATTRIBUTES[name].structure for name in request]
     for k, name in enumerate(request):
         if name in missed:
-            asked[k] += f"\nnot reached: {areas[1][HEART.index(structures[k])]:.1f} cm²"
+            asked[k] += f"\nnot reached: {value_of(name, float(drawn(name, areas[1])))}"
     heads = (fitted(title, SIDE, 8), "as drawn", "\n".join(asked), "absolute difference")
     top = LINE * max(len(head.splitlines()) for head in heads)
-    figure, axes = _grid(1, 4, right=0.6, top=top, bottom=0.2, below=2 * LINE)
+    figure, axes = _grid(
+        1, 4, right=0.6, top=top, bottom=0.2, below=2 * LINE * _phases(areas[0]),
+        tall=_tall(original),
+    )  # fmt: skip
     for axis, head in zip(axes[0], heads, strict=True):
         axis.set_title(head, fontsize=8, pad=3)
     _show(axes[0, 0], original)
     for axis, image, label, area in zip(axes[0, 1:3], images, labels, areas, strict=True):
         _show(axis, outlined(np.asarray(image), np.asarray(label)))
-        _print_areas(axis, structures[0] if len(structures) == 1 else None, area)
+        own = structures[0] if len(structures) == 1 else None
+        _print_areas(axis, own, np.asarray(area), _tall(original))
     _show_errors(axes[:, 3:], np.abs(np.subtract(*images))[None, None])
     _structures(figure)
     save(figure, path)
-
-
-def traversal_gif(
-    images: np.ndarray,
-    names: Sequence[str],
-    path: str | Path,
-    captions: Sequence[str] | Sequence[Sequence[str]] | None = None,
-) -> None:
-    """Moves latent dimensions forth and back, without end, in an animated GIF twice as large.
-
-    Args:
-        images: Decoded slices in [0, 1] of one traversal, (S, H, W), or of several side by side,
-            (K, S, H, W).
-        names: Title of each, length K (1 for one traversal).
-        path: GIF to write; its folders are created.
-        captions: Text below each picture, for example its value; as the images, (S,) or
-            (K, S).
-
-    Raises:
-        ValueError: If there is no picture, or the lengths differ.
-    """
-    images = np.asarray(images)
-    texts = np.full(images.shape[:-2], "") if captions is None else np.asarray(captions)
-    if images.ndim not in (3, 4) or not images.size or texts.shape != images.shape[:-2]:
-        raise ValueError(
-            f"images {images.shape} and captions {texts.shape} do not fit; "
-            "expected (S, H, W) and (S,), or (K, S, H, W) and (K, S)"
-        )
-    count, height, width = images.shape[-3:]
-    greys, texts = grey(images).reshape(-1, count, height, width), texts.reshape(-1, count)
-    if len(names) != len(greys):
-        raise ValueError(f"{len(names)} names for {len(greys)} traversals")
-
-    letters, gap = font(14), 8
-    line = sum(letters.getmetrics()) + 4
-    width, height = 2 * width, 2 * height
-    size = (gap + len(greys) * (width + gap), height + line * (1 + (captions is not None)) + gap)
-    frames = []
-    for s in [*range(count), *range(count - 2, 0, -1)]:
-        frame = Image.new("L", size, PAPER[0])
-        draw = ImageDraw.Draw(frame)
-        for k, name in enumerate(names):
-            x = gap + k * (width + gap)
-            slice_ = Image.fromarray(greys[k, s]).resize((width, height), Image.Resampling.BICUBIC)
-            frame.paste(slice_, (x, line))
-            draw.text((x, 2), shorten(name, letters, width), INK[0], letters)
-            draw.text(
-                (x, line + height + 2), shorten(str(texts[k, s]), letters, width), INK[0], letters
-            )
-        frames.append(frame)
-    with atomic_file(path) as beside:
-        frames[0].save(
-            beside, format="GIF", save_all=True, append_images=frames[1:], duration=MILLISECONDS,
-            loop=0,
-        )  # fmt: skip
 
 
 def _grid(
@@ -298,9 +253,11 @@ def _grid(
     bottom: float = 0.0,
     above: float = 0.0,
     below: float = 0.0,
+    tall: float = 1.0,
 ) -> tuple[Figure, np.ndarray]:
     """Makes panels of `SIDE` inches, (rows, columns), with space for letters, all in inches.
 
+    Panels are ``tall`` times as high as wide: phases lie below each other, see `stacked`.
     ``above`` and ``below`` are left free at every row, the others once around all rows. Space for
     two lines of letters is always kept on the left.
     """
@@ -308,14 +265,14 @@ def _grid(
     top, bottom = MARGIN + top + above, MARGIN + bottom + below
     between = GAP + above + below
     width = left + columns * (SIDE + GAP) - GAP + right
-    height = top + rows * (SIDE + between) - between + bottom
+    height = top + rows * (SIDE * tall + between) - between + bottom
     figure = Figure((width, height))
     axes = figure.subplots(
         rows, columns, squeeze=False,
         gridspec_kw={
             "left": left / width, "right": 1 - right / width,
             "top": 1 - top / height, "bottom": bottom / height,
-            "wspace": GAP / SIDE, "hspace": between / SIDE,
+            "wspace": GAP / SIDE, "hspace": between / (SIDE * tall),
         },
     )  # fmt: skip
     return figure, axes
@@ -326,8 +283,14 @@ def _step(step: float) -> str:
     return f"{sign}{abs(step):g} sd"
 
 
-def _number(value: float, unit: str) -> str:
-    return f"{value:.1f} {SYMBOLS.get(unit, unit)}".replace("-", "−").rstrip()
+def _tall(images: np.ndarray) -> float:
+    """Height over width of slices: 2 of two phases below each other."""
+    return images.shape[-2] / images.shape[-1]
+
+
+def _phases(areas: np.ndarray | None) -> int:
+    """Number of phases that areas (..., 3 C) are of; 0 of none."""
+    return 0 if areas is None else np.shape(areas)[-1] // len(HEART)
 
 
 def _structure(name: str) -> Structure | None:
@@ -335,15 +298,25 @@ def _structure(name: str) -> Structure | None:
     return ATTRIBUTES[name].structure if name in ATTRIBUTES else None
 
 
-def _print_areas(axis: Axes, own: Structure | None, areas: np.ndarray) -> None:
+def _print_areas(axis: Axes, own: Structure | None, areas: np.ndarray, tall: float = 1) -> None:
     """Prints the measured areas below a picture, that of its own structure first and in bold."""
-    texts = {s: f"{s.name} {area:.1f}" for s, area in zip(HEART, areas, strict=True)}
     weight = "normal" if own is None else "bold"
-    axis.set_xlabel(f"{texts.pop(own or HEART[0])} cm²", fontsize=8, fontweight=weight, labelpad=1)
-    axis.text(
-        0.5, -LINE / SIDE, "  ".join(texts.values()), fontsize=7, transform=axis.transAxes,
-        ha="center", va="top",
-    )  # fmt: skip
+    for k, (phase, found) in enumerate(zip(Phase, np.split(areas, _phases(areas)), strict=False)):
+        texts = {s: f"{s.name} {area:.1f}" for s, area in zip(HEART, found, strict=True)}
+        first = f"{texts.pop(own or HEART[0])} cm²"
+        at = "" if _phases(areas) == 1 else f"{phase} "
+        line = -LINE / SIDE / tall
+        if k == 0:
+            axis.set_xlabel(f"{at}{first}", fontsize=8, fontweight=weight, labelpad=1)
+        else:
+            axis.text(
+                0.5, 2 * k * line, f"{at}{first}", fontsize=8, fontweight=weight,
+                transform=axis.transAxes, ha="center", va="top",
+            )  # fmt: skip
+        axis.text(
+            0.5, (2 * k + 1) * line, "  ".join(texts.values()), fontsize=7,
+            transform=axis.transAxes, ha="center", va="top",
+        )  # fmt: skip
 
 
 def _structures(figure: Figure) -> None:

@@ -10,13 +10,14 @@ import base64
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import matplotlib
 import numpy as np
 from matplotlib.lines import Line2D
 from PIL import ImageFont
 
+from ..attributes import ATTRIBUTES
 from ..runtime.files import atomic_file
 from ..schema import HEART, Structure
 
@@ -99,6 +100,30 @@ def plain(axis: Axes, grid: Literal["both", "x", "y"] = "both") -> None:
     axis.grid(axis=grid, alpha=0.3)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def value_of(name: str, value: float, unit: str | None = None) -> str:
+    """Writes a value of an attribute with its unit, with the digits that its entry says.
+
+    Example:
+        >>> value_of("LVEDA", 28.04), value_of("LVEF", 35), value_of("LV_eccentricity", 0.456)
+        ('28.0 cm²', '35.0 %', '0.46')
+    """
+    entry = ATTRIBUTES.get(name)
+    if unit is None:
+        unit = entry.unit if entry else ""
+    number = f"{value:.{entry.digits if entry else 1}f}"
+    return f"{number} {SYMBOLS.get(unit, unit)}".replace("-", "−").rstrip()
+
+
+def stacked(images: Any) -> Any:
+    """Puts the phases of slices below each other, (..., C, H, W) -> (..., C H, W).
+
+    Example:
+        >>> stacked(np.zeros((5, 2, 64, 64))).shape
+        (5, 128, 64)
+    """
+    return images.reshape(*images.shape[:-3], -1, images.shape[-1])
 
 
 def outline(label: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from ..metrics.images import dice
 from ..runtime.files import remove_leftovers
 from ..runtime.weights import Facts, read_weights, write_weights
 from ..schema import STRUCTURES, DataError, Keys
-from ..training.augmentation import structure_masks
+from ..training.augmentation import each_phase, structure_masks
 from .judge_training import AUGMENTATION, Progress, Training, bar, build, train_network
 
 FORMAT = 1
@@ -58,16 +58,19 @@ class Segmenter:
     patients: int
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Labels images in [0, 1], (N, 1, H, W): canonical labels, uint8, on their device."""
+        """Labels images in [0, 1], (N, C, H, W), each phase on its own: canonical labels, uint8, on
+        their device."""
         device = next(self.network.parameters()).device
         with torch.no_grad():
-            logits = [self.network(chunk.float().to(device)) for chunk in images.split(CHUNK)]
+            chunks = each_phase(images).split(CHUNK)
+            logits = [self.network(chunk.float().to(device)) for chunk in chunks]
         labels = torch.cat([chunk.argmax(1, keepdim=True) for chunk in logits])
-        return labels.to(images.device, torch.uint8)
+        return labels.to(images.device, torch.uint8).view_as(images)
 
 
 def areas(labels: Tensor | np.ndarray, pixel_cm2: float) -> np.ndarray:
-    """Counts the areas of LV, myocardium and RV in cm^2, (N, 3), in canonical labels (N, 1, H, W).
+    """Counts the areas of LV, myocardium and RV in cm^2, at each phase, (N, 3 C), in canonical
+    labels (N, C, H, W).
 
     Example:
         >>> areas(np.array([[[[1, 1], [2, 0]]]]), pixel_cm2=0.5)

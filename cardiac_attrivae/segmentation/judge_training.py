@@ -26,7 +26,7 @@ from ..data.loader import DeviceLoader
 from ..data.store import SliceDataset
 from ..runtime.files import atomic_file
 from ..schema import HEART, Keys
-from ..training.augmentation import AttributeTargets, Augmentation, Augmenter, prepared
+from ..training.augmentation import AttributeTargets, Augmentation, Augmenter, each_phase, prepared
 
 AUGMENTATION = Augmentation(
     rotation=20, shift=5, zoom=0.2, stretch=0.1, cavity=0.3, wall=0.4, elastic=2,
@@ -145,8 +145,8 @@ def train_network(
         if step <= done:
             continue
         batch = augmenter(batch, generator)
-        images = as_decoded(batch[Keys.IMAGE], training, generator)
-        loss = loss_function(network(images), batch[Keys.LABEL])
+        images = as_decoded(each_phase(batch[Keys.IMAGE]), training, generator)
+        loss = loss_function(network(images), each_phase(batch[Keys.LABEL]))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

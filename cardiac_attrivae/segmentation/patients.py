@@ -19,7 +19,8 @@ from ..data.manifest import Manifest
 from ..data.masks import NOTE, Masks, scan_name
 from ..data.nifti import quiet_nibabel
 from ..data.scan import Scan, read_scan
-from ..metrics.cardiac_function import find_phases, mass_g, ventricle
+from ..heart import mass_g, ventricle
+from ..metrics.cardiac_function import find_phases
 from ..report.patient_sheet import patient_sheet
 from ..runtime.file_names import file_names
 from ..runtime.files import write

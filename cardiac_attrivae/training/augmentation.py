@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from ..attributes import AREAS
+from ..attributes import ATTRIBUTES, Kind, drawn
 from ..data.store import SliceDataset, Slices
 from ..schema import HEART, Keys
 from .config import Augmentation
@@ -24,9 +24,18 @@ LATTICE = 33
 """Deformations are smooth: they are computed on this many points a side and interpolated."""
 
 
+BENT = (Kind.RATIO, Kind.LENGTH, Kind.SHAPE)
+"""Kinds of attributes that are not linear in areas."""
+
+
 def structure_masks(labels: Tensor) -> Tensor:
-    """Masks of LV, myocardium and RV, (N, 3, H, W), of canonical labels (N, 1, H, W)."""
-    return torch.cat([(labels == structure).float() for structure in HEART], dim=1)
+    """Masks of LV, myocardium and RV at each phase, (N, 3 C, H, W), of labels (N, C, H, W)."""
+    return torch.stack([labels == structure for structure in HEART], dim=2).float().flatten(1, 2)
+
+
+def each_phase(fields: Tensor) -> Tensor:
+    """Makes slices (N C, 1, H, W) of the channels of slices (N, C, H, W)."""
+    return fields.flatten(0, 1)[:, None]
 
 
 class AttributeTargets:
@@ -34,11 +43,16 @@ class AttributeTargets:
 
     .. math:: t_k = E[a_k \mid A] + \rho\,(a_k - E[a_k \mid A])
 
-    where E is the least-squares plane over the three areas A of the training patients' basal
-    slices, and the residual is that of the slice before it is deformed. An area is its own plane,
-    without a residual. A basal slice shows a volume only in part: with rho = 1 the model is trained
-    to memorise what the slice does not show, with rho = 0 to predict no more than the areas do.
+    where E is the least-squares plane over the areas A of the training patients' basal slices, and
+    the residual is that of the slice before it is deformed. An area is its own plane, without a
+    residual. A basal slice shows a volume only in part: with rho = 1 the model is trained to
+    memorise what the slice does not show, with rho = 0 to predict no more than the areas do.
     Slices other than the basal one have no residual, because they show even less of the volume.
+
+    Of a ratio or a length, which are not linear in areas, E is a line over what the areas say of it
+    (`attributes.drawn`): the fractional area change of an ejection fraction, the ring of the same
+    areas of a wall. So a zoom leaves an ejection fraction as it is. Of a shape areas say nothing:
+    its target stays that of the slice before it was deformed.
 
     Args:
         dataset: Training slices.
@@ -47,10 +61,15 @@ class AttributeTargets:
     """
 
     def __init__(self, dataset: SliceDataset, names: Sequence[str], residual: float = 1.0) -> None:
-        areas = dataset.attributes(AREAS)
+        self.names = names = tuple(names)
+        seen = self.features(torch.from_numpy(dataset.areas)).numpy()
         values, basal = dataset.attributes(names), dataset.is_basal
-        design = np.column_stack([areas, np.ones(len(areas))])
-        self.plane = np.linalg.lstsq(design[basal], values[basal], rcond=None)[0]
+        design = np.column_stack([seen, np.ones(len(seen))])
+        self.plane = np.zeros((design.shape[1], len(names)))
+        for columns, of in self._regressions(dataset.areas.shape[1]):
+            known = design[np.ix_(basal, columns)]
+            found = np.linalg.lstsq(known, values[np.ix_(basal, of)], rcond=None)[0]
+            self.plane[np.ix_(columns, of)] = found
         self.rest = residual * (values - design @ self.plane) * basal[:, None]
         targets = design @ self.plane + self.rest
         self.mean, self.deviation = targets[basal].mean(axis=0), targets[basal].std(axis=0)
@@ -59,6 +78,23 @@ class AttributeTargets:
             constant = names[int(np.argmin(varies))]
             raise ValueError(f"attribute {constant!r} is the same in every training slice")
         self.values = self.standardise(targets)
+
+    def _regressions(self, areas: int) -> list[tuple[list[int], list[int]]]:
+        """Lists columns of the features, with the constant, and the attributes that they give."""
+        bent = [k for k, name in enumerate(self.names) if ATTRIBUTES[name].kind in BENT]
+        straight = [k for k in range(len(self.names)) if k not in bent]
+        found = [([*range(areas), -1], straight)] if straight else []
+        shown = iter(range(areas, areas + len(bent)))
+        for k in bent:
+            shape = ATTRIBUTES[self.names[k]].kind is Kind.SHAPE
+            found.append(([-1] if shape else [next(shown), -1], [k]))
+        return found
+
+    def features(self, areas: Tensor) -> Tensor:
+        """What attributes are predicted from: areas (N, 3 C), and what is not linear in them."""
+        kinds = {name: ATTRIBUTES[name].kind for name in self.names}
+        bent = [n for n, kind in kinds.items() if kind in BENT and kind is not Kind.SHAPE]
+        return torch.cat([areas, *(drawn(name, areas)[:, None] for name in bent)], dim=1)
 
     def standardise(self, values: np.ndarray) -> np.ndarray:
         """Values (N, K) in standard deviations from the mean of the basal training slices."""
@@ -73,13 +109,14 @@ def prepared(slices: Slices) -> Slices:
 
     Returns:
         LABEL; IMAGE, extended beyond the edge of the mask; ``pixels``, the numbers of pixels of LV,
-        myocardium and RV, (N, 3); ``centre``, ``radius`` and ``wall``, see `ventricle_geometry`.
+        myocardium and RV at each phase, (N, 3 C); of the first phase ``centre``, ``radius`` and
+        ``wall``, see `ventricle_geometry`.
     """
     masks = structure_masks(slices[Keys.LABEL])
-    centre, radius, wall = ventricle_geometry(masks)
+    centre, radius, wall = ventricle_geometry(masks[:, : len(HEART)])
     return {
         # the store is 0 outside the mask: without a rim, edges would darken as they are moved
-        Keys.IMAGE: extend_over_edge(slices[Keys.IMAGE], masks.sum(1, keepdim=True)),
+        Keys.IMAGE: extend_over_edge(slices[Keys.IMAGE], (slices[Keys.LABEL] > 0).float()),
         Keys.LABEL: slices[Keys.LABEL],
         "pixels": masks.sum((2, 3)),
         "centre": centre,
@@ -110,7 +147,7 @@ class Augmenter:
         def tensor(values: np.ndarray) -> Tensor:
             return torch.tensor(values, dtype=torch.float32, device=device)
 
-        self.areas = tensor(dataset.attributes(AREAS))
+        self.areas, self.features = tensor(dataset.areas), targets.features
         self.plane, self.rest = tensor(targets.plane), tensor(targets.rest)
         self.mean, self.deviation = tensor(targets.mean), tensor(targets.deviation)
 
@@ -122,14 +159,19 @@ class Augmenter:
         image = F.grid_sample(batch[Keys.IMAGE], grid, mode="bilinear", align_corners=False)
         masks = structure_masks(label)
         # the crop cuts off parts of a large RV: native area over area in the crop
-        areas = masks.sum((2, 3)) * (self.areas[row] / batch["pixels"])
-        values = areas @ self.plane[:-1] + self.plane[-1] + self.rest[row]
+        areas = masks.sum((2, 3)) * (self.areas[row] / batch["pixels"].clamp_min(1))
+        values = self.features(areas) @ self.plane[:-1] + self.plane[-1] + self.rest[row]
         return {
-            Keys.IMAGE: relight(image, masks, self.ranges, generator) * (label > 0),
+            Keys.IMAGE: self._relit(image, masks, generator) * (label > 0),
             Keys.LABEL: label,
             Keys.ATTRIBUTES: (values - self.mean) / self.deviation,
             Keys.ROW: row,
         }
+
+    def _relit(self, image: Tensor, masks: Tensor, generator: Generator) -> Tensor:
+        """Relights each phase on its own, (N, C, H, W)."""
+        masks = masks.unflatten(1, (-1, len(HEART))).flatten(0, 1)
+        return relight(each_phase(image), masks, self.ranges, generator).view_as(image)
 
     def _deformation(self, batch: Slices, generator: Generator) -> Tensor:
         """Draws where each pixel of the new slices comes from, as `grid_sample` reads it.
@@ -227,7 +269,7 @@ def ventricle_geometry(masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def extend_over_edge(images: Tensor, inside: Tensor, pixels: int = 3) -> Tensor:
-    """Fills a rim outside the mask with means of the pixels inside it, (N, 1, H, W)."""
+    """Fills a rim outside the mask with means of the pixels inside it, (N, C, H, W)."""
     for _ in range(pixels):
         weight = _mean3(inside)
         grown = torch.where(weight > 0, _mean3(images * inside) / weight.clamp_min(1e-6), 0)

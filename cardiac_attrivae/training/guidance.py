@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from ..attributes import AREAS, ATTRIBUTES, is_area
+from ..attributes import areas_at, column_of, is_area
 from ..data.store import SliceDataset
 from ..models.anatomy_terms import control_distance, mask_distance, soft_areas, turned
 from ..models.independence import predicting
 from ..runtime.distributed import batch_mean, share
 from ..runtime.weights import weights_digest
-from ..schema import HEART, DataError, Keys, VAEOutput
-from .augmentation import AttributeTargets
+from ..schema import DataError, Keys, VAEOutput
+from .augmentation import AttributeTargets, each_phase
 from .objectives import AttributeObjective
 
 REACH = 2.0
@@ -95,11 +95,11 @@ class Guidance:
     ) -> None:
         self.guide, self.anatomy = guide, objective.anatomy
         self.network = guide.network.to(device).eval().requires_grad_(False)
-        found = {k: ATTRIBUTES[name].structure for k, name in enumerate(names) if is_area(name)}
+        found = {k: column_of(name) for k, name in enumerate(names) if is_area(name)}
         self.dimensions = torch.tensor([*found], dtype=torch.long, device=device)
-        self.structures = torch.tensor([HEART.index(s) for s in found.values()], device=device)
+        self.structures = torch.tensor([*found.values()], dtype=torch.long, device=device)
         self.control = objective.control if found else 0.0
-        deviation = AttributeTargets(train, AREAS).deviation / train.pixel_cm2
+        deviation = AttributeTargets(train, areas_at(train.phases)).deviation / train.pixel_cm2
         self.deviation = torch.tensor(deviation, dtype=torch.float32, device=device)
         self.along: Tensor | None = None  # set where `decorrelate` will move codes together
 
@@ -132,14 +132,15 @@ class Guidance:
 
         def terms(output: VAEOutput, decode: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
             found = {}
-            logits = self.network(output.reconstruction[:, :1])
+            logits = self.network(each_phase(output.reconstruction))
             if label is not None:
-                found["anatomy"] = self.anatomy * batch_mean(mask_distance(logits, label[:, :1]))
+                distance = mask_distance(logits, each_phase(label)).unflatten(0, (len(label), -1))
+                found["anatomy"] = self.anatomy * batch_mean(distance.mean(dim=1))
             if self.control:
                 drawn = decode(turned(output.z, self.dimensions[which], amount, self.along))
                 before, after = (
-                    soft_areas(seen) / self.deviation
-                    for seen in (logits, self.network(drawn[:, :1]))
+                    soft_areas(seen).unflatten(0, (len(drawn), -1)).flatten(1) / self.deviation
+                    for seen in (logits, self.network(each_phase(drawn)))
                 )
                 distance = control_distance(before, after, self.structures[which], amount)
                 found["control"] = self.control * batch_mean(distance)

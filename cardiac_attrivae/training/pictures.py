@@ -12,6 +12,7 @@ from ..data.store import SliceDataset
 from ..models.vae import VAE
 from ..report.curves import training_curves
 from ..report.slices import methods_side_by_side, traversals
+from ..report.style import stacked
 from .run import TRAVERSAL, reconstruct, traverse
 
 SHOWN = 8
@@ -49,12 +50,13 @@ def draw_traversals(
     network: VAE, names: Sequence[str], statistics: Mapping[str, np.ndarray], path: Path
 ) -> None:
     """Draws a row of slices for each attribute, its dimension changed step by step."""
-    traversals(traverse(network, len(names), statistics), tuple(names), TRAVERSAL.tolist(), path)
+    images = stacked(traverse(network, len(names), statistics))
+    traversals(images, tuple(names), TRAVERSAL.tolist(), path)
 
 
 def draw_reconstructions(network: VAE, dataset: SliceDataset, path: Path) -> None:
     """Draws slices above what the network makes of them."""
-    originals = dataset.images[:, 0].numpy()
-    decoded = reconstruct(network, dataset.images)[:, 0].numpy()
+    originals = stacked(dataset.images.numpy())
+    decoded = stacked(reconstruct(network, dataset.images).numpy())
     captions = dataset.cases["case"].tolist()
     methods_side_by_side(originals, {"reconstruction": decoded}, captions, path)

@@ -17,6 +17,7 @@ from ..data.store import SliceDataset, Slices
 from ..models.refiner import Painted, Refiner
 from ..report.curves import training_curves
 from ..report.slices import methods_side_by_side
+from ..report.style import stacked
 from ..runtime.weights import weights_digest
 from ..schema import DataError, Keys
 from .config import Augmentation, Pipeline
@@ -116,14 +117,15 @@ class RefinerLearner(Learner):
         slices = slices.take(range(min(SHOWN, len(slices))))
         refiner = cast(Refiner, self.model).eval()
         drawn = {
-            method: reconstruct(network, slices.images)[:, 0].numpy()
+            method: stacked(reconstruct(network, slices.images).numpy())
             for method, network in (
                 (self.run.pipeline.method, self.run.network),
                 ("painted", Painted(self.run.network, refiner)),
             )
         }
         captions = slices.cases["case"].tolist()
-        methods_side_by_side(slices.images[:, 0].numpy(), drawn, captions, folder / "painted.png")
+        originals = stacked(slices.images.numpy())
+        methods_side_by_side(originals, drawn, captions, folder / "painted.png")
         return sorted(folder.glob("*.png"))
 
 

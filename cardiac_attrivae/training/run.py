@@ -238,11 +238,11 @@ def traverse(network: VAE, dimensions: int, statistics: Mapping[str, np.ndarray]
         statistics: ``code_mean`` and ``code_deviation`` of the training patients, (D,).
 
     Returns:
-        Slices of the first channel, (K, S, H, W).
+        Slices, (K, S, C, H, W).
     """
     mean, deviation = (np.asarray(statistics[k]) for k in ("code_mean", "code_deviation"))
     codes = np.tile(mean, (dimensions, len(TRAVERSAL), 1))
     for k in range(dimensions):
         codes[k, :, k] += TRAVERSAL * deviation[k]
-    images = decode(network, codes.reshape(-1, len(mean)))[:, 0].numpy()
+    images = decode(network, codes.reshape(-1, len(mean))).numpy()
     return images.reshape(dimensions, len(TRAVERSAL), *images.shape[1:])

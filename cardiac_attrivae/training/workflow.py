@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -93,6 +94,18 @@ def train(
     return workflow
 
 
+def _complete(slices: SliceDataset, names: Sequence[str]) -> SliceDataset:
+    """Leaves out slices of which an attribute is not known, and says how many."""
+    known = slices.complete(names)
+    if len(known) < len(slices):
+        warnings.warn(
+            f"{len(slices) - len(known)} of {len(slices)} slices of {slices.folder} are left out: "
+            f"one of {', '.join(names)} is blank, because no mask shows it",
+            stacklevel=3,
+        )
+    return known
+
+
 class TrainingWorkflow(PythonicWorkflow):
     """Trains one pipeline on one store: initialize, run, finalize, as MONAI's bundles call them.
 
@@ -155,6 +168,7 @@ class TrainingWorkflow(PythonicWorkflow):
         self.pipeline, self.output, self.seed = fitted(pipeline, train), Path(output), seed
         self.resume, self.overwrite, self.tell, self.handlers = resume, overwrite, tell, handlers
         self.trackers = parse_trackers(trackers)
+        train, val = (_complete(slices, pipeline.attributes) for slices in (train, val))
         basal = pipeline.data.slices == "basal"
         whole = pipeline.objective.whole
         self.train = train.basal() if basal else train

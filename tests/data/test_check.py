@@ -98,6 +98,10 @@ voxels along i          64      64       64
 voxels along j          72      72       72
 slices                   5       5        5
 
+3 of 3 usable cases have a mask at ES, too, and with it, by preprocess --phases
+  ED,ES: LVESV, RVESV, LVESA, MESA, RVESA, LVEF, RVEF, WT_mean_ES, WT_max_ES,
+  LVSV, thickening
+
 Known of this data set
 - Made up.
 

@@ -84,7 +84,7 @@ def test_a_mixed_store_is_asked_for_and_told_of_in_every_place(
 
 
 def test_a_store_of_an_earlier_version_has_manual_masks(acdc_store):
-    from cardiac_attrivae.data.store import _cases
+    from cardiac_attrivae.data.store_files import _cases
 
     table = pd.read_csv(acdc_store / "cases.csv")
     old = acdc_store.parent / "old.csv"

@@ -161,10 +161,10 @@ def test_volumes_have_no_error_in_cm2(table):
 def test_traversals_hold_the_pictures_of_their_steps(table):
     network, calibration = Drawing(), Calibration.fit(table)
     slices, requested = traversed(network, table.codes[3], calibration, np.array([-1.0, 1.0]))
-    assert slices.shape == (3, 2, 3 * SIZE, 20)
+    assert slices.shape == (3, 2, 1, 3 * SIZE, 20)
     code = table.codes[3].copy()
     code[2] = calibration.code_mean[2] + calibration.code_deviation[2]
-    torch.testing.assert_close(slices[2, 1], decode(network, code[None])[0, 0])
+    torch.testing.assert_close(slices[2, 1], decode(network, code[None])[0])
     labels, areas = segmented(Reader(Reading(), {}, 0), slices, PIXEL)
     own = [areas[k, :, HEART.index(s)] for k, s in enumerate(HEART)]
     assert np.array(own) == pytest.approx(requested, abs=PIXEL)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from cardiac_attrivae.metrics.cardiac_function import find_phases, mass_g, ventricle
+from cardiac_attrivae.heart import mass_g, ventricle
+from cardiac_attrivae.metrics.cardiac_function import find_phases
 
 
 def beat(frames, ed, systole=0.35):

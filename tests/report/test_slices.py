@@ -6,6 +6,7 @@ from conftest import heart
 from PIL import Image
 
 from cardiac_attrivae.report import slices as figures
+from cardiac_attrivae.report.animation import traversal_gif
 from cardiac_attrivae.report.style import COLOURS, DPI
 from cardiac_attrivae.schema import HEART
 
@@ -286,7 +287,7 @@ def frames(path):
 
 def test_a_gif_goes_forth_and_back(tmp_path):
     path = tmp_path / "new" / "t.gif"
-    figures.traversal_gif(plain(0, 60, 120, 180), ["LVEDA"], path)
+    traversal_gif(plain(0, 60, 120, 180), ["LVEDA"], path)
     found = frames(path)
     assert [duration for _, duration in found] == [80] * 6
     middle = [picture[picture.shape[0] // 2, picture.shape[1] // 2] for picture, _ in found]
@@ -295,7 +296,7 @@ def test_a_gif_goes_forth_and_back(tmp_path):
 
 def test_a_gif_shows_traversals_side_by_side_twice_as_large(tmp_path):
     images = plain((10, 20), (110, 120))
-    figures.traversal_gif(images, ["LVEDA", "MEDA"], tmp_path / "t.gif")
+    traversal_gif(images, ["LVEDA", "MEDA"], tmp_path / "t.gif")
     found = frames(tmp_path / "t.gif")
     assert len(found) == 2
     for k, (picture, _) in enumerate(found):
@@ -309,7 +310,7 @@ def test_a_gif_shows_traversals_side_by_side_twice_as_large(tmp_path):
 def test_a_gif_has_its_values_below(tmp_path):
     pictures = []
     for name, captions in (("a", ["1 mL", "2 mL"]), ("b", ["1 mL", "9 mL"]), ("c", None)):
-        figures.traversal_gif(plain(10, 20), ["LVEDV"], tmp_path / name, captions)
+        traversal_gif(plain(10, 20), ["LVEDV"], tmp_path / name, captions)
         pictures.append([picture for picture, _ in frames(tmp_path / name)])
     assert np.array_equal(pictures[0][0], pictures[1][0])
     rows = np.nonzero((pictures[0][1] != pictures[1][1]).any(1))[0]
@@ -329,5 +330,5 @@ def test_a_gif_has_its_values_below(tmp_path):
 def test_a_gif_names_what_does_not_fit(tmp_path, change, message):
     arguments = {"images": plain(1, 2), "names": ["a"]} | change
     with pytest.raises(ValueError, match=message):
-        figures.traversal_gif(**arguments, path=tmp_path / "t.gif")
+        traversal_gif(**arguments, path=tmp_path / "t.gif")
     assert not list(tmp_path.iterdir())

@@ -380,7 +380,7 @@ save = lambda file: draw(figure, file)
 """,
     "gif": """
 import numpy as np
-from cardiac_attrivae.report.slices import traversal_gif
+from cardiac_attrivae.report.animation import traversal_gif
 images = np.random.default_rng(0).random((5, 64, 64))
 save = lambda file: traversal_gif(images, ["a"], file)
 """,

@@ -23,11 +23,11 @@ async function fetched(file) {
   return response;
 }
 
-/** Slices and masks of all cases: bytes, N x H x W each, one after the other, deflated. */
+/** Slices and masks of all cases: bytes, N x phases x H x W each, one after the other, deflated. */
 async function slicesOf(data) {
   const { body } = await fetched("cases.bin");
   const plain = await new Response(body.pipeThrough(new DecompressionStream("deflate"))).arrayBuffer();
-  const [bytes, pixels] = [new Uint8Array(plain), data.size ** 2];
+  const [bytes, pixels] = [new Uint8Array(plain), data.phases.length * data.size ** 2];
   const masks = data.cases.length * pixels;
   return data.cases.map((_, k) => ({
     image: Float32Array.from(bytes.subarray(k * pixels, (k + 1) * pixels), (grey) => grey / 255),
@@ -37,7 +37,7 @@ async function slicesOf(data) {
 
 class Desk {
   constructor(data, decoder) {
-    Object.assign(this, { data, decoder, slices: null, segmenter: null });
+    Object.assign(this, { data, decoder, slices: null, segmenter: null, phase: 0 });
     this.colours = pictures.ORDER.map((structure) => data.structures[structure].colour);
     this.draw = newest((time) => this.drawNow(time));
     this.measure = newest(() => this.measureNow());
@@ -83,6 +83,13 @@ class Desk {
       svg.setAttribute("viewBox", `0 0 ${data.size} ${data.size}`);
       svg.append(...this.colours.map((stroke) => drawing("path", { stroke })));
     }
+    $("phase").append(...data.phases.map((name, k) => element("option", { value: k }, name)));
+    $("phase").parentElement.hidden = data.phases.length === 1;
+    $("phase").addEventListener("change", () => {
+      this.phase = Number($("phase").value);
+      this.paint();
+      this.tell();
+    });
     const facts = (one) => [one.case, one.pathology, one.vendor, one.split].filter(Boolean).join(" · ");
     $("case").append(
       element("option", { value: "" }, "mean of the training patients"),
@@ -145,20 +152,34 @@ class Desk {
   }
 
   async segmented(image) {
-    const { size, structures, pixel_cm2 } = this.data;
-    const labels = pictures.labelled(await this.segmenter.run(image, 1, size, size), size ** 2);
-    return { labels, areas: pictures.areas(labels, structures.length, pixel_cm2) };
+    const { size, phases, structures, pixel_cm2 } = this.data;
+    const labels = new Uint8Array(image.length);
+    const areas = []; // of the structures at ED, then at ES
+    for (let phase = 0; phase < phases.length; phase++) {
+      const logits = await this.segmenter.run(this.part(image, phase), 1, size, size);
+      const found = pictures.labelled(logits, size ** 2);
+      labels.set(found, phase * size ** 2);
+      areas.push(...pictures.areas(found, structures.length, pixel_cm2));
+    }
+    return { labels, areas };
+  }
+
+  /** The pixels of one phase, the one that is shown. */
+  part(pixels, phase = this.phase) {
+    const count = this.data.size ** 2;
+    return pixels?.subarray(phase * count, (phase + 1) * count);
   }
 
   paint() {
     const { data, drawn, start } = this;
     if (!start.image) return;
-    pictures.slice($("drawn"), drawn.image, data.size);
+    const now = this.part(drawn.image);
+    pictures.slice($("drawn"), now, data.size);
     const [canvas, beside] = [$("compared"), $("beside").value];
     const original = this.slices?.[start.k];
-    const other = beside.endsWith("original") ? original?.image : start.image;
+    const other = this.part(beside.endsWith("original") ? original?.image : start.image);
     const nothing = new Float32Array(data.size ** 2); // until the originals are there
-    if (beside.startsWith("from-")) pictures.difference(canvas, drawn.image, other ?? drawn.image, data.size);
+    if (beside.startsWith("from-")) pictures.difference(canvas, now, other ?? now, data.size);
     else pictures.slice(canvas, other ?? nothing, data.size);
     $("scale").hidden = !beside.startsWith("from-");
     canvas.setAttribute("aria-label", $("beside").selectedOptions[0].textContent);
@@ -171,9 +192,9 @@ class Desk {
   outline(svg, labels, late = false) {
     svg.classList.toggle("late", late);
     const shown = $("outlines").checked ? labels : undefined;
-    if (svg.shown === shown) return;
-    svg.shown = shown;
-    const paths = shown ? pictures.outlines(shown, this.data.size) : [];
+    if (svg.shown === shown && svg.phase === this.phase) return;
+    Object.assign(svg, { shown, phase: this.phase });
+    const paths = shown ? pictures.outlines(this.part(shown), this.data.size) : [];
     svg.querySelectorAll("path").forEach((path, k) => path.setAttribute("d", paths[k] ?? ""));
   }
 
@@ -182,13 +203,14 @@ class Desk {
     const { data, drawn, start } = this;
     const { one } = start;
     data.attributes.forEach((attribute, k) => {
-      const area = drawn.areas?.[attribute.structure] ?? null;
+      const area = drawn.areas?.[attribute.column] ?? null;
       this.attributes[k].tell(this.code, area, one?.values[k] ?? null);
     });
     data.structures.forEach((_, k) => {
-      const [now, before] = [drawn.areas?.[k], start.areas?.[k]]; // or not measured yet
+      const at = this.phase * data.structures.length + k;
+      const [now, before] = [drawn.areas?.[at], start.areas?.[at]]; // or not measured yet
       const known = now !== undefined && before !== undefined;
-      const cells = [one?.areas[k], before, now].map((area) => (area === undefined ? "…" : number(area, "cm²")));
+      const cells = [one?.areas[at], before, now].map((area) => (area === undefined ? "…" : number(area, "cm²")));
       if (!one) cells[0] = "–";
       cells.push(known ? signed(now - before, "cm²") : "…");
       const row = $("areas").rows[k];
@@ -202,7 +224,8 @@ class Desk {
   speak() {
     const { areas } = this.drawn;
     if (!areas) return;
-    const parts = this.data.structures.map(({ long }, k) => `${long} ${areas[k].toFixed(1)}`);
+    const first = this.phase * this.data.structures.length;
+    const parts = this.data.structures.map(({ long }, k) => `${long} ${areas[first + k].toFixed(1)}`);
     $("spoken").textContent = `Drawn, in square centimetres: ${parts.join(", ")}`;
     $("drawn").setAttribute("aria-label", `The slice that the model draws. ${$("spoken").textContent}`);
   }
@@ -210,7 +233,7 @@ class Desk {
   async download() {
     const { data, drawn } = this;
     const lines = data.attributes.map((attribute) => {
-      const area = drawn.areas ? `, drawn ${written(drawn.areas[attribute.structure], "cm²")}` : "";
+      const area = drawn.areas ? `, drawn ${written(drawn.areas[attribute.column], "cm²")}` : "";
       return `${attribute.name}: asked ${written(asked(attribute, this.code), attribute.unit)}${area}`;
     });
     const origin = data.synthetic ? " of synthetic hearts" : "";

@@ -1,7 +1,10 @@
 // A slider per attribute in its own unit, and per free dimension in standard deviations.
 
-const SPOKEN = { "cm²": "square centimetres", mL: "millilitres", SD: "standard deviations" };
-const DIGITS = { "cm²": 1, mL: 0, SD: 1 };
+const SPOKEN = {
+  "cm²": "square centimetres", mL: "millilitres", mm: "millimetres", g: "grams", "%": "percent",
+  SD: "standard deviations",
+};
+const DIGITS = { "cm²": 1, mL: 0, mm: 1, g: 0, "%": 0, SD: 1 };
 
 /** A number with the digits that suit its unit. */
 export function number(value, unit) {

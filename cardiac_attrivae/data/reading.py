@@ -1,0 +1,193 @@
+"""Reads a case: image and mask of a patient at one phase or two, with canonical labels."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import Compose, MapTransform, Transform
+from torch import Tensor
+
+from ..heart import is_one_heart, pixel_counts
+from ..schema import CaseRecord, DataError, Keys, Structure
+from .anatomy import heart_box, oddities
+from .images import laid_on, read_image
+from .nifti import are_finite, read_mask
+
+Case = Mapping[Hashable, Any]
+
+
+def innermost(error: BaseException) -> BaseException:
+    """Returns what a transform raised: MONAI wraps it, per slice once more.
+
+    Example:
+        >>> innermost(KeyError("unwrapped"))
+        KeyError('unwrapped')
+    """
+    while error.__cause__:
+        error = error.__cause__
+    return error
+
+
+class ReadPhased(MapTransform):
+    """Reads image and mask at the frame of the record; adds ``spacing`` (mm along i, j, slices) and
+    ``stored``, both volumes as they are in the files.
+
+    MONAI's LoadImage decodes a whole cine and takes the spacing from the affine, which in ACDC is a
+    placeholder.
+
+    Raises:
+        DataError: If a file is damaged, image and mask do not fit, or the image is not finite.
+    """
+
+    def __call__(self, data: Case) -> dict[Hashable, Any]:
+        record: CaseRecord = data["record"]
+        image = read_image(record.image, record.frame)
+        stored = read_mask(record.mask, record.frame)
+        mask = laid_on(image, stored, record)
+        if image.voxels.shape != mask.voxels.shape:
+            raise DataError(
+                f"image has shape {image.voxels.shape} and mask {mask.voxels.shape}; expected equal"
+            )
+        if not are_finite(image.voxels):
+            raise DataError(f"{record.image.name} holds NaN or infinite values, or beyond float32")
+        values = dict(zip(self.keys, (image.voxels, mask.voxels), strict=True))
+        return {**data, **values, "spacing": image.spacing_mm, "stored": (image, stored)}
+
+
+def stack_of(voxels: Any) -> np.ndarray:
+    """Returns a stack (I, J, S) of an array or tensor, without its channel."""
+    stack = np.asarray(voxels)
+    return stack[0] if stack.ndim == 4 and stack.shape[0] == 1 else stack
+
+
+def _name(data: Case, key: Hashable) -> str:
+    return data["record"].mask.name if "record" in data else str(key)
+
+
+class ToCanonicalLabelsd(MapTransform):
+    """Renumbers a raw mask; after it LV is 1, MYO 2, RV 3.
+
+    Args:
+        keys: Masks, of any shape.
+        numbers: Raw label number -> structure; None takes those of the ``record``.
+
+    Raises:
+        DataError: If the mask holds a number that is not named, or no label at all.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, numbers: Mapping[int, Structure] | None = None
+    ) -> None:
+        super().__init__(keys)
+        self.numbers = numbers
+
+    def __call__(self, data: Case) -> dict[Hashable, Any]:
+        numbers = data["record"].label_numbers if self.numbers is None else self.numbers
+        out = dict(data)
+        for key in self.keys:
+            raw, name = np.asarray(data[key]), _name(data, key)
+            canonical, known = np.zeros_like(raw, dtype=np.uint8), np.zeros_like(raw, dtype=bool)
+            for number, structure in numbers.items():
+                here = raw == number
+                known |= here
+                canonical += here * np.uint8(structure)
+            if not known.all():
+                unknown = ", ".join(f"{n:.6g}" for n in np.unique(raw[~known])[:5])
+                accepted = ", ".join(f"{n} {Structure(s).name}" for n, s in numbers.items())
+                raise DataError(f"{name} holds label {unknown}; expected {accepted}")
+            if not canonical.any():
+                phase = f" at {data['record'].phase}" if "record" in data else ""
+                raise DataError(f"{name} is empty{phase}: no mask to use")
+            out[key] = canonical
+            if isinstance(data[key], MetaTensor):
+                out[key] = MetaTensor(torch.from_numpy(canonical), meta=data[key].meta)
+            elif isinstance(data[key], Tensor):
+                out[key] = torch.from_numpy(canonical)
+        return out
+
+
+class NoteOddities(Transform):
+    """Adds ``remarks``, statements of what is probably wrong with a case; removes ``stored``."""
+
+    def __call__(self, data: Case) -> dict[Hashable, Any]:
+        if "stored" not in data:
+            return dict(data)
+        image, mask = data["stored"]
+        found = oddities(image, mask, data[Keys.LABEL], data["record"].match == "affine")
+        rest = {key: value for key, value in data.items() if key != "stored"}
+        return {**rest, "remarks": [oddity.what for oddity in found]}
+
+
+class MeasureHeart(Transform):
+    """Adds ``mask``, the native mask cut to the box around the heart, and its pixel ``counts``.
+
+    The mask is ``label``, canonical, (I, J, S) or (1, I, J, S).
+
+    Raises:
+        DataError: If there is no LV, or a second one: volumes would be those of two hearts.
+    """
+
+    def __call__(self, data: Case) -> dict[Hashable, Any]:
+        mask, name = stack_of(data[Keys.LABEL]), _name(data, Keys.LABEL)
+        if mask.ndim != 3:
+            raise DataError(f"{name} has shape {mask.shape}; expected (I, J, S) or (1, I, J, S)")
+        if not mask.any():
+            raise DataError(f"{name} is empty: no mask to use")
+        box = mask[heart_box(mask)]
+        if not is_one_heart(box == Structure.LV):
+            raise DataError(f"{name} shows the LV in two places; expected one")
+        return {**data, "mask": box, "counts": pixel_counts(box)}
+
+
+LATER_MISSING = "no usable mask at ES: attributes that need it are blank, pictures at ES are black"
+
+
+class AddLaterd(MapTransform):
+    """Reads a case at ES, too, and makes ED and ES the channels of image and mask, (2, I, J, S).
+
+    Adds ``later``, what `MeasureHeart` returns of ES, or None.
+
+    Args:
+        keys: Image and mask.
+        read: The transforms from a record to its measured heart.
+        optional: Whether a case without a usable mask at ES is kept: with black channels, and a
+            remark. Otherwise it is refused.
+
+    Raises:
+        DataError: If ES cannot be used, or has another grid than ED.
+    """
+
+    def __init__(self, keys: KeysCollection, read: list[Any], optional: bool) -> None:
+        super().__init__(keys)
+        self.read, self.optional = Compose(read), optional
+
+    def __call__(self, data: Case) -> dict[Hashable, Any]:
+        try:
+            later = self._later(data)
+        except DataError:
+            if not self.optional:
+                raise
+            blank = {key: np.zeros_like(data[key]) for key in self.keys}
+            later = {**blank, "remarks": [LATER_MISSING]}
+        channels = {key: np.stack([data[key], later[key]]) for key in self.keys}
+        remarks = [*dict.fromkeys([*data["remarks"], *later["remarks"]])]
+        found = later if "counts" in later else None
+        return {**data, **channels, "remarks": remarks, "later": found}
+
+    def _later(self, data: Case) -> dict[Hashable, Any]:
+        record = data["record"].later
+        if record is None:
+            raise DataError("no mask at ES")
+        try:
+            later = self.read({"record": record})
+        except RuntimeError as error:  # MONAI wraps what a transform raises
+            raise innermost(error) from error
+        found, wanted = ((d[self.keys[0]].shape, d["spacing"]) for d in (later, data))
+        if found[0] != wanted[0] or not np.allclose(found[1], wanted[1], rtol=1e-3):
+            raise DataError(f"ES has shape {found[0]} and ED {wanted[0]}; expected the same grid")
+        return later

@@ -1,0 +1,152 @@
+"""Opens the files of a slice store, and checks that they are what they must be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from reprlib import repr as short
+from typing import Any, TypeVar
+from zipfile import ZipFile
+
+import numpy as np
+import pandas as pd
+
+from ..attributes import ATTRIBUTES, names_at
+from ..runtime.spreadsheet import unquoted
+from ..schema import MANUAL, SPLITS, DataError, Phase, Structure
+from .manifest import NAME
+from .nifti import MOST_VOXELS
+
+FORMAT = 2
+FILES = ("cases.csv", "images.npy", "labels.npy", "masks.npz")
+"""What the content hash in dataset.json covers."""
+STORE = (*FILES, "dataset.json", "skipped.csv", "contact_sheet.png", "segmenters/segmenter_*")
+"""Every file of a store."""
+
+SPACING = ["spacing_x_mm", "spacing_y_mm", "spacing_z_mm"]
+CHANNELS = (1, 2)
+"""Accepted numbers of channels: ED, or ED and ES."""
+TEXT = ["case", "dataset", "split", "domain", "vendor", "centre", "pathology", "phase"]
+
+T = TypeVar("T")
+
+
+def open_files(folder: Path) -> tuple[np.ndarray, np.ndarray, ZipFile, pd.DataFrame]:
+    """Opens images, labels, masks and cases of a store together.
+
+    They stay readable when the store is replaced: all of them belong to the same version of it.
+    """
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise DataError(f"{name} is missing from {folder}; run preprocess again")
+    images = _array(folder / "images.npy", np.float32)
+    labels = _array(folder / "labels.npy", np.uint8)
+    return images, labels, opened(folder / "masks.npz", ZipFile), _cases(folder / "cases.csv")
+
+
+def _cases(file: Path) -> pd.DataFrame:
+    """Reads the table of a store and checks its columns and values.
+
+    A blank attribute is NaN: a mask of it is missing. Columns of attributes that came later may be
+    absent.
+    """
+    required = [*SPACING, *names_at([Phase.ED])]
+    numbers = [*SPACING, *ATTRIBUTES]
+    types = {**dict.fromkeys(TEXT, str), "slice_index": int, "mask_source": str}
+    blank = dict.fromkeys(numbers, [""])
+    try:
+        cases = pd.read_csv(
+            file, dtype=types | dict.fromkeys(numbers, float), keep_default_na=False,
+            na_values=blank,
+        )  # fmt: skip
+    except (ValueError, OverflowError) as error:
+        raise DataError(f"{file} cannot be read: {error}") from None
+    if "mask_source" not in cases:  # versions that knew no other masks
+        cases["mask_source"] = MANUAL
+    for name in cases.columns.intersection(TEXT):
+        cases[name] = cases[name].map(unquoted)
+    missing = [name for name in (*types, *required) if name not in cases]
+    if missing:
+        raise DataError(f"{file} lacks the columns {', '.join(missing)}")
+    known = cases[required].to_numpy(), cases[cases.columns.intersection(numbers)].to_numpy()
+    if not np.isfinite(known[0]).all() or np.isinf(known[1]).any():
+        raise DataError(f"{file} holds NaN or infinite values; expected numbers")
+    unknown = set(cases["split"]) - set(SPLITS)
+    if unknown:
+        raise DataError(f"{file} has the splits {unknown}; expected {', '.join(SPLITS)}")
+    if (cases.groupby("case")["split"].nunique() > 1).any():
+        raise DataError(f"{file} has a case in several splits; expected each in one")
+    return cases
+
+
+def _array(file: Path, dtype: type) -> np.ndarray:
+    """Maps slices (N, C, H, W) into memory: they are read when they are indexed, never written."""
+    mapped = opened(file, partial(np.lib.format.open_memmap, mode="r"))
+    if mapped.dtype != dtype or mapped.ndim != 4 or mapped.shape[1] not in CHANNELS:
+        raise DataError(
+            f"{file} holds {mapped.dtype} of shape {mapped.shape}; expected {np.dtype(dtype)} "
+            "(N, C, H, W), C 1 or 2"
+        )
+    return mapped
+
+
+def opened(file: Path, opened: Callable[[Path], T]) -> T:
+    try:
+        return opened(file)
+    except Exception as error:  # numpy evaluates a header, so any kind of error can occur
+        raise DataError(f"{file} cannot be read: {error}") from None
+
+
+def mask_entry(case: str, phase: Phase) -> str:
+    """Names a mask in masks.npz; no case has a ``/`` in its name.
+
+    Example:
+        >>> mask_entry("p1", Phase.ED), mask_entry("p1", Phase.ES)
+        ('p1.npy', 'ES/p1.npy')
+    """
+    return f"{case}.npy" if phase == Phase.ED else f"{phase}/{case}.npy"
+
+
+def read_masks(archive: ZipFile, case: str, phases: Iterable[Phase]) -> dict[Phase, np.ndarray]:
+    """Reads the native masks of a case, (I, J, S) at each phase; of ES there may be none."""
+    found, names = {}, set(archive.namelist())
+    for phase in phases:
+        if phase == Phase.ED or mask_entry(case, phase) in names:
+            found[phase] = _mask(archive, mask_entry(case, phase), case)
+    return found
+
+
+def _mask(archive: ZipFile, entry: str, case: str) -> np.ndarray:
+    file = archive.filename
+    try:
+        if archive.getinfo(entry).file_size > MOST_VOXELS:
+            raise ValueError(f"it has more than {MOST_VOXELS} voxels")
+        with archive.open(entry) as stream:
+            mask = np.lib.format.read_array(stream, allow_pickle=False)
+    except Exception as error:
+        raise DataError(f"{file}: no mask of {case} can be read: {error}") from None
+    if mask.dtype != np.uint8 or mask.ndim != 3 or mask.max(initial=0) >= len(Structure):
+        raise DataError(
+            f"{file}: the mask of {case} holds {mask.dtype} of shape {mask.shape}; expected uint8 "
+            f"(I, J, S), 0 to {len(Structure) - 1}"
+        )
+    return mask
+
+
+def check_facts(file: Path, info: dict[str, Any], cases: pd.DataFrame) -> None:
+    """Checks that dataset.json says what is needed and agrees with the table."""
+    name, recipe = info.get("dataset"), info.get("recipe")
+    if not (isinstance(name, str) and re.fullmatch(NAME, name)):  # files are named after it
+        raise DataError(f"{file}: dataset is {short(name)}; expected letters, digits, '_' and '-'")
+    spacing = recipe.get("spacing") if isinstance(recipe, dict) else None
+    if not (isinstance(spacing, (int, float)) and 0.1 <= spacing <= 10):
+        raise DataError(f"{file}: recipe.spacing is {short(spacing)}; expected 0.1 to 10 mm")
+    counts = cases.drop_duplicates("case")["split"].value_counts()
+    splits = {split: int(counts.get(split, 0)) for split in SPLITS}
+    if info.get("splits") != splits:
+        raise DataError(f"{file}: splits is {short(info.get('splits'))}; cases.csv has {splits}")
+    for key in ("title", "citation"):
+        if not isinstance(info.get(key), str):
+            raise DataError(f"{file}: {key} is {short(info.get(key))}; expected text")

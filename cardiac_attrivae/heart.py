@@ -1,0 +1,219 @@
+"""Measures a heart on its outlines: pure functions of canonical labels and their spacing.
+
+What they are called in stores and tables is said in `attributes`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from .schema import Structure
+
+Spacing = tuple[float, float, float]
+
+SECOND = 0.25
+"""Share of the largest part of an LV above which another part is another LV."""
+MUSCLE_G_PER_ML = 1.05
+"""Density of myocardium, https://doi.org/10.1186/s12968-020-00610-6 (SCMR, post-processing)."""
+
+
+@dataclass(frozen=True)
+class Outlines:
+    """The heart of a patient at one phase, as a mask outlines it.
+
+    Attributes:
+        mask: Canonical labels of the whole heart on the native grid, (I, J, S).
+        spacing: mm along i, j and between slices, from pixdim.
+        index: The slice that areas and lengths are taken in.
+    """
+
+    mask: np.ndarray
+    spacing: Spacing
+    index: int
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """What `pixel_counts` returns, (S, 4)."""
+        return pixel_counts(self.mask)
+
+    @property
+    def plane(self) -> np.ndarray:
+        """The chosen slice, (I, J)."""
+        return self.mask[..., self.index]
+
+    def volume(self, structure: Structure) -> float:
+        """Volume in mL."""
+        return volume_ml(self.counts, self.spacing, structure)
+
+    def area(self, structure: Structure) -> float:
+        """Area in the slice in cm^2."""
+        return area_cm2(self.counts, self.spacing, structure, self.index)
+
+    @cached_property
+    def wall(self) -> np.ndarray:
+        """Thickness of the wall in the slice in mm, see `wall_thickness`."""
+        return wall_thickness(self.plane, self.spacing[:2])
+
+
+def pixel_counts(mask: np.ndarray) -> np.ndarray:
+    """Counts the pixels of each structure in each slice of a canonical mask (I, J, S), (S, 4).
+
+    Example:
+        >>> mask = np.array([[[0, 1], [2, 1]], [[3, 0], [2, 1]]])  # two slices of 2 x 2 pixels
+        >>> pixel_counts(mask).tolist()
+        [[1, 0, 2, 1], [1, 3, 0, 0]]
+    """
+    slices, labels = mask.shape[-1], len(Structure)
+    cells = mask + labels * np.arange(slices)  # a cell of the table for each voxel
+    return np.bincount(cells.ravel(order="K"), minlength=slices * labels).reshape(slices, labels)
+
+
+def is_one_heart(cavity: np.ndarray) -> bool:
+    """Tells whether the LV, a truth value for each voxel (I, J, S), looks like one part along S.
+
+    A second LV is a part that lies apart and is `SECOND` of the first or more. None of the 102
+    patients of ACDC and M&Ms at hand has any.
+
+    Example:
+        >>> cavity = np.zeros((9, 9, 2), bool)
+        >>> cavity[1:4, 1:4] = True
+        >>> is_one_heart(cavity), is_one_heart(cavity | cavity[::-1])
+        (True, False)
+    """
+    from scipy.ndimage import label
+
+    parts, _ = label(cavity.any(axis=2), np.ones((3, 3)))
+    sizes = np.sort(np.bincount(parts.ravel())[1:])
+    return len(sizes) < 2 or sizes[-2] < SECOND * sizes[-1]
+
+
+def volume_ml(counts: np.ndarray, spacing: Spacing, structure: Structure) -> float:
+    """Measures the volume over all slices in mL: voxels times voxel volume, nothing interpolated.
+
+    Example:
+        >>> counts = np.array([[0, 90, 0, 0], [0, 80, 0, 0]])
+        >>> round(volume_ml(counts, (1.25, 1.25, 8.0), Structure.LV), 3)
+        2.125
+    """
+    return float(counts[:, structure].sum() * np.prod(spacing) / 1000)
+
+
+def area_cm2(counts: np.ndarray, spacing: Spacing, structure: Structure, index: int) -> float:
+    """Measures the area in one slice in cm^2: pixels times pixel area.
+
+    Example:
+        >>> counts = np.array([[0, 90, 0, 0], [0, 80, 0, 0]])
+        >>> area_cm2(counts, (1.25, 1.25, 8.0), Structure.LV, 1)
+        1.25
+    """
+    return float(counts[index, structure] * spacing[0] * spacing[1] / 100)
+
+
+class Function(NamedTuple):
+    """How a ventricle pumps.
+
+    Attributes:
+        edv_ml, esv_ml: Volume at end-diastole and at end-systole.
+        sv_ml: Stroke volume.
+        ef_percent: Ejection fraction; NaN for an empty ventricle.
+    """
+
+    edv_ml: float
+    esv_ml: float
+    sv_ml: float
+    ef_percent: float
+
+
+def ventricle(edv_ml: float, esv_ml: float) -> Function:
+    """Computes stroke volume and ejection fraction.
+
+    Args:
+        edv_ml: Volume at end-diastole.
+        esv_ml: Volume at end-systole.
+
+    References:
+        SCMR, post-processing 2020, https://doi.org/10.1186/s12968-020-00610-6
+
+    Example:
+        >>> ventricle(150.0, 60.0)
+        Function(edv_ml=150.0, esv_ml=60.0, sv_ml=90.0, ef_percent=60.0)
+    """
+    stroke = edv_ml - esv_ml
+    return Function(edv_ml, esv_ml, stroke, 100 * stroke / edv_ml if edv_ml > 0 else float("nan"))
+
+
+def mass_g(myocardium_ml: float) -> float:
+    """Computes the mass of the myocardium from its volume.
+
+    Example:
+        >>> mass_g(100.0)
+        105.0
+    """
+    return MUSCLE_G_PER_ML * myocardium_ml
+
+
+def wall_thickness(plane: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
+    r"""Measures the thickness of the wall of the LV along its middle.
+
+    .. math:: t(x) = d(x, \text{cavity}) + d(x, \text{outside}) - h
+
+    at the pixels x of the myocardium that are as far from the cavity as from what lies outside of
+    it (the RV is outside, too), within a pixel; d is the distance to the nearest pixel centre and h
+    the side of a pixel. It is right within a pixel, on average half a pixel too small: of many
+    pixels along a border the nearest counts.
+
+    Args:
+        plane: Canonical labels of a slice, (I, J).
+        spacing: mm along i and j.
+
+    Returns:
+        mm at each of these pixels, (n,); none where there is no cavity or no wall.
+
+    Example:
+        >>> plane = np.zeros((60, 9), np.uint8)
+        >>> plane[15:25], plane[25:35] = Structure.MYO, Structure.LV  # a straight wall
+        >>> wall_thickness(plane, (0.8, 0.8)).round(2).max()
+        8.0
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    around = np.pad(plane, 1)
+    cavity, wall = around == Structure.LV, around == Structure.MYO
+    if not (cavity.any() and wall.any()):
+        return np.empty(0)
+    inwards = distance_transform_edt(~cavity, spacing)
+    outwards = distance_transform_edt(cavity | wall, spacing)
+    middle = wall & (np.abs(inwards - outwards) <= max(spacing))
+    return (inwards + outwards)[middle] - float(np.mean(spacing))
+
+
+def eccentricity(region: np.ndarray, spacing: tuple[float, ...]) -> float:
+    r"""Computes the eccentricity of a region: that of the ellipse with its second moments.
+
+    .. math:: e = \sqrt{1 - b^2 / a^2}
+
+    with the half axes a and b of that ellipse: 0 of a disc, towards 1 the flatter it is.
+
+    Args:
+        region: Which pixels belong to it, (I, J).
+        spacing: mm along i and j.
+
+    Returns:
+        From 0 to 1; NaN of no pixel.
+
+    Example:
+        >>> x, y = np.indices((101, 101)) - 50
+        >>> round(eccentricity((x / 40) ** 2 + (y / 24) ** 2 < 1, (1.0, 1.0)), 2)  # sqrt(1 - .36)
+        0.8
+    """
+    if not region.any():
+        return float("nan")
+    places = np.argwhere(region) * spacing
+    own = np.square(spacing) / 12  # a pixel is a rectangle, not a point
+    moments = np.cov(places.T, bias=True) + np.diag(own)
+    small, large = np.linalg.eigvalsh(moments)
+    return float(np.sqrt(max(1 - small / large, 0.0)))

@@ -1,0 +1,135 @@
+"""Training on two phases: one deformation for both, and attributes that follow it."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import heart, trained
+
+from cardiac_attrivae.attributes import areas_at, drawn, measure
+from cardiac_attrivae.data.store import SliceDataset
+from cardiac_attrivae.heart import Outlines
+from cardiac_attrivae.schema import Keys, Phase
+from cardiac_attrivae.segmentation.judge import Segmenter, areas
+from cardiac_attrivae.training.augmentation import (
+    AttributeTargets,
+    Augmentation,
+    Augmenter,
+    prepared,
+    structure_masks,
+)
+
+NAMES = ("LVEDA", "LVESA", "RVESA", "LVEF", "WT_mean_ED", "LV_eccentricity")
+
+
+@pytest.fixture(scope="module")
+def beating():
+    """Twelve patients of one slice at ED and ES, in memory, of 1 mm pixels."""
+    random = np.random.default_rng(0)
+    rows, images, labels = [], [], []
+    for number in range(12):
+        cavity, wall, right = random.uniform((9, 4, 9), (13, 7, 12))
+        share = random.uniform(0.5, 0.85)
+        masks = {
+            Phase.ED: heart(64, cavity, wall, right, (6, 0)),
+            Phase.ES: heart(64, cavity * share, wall * 1.3, right * share, (6, 0)),
+        }
+        hearts = {phase: Outlines(m[..., None], (1.0, 1.0, 8.0), 0) for phase, m in masks.items()}
+        facts = {"case": f"p{number:02d}", "dataset": "drawn", "split": "train", "slice_index": 0}
+        spacing = {"spacing_x_mm": 1.0, "spacing_y_mm": 1.0, "spacing_z_mm": 8.0}
+        shape = {"LV_eccentricity": random.uniform(0.2, 0.6)}  # these cavities are round
+        rows.append(facts | spacing | measure(hearts) | shape)
+        labels.append(np.stack([*masks.values()]))
+        images.append(np.array([0, 0.8, 0.3, 0.7])[labels[-1]])
+    recipe = {"size": 64, "spacing": 1.0, "percentiles": [1, 99], "phases": ["ED", "ES"]}
+    info = {"dataset": "drawn", "recipe": recipe, "content_hash": "none"}
+    images = torch.as_tensor(np.stack(images), dtype=torch.float32)
+    return SliceDataset(images, np.stack(labels), pd.DataFrame(rows), info, None)
+
+
+def augmented(dataset, names, seed=0, **ranges):
+    targets = AttributeTargets(dataset, names)
+    batch = prepared(dataset.read(range(len(dataset)))) | {Keys.ROW: torch.arange(len(dataset))}
+    augmenter = Augmenter(dataset, targets, Augmentation(**ranges))
+    after = augmenter(batch, torch.Generator().manual_seed(seed))
+    values = after[Keys.ATTRIBUTES].double().numpy() * targets.deviation + targets.mean
+    return after, dict(zip(names, values.T, strict=True))
+
+
+def test_masks_of_phases_follow_each_other():
+    labels = torch.tensor([[[[1, 2]], [[3, 3]]]])
+    assert structure_masks(labels)[0, :, 0].tolist() == [
+        [1, 0], [0, 1], [0, 0], [0, 0], [0, 0], [1, 1],
+    ]  # fmt: skip
+    assert areas(labels, 0.5).tolist() == [[0.5, 0.5, 0, 0, 0, 1]]
+
+
+def test_without_augmentation_every_target_is_what_was_measured(beating):
+    _, values = augmented(beating, NAMES)
+    for k, name in enumerate(NAMES):
+        assert values[name] == pytest.approx(beating.attributes(NAMES)[:, k], rel=1e-4)
+
+
+def test_areas_of_both_phases_are_counted_again_after_a_deformation(beating):
+    after, values = augmented(beating, NAMES, zoom=0.2, cavity=0.3, wall=0.3, elastic=1)
+    counted = areas(after[Keys.LABEL], beating.pixel_cm2)
+    for name in ("LVEDA", "LVESA", "RVESA"):
+        column = areas_at(Phase).index(name)
+        # RV of the crop may be cut: in these hearts it is not
+        assert values[name] == pytest.approx(counted[:, column], rel=1e-3)
+        assert not np.allclose(counted[:, column], beating.areas[:, column], rtol=0.05)
+
+
+def test_a_zoom_changes_areas_and_leaves_the_ejection_fraction(beating):
+    _, values = augmented(beating, NAMES, zoom=0.25)
+    before = dict(zip(NAMES, beating.attributes(NAMES).T, strict=True))
+    assert np.abs(values["LVEDA"] / before["LVEDA"] - 1).max() > 0.2
+    assert values["LVEF"] == pytest.approx(before["LVEF"], abs=3)  # cavities of 5 pixels
+    assert values["LV_eccentricity"] == pytest.approx(before["LV_eccentricity"], abs=1e-4)
+    ratio = np.sqrt(values["LVEDA"] / before["LVEDA"])  # a wall grows as a length does
+    assert values["WT_mean_ED"] == pytest.approx(before["WT_mean_ED"] * ratio, rel=0.12)
+
+
+def test_both_phases_are_deformed_alike(beating):
+    """A phase that equals the other before the deformation equals it after."""
+    labels = beating.labels[:, :1].repeat(1, 2, 1, 1)
+    images = beating.images[:, :1].repeat(1, 2, 1, 1)
+    cases = beating.cases.copy()
+    for name in ("LV", "M", "RV"):
+        cases[f"{name}ESA"] = cases[f"{name}EDA"]
+    twin = SliceDataset(images, labels, cases, beating.info, None)
+    after, _ = augmented(twin, ("LVEDA",), rotation=20, shift=4, elastic=2, cavity=0.2)
+    first, second = after[Keys.LABEL].unbind(1)
+    assert torch.equal(first, second)
+
+
+def test_a_segmenter_labels_each_phase_on_its_own(beating):
+    class Bright(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, image):
+            return torch.cat([0.5 - image, image - 0.5, *[-torch.ones_like(image)] * 2], dim=1)
+
+    labels = Segmenter(Bright(), {}, 0)(beating.images)
+    assert torch.equal(labels, (beating.images > 0.5).to(torch.uint8))
+    assert drawn("LVEF", areas(labels, 1.0)).shape == (12,)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pipeline", ["attri_vae_fast", "attri_sivae_fast", "attri_vae_guided"])
+def test_fast_pipelines_train_on_two_phases(pipeline, acdc_tree, tmp_path):
+    from conftest import quick_guide
+
+    from cardiac_attrivae.data.preprocess import preprocess
+    from cardiac_attrivae.data.recipe import Recipe
+    from cardiac_attrivae.training.run import load_run
+
+    preprocess("acdc", acdc_tree, tmp_path / "store", Recipe("all", phases=("ED", "ES")))
+    run = trained(tmp_path / "store", tmp_path / "run", "attributes=[LVEDA,LVESA,LVEF]",
+                  pipeline=pipeline, guide=quick_guide)  # fmt: skip
+    network = load_run(run).network
+    assert network.channels == 2
+    assert network(torch.rand(2, 2, 128, 128)).reconstruction.shape == (2, 2, 128, 128)
+    assert pd.read_csv(run / "history.csv")["train_loss"].notna().all()
