@@ -18,6 +18,7 @@ from cardiac_attrivae.data.anatomy import (
     SURE,
     UNIT,
     base_first,
+    border_share,
     handedness,
     is_mirrored,
     oddities,
@@ -61,6 +62,16 @@ def notes_and_problems(source):
     return {f.what: dict(f.cases) for f in report.notes}, {
         f.what: dict(f.cases) for f in report.problems
     }
+
+
+def test_labels_at_the_edge_of_the_heart_are_seen_with_what_lies_beyond_it():
+    labels = np.zeros((12, 12, 1), np.uint8)
+    labels[1:4, 1:4], labels[2, 2] = Structure.MYO, Structure.RV
+    labels[7:10, 5:8], labels[6, 5:8], labels[7:10, 4] = Structure.LV, Structure.MYO, Structure.MYO
+    volume = Volume(labels, (1.5, 1.5, 8.0), np.diag([1.5, 1.5, 8, 1]))
+    # half of the LV's neighbours are background, all of it just outside the box around the heart
+    assert border_share(labels, Structure.LV, Structure.MYO) == 0.5
+    assert oddities(volume, volume, labels, matched=False)[0].what == EXCHANGED
 
 
 def test_sound_patients_have_neither_notes_nor_warnings(own, tmp_path):
