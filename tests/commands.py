@@ -5,7 +5,6 @@ with the oldest versions. tests/windows.py calls all commands but those that tak
 others.
 """
 
-import gc
 import os
 import sys
 from collections.abc import Iterable
@@ -25,7 +24,8 @@ CORE = (
     "generate --model run --set LVEDA=9 --output heart",
 )
 MORE = (
-    "preprocess --dataset acdc --source {phantoms} --output store --slice all --overwrite",
+    "preprocess --dataset acdc --source {phantoms} --output again",
+    "preprocess --dataset acdc --source {phantoms} --output again --overwrite",
     f"train {TRAIN} --output run --resume",
     "verify run",
     "cross-domain-eval --model run --data store:test --output scores --rounds 9",
@@ -59,7 +59,6 @@ def call_all(phantoms: Path, folder: Path, commands: Iterable[str]) -> None:
         print(f"$ {command}", flush=True)
         words = [word.format(**places) for word in command.split()]
         main.main(words, standalone_mode=False)
-        gc.collect()  # a process of its own would have ended, and closed its files
 
 
 if __name__ == "__main__":
