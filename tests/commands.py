@@ -1,7 +1,7 @@
 """Calls the commands one after another in one process, as a user would, on phantoms.
 
 ``python commands.py FOLDER`` needs no package that setup.cfg does not require; `.ci/run` starts it
-with the oldest versions. tests/windows.py calls all commands but those that take long or call
+with the oldest versions. tests/windows.py calls all commands but tune, phantom and those that call
 others.
 """
 
@@ -38,7 +38,6 @@ MORE = (
     "export --model run --format bundle --output bundle",
     "export --model run --format safetensors --output weights",
     "export --model run --format onnx --output onnx",
-    f"tune {TRAIN} --trials 1 --output study",
 )
 
 
