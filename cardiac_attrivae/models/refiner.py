@@ -3,7 +3,7 @@
 The VAE draws a smooth heart. A frozen segmenter, the *guide*, outlines it, and a rectified flow
 turns noise into the detail that real slices have inside such an outline: trabeculae, papillary
 muscles, noise, crisp walls. Because the outline is a condition, the painted heart keeps its areas.
-The noise is given, so that a heart whose dimension is turned keeps its texture.
+A heart whose attribute is turned keeps its noise, and so its texture.
 
 References:
     | Flow straight and fast: learning to generate and transfer data with rectified flow
@@ -212,30 +212,42 @@ class Refiner(nn.Module):
 class Painted(VAE):
     """A VAE whose pictures a refiner paints over: it has the same codes, and draws otherwise.
 
-    All pictures are painted with the same noise, so that hearts that differ in their code alone
-    have the same texture.
+    Each heart has a noise of its own, which its free dimensions choose: a mixture of as many noises
+    as there are dimensions, and one more. A heart whose attributes are turned keeps its texture; it
+    changes steadily with free dimensions, and differs between patients.
 
     Args:
         network: The VAE.
         refiner: Its refiner.
-        seed: Seed of the noise.
+        scale: What the dimensions of a code are multiplied by to choose the noise, (D,): one over
+            their deviations among patients, and 0 for those that carry an attribute.
+        seed: Seed of the noises.
     """
 
-    noise: Tensor
+    noises: Tensor
+    scale: Tensor
 
-    def __init__(self, network: VAE, refiner: Refiner, seed: int = 0) -> None:
-        device = next(network.parameters()).device
+    def __init__(self, network: VAE, refiner: Refiner, scale: Tensor, seed: int = 0) -> None:
+        device, dimensions = next(network.parameters()).device, network.latent_size
         with torch.no_grad():
-            one = network.decode(torch.zeros(1, network.latent_size, device=device))
+            one = network.decode(torch.zeros(1, dimensions, device=device))
         channels, size = one.shape[1:3]
-        super().__init__(network.latent_size, size, channels, "linear", BLOCK)
+        super().__init__(dimensions, size, channels, "linear", BLOCK)
         self.network, self.refiner = network, refiner
-        noise = torch.randn(1, channels, size, size, generator=torch.Generator().manual_seed(seed))
-        self.register_buffer("noise", noise.to(device))
+        random = torch.Generator().manual_seed(seed)
+        noises = torch.randn(dimensions + 1, channels, size, size, generator=random)
+        self.register_buffer("noises", noises.to(device))
+        self.register_buffer("scale", scale.to(device, torch.float32))
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
         return self.network.encode(image)
 
     def decode(self, z: Tensor) -> Tensor:
         """Decodes codes (N, D) into painted images (N, C, H, W), 0 outside the heart."""
-        return self.refiner(self.network.decode(z), self.noise)
+        return self.refiner(self.network.decode(z), self.noise(z))
+
+    def noise(self, z: Tensor) -> Tensor:
+        """Mixes the noise of each heart, standard normal, (N, C, H, W) of codes (N, D)."""
+        share = torch.cat([torch.ones_like(z[:, :1]), z * self.scale], dim=1)
+        share = share / share.norm(dim=1, keepdim=True)
+        return (share @ self.noises.flatten(1)).unflatten(1, self.noises.shape[1:])

@@ -14,7 +14,7 @@ from torch import Generator, nn
 
 from ..data.loader import DeviceLoader
 from ..data.store import SliceDataset, Slices
-from ..models.refiner import Painted, Refiner
+from ..models.refiner import Refiner
 from ..report.curves import training_curves
 from ..report.slices import methods_side_by_side
 from ..report.style import stacked
@@ -120,7 +120,7 @@ class RefinerLearner(Learner):
             method: stacked(reconstruct(network, slices.images).numpy())
             for method, network in (
                 (self.run.pipeline.method, self.run.network),
-                ("painted", Painted(self.run.network, refiner)),
+                ("painted", self.run.painted(refiner)),
             )
         }
         captions = slices.cases["case"].tolist()

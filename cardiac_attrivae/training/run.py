@@ -65,7 +65,16 @@ class Run:
     @property
     def painter(self) -> VAE:
         """What draws codes: the network, and over its pictures the refiner, if there is one."""
-        return self.network if self.refiner is None else Painted(self.network, self.refiner)
+        return self.network if self.refiner is None else self.painted(self.refiner)
+
+    def painted(self, refiner: Refiner) -> Painted:
+        """Puts a refiner over the network; free dimensions choose the noise of a heart."""
+        deviation = torch.tensor(self.about["code_deviation"])
+        scale = torch.where(deviation > 0, 1 / deviation, 0)
+        for dimension in self.pipeline.dimensions(self.pipeline.attributes):
+            if dimension is not None:
+                scale[dimension] = 0
+        return Painted(self.network, refiner, scale)
 
     @property
     def summary(self) -> dict[str, Any]:
