@@ -32,6 +32,10 @@ from .console import explained, progress, say, show_scores, suggest, tell
     "--attributes", metavar="NAME,NAME,...", help="Score these; default: each model's own."
 )
 @options.plain
+@click.option(
+    "--realism", is_flag=True,
+    help="Measure how well drawn hearts are told from real ones; some minutes more.",
+)  # fmt: skip
 @options.rounds
 @options.workers
 @options.device

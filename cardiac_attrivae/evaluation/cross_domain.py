@@ -29,7 +29,8 @@ from .baselines import Baselines
 from .gallery import draw_gallery
 from .opening import Opened, can_teach, open_all, shareable
 from .parts import PACKAGES, Part, Patients, Progress, TrainingCodes, compute
-from .tables import PLACE, Tables, gather
+from .realism import WANTED, Realism
+from .tables import PLACE, Tables, gather, joined
 
 
 def cross_domain_eval(
@@ -44,6 +45,7 @@ def cross_domain_eval(
     workers: int = 1,
     training: Training | None = None,
     plain: bool = False,
+    realism: bool = False,
     progress: Progress = lambda items, total: items,
     tell: Callable[[str], None] = lambda message: None,
 ) -> pd.DataFrame:
@@ -65,6 +67,8 @@ def cross_domain_eval(
         workers: Processes.
         training: How segmenters are trained; None is `Training` as it stands.
         plain: Whether the refiners of runs are left out.
+        realism: Whether drawn hearts are compared with real ones, see `measure_realism`; then
+            realism.csv is written, too.
         progress: Wraps the finished jobs and their number.
         tell: Called with a message before something takes minutes.
 
@@ -90,14 +94,23 @@ def cross_domain_eval(
         }
         parts = _plan(opened, judges, output / "parts", attributes, rounds, device)
         trivial = _plan_baselines(opened, judges, parts)
-        compute(parts, trivial, workers, progress)
+        looked = _plan_realism(opened, parts) if realism else []
+        compute(parts, [*trivial, *looked], workers, progress)
         tables = gather(parts, trivial, opened.datasets, opened.splits, rounds)
+        if looked:
+            tables["realism"] = joined(looked, "realism.csv")
         # evaluation.json is written last: without it the folder is unfinished
         (output / "evaluation.json").unlink(missing_ok=True)
         figures = draw_gallery(opened, parts, judges, tables, output / "figures")
         notes = _notes(opened, needed_by(opened, attributes))
+        if realism and not looked:
+            notes.append(
+                f"realism was not measured: it takes {WANTED} scored patients, and the store that "
+                "the models were trained on"
+            )
         codes = _write_tables(tables, parts, notes, opened.synthetic, output)
-        claim.keep([*codes, *(figure["file"] for figure in figures)])
+        sets = ["realism.csv"] if looked else []
+        claim.keep([*codes, *sets, *(figure["file"] for figure in figures)])
         about = _about(opened, judges) | {
             "rounds": rounds,
             "versions": versions(PACKAGES),
@@ -181,6 +194,16 @@ def _plan_baselines(
             judge=weights_digest(judges[train].network.state_dict()),
         )
         for (train, _), part in reversed(places.items())
+    ]
+
+
+def _plan_realism(opened: Opened, parts: Sequence[Part]) -> list[Realism]:
+    """Lists the comparisons of drawn with real hearts: where training patients were given, and
+    enough patients are scored."""
+    return [
+        Realism(part, part.known.patients)
+        for part in parts
+        if part.known and part.segmenter and opened.patients(part.about["test_dataset"]) >= WANTED
     ]
 
 

@@ -18,6 +18,7 @@ from ..metrics.metric import MEAN
 from ..schema import STRUCTURES, Keys
 from .baselines import Baselines
 from .parts import Part
+from .realism import Realism
 
 FLOOR = "black image"
 """Name of the row of an image of zeros: slices are zero outside the heart, so it scores."""
@@ -54,19 +55,20 @@ def gather(
     floors = pd.DataFrame(
         [row for name, store in datasets.items() for row in _floor(store, splits[name])]
     )
-    trivial = _joined(baselines, "metrics.csv")
-    metrics = pd.concat([_joined(parts, "metrics.csv"), trivial, floors], ignore_index=True)
-    patients, groups = _joined(parts, "patients.csv"), _groups(parts)
+    trivial = joined(baselines, "metrics.csv")
+    metrics = pd.concat([joined(parts, "metrics.csv"), trivial, floors], ignore_index=True)
+    patients, groups = joined(parts, "patients.csv"), _groups(parts)
     return {
         "metrics": metrics.reindex(columns=list(COLUMNS)),
         "patients": patients,
-        "control": _joined(parts, "control.csv"),
+        "control": joined(parts, "control.csv"),
         "spread": _spread(groups),
         "comparisons": _comparisons(groups, patients, rounds),
     }
 
 
-def _joined(parts: Sequence[Part | Baselines], name: str) -> pd.DataFrame:
+def joined(parts: Sequence[Part | Baselines | Realism], name: str) -> pd.DataFrame:
+    """Joins a table of several parts, by the name of its file."""
     tables = [table for part in parts if len(table := part.read(name))]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(ABOUT))
 

@@ -12,10 +12,11 @@ from .control import CONTROL
 from .images import ANATOMY, FIDELITY
 from .metric import FIXED, MEAN, Metric, Section, find
 from .prediction import AGREEMENT
+from .realism import REALISM
 from .regression import DCI, PREDICTED
 
 TABLES: tuple[dict[str, Metric[Any, Any]], ...] = (
-    METRICS, TRAINED, DCI, PREDICTED, AGREEMENT, CONTROL, ANATOMY, FIDELITY,
+    METRICS, TRAINED, DCI, PREDICTED, AGREEMENT, CONTROL, ANATOMY, FIDELITY, REALISM,
 )  # fmt: skip
 EVERY: Mapping[str, Metric[Any, Any]] = ChainMap(*reversed(TABLES))
 """Every entry by its name, in the order of the tables; an entry that is added to one is here."""

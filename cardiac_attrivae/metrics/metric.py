@@ -39,6 +39,7 @@ class Section(StrEnum):
     CONTROL = "control"
     ANATOMY = "anatomy"
     PICTURES = "pictures"
+    REALISM = "realism"  # drawn hearts among real ones
 
 
 @dataclass(frozen=True)

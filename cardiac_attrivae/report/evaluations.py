@@ -29,6 +29,11 @@ COLUMNS = {
         [],
     ),
     "spread": (KEY, ["value", "seeds", "patients", "low", "high", "models"], []),
+    "realism": (
+        ["method", "train_dataset", "test_dataset", "split", "drawn", "metric", "features"],
+        ["value", "n"],
+        ["low", "high"],
+    ),
 }
 """Table -> its columns of text, and of numbers that it must and that it may have."""
 
@@ -68,7 +73,7 @@ class Evaluations:
     """What one or more folders of ``cross-domain-eval`` hold, put together.
 
     Attributes:
-        metrics, comparisons, spread: The files of that name; no rows if missing.
+        metrics, comparisons, spread, realism: The files of that name; no rows if missing.
         models: Name and facts of each model, as in evaluation.json.
         datasets: Facts of each data set by its name, as in evaluation.json.
         facts: evaluation.json of each folder.
@@ -78,6 +83,7 @@ class Evaluations:
     metrics: pd.DataFrame
     comparisons: pd.DataFrame
     spread: pd.DataFrame
+    realism: pd.DataFrame
     models: list[dict[str, Any]]
     datasets: dict[str, dict[str, Any]]
     facts: list[dict[str, Any]]
@@ -119,10 +125,10 @@ def read_evaluations(folders: Sequence[Path]) -> Evaluations:
             if picture not in shown:
                 shown.append(picture)
     renamed = _renamed(facts)
-    metrics, comparisons, spread = (_together(folders, name, renamed) for name in COLUMNS)
+    metrics, comparisons, spread, realism = (_together(folders, name, renamed) for name in COLUMNS)
     if metrics.empty:
         raise DataError(f"{folders[0] / 'metrics.csv'} holds no score; nothing can be reported")
-    return Evaluations(metrics, comparisons, spread, models, datasets, facts, pictures)
+    return Evaluations(metrics, comparisons, spread, realism, models, datasets, facts, pictures)
 
 
 def _read_facts(folder: Path) -> dict[str, Any]:

@@ -105,9 +105,11 @@ def write_report(
         grids=_grids(scores, found.synthetic),
         comparisons=_by_place(found.comparisons, "first", "second"),
         spread=_by_place(found.spread, "method"),
+        realism=_realism(found.realism),
         source=SOURCE,
         table_1_metrics=TABLE_1,
         picture_metrics=names_in(Section.PICTURES),
+        realism_metrics=names_in(Section.REALISM),
     )
     output = Path(output)
     with claimed(output, "report"):
@@ -210,6 +212,25 @@ def _by_place(frame: pd.DataFrame, *methods: str) -> dict[Place, list[dict[str, 
         named = {str(name): value for name, value in row.items()}
         places.setdefault(Place(*(row[name] for name in PLACE)), []).append(named)
     return dict(sorted(places.items(), key=lambda item: not item[0].at_home))
+
+
+def _realism(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows of the table of realism: method, place and drawn set, with a mean over seeds, and the
+    interval of a single one, per metric."""
+    if frame.empty:
+        return []
+    keys = ["method", *PLACE, "drawn"]
+    return [
+        dict(zip(keys, key, strict=True))
+        | {"place": Place(*key[1:4]), "features": ", ".join(rows["features"].unique())}
+        | {
+            "scores": {
+                metric: (seeds["value"].mean(), *seeds.iloc[0][["low", "high"]], len(seeds))
+                for metric, seeds in rows.groupby("metric", sort=False)
+            }
+        }
+        for key, rows in frame.groupby(keys, sort=False)
+    ]
 
 
 class Training(NamedTuple):
