@@ -65,13 +65,13 @@ def measure_realism(
     """
     if len(target) < WANTED:
         raise DataError(f"{len(target)} patients to compare with drawn hearts; expected {WANTED}")
-    real = target.images[:, 0].float()
+    real = target.images[:, 0].float()  # of two phases the first
     name, see = _features(segmenter)
     seen = see(known.images[:, :1].float())
     middle, deviation = seen.mean(axis=0), seen.std(axis=0)
     deviation = np.where(deviation > 0, deviation, 1)
     rows = []
-    for drawn, images in _sets(run, real):
+    for drawn, images in _sets(run, target.images.float()):
         first, second = real, images
         if drawn == REAL:  # two halves of the patients
             first, second = real[::2], real[1::2]
@@ -91,9 +91,10 @@ def measure_realism(
     return pd.DataFrame(rows).reindex(columns=columns)
 
 
-def _sets(run: Run, real: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Yields the sets of slices (N, H, W) that are compared with those of patients."""
-    yield RECONSTRUCTIONS, reconstruct(run.painter, real[:, None])[:, 0].clamp(0, 1)
+def _sets(run: Run, slices: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Yields the sets of slices (N, H, W) that are compared with those of patients (N, C, H, W)."""
+    real = slices[:, 0]
+    yield RECONSTRUCTIONS, reconstruct(run.painter, slices)[:, 0].clamp(0, 1)
     population = Population.of_facts(run.about)
     if population is not None:
         codes = population.draw(len(real), np.random.default_rng(0))
