@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from ..runtime.contents import require_store
 from ..runtime.messages import shell_word
 from . import options
 from .console import columns, explained, is_terminal, progress, say, suggest, warn
@@ -142,6 +143,23 @@ def _empty_splits(splits: Mapping[str, int], output: Path) -> Iterator[str]:
             f"0 test patients: score another split of this store, with cross-domain-eval --data "
             f"{part}, or add the folder of the test patients and preprocess again"
         )
+
+
+@click.command()
+@click.argument("stores", nargs=-1, required=True, type=options.FOLDER)
+@options.output
+@click.option("--name", default="", help="Name of the new data set; default: theirs, joined.")
+@click.option("--overwrite", is_flag=True, help="Replace a store that is there already.")
+@explained
+def join(stores: tuple[Path, ...], output: Path, name: str, overwrite: bool) -> None:
+    """Join stores of several data sets, to train on all of them."""
+    for store in stores:
+        require_store(store)
+    from ..data.join import join_stores
+
+    joined = join_stores(stores, output, name=name, overwrite=overwrite)
+    say(f"Joined {len(stores)} stores: {joined!r}")
+    suggest("train", "--pipeline", "attri_vae_fast", "--data", output, "--output", "runs/joined")
 
 
 @click.command()

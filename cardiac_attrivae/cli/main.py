@@ -11,7 +11,7 @@ import click
 
 from ..runtime.provenance import __version__
 from .console import prepare_streams, use_utf8
-from .data import check, phantom, preprocess
+from .data import check, join, phantom, preprocess
 from .drawing import explore, generate, traverse
 from .encoding import encode
 from .evaluation import cross_domain_eval, report
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 for command in (
-    demo, check, segment, preprocess, train, verify, tune, cross_domain_eval, report, encode,
+    demo, check, segment, preprocess, join, train, verify, tune, cross_domain_eval, report, encode,
     generate, traverse, explore, export, reproduce, phantom,
 ):  # fmt: skip
     main.add_command(command)
