@@ -193,7 +193,8 @@ def _cells(file: Path, wanted: set[str]) -> tuple[list[str], list[dict[str, str]
             "as CSV UTF-8",
             stacklevel=2,
         )
-    text, before, delimiter = _without_preamble(normalised(text), wanted)
+    text = re.sub("\r\n?", "\n", normalised(text))  # as Excel and old Macs end lines
+    text, before, delimiter = _without_preamble(text, wanted)
     stream = io.StringIO(text, newline="")
     reader = csv.reader(stream, delimiter=delimiter, strict=True)
     table = []

@@ -54,11 +54,12 @@ def found(folder, table, ids=("001", "1E05"), encoding="utf-8"):
         ("Id,ED,Vendor\n1.0,0.0,GE\n100000.0,0.0,Siemens\n", "utf-8"),
         (PLAIN.replace("001", "\u200b001").replace("1E05", "1E05\u00a0"), "utf-8"),
         (PLAIN.replace("1E05", "1e05"), "utf-8"),
+        (PLAIN.replace("\n", "\r"), "utf-8"),
     ],
     ids=[
         "plain", "BOM", "UTF-16", "tabs", "sep=", "comment", "commas in a column's name",
         "decimal commas", "ids as Excel's numbers", "ids as floats", "unseen characters",
-        "capitals",
+        "capitals", "lines of old Macs",
     ],
 )  # fmt: skip
 def test_a_table_of_a_spreadsheet_is_read(tmp_path, table, encoding):
