@@ -70,7 +70,8 @@ PREDICTED: dict[str, Metric[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] =
 DCI: dict[str, Metric[[np.ndarray], Values]] = table_of(
     Metric(
         "Disentanglement", "Disentanglement",
-        "Whether a dimension matters to one attribute only (lasso). Its interval holds 83 %, not 95 %.",
+        "Whether a dimension matters to one attribute only (lasso). "
+        "Its interval holds 83 %, not 95 %.",
         Section.FURTHER, lambda importance: (disentanglement(importance), None),
     ),
     Metric(
