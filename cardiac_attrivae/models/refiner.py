@@ -219,15 +219,19 @@ class Painted(VAE):
     Args:
         network: The VAE.
         refiner: Its refiner.
-        scale: What the dimensions of a code are multiplied by to choose the noise, (D,): one over
-            their deviations among patients, and 0 for those that carry an attribute.
+        middle: Mean code of patients, (D,).
+        scale: What differences from it are multiplied by to choose the noise, (D,): one over the
+            deviations among patients, and 0 for dimensions that carry an attribute.
         seed: Seed of the noises.
     """
 
     noises: Tensor
+    middle: Tensor
     scale: Tensor
 
-    def __init__(self, network: VAE, refiner: Refiner, scale: Tensor, seed: int = 0) -> None:
+    def __init__(
+        self, network: VAE, refiner: Refiner, middle: Tensor, scale: Tensor, seed: int = 0
+    ) -> None:
         device, dimensions = next(network.parameters()).device, network.latent_size
         with torch.no_grad():
             one = network.decode(torch.zeros(1, dimensions, device=device))
@@ -237,6 +241,7 @@ class Painted(VAE):
         random = torch.Generator().manual_seed(seed)
         noises = torch.randn(dimensions + 1, channels, size, size, generator=random)
         self.register_buffer("noises", noises.to(device))
+        self.register_buffer("middle", middle.to(device, torch.float32))
         self.register_buffer("scale", scale.to(device, torch.float32))
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -248,6 +253,6 @@ class Painted(VAE):
 
     def noise(self, z: Tensor) -> Tensor:
         """Mixes the noise of each heart, standard normal, (N, C, H, W) of codes (N, D)."""
-        share = torch.cat([torch.ones_like(z[:, :1]), z * self.scale], dim=1)
+        share = torch.cat([torch.ones_like(z[:, :1]), (z - self.middle) * self.scale], dim=1)
         share = share / share.norm(dim=1, keepdim=True)
         return (share @ self.noises.flatten(1)).unflatten(1, self.noises.shape[1:])

@@ -69,12 +69,12 @@ class Run:
 
     def painted(self, refiner: Refiner) -> Painted:
         """Puts a refiner over the network; free dimensions choose the noise of a heart."""
-        deviation = torch.tensor(self.about["code_deviation"])
+        middle, deviation = (torch.tensor(self.about[f"code_{x}"]) for x in ("mean", "deviation"))
         scale = torch.where(deviation > 0, 1 / deviation, 0)
         for dimension in self.pipeline.dimensions(self.pipeline.attributes):
             if dimension is not None:
                 scale[dimension] = 0
-        return Painted(self.network, refiner, scale)
+        return Painted(self.network, refiner, middle, scale)
 
     @property
     def summary(self) -> dict[str, Any]:

@@ -90,21 +90,25 @@ def test_the_guide_is_frozen_and_stays_in_eval_mode():
 
 def test_what_is_painted_over_has_the_codes_of_its_vae(refiner, random):
     vae = BetaVAE(latent_size=4, image_size=32).eval()
-    painted, image = Painted(vae, refiner, torch.ones(4)), torch.rand(2, 1, 32, 32)
+    painted, image = Painted(vae, refiner, torch.zeros(4), torch.ones(4)), torch.rand(2, 1, 32, 32)
     z = torch.randn(2, 4, generator=random)
     with torch.no_grad():
         assert torch.equal(painted.encode(image)[0], vae.encode(image)[0])
         assert torch.equal(painted.decode(z), refiner(vae.decode(z), painted.noise(z)))
-        assert torch.equal(painted.decode(z), Painted(vae, refiner, torch.ones(4)).decode(z))
-        other = Painted(vae, refiner, torch.ones(4), seed=1)
+        assert torch.equal(
+            painted.decode(z), Painted(vae, refiner, torch.zeros(4), torch.ones(4)).decode(z)
+        )
+        other = Painted(vae, refiner, torch.zeros(4), torch.ones(4), seed=1)
         assert not torch.equal(painted.decode(z), other.decode(z))
 
 
 def test_a_heart_keeps_its_noise_while_attributes_are_turned(refiner, random):
     """Free dimensions change it steadily, and hearts of other codes have another one."""
     vae = BetaVAE(latent_size=30, image_size=64).eval()
-    painted = Painted(vae, refiner, torch.tensor([0.0, 0.0, *[2.0] * 28]))
-    z = torch.randn(40, 30, generator=random) / 2
+    middle, deviation = 5 * torch.randn(30, generator=random), 0.5
+    scale = torch.tensor([0.0, 0.0, *[1 / deviation] * 28])
+    painted = Painted(vae, refiner, middle, scale)
+    z = middle + deviation * torch.randn(40, 30, generator=random)
     noise = painted.noise(z).flatten(1)
     turned, moved = z.clone(), z.clone()
     turned[:, :2] += 3
@@ -115,7 +119,7 @@ def test_a_heart_keeps_its_noise_while_attributes_are_turned(refiner, random):
     assert float(apart.triu(1).abs().mean()) < 0.25
     assert float(noise.mean()) == pytest.approx(0, abs=0.02)
     assert float(noise.std()) == pytest.approx(1, abs=0.02)
-    assert painted.noise(torch.zeros(1, 30)).isfinite().all()  # the mean of all
+    assert painted.noise(middle[None]).isfinite().all()
 
 
 @pytest.mark.parametrize(
