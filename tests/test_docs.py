@@ -46,6 +46,7 @@ NOT_RUN = {
     "cardiac-attrivae train --track": "tests/training/test_trackers.py does it",
     "dask": "needs a cluster; tests/runtime/test_pool.py starts one",
     "docker": "needs a daemon and the network",
+    "cardiac-attrivae diagnose": "tests/evaluation/test_diagnosis.py does it",
     "cardiac-attrivae encode": "tests/evaluation/test_encoding.py runs it",
     "cardiac-attrivae segment": "its own tests run it",
     "eval": "a shell's own; completion is tested below",

@@ -12,6 +12,7 @@ import click
 from ..runtime.provenance import __version__
 from .console import prepare_streams, use_utf8
 from .data import check, join, phantom, preprocess
+from .diagnosis import diagnose
 from .drawing import explore, generate, traverse
 from .encoding import encode
 from .evaluation import cross_domain_eval, report
@@ -35,6 +36,6 @@ def main() -> None:
 
 for command in (
     demo, check, segment, preprocess, join, train, verify, tune, cross_domain_eval, report, encode,
-    generate, traverse, explore, export, reproduce, phantom,
+    diagnose, generate, traverse, explore, export, reproduce, phantom,
 ):  # fmt: skip
     main.add_command(command)

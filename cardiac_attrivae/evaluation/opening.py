@@ -143,11 +143,12 @@ def check_unseen(runs: Sequence[Run], dataset: SliceDataset, split: str) -> list
     if split == "train":
         return []
     notes: list[str] = []
-    scored: dict[str, str] | None = None
+    scored = dataset.split(split).fingerprints()
     for run in runs:
         known, name = run.about.get("train_cases"), run.about["train_dataset"]
         other = run.about.get("content_hash") != dataset.info["content_hash"]
-        if not isinstance(known, dict):
+        seen = seen_cases(run, dataset.name, scored)
+        if seen is None:
             if other and name == dataset.name:
                 notes.append(
                     f"{run.folder.name} was trained on another store of {name} and does not say on "
@@ -155,10 +156,6 @@ def check_unseen(runs: Sequence[Run], dataset: SliceDataset, split: str) -> list
                     "among them"
                 )
             continue
-        scored = dataset.split(split).fingerprints() if scored is None else scored
-        marks = {digest for digests in known.values() for digest in digests.split()}
-        ids = set(known) if name == dataset.name else set()
-        seen = [case for case, found in scored.items() if case in ids or marks & {*found.split()}]
         if seen:
             some = ", ".join(seen[:3]) + (", ..." if len(seen) > 3 else "")
             advice = (
@@ -171,13 +168,29 @@ def check_unseen(runs: Sequence[Run], dataset: SliceDataset, split: str) -> list
                 f"{run.folder} was trained on {len(seen)} of the {len(scored)} {split} patients of "
                 f"{dataset.folder} ({some}): they are not unseen. {advice}"
             )
-        if ids and not ids & set(dataset.cases["case"]):
+        if known and name == dataset.name and not set(known) & set(dataset.cases["case"]):
             notes.append(
                 f"{run.folder.name} was trained on patients of {name} under other ids than those "
                 f"of {dataset.folder.name}, such as pseudonyms: only slices and volumes could be "
                 "compared"
             )
     return notes
+
+
+def seen_cases(run: Run, dataset: str, fingerprints: Mapping[str, str]) -> list[str] | None:
+    """Lists the patients that a model was trained on; None if it does not say on which it was.
+
+    Args:
+        run: The model.
+        dataset: Name of the data set of the patients: within one, ids tell.
+        fingerprints: Case -> digests, see `SliceDataset.fingerprints`.
+    """
+    known = run.about.get("train_cases")
+    if not isinstance(known, dict):
+        return None
+    marks = {digest for digests in known.values() for digest in digests.split()}
+    ids = set(known) if run.about["train_dataset"] == dataset else set()
+    return [case for case, own in fingerprints.items() if case in ids or marks & {*own.split()}]
 
 
 def can_teach(dataset: SliceDataset) -> bool:

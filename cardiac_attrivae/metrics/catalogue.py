@@ -9,6 +9,7 @@ from typing import Any
 from ..attributes import ATTRIBUTES
 from .codes import METRICS, TRAINED
 from .control import CONTROL
+from .diagnosis import DIAGNOSIS
 from .images import ANATOMY, FIDELITY
 from .metric import FIXED, MEAN, Metric, Section, find
 from .prediction import AGREEMENT
@@ -17,6 +18,7 @@ from .regression import DCI, PREDICTED
 
 TABLES: tuple[dict[str, Metric[Any, Any]], ...] = (
     METRICS, TRAINED, DCI, PREDICTED, AGREEMENT, CONTROL, ANATOMY, FIDELITY, REALISM,
+    DIAGNOSIS,
 )  # fmt: skip
 EVERY: Mapping[str, Metric[Any, Any]] = ChainMap(*reversed(TABLES))
 """Every entry by its name, in the order of the tables; an entry that is added to one is here."""

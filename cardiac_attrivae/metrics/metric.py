@@ -40,6 +40,7 @@ class Section(StrEnum):
     ANATOMY = "anatomy"
     PICTURES = "pictures"
     REALISM = "realism"  # drawn hearts among real ones
+    DIAGNOSIS = "diagnosis"  # of diagnose, whose page it is
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ from .shipped_models import model_folder, shipped_models
 from .yaml_files import nearest
 
 IMAGES = (".nii", ".nii.gz", ".dcm")
+MOST_CLASSES = 50
+"""Different texts in a column of cases.csv that may still be classes of patients."""
 LOOKED_AT = 2000
 """Files and folders that are looked at to find out whether a folder holds images."""
 
@@ -125,6 +127,34 @@ def require_case(store: Path, case: str) -> None:
         raise DataError(
             f"{store} has no case {case!r}{nearest(case, cases)}; expected one of "
             f"{', '.join(cases[:3])}, ..."
+        )
+
+
+def require_column(store: Path, column: str) -> None:
+    """Checks that cases.csv of a store has a column that sorts patients into classes.
+
+    Raises:
+        DataError: If it has no such column, or all patients have the same text in it, or too many
+            have a text of their own.
+    """
+    with open(store / "cases.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    found = {name: {row.get(name) or "" for row in rows} - {""} for name in (rows[:1] or [{}])[0]}
+    classes = [name for name, texts in found.items() if 1 < len(texts) <= MOST_CLASSES]
+    fit = [
+        name
+        for name in classes
+        if name != "case" and not any(text[-1].isdigit() for text in found[name])
+    ]  # shown as examples: no numbers
+    if column not in found:
+        raise DataError(
+            f"cases.csv of {store} has no column {column!r}{nearest(column, found)}; expected one "
+            f"that sorts patients into classes: {', '.join(fit) or 'none of this store does'}"
+        )
+    if column not in classes:
+        raise DataError(
+            f"column {column!r} of cases.csv in {store} holds {len(found[column])} different "
+            f"texts; expected 2 to {MOST_CLASSES} classes, as in {', '.join(fit) or 'no column'}"
         )
 
 

@@ -63,6 +63,11 @@ MISTAKES = {
     "cross-domain-eval --model run --data store:valid --output o": "no slice store in store:valid",
     "cross-domain-eval --model run --data store --attributes lveda --output o":
         "did you mean 'LVEDA'",
+    "diagnose --model nowhere --data store --output o": "no trained model in nowhere",
+    "diagnose --model run --data images --output o": "it holds images, which preprocess reads",
+    "diagnose --model run --data store --column patholgy --output o": "did you mean 'pathology'",
+    "diagnose --model run --data store --column dataset --output o":
+        "holds 1 different texts; expected 2 to 50 classes, as in split, pathology",
     "report --evaluation run --output o": "no finished evaluation in run: metrics.csv is missing",
     "report --evaluation evaluation --output o": "metrics.csv is missing",
     "preprocess --dataset acdc --source images --output o --workers 0": "is not in the range x>=1",

@@ -1,0 +1,136 @@
+"""From a run and a store to predicted classes: who is scored, what is written, what is refused."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import heart, slices_of
+
+from cardiac_attrivae.evaluation import diagnosis_samples
+from cardiac_attrivae.evaluation.diagnosis import diagnose
+from cardiac_attrivae.evaluation.diagnosis_samples import gather
+from cardiac_attrivae.metrics.diagnosis import DIAGNOSIS
+from cardiac_attrivae.runtime.device import find_device
+from cardiac_attrivae.schema import DataError
+from cardiac_attrivae.training.config import parse_pipeline
+from cardiac_attrivae.training.run import load_run
+from cardiac_attrivae.training.workflow import train
+
+SEEN, ALL = 12, 24
+PIPELINE = {
+    "method": "attri_vae", "attributes": ["LVEDA"], "objective": {"name": "AttriVAE", "gamma": 1.0},
+    "network": {"arguments": {"latent_size": 4}}, "schedule": {"epochs": 1, "steps_per_epoch": 3},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Hearts with a large or a small LV, and a model that was trained on half of them."""
+    folder, random = tmp_path_factory.mktemp("diagnosis"), np.random.default_rng(0)
+    wide = np.arange(ALL) % 2
+    data = slices_of([[heart(32, 4 + 3 * w + random.uniform(0, 0.5), 3, 5)] for w in wide], folder)
+    data.cases["pathology"] = np.where(wide == 1, "DCM", "NOR")
+    data.cases["vendor"] = "Siemens"
+    data.cases["spacing_z_mm"] += np.arange(ALL) / 100  # small hearts may have equal volumes
+    train(parse_pipeline(PIPELINE), data.take(range(SEEN)), folder / "run", device="cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(diagnosis_samples.SliceDataset, "open", lambda folder: data)
+        yield folder, data
+
+
+def gathered(world, column="pathology", within=False, data=None):
+    with pytest.MonkeyPatch.context() as patch:
+        if data is not None:
+            patch.setattr(diagnosis_samples.SliceDataset, "open", lambda folder: data)
+        run = load_run(world[0] / "run")
+        return gather(run, [(world[0], None)], column, within, find_device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def found(world):
+    output = world[0] / "out"
+    diagnose(world[0] / "run", [world[0]], output, rounds=20, permutations=1, device="cpu")
+    return output
+
+
+def test_patients_that_the_model_was_trained_on_are_never_scored(world, found):
+    unseen = set(world[1].cases["case"][SEEN:])
+    assert set(pd.read_csv(found / "predictions.csv")["case"]) == unseen
+    about = json.loads((found / "diagnosis.json").read_text())
+    assert (about["fitted_on"], about["patients"]) == (SEEN, {"drawn": ALL - SEEN})
+    assert f"drawn: {SEEN} patients that the model was trained on are not scored." in about["notes"]
+
+
+def test_classes_that_differ_in_size_are_read_from_measured_attributes(found):
+    scores = pd.read_csv(found / "scores.csv")
+    rows = scores[(scores["metric"] == "Balanced_accuracy") & (scores["class"] == "mean")]
+    rows = rows.set_index(["features", "classifier"])["value"]
+    assert rows["measured attributes", "logistic regression"] == 1
+    assert rows["nothing", "majority class"] == 0.5
+    assert set(scores["metric"]) == set(DIAGNOSIS)
+
+
+def test_importances_name_their_columns(found):
+    table = pd.read_csv(found / "importance.csv")
+    rows = table[table["features"] == "codes"]
+    assert set(rows["column"]) == {"z0 (LVEDA)", "z1", "z2", "z3"}
+    free = table[table["features"] == "free dimensions"]
+    assert set(free["column"]) == {"z1", "z2", "z3"}
+
+
+def test_pictures_and_page_are_written(found):
+    page = (found / "report.html").read_text("utf-8")
+    for metric in DIAGNOSIS.values():
+        assert metric.label in page
+        assert metric.meaning in page
+    names = {file.name for file in (found / "figures").iterdir()}
+    kinds = ("scores", "confusion", "reliability", "importance")
+    assert {f"{kind}_drawn.png" for kind in kinds} <= names
+
+
+def test_within_unseen_patients_no_seen_one_is_used(world):
+    cohort = gathered(world, within=True)
+    known, new = cohort.samples("codes")
+    assert known is None
+    assert len(new["drawn"].labels) == ALL - SEEN
+
+
+def test_a_seen_patient_is_known_under_another_id(world):
+    other = world[1].take(range(ALL))
+    other.cases["case"] = [f"other{n:02d}" for n in range(ALL)]
+    other._masks = None
+    seen = set(other.cases["case"][:SEEN])
+    run = load_run(world[0] / "run")
+    assert diagnosis_samples._seen(run, other, []) == seen
+
+
+def test_rare_classes_are_left_out_and_named(world):
+    data = world[1].take(range(ALL))
+    data.cases.loc[[0, 20], "pathology"] = "HCM"
+    cohort = gathered(world, data=data)
+    assert cohort.classes == {"drawn": ["DCM", "NOR"]}
+    assert "classes with fewer than 5 patients are left out: HCM (1)." in " ".join(cohort.notes)
+    assert "1 patients of classes that no classifier was fitted on" in " ".join(cohort.notes)
+
+
+def test_one_class_alone_is_refused(world):
+    with pytest.raises(DataError, match=r"1 classes with at least 5 .*Siemens 12.*2 or more"):
+        gathered(world, column="vendor")
+
+
+def test_a_store_whose_patients_were_all_seen_is_refused(world):
+    with pytest.raises(DataError, match="drawn has no unseen patient of the classes DCM, NOR"):
+        gathered(world, data=world[1].take(range(SEEN)))
+
+
+def test_a_store_without_seen_patients_needs_within(world):
+    with pytest.raises(DataError, match="fit within the unseen patients with --within"):
+        gathered(world, data=world[1].take(range(SEEN, ALL)))
+
+
+def test_the_known_second_scan_of_a_seen_patient_is_not_scored(world):
+    data = world[1].take(range(3))
+    data.cases["case"], data.info = ["patient074", "patient076", "x"], {"dataset": "acdc"}
+    assert diagnosis_samples._scanned_again(data, {"patient074"}) == {"patient076"}
+    assert diagnosis_samples._scanned_again(data, set()) == {"patient076"}
