@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from click.testing import CliRunner
 from conftest import quick_guide, trained
 
+from cardiac_attrivae.cli.main import main
 from cardiac_attrivae.data.store import SliceDataset
 from cardiac_attrivae.export.bundle import export
 from cardiac_attrivae.models.refiner import Painted
@@ -127,6 +129,22 @@ def test_what_is_missing_or_too_much_is_named(run, data, tmp_path):
     blurred = load_pipeline("refiner", ["augmentation.zoom=0.1"])
     with pytest.raises(ValueError, match="texture of slices, which augmentation blurs"):
         train(blurred, data, tmp_path / "three", device="cpu", guide=quick_guide, on=run)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([], "Missing option '--output'"),
+        (["--output", "refiner"], "give it with --on RUN"),
+        (["--on", "nowhere"], "no trained model in nowhere"),
+    ],
+)
+def test_the_command_says_what_a_refiner_needs(given, said, acdc_store_all, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["train", "--pipeline", "refiner", "--data", str(acdc_store_all), *given]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 2
+    assert said in result.output
 
 
 def test_a_new_training_of_the_run_removes_its_refiner(acdc_store_all, run, tmp_path):
