@@ -148,8 +148,8 @@ def farther(real: ArrayLike, drawn: ArrayLike) -> float:
         >>> farther([2.0, 4.0, 6.0], [1.0, 2.0, 9.0])
         0.5
     """
-    usual = float(np.median(real))
-    return float(np.median(drawn)) / usual if usual > 0 else float("nan")
+    usual, found = (float(np.median(np.asarray(values))) for values in (real, drawn))
+    return found / usual if usual > 0 else float("nan")
 
 
 REALISM: dict[str, Metric[[Pictures, Pictures], float]] = table_of(
