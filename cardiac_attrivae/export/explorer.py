@@ -106,6 +106,8 @@ def explore(
         judge = read_judge(judges[-1], where)
         return write_explorer(output, shipped, imagined(shipped, judge), None, judge)
     model, slices, known = open_trained(run, store, device)
+    if model.refiner is not None:
+        tell("the explorer draws without the refiner of the run")
     cache = cache_of(slices, model.folder)
     (segmenter,) = segmenters_for(slices, cache, device=where, tell=tell, progress=progress)
     patients = slices.basal().complete(known.names)
