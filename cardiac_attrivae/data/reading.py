@@ -60,7 +60,12 @@ class ReadPhased(MapTransform):
 
 
 def stack_of(voxels: Any) -> np.ndarray:
-    """Returns a stack (I, J, S) of an array or tensor, without its channel."""
+    """Returns a stack (I, J, S) of an array or tensor, without its channel.
+
+    Example:
+        >>> stack_of(np.zeros((1, 8, 8, 3))).shape
+        (8, 8, 3)
+    """
     stack = np.asarray(voxels)
     return stack[0] if stack.ndim == 4 and stack.shape[0] == 1 else stack
 

@@ -37,6 +37,11 @@ def open_files(folder: Path) -> tuple[np.ndarray, np.ndarray, ZipFile, pd.DataFr
     """Opens images, labels, masks and cases of a store together.
 
     They stay readable when the store is replaced: all of them belong to the same version of it.
+
+    Example:
+        >>> open_files(Path("nothing"))
+        Traceback (most recent call last):
+        cardiac_attrivae.schema.DataError: cases.csv is missing from nothing; run preprocess again
     """
     for name in FILES:
         if not (folder / name).is_file():
@@ -92,9 +97,17 @@ def _array(file: Path, dtype: type) -> np.ndarray:
     return mapped
 
 
-def opened(file: Path, opened: Callable[[Path], T]) -> T:
+def opened(file: Path, read: Callable[[Path], T]) -> T:
+    """Opens a file; whatever is wrong with it is a `DataError`.
+
+    Example:
+        >>> _ = Path("masks.npz").write_text("no archive")
+        >>> opened(Path("masks.npz"), ZipFile)
+        Traceback (most recent call last):
+        cardiac_attrivae.schema.DataError: masks.npz cannot be read: File is not a zip file
+    """
     try:
-        return opened(file)
+        return read(file)
     except Exception as error:  # numpy evaluates a header, so any kind of error can occur
         raise DataError(f"{file} cannot be read: {error}") from None
 
@@ -110,7 +123,14 @@ def mask_entry(case: str, phase: Phase) -> str:
 
 
 def read_masks(archive: ZipFile, case: str, phases: Iterable[Phase]) -> dict[Phase, np.ndarray]:
-    """Reads the native masks of a case, (I, J, S) at each phase; of ES there may be none."""
+    """Reads the native masks of a case, (I, J, S) at each phase; of ES there may be none.
+
+    Example:
+        >>> np.savez("masks.npz", p1=np.zeros((2, 2, 1), np.uint8))
+        >>> with ZipFile("masks.npz") as archive:
+        ...     list(read_masks(archive, "p1", Phase))
+        [<Phase.ED: 'ED'>]
+    """
     found, names = {}, set(archive.namelist())
     for phase in phases:
         if phase == Phase.ED or mask_entry(case, phase) in names:
@@ -136,7 +156,13 @@ def _mask(archive: ZipFile, entry: str, case: str) -> np.ndarray:
 
 
 def check_facts(file: Path, info: dict[str, Any], cases: pd.DataFrame) -> None:
-    """Checks that dataset.json says what is needed and agrees with the table."""
+    """Checks that dataset.json says what is needed and agrees with the table.
+
+    Example:
+        >>> check_facts(Path("dataset.json"), {"dataset": "../x"}, pd.DataFrame())
+        Traceback (most recent call last):
+        cardiac_attrivae.schema.DataError: dataset.json: dataset is '../x'; expected letters, ...
+    """
     name, recipe = info.get("dataset"), info.get("recipe")
     if not (isinstance(name, str) and re.fullmatch(NAME, name)):  # files are named after it
         raise DataError(f"{file}: dataset is {short(name)}; expected letters, digits, '_' and '-'")

@@ -15,7 +15,7 @@ from ..metrics.comparison import Comparison, compare_paired, differences, spread
 from ..metrics.images import FIDELITY
 from ..metrics.intervals import holm
 from ..metrics.metric import MEAN
-from ..schema import STRUCTURES, Keys
+from ..schema import Keys, Phase, structures_at
 from .baselines import Baselines
 from .parts import Part
 from .realism import Realism
@@ -38,7 +38,7 @@ COMPARISONS = (
     "low", "high", "p", "p_holm", "patients",
 )  # fmt: skip
 
-IMAGES = (*FIDELITY, *(f"Dice_{name}" for name in STRUCTURES))
+IMAGES = (*FIDELITY, *(f"Dice_{name}" for name in structures_at(Phase)))
 """Columns of patients.csv by which methods are compared patient by patient."""
 
 Tables = dict[str, pd.DataFrame]

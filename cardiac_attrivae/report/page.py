@@ -18,7 +18,7 @@ from ..metrics.pooling import PLACE, Place, Scores, places, summarise, variants
 from ..runtime.files import write
 from ..runtime.outputs import claimed
 from ..runtime.spreadsheet import csv_text
-from ..schema import STRUCTURES
+from ..schema import STRUCTURES, Phase, structures_at
 from .evaluations import Picture, read_evaluations
 from .methods import is_baseline
 from .published import SOURCE, TABLE_1
@@ -123,6 +123,8 @@ def write_report(
 def _grids(scores: Scores, synthetic: Collection[str]) -> dict[str, Grid | None]:
     """The tables of the page, by name; None where nothing was measured."""
     held = dict.fromkeys(attribute_names(scores, "R2_fixed") + attribute_names(scores, "R2"))
+    found = attribute_names(scores, "Dice")
+    outlined = [name for name in structures_at(Phase) if name in (*STRUCTURES, *found)]
     rows: dict[str, Mapping[str, Columns]] = {
         "scores": means(names_in(Section.CODE)),
         "best": per_attribute(scores, "Interpretability"),
@@ -134,7 +136,7 @@ def _grids(scores: Scores, synthetic: Collection[str]) -> dict[str, Grid | None]
             name: [(m, name) for m in names_in(Section.CONTROL)]
             for name in attribute_names(scores, "Control")
         },
-        "dice": {"": [("Dice", name) for name in (*STRUCTURES, MEAN)]},
+        "dice": {"": [("Dice", name) for name in (*outlined, MEAN)]},
         "pictures": means(names_in(Section.PICTURES)),
         "further": means(names_in(Section.FURTHER)),
     }

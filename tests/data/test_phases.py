@@ -199,7 +199,7 @@ def test_every_attribute_of_real_patients_equals_an_independent_count(real, real
             cavity, muscle = (np.argwhere(plane == n) * (dx, dy) for n in (3, 2))
             outside = np.argwhere((plane != 3) & (plane != 2)) * (dx, dy)
             inwards, outwards = (cKDTree(p).query(muscle)[0] for p in (cavity, outside))
-            middle = np.abs(inwards - outwards) <= max(dx, dy)
+            middle = np.abs(inwards - outwards) < 1.01 * max(dx, dy)
             wall[phase] = (inwards + outwards)[middle] - (dx + dy) / 2
             assert row[f"WT_mean_{phase}"] == pytest.approx(wall[phase].mean(), rel=1e-6)
             assert row[f"WT_max_{phase}"] == pytest.approx(wall[phase].max(), rel=1e-6)
