@@ -33,6 +33,9 @@ PAPERS = (
     "2021. arXiv:2004.05485",
 )
 
+PLAIN = {"%": "percent"}
+"""How a unit is written where MONAI would read a sign as code."""
+
 USE = (
     "Research on latent representations of cardiac MRI: codes of short-axis slices, and slices of "
     "codes. Not a medical device; not for diagnosis or treatment."
@@ -114,7 +117,7 @@ class Scores:
         for (_, place, metric, attribute), score in summarise(self.metrics).items():
             entry = {key: getattr(score, key) for key in ("value", "unit", "low", "high")}
             known = {k: v for k, v in entry.items() if isinstance(v, str) or math.isfinite(v)}
-            known = {k: v for k, v in known.items() if v != ""}
+            known = {k: PLAIN.get(v, v) for k, v in known.items() if v != ""}
             found["/".join((place.tested, place.split, metric, attribute))] = known
         return found
 
@@ -128,7 +131,8 @@ def calibration_of(run: Run) -> dict[str, dict[str, Any]]:
     lines = run.about.get("calibration") or {}
     keys = ("dimension", "intercept", "slope", "residual_sd", "n")
     return {
-        name: {"unit": ATTRIBUTES[name].unit} | {key: lines[name][key] for key in keys}
+        name: {"unit": PLAIN.get(ATTRIBUTES[name].unit, ATTRIBUTES[name].unit)}
+        | {key: lines[name][key] for key in keys}
         for name in run.pipeline.attributes
         if name in lines
     }
