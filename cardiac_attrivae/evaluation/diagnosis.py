@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 
 from ..metrics.classifiers import (
     CLASSIFIERS,
@@ -24,6 +25,7 @@ from ..metrics.classifiers import (
 )
 from ..metrics.diagnosis import BINS, confusion, diagnosis_scores, reliability
 from ..metrics.metric import Score
+from ..report.attention import WORDS, draw_attention
 from ..report.diagnosis import Diagnosis, draw_diagnosis
 from ..runtime.device import find_device
 from ..runtime.files import write
@@ -31,9 +33,19 @@ from ..runtime.outputs import claimed
 from ..runtime.pool import Failure, processes, run_each
 from ..runtime.provenance import versions
 from ..runtime.spreadsheet import csv_text
-from ..schema import DataError
-from ..training.run import load_run
-from .diagnosis_samples import CODES, FREE, MEASURED, NOTHING, TRAINED, Cohort, gather
+from ..schema import DataError, Keys
+from ..training.run import Run, load_run
+from .attention import attention_of, last_map
+from .diagnosis_samples import (
+    CODES,
+    FREE,
+    MEASURED,
+    NOTHING,
+    TRAINED,
+    Cohort,
+    gather,
+    trained_dimensions,
+)
 from .parts import PACKAGES, Progress
 
 WAYS = (
@@ -47,6 +59,8 @@ WAYS = (
     (NOTHING, "majority class"),
 )
 """What is predicted from, and by which classifier."""
+SHOWN = 8
+"""Patients whose attention is drawn, of every class."""
 BEFORE = ["dataset", "features", "classifier"]
 SHAP, SHUFFLED = "mean |SHAP|, logit", "fall of balanced accuracy"
 """Kinds of importance, see `importance_of`."""
@@ -106,7 +120,8 @@ def diagnose(
 
     Classifiers are fitted on the patients that the model was trained on, or ``within`` the unseen
     patients of each data set by nested cross-validation. Writes scores.csv, predictions.csv,
-    confusion.csv, reliability.csv, importance.csv, diagnosis.json, figures/ and report.html.
+    confusion.csv, reliability.csv, importance.csv, attention.csv, diagnosis.json, figures/ and
+    report.html.
 
     Args:
         run: Folder that ``train`` wrote, or the name of a shipped model.
@@ -170,12 +185,33 @@ def diagnose(
             ],
             "versions": versions(PACKAGES),
         }  # fmt: skip
-        files = draw_diagnosis(Diagnosis(about, tables), output)
+        pictures, tables["attention"] = _attention(model, cohort, where, output)
+        files = draw_diagnosis(Diagnosis(about, tables, pictures), output)
         claim.keep([f"{name}.csv" for name in tables] + ["diagnosis.json", *files])
         for name, table in tables.items():
             write(output / f"{name}.csv", csv_text(table, "%.6g"))
         write(output / "diagnosis.json", json.dumps(about, indent=2) + "\n")
     return tables["scores"]
+
+
+def _attention(
+    run: Run, cohort: Cohort, device: torch.device, output: Path
+) -> tuple[dict[str, str], pd.DataFrame]:
+    """Draws where the encoder looks in some unseen patients of each data set, of every class."""
+    dimensions, pictures, tables = trained_dimensions(run), dict[str, str](), []
+    for name, patients in cohort.new.items() if dimensions else ():
+        order = patients.classes.argsort(kind="stable")
+        rows = order[np.unique(np.linspace(0, len(order) - 1, SHOWN).round().astype(int))]
+        some = patients.slices.take(rows)
+        if last_map(run.network, some.read([0])[Keys.IMAGE].to(device)) is None:
+            continue
+        maps, table = attention_of(run, some, dimensions, device)
+        file = f"figures/attention_{name}.png"
+        images, labels = some.images[:, 0].numpy(), some.labels[:, 0].numpy()
+        draw_attention(maps, images, labels, patients.classes[rows].tolist(), output / file)
+        pictures[file] = f"{name}. {WORDS}"
+        tables.append(table.assign(dataset=name))
+    return pictures, pd.concat(tables) if tables else pd.DataFrame()
 
 
 def _place(way: Way) -> int:

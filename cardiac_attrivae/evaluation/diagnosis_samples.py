@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from ..attributes import ATTRIBUTES, check_names
@@ -73,7 +74,7 @@ class Cohort:
     def samples(self, features: str) -> tuple[Sample | None, dict[str, Sample]]:
         """Returns what classifiers are fitted on, and what is predicted, from some features."""
         of_known = next(iter(self.classes.values()))  # the same of all data sets, if there is any
-        known = self.known and self._sample(self.known, features, of_known)
+        known = None if self.known is None else self._sample(self.known, features, of_known)
         new = {
             name: self._sample(patients, features, self.classes[name])
             for name, patients in self.new.items()
@@ -209,7 +210,7 @@ def _own(run: Run) -> Iterator[SliceDataset]:
 
 
 def _labelled(
-    data: SliceDataset, chosen: np.ndarray, column: str, name: str, notes: list[str]
+    data: SliceDataset, chosen: pd.Series, column: str, name: str, notes: list[str]
 ) -> SliceDataset:
     """Takes the most basal slice of each chosen patient whose class is known."""
     if column not in data.cases:
@@ -262,15 +263,16 @@ def _of(patients: Patients, classes: list[str], name: str, notes: list[str]) -> 
     return kept
 
 
+def trained_dimensions(run: Run) -> dict[str, int]:
+    """Returns attribute -> dimension that was trained on it; empty if none was."""
+    names = run.pipeline.attributes
+    pairs = zip(names, run.pipeline.dimensions(names), strict=True)
+    return {name: dimension for name, dimension in pairs if dimension is not None}
+
+
 def _columns(run: Run) -> dict[str, list[str]]:
     """Names the dimensions; those that an attribute was trained on carry its name."""
-    trained = {
-        dimension: name
-        for name, dimension in zip(
-            run.pipeline.attributes, run.pipeline.dimensions(run.pipeline.attributes), strict=True
-        )
-        if dimension is not None
-    }
+    trained = {dimension: name for name, dimension in trained_dimensions(run).items()}
     every = [
         f"z{d} ({trained[d]})" if d in trained else f"z{d}" for d in range(run.network.latent_size)
     ]

@@ -38,7 +38,7 @@ class Diagnosis(NamedTuple):
     Attributes:
         about: Content of diagnosis.json.
         tables: Name of a CSV file, without its ending -> table.
-        pictures: Further pictures in the folder ``figures``: file -> what it shows, in words.
+        pictures: Further pictures in the folder: file -> what it shows, in words.
     """
 
     about: dict[str, Any]
@@ -66,7 +66,11 @@ def draw_diagnosis(found: Diagnosis, output: Path) -> list[str]:
         packed=lambda file: packed_picture(output / file),
     )
     write(output / "report.html", page)
-    return ["report.html", *(file for files in pictures.values() for file in files)]
+    return [
+        "report.html",
+        *found.pictures,
+        *(file for files in pictures.values() for file in files),
+    ]
 
 
 class Row(NamedTuple):

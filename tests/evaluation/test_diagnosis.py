@@ -5,12 +5,15 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import heart, slices_of
 
 from cardiac_attrivae.evaluation import diagnosis_samples
+from cardiac_attrivae.evaluation.attention import attention, last_map
 from cardiac_attrivae.evaluation.diagnosis import diagnose
 from cardiac_attrivae.evaluation.diagnosis_samples import gather
 from cardiac_attrivae.metrics.diagnosis import DIAGNOSIS
+from cardiac_attrivae.models.vae import VAE
 from cardiac_attrivae.runtime.device import find_device
 from cardiac_attrivae.schema import DataError
 from cardiac_attrivae.training.config import parse_pipeline
@@ -86,7 +89,43 @@ def test_pictures_and_page_are_written(found):
         assert metric.meaning in page
     names = {file.name for file in (found / "figures").iterdir()}
     kinds = ("scores", "confusion", "reliability", "importance")
-    assert {f"{kind}_drawn.png" for kind in kinds} <= names
+    assert {f"{kind}_drawn.png" for kind in (*kinds, "attention")} <= names
+
+
+def test_attention_is_shared_out_among_the_structures_and_the_background(found):
+    table = pd.read_csv(found / "attention.csv")
+    assert table["place"].tolist() == ["LV", "MYO", "RV", "outside"]
+    assert set(table["attribute"]) == {"LVEDA"}
+    assert table["attention"].sum() == pytest.approx(1, abs=1e-5)
+    assert table["pixels"].sum() == pytest.approx(1, abs=1e-5)
+
+
+class Sum(VAE):
+    """A dimension that is the sum of the left half of a map, which is the image itself."""
+
+    def __init__(self):
+        super().__init__(1, 16, 1, "linear", smallest=16)
+        self.map = torch.nn.Conv2d(1, 1, 1, bias=False)
+        self.map.weight.data.fill_(1)
+
+    def posterior_of(self, image):
+        left = self.map(image)[..., :8].sum((1, 2, 3))
+        return torch.stack([left, left * 0], dim=1)
+
+
+def test_attention_is_the_map_times_its_mean_gradient():
+    image = torch.rand(2, 1, 16, 16)
+    found = attention(Sum().eval(), image, 0)
+    # the gradient is 1 on the left half and 0 on the right one: 1/2 in the mean
+    assert found == pytest.approx(image[:, 0].numpy() / 2, abs=1e-5)
+
+
+def test_a_network_without_a_map_has_no_attention():
+    network = Sum()
+    network.map.register_forward_hook(lambda _, __, output: output[..., :1, :1])
+    assert last_map(network, torch.zeros(1, 1, 16, 16)) is None
+    with pytest.raises(ValueError, match="no convolution with a map of 8 pixels a side"):
+        attention(network, torch.zeros(1, 1, 16, 16), 0)
 
 
 def test_within_unseen_patients_no_seen_one_is_used(world):
