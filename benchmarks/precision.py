@@ -31,7 +31,7 @@ SETS = {
     "AVX512_CORE_BF16": ("avx512", "avx512_bf16"), "AVX512_CORE_AMX": ("avx512", "amx_tile"),
 }  # fmt: skip
 """oneDNN's name -> torch's name, and what the processor must report."""
-PIPELINES = ("attri_vae", "attri_vae_fast", "attri_sivae_fast")
+PIPELINES = ("attri_vae", "attri_vae_unguided", "attri_sivae_unguided")
 CPU = torch.device("cpu")
 
 

@@ -106,14 +106,14 @@ JOBS = (
         store="store",
     ),
     Job(
-        "train attri_vae_fast",
-        (*TRAIN, "--resume", "--pipeline", "attri_vae_fast")
+        "train attri_vae_unguided",
+        (*TRAIN, "--resume", "--pipeline", "attri_vae_unguided")
         + short("schedule.epochs=25", "schedule.keep=best"),
         (("store", "acdc_store"),),
     ),
     Job(
-        "train attri_sivae_fast",
-        (*TRAIN, "--resume", "--pipeline", "attri_sivae_fast") + short("schedule.epochs=12"),
+        "train attri_sivae_unguided",
+        (*TRAIN, "--resume", "--pipeline", "attri_sivae_unguided") + short("schedule.epochs=12"),
         (("store", "acdc_store"),),
     ),
     Job(
@@ -147,7 +147,7 @@ def prepare(work: Path) -> set[str]:
         preprocess(load_manifest("acdc"), work / "acdc", work / "acdc_store", recipe)
     for seed, run in enumerate(("one", "two")):
         small = short("network.arguments.image_size=32", "schedule.epochs=2")
-        words = ("train", "--pipeline", "attri_vae_fast", "--data", "acdc_small", "--output", run)
+        words = ("train", "--pipeline", "attri_vae_unguided", "--data", "acdc_small", "--output", run)
         if not (work / run / "summary.json").exists():
             call((*words, "--seed", str(seed), "--resume", *small), work, work / "log.txt")
     found = find_cases(load_manifest("acdc"), work / "acdc")

@@ -2,7 +2,7 @@
 
     python benchmarks/streaming.py --work DIR
 
-Writes a store of repeated phantom slices and trains ``attri_vae_fast`` on it with the memory of the
+Writes a store of repeated phantom slices and trains ``attri_vae_unguided`` on it with the memory of the
 process capped (RLIMIT_DATA: what it allocates, without the mapped files, which the system drops
 when it needs room). Prints the peak of anonymous memory, and how long the steps take beside those
 of a small part of the store that lies in memory as a block: both in turns, in one process.
@@ -74,7 +74,7 @@ def endless(loader: DeviceLoader) -> Iterator[dict[str, torch.Tensor]]:
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Empty folder.")
 @click.option("--gigabytes", default=4.0, show_default=True, help="Of the store.")
 @click.option("--memory", default=2.0, show_default=True, help="GB that the process may allocate.")
-@click.option("--pipeline", default="attri_vae_fast", show_default=True)
+@click.option("--pipeline", default="attri_vae_unguided", show_default=True)
 @click.option("--steps", default=10, show_default=True, help="Of a round.")
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--device", default="cpu", show_default=True)

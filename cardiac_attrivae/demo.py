@@ -33,10 +33,10 @@ QUICK = (
 Processors without instructions for bfloat16 need ten times as long for it."""
 
 MODELS = {
-    "attri_vae": ("attri_vae_fast", (*QUICK, "schedule.epochs=8")),
+    "attri_vae": ("attri_vae_unguided", (*QUICK, "schedule.epochs=8")),
     "beta_vae": ("beta_vae_fast", (*QUICK, "schedule.epochs=8")),
     "attri_sivae": (
-        "attri_sivae_fast",
+        "attri_sivae_unguided",
         (*QUICK, "schedule.epochs=4", "objective.vae_epochs=3", "schedule.steps_per_epoch=40"),
     ),
 }

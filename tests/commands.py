@@ -14,7 +14,7 @@ from pathlib import Path
 from pkgutil import walk_packages
 
 SHORT = "--set schedule.epochs=1 --set schedule.steps_per_epoch=3 --set data.batch_size=8"
-TRAIN = f"--pipeline attri_vae_fast --data store {SHORT}"
+TRAIN = f"--pipeline attri_vae_unguided --data store {SHORT}"
 CORE = (
     "check --dataset acdc --source {phantoms}",
     "preprocess --dataset acdc --source {phantoms} --output store --slice all",

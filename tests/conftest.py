@@ -22,7 +22,7 @@ def store_of(dataset, source, output, slice):
     return output
 
 
-def trained(store, folder, *changes, pipeline="attri_vae_fast", seed=0, guide=None):
+def trained(store, folder, *changes, pipeline="attri_vae_unguided", seed=0, guide=None):
     """A run of three steps."""
     from cardiac_attrivae.data.store import SliceDataset
     from cardiac_attrivae.training.config import load_pipeline

@@ -21,7 +21,7 @@ def store(acdc_store_all):
 @pytest.fixture(scope="module")
 def model(store, tmp_path_factory, hasty_segmenters):
     folder = tmp_path_factory.mktemp("runs") / "run"
-    return ca.train("attri_vae_fast", store, folder, CHANGES, device="cpu")
+    return ca.train("attri_vae_unguided", store, folder, CHANGES, device="cpu")
 
 
 def test_importing_the_package_loads_nothing_heavy():
@@ -137,7 +137,7 @@ def test_scores_show_as_a_table(model, store):
 
 
 def test_a_model_shows_itself(model):
-    assert "attri_vae_fast, trained on acdc, seed 0: LVEDA, MEDA, RVEDA" in repr(model)
+    assert "attri_vae_unguided, trained on acdc, seed 0: LVEDA, MEDA, RVEDA" in repr(model)
     assert "<img" in model._repr_html_()
 
 

@@ -214,7 +214,7 @@ def linear():
         yield Linear
 
 
-@pytest.mark.parametrize("pipeline", ["attri_vae_fast", "attri_sivae_fast"])
+@pytest.mark.parametrize("pipeline", ["attri_vae_unguided", "attri_sivae_unguided"])
 def test_a_new_network_is_trained_by_every_objective_and_read_again(
     linear, evaluated, tmp_path, pipeline
 ):

@@ -59,7 +59,7 @@ def idle_cores(seconds: float = 0.5) -> Iterator[None]:
     """Lets torch use the idle cores alone inside, unless the user set OMP_NUM_THREADS.
 
     Threads that share a core wait for each other: where others kept two cores busy, a step of
-    attri_vae_fast in bfloat16 took 5 s with two threads and .4 s with one (.55 s and .76 s in
+    attri_vae_unguided in bfloat16 took 5 s with two threads and .4 s with one (.55 s and .76 s in
     float32).
 
     Args:

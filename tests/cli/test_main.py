@@ -55,13 +55,13 @@ def test_the_three_commands_lead_from_files_to_a_table(acdc_tree, tmp_path):
     assert "9 cases (5 train, 1 val, 3 test)" in made.stdout
     assert "contact_sheet.png" in made.stdout
     trained = call(
-        "train", "--pipeline", "attri_vae_fast", "--data", store, "--output", run,
+        "train", "--pipeline", "attri_vae_unguided", "--data", store, "--output", run,
         "--device", "cpu", "--set", "schedule.epochs=1", "--set", "schedule.steps_per_epoch=2",
         "--set", "data.batch_size=4", "--seed", 3,
     )  # fmt: skip
     assert trained.exit_code == 0, trained.output
     assert "epoch 1/1  loss" in trained.stderr
-    again = call("train", "--pipeline", "attri_vae_fast", "--data", store, "--output", run)
+    again = call("train", "--pipeline", "attri_vae_unguided", "--data", store, "--output", run)
     assert again.exit_code == 2
     assert "holds a run; add --resume" in again.stderr
     scored = call(
@@ -168,7 +168,7 @@ def test_the_demo_runs_and_its_attributes_beat_the_model_without_them(tmp_path):
 @pytest.mark.slow
 def test_two_processes_under_torchrun_train_as_one(acdc_store_all, tmp_path):
     words = [
-        "-m", "cardiac_attrivae", "train", "--pipeline", "attri_sivae_fast", "--data",
+        "-m", "cardiac_attrivae", "train", "--pipeline", "attri_sivae_unguided", "--data",
         acdc_store_all, "--device", "cpu", "--set", "network.arguments.filters=[2,4,4,4,4]",
         "--set", "schedule.epochs=2", "--set", "schedule.steps_per_epoch=1", "--set",
         "objective.vae_epochs=1", "--set", "data.batch_size=5", "--set", "precision=float32",
@@ -195,11 +195,11 @@ def test_the_printed_configuration_is_a_pipeline_of_the_same_values(tmp_path):
     from cardiac_attrivae.training.config import load_pipeline
 
     changes = ("--set", "schedule.epochs=3")
-    done = call("train", "--pipeline", "attri_sivae_fast", *changes, "--print-config")
+    done = call("train", "--pipeline", "attri_sivae_unguided", *changes, "--print-config")
     assert done.exit_code == 0, done.output
     (tmp_path / "mine.yaml").write_text(done.stdout)
     printed = load_pipeline(tmp_path / "mine.yaml")
-    assert printed == load_pipeline("attri_sivae_fast", ["schedule.epochs=3"])
+    assert printed == load_pipeline("attri_sivae_unguided", ["schedule.epochs=3"])
     assert "Missing option '--data'" in call("train", "--pipeline", "attri_vae").stderr
 
 

@@ -57,7 +57,7 @@ def test_one_seed_that_is_trained_twice_is_no_second_seed(run, acdc_store_all, t
 def test_models_that_differ_in_their_seed_alone_are_of_one_method(run, acdc_store_all, tmp_path):
     other = variant(run, tmp_path / "mine", scale=2, seed=1)
     opened = open_all([run, other], [acdc_store_all], "test")
-    assert opened.methods == {"mine": "attri_vae_fast", "mine-2": "attri_vae_fast"}
+    assert opened.methods == {"mine": "attri_vae_unguided", "mine-2": "attri_vae_unguided"}
 
 
 @pytest.mark.parametrize(
@@ -76,14 +76,14 @@ def test_models_that_differ_in_more_than_the_seed_are_of_two_methods(
     other = variant(run, tmp_path / "other", scale=2, seed=1, pipeline=[change])
     third = variant(run, tmp_path / "third", scale=3, seed=1)
     opened = open_all([run, other, third], [acdc_store_all], "test")
-    first, second = (f"attri_vae_fast ({name})" for name in names)
+    first, second = (f"attri_vae_unguided ({name})" for name in names)
     assert opened.methods == {"mine": first, "other": second, "third": first}
 
 
 def test_models_of_other_training_slices_are_of_two_methods(run, acdc_store_all, tmp_path):
     other = variant(run, tmp_path / "other", scale=2, seed=1, content_hash="0" * 64, train_cases={})
     methods = open_all([run, other], [acdc_store_all], "test").methods
-    assert methods["mine"] != methods["other"] == "attri_vae_fast (data=00000000)"
+    assert methods["mine"] != methods["other"] == "attri_vae_unguided (data=00000000)"
 
 
 def test_patients_that_were_trained_on_are_not_scored_as_unseen(run, acdc_store_all, tmp_path):

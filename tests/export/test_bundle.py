@@ -39,7 +39,7 @@ SHORT = ("schedule.epochs=1", "schedule.steps_per_epoch=2", "data.batch_size=4")
 @pytest.fixture(scope="module")
 def run(acdc_store, tmp_path_factory):
     output = tmp_path_factory.mktemp("runs") / "mine"
-    pipeline = load_pipeline("attri_vae_fast", SHORT)
+    pipeline = load_pipeline("attri_vae_unguided", SHORT)
     train(pipeline, SliceDataset.open(acdc_store), output, device="cpu", seed=5)
     return output
 
@@ -205,14 +205,14 @@ def test_the_terms_of_the_data_go_with_the_weights(run, tmp_path, dataset, told)
 
 def scores(run, folder, **changes):
     """An evaluation of two models, the first of which is this run, but for the changes."""
-    row = {"model": "1", "method": "attri_vae_fast", "seed": 5, "train_dataset": "acdc",
+    row = {"model": "1", "method": "attri_vae_unguided", "seed": 5, "train_dataset": "acdc",
            "test_dataset": "acdc", "split": "test", "metric": "Interpretability",
            "attribute": "mean", "value": 0.876, "low": 0.812, "high": 0.934, "n": 50}  # fmt: skip
     other = row | {"model": "2", "value": 0.1}
     pd.DataFrame([row, other]).to_csv(folder / "metrics.csv", index=False)
     summary = read(run / "summary.json") | changes
     del summary["store"]
-    about = {"method": "attri_vae_fast", "seed": 5, "train_dataset": "acdc", "summary": summary}
+    about = {"method": "attri_vae_unguided", "seed": 5, "train_dataset": "acdc", "summary": summary}
     models = {"1": about, "2": about | {"summary": summary | {"wall_time_s": -1}}}
     text = json.dumps({"models": models, "notes": ["a note about it"]})
     (folder / "evaluation.json").write_text(text)
@@ -361,7 +361,7 @@ def test_the_checkpoint_is_exported_anew(bundle, tmp_path):
             "network_def", file, config_file="configs/inference.json", use_trace=True
         )
     theirs, about, _ = load_net_with_metadata(file)
-    assert about["name"] == "attri_vae_fast of acdc"
+    assert about["name"] == "attri_vae_unguided of acdc"
     image = torch.rand(4, 1, 128, 128)
     with torch.no_grad():
         torch.testing.assert_close(theirs(image), ours(image))
@@ -381,7 +381,7 @@ def test_the_bundle_repeats_its_own_training(bundle, run, acdc_store):
 def test_the_workflow_runs_by_its_name(acdc_store, tmp_path, run):
     monai_bundle.run_workflow(
         "cardiac_attrivae.export.training_workflow",
-        pipeline="attri_vae_fast", data=str(acdc_store), output=str(tmp_path / "run"),
+        pipeline="attri_vae_unguided", data=str(acdc_store), output=str(tmp_path / "run"),
         changes=list(SHORT), device="cpu", seed=5,
     )  # fmt: skip
     first, second = (load_run(folder).network.state_dict() for folder in (run, tmp_path / "run"))
@@ -402,7 +402,7 @@ def test_monais_commands_as_one_types_them(bundle, acdc_store, tmp_path):
     assert torch.jit.load(tmp_path / "model.ts")(torch.rand(2, 1, 128, 128)).shape[0] == 2
     call(
         "run_workflow", "cardiac_attrivae.export.training_workflow",
-        "--pipeline", "attri_vae_fast", "--data", acdc_store, "--output", tmp_path / "run",
+        "--pipeline", "attri_vae_unguided", "--data", acdc_store, "--output", tmp_path / "run",
         "--changes", str(list(SHORT)), "--device", "cpu",
     )  # fmt: skip
     assert (tmp_path / "run/model.safetensors").is_file()

@@ -92,7 +92,7 @@ class Reading(nn.Module):
 def model(folder):
     mean, deviation = [0.1, 0.0, 0.0, 0.0, 0.0], [0.6, 0.6, 0.6, 0.2, 0.5]
     about = {"seed": 3, "train_dataset": "drawn", "code_mean": mean, "code_deviation": deviation}
-    return Run(folder, Discs().eval(), load_pipeline("attri_vae_fast"), about)
+    return Run(folder, Discs().eval(), load_pipeline("attri_vae_unguided"), about)
 
 
 def patients(folder, names=None):

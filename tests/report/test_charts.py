@@ -33,7 +33,7 @@ def seen_looks(figure):
 
 def test_long_names_of_methods_stay_within_the_picture_and_differ(drawn):
     few, all_ = ("LVEDA+MEDA+RVEDA", "LVEDA+MEDA+RVEDA+LVEDV+MEDV+RVEDV")
-    long = [f"attri_vae_fast (attributes={names})" for names in (few, all_)]
+    long = [f"attri_vae_unguided (attributes={names})" for names in (few, all_)]
     table = patients().replace(dict(zip(METHODS, (*long, "beta_vae"), strict=True)))
     charts.distributions(table, "d.png", "SSIM", {"acdc → acdc": 0.5})
     (figure,) = drawn

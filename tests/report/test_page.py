@@ -20,7 +20,7 @@ from cardiac_attrivae.report.tables import grid, means, table_1
 from cardiac_attrivae.report.text_tables import latex, markdown, table
 from cardiac_attrivae.schema import DataError
 
-METHODS = ("attri_vae_fast", "attri_sivae_fast")
+METHODS = ("attri_vae_unguided", "attri_sivae_unguided")
 NAMES = ("LVEDA", "MEDA", "RVEDA")
 HOSTILE = "<script>alert('&')</script>"
 LEVELS = {
@@ -441,7 +441,7 @@ def test_models_of_two_evaluations_that_differ_in_more_than_the_seed_are_two_met
     assert not page_of([evaluation, more], tmp_path / "out").open
     scores = pd.read_csv(tmp_path / "out" / "scores.csv").query("source == 'ours'")
     assert set(scores["models"]) == {2}
-    assert {"attri_vae_fast (epochs=24)", "attri_vae_fast (epochs=99)"} <= set(scores["method"])
+    assert {"attri_vae_unguided (epochs=24)", "attri_vae_unguided (epochs=99)"} <= set(scores["method"])
     assert 0.7654 in set(scores["low"])  # each keeps its own spread
 
 
@@ -497,7 +497,7 @@ def test_scores_csv_is_tidy_and_tells_ours_from_published(evaluation, page):
 
 @pytest.mark.parametrize(("seeds", "sure"), [(1, True), (2, True), (1, False)])
 def test_table_md_fits_a_page(tmp_path, seeds, sure):
-    four = ("beta_vae_fast", "soft_intro_vae_fast", "attri_vae_fast", "attri_sivae_fast")
+    four = ("beta_vae_fast", "soft_intro_vae_fast", "attri_vae_unguided", "attri_sivae_unguided")
     write_evaluation(tmp_path / "x", four, seeds=seeds, sure=sure)
     text = markdown(pd.read_csv(tmp_path / "x" / "metrics.csv"))
     assert max(map(len, text.splitlines())) <= 100

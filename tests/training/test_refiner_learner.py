@@ -58,7 +58,7 @@ def test_a_refiner_is_trained_by_the_workflow_of_all_trainings(run, data):
     assert np.isfinite(history[["train_flow", "val_Sharpness"]]).all(axis=None)
     weights, about = read_weights(run / "refiner" / "model.safetensors")
     network = load_run(run, plain=True).network.state_dict()
-    assert about["base"] == {"method": "attri_vae_fast", "sha256": weights_digest(network)}
+    assert about["base"] == {"method": "attri_vae_unguided", "sha256": weights_digest(network)}
     assert about["train_cases"] == data.split("train").fingerprints()
     guide = quick_guide(data.split("train"), None, "cpu").network.state_dict()
     for name, value in guide.items():  # it is part of the refiner, and was not trained
@@ -123,7 +123,7 @@ def test_what_is_missing_or_too_much_is_named(run, data, tmp_path):
     with pytest.raises(ValueError, match="Refiner paints over .* give it with --on RUN"):
         refined(data, None, tmp_path / "one")
     with pytest.raises(ValueError, match="objective AttriVAE takes no --on RUN"):
-        train(load_pipeline("attri_vae_fast"), data, tmp_path / "two", device="cpu", on=run)
+        train(load_pipeline("attri_vae_unguided"), data, tmp_path / "two", device="cpu", on=run)
     with pytest.raises(DataError, match="it is a refiner and has no codes"):
         load_run(run / "refiner")
     blurred = load_pipeline("refiner", ["augmentation.zoom=0.1"])
@@ -149,7 +149,7 @@ def test_the_command_says_what_a_refiner_needs(given, said, acdc_store_all, tmp_
 
 def test_a_new_training_of_the_run_removes_its_refiner(acdc_store_all, run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "run")
-    pipeline = load_pipeline("attri_vae_fast", ["schedule.epochs=1", "schedule.steps_per_epoch=1"])
+    pipeline = load_pipeline("attri_vae_unguided", ["schedule.epochs=1", "schedule.steps_per_epoch=1"])
     train(pipeline, SliceDataset.open(acdc_store_all), folder, device="cpu", overwrite=True)
     assert not (folder / "refiner").exists()
     assert load_run(folder).refiner is None

@@ -45,7 +45,7 @@ def test_a_search_that_is_none_is_refused(text):
 
 
 def test_by_default_what_the_pipeline_uses_is_searched_around_its_value():
-    pipeline = load_pipeline("attri_vae_fast")
+    pipeline = load_pipeline("attri_vae_unguided")
     space = default_space(pipeline)
     assert space["objective.gamma"] == Range(100, 10000, True)
     assert "objective.beta_kl" not in space
@@ -53,7 +53,7 @@ def test_by_default_what_the_pipeline_uses_is_searched_around_its_value():
         assert math.sqrt(where.low * where.high) == pytest.approx(where.low * 10)
     floor = default_space(load_pipeline("beta_vae_fast"))
     assert "objective.gamma" not in floor
-    assert "objective.beta_neg" in default_space(load_pipeline("attri_sivae_fast"))
+    assert "objective.beta_neg" in default_space(load_pipeline("attri_sivae_unguided"))
 
 
 PREPARE = """
@@ -87,11 +87,11 @@ SPACE = {"optimiser.lr": Range(1e-5, 1e-1, True)}
 
 
 def test_the_best_value_of_a_known_function_is_found(scripted, store, tmp_path):
-    study = tune("attri_vae_fast", store, tmp_path / "s", trials=25, space=SPACE)
+    study = tune("attri_vae_unguided", store, tmp_path / "s", trials=25, space=SPACE)
     assert abs(math.log10(study.best_params["optimiser.lr"] / 1e-3)) < 0.3
     best = load_pipeline(tmp_path / "s" / "best.yaml")
     assert best.optimiser.lr == study.best_params["optimiser.lr"]
-    assert best.objective == load_pipeline("attri_vae_fast").objective
+    assert best.objective == load_pipeline("attri_vae_unguided").objective
 
 
 @pytest.mark.parametrize("own", [True, False])
@@ -99,8 +99,8 @@ def test_the_best_pipeline_needs_no_other_file_and_holds_the_changes(
     scripted, store, tmp_path, monkeypatch, own
 ):
     monkeypatch.chdir(tmp_path)
-    Path("mine.yaml").write_text("base: attri_vae_fast\nmethod: mine\n")
-    pipeline, changes = "mine.yaml" if own else "attri_vae_fast", ["objective.beta=2"]
+    Path("mine.yaml").write_text("base: attri_vae_unguided\nmethod: mine\n")
+    pipeline, changes = "mine.yaml" if own else "attri_vae_unguided", ["objective.beta=2"]
     study = tune(pipeline, store, "s", trials=1, space=SPACE, changes=changes)
     expected = load_pipeline(
         pipeline, [*changes, f"optimiser.lr={study.best_params['optimiser.lr']}"]
@@ -116,37 +116,37 @@ def test_a_choice_that_a_spreadsheet_would_execute_is_quoted(store, tmp_path, mo
     monkeypatch.setattr(
         tuning.Search, "run", lambda self, trial: len(trial.suggest_categorical("method", choices))
     )
-    tune("attri_vae_fast", store, tmp_path, trials=1, space={"method": choices})
+    tune("attri_vae_unguided", store, tmp_path, trials=1, space={"method": choices})
     assert ",'=HYPERLINK(" in (tmp_path / "trials.csv").read_text()
 
 
 def test_a_study_goes_on_and_no_other_takes_its_folder(scripted, store, tmp_path):
-    first = tune("attri_vae_fast", store, tmp_path, trials=3, space=SPACE)
+    first = tune("attri_vae_unguided", store, tmp_path, trials=3, space=SPACE)
     values = [trial.value for trial in first.trials]
-    again = tune("attri_vae_fast", store, tmp_path, trials=5, space=SPACE)
+    again = tune("attri_vae_unguided", store, tmp_path, trials=5, space=SPACE)
     assert [trial.value for trial in again.trials][:3] == values
     assert len(again.trials) == 5
-    assert len(tune("attri_vae_fast", store, tmp_path, trials=5, space=SPACE).trials) == 5
+    assert len(tune("attri_vae_unguided", store, tmp_path, trials=5, space=SPACE).trials) == 5
     with pytest.raises(DataError, match="another space"):
-        tune("attri_vae_fast", store, tmp_path, trials=6, space={"optimiser.lr": Range(1e-6, 1)})
+        tune("attri_vae_unguided", store, tmp_path, trials=6, space={"optimiser.lr": Range(1e-6, 1)})
     with pytest.raises(DataError, match="another pipeline"):
-        tune("attri_sivae_fast", store, tmp_path, trials=6, space=SPACE)
+        tune("attri_sivae_unguided", store, tmp_path, trials=6, space=SPACE)
 
 
 def test_a_folder_of_somebody_is_refused_and_stays(scripted, store, tmp_path):
     for name in ("trials.csv", "best.yaml", "study.db"):
         (tmp_path / name).write_text("mine")
     with pytest.raises(DataError, match="was not written by cardiac-attrivae tune: it holds best"):
-        tune("attri_vae_fast", store, tmp_path, trials=1)
+        tune("attri_vae_unguided", store, tmp_path, trials=1)
     assert {(tmp_path / name).read_text() for name in ("trials.csv", "best.yaml")} == {"mine"}
 
 
 def test_values_that_the_pipeline_refuses_are_reported_before_training(store, tmp_path):
     with pytest.raises(ValueError, match=r"unknown key optimiser\.rate"):
-        tune("attri_vae_fast", store, tmp_path / "a", trials=1, space={"optimiser.rate": [1, 2]})
+        tune("attri_vae_unguided", store, tmp_path / "a", trials=1, space={"optimiser.rate": [1, 2]})
     with pytest.raises(ValueError, match=r"optimiser\.lr is 100"):
         tune(
-            "attri_vae_fast", store, tmp_path / "a", trials=1, space={"optimiser.lr": Range(1, 100)}
+            "attri_vae_unguided", store, tmp_path / "a", trials=1, space={"optimiser.lr": Range(1, 100)}
         )
     assert not (tmp_path / "a").exists()
 
@@ -154,7 +154,7 @@ def test_values_that_the_pipeline_refuses_are_reported_before_training(store, tm
 def test_trials_are_runs_and_the_best_can_be_trained(store, tmp_path):
     lines = []
     study = tune(
-        "attri_vae_fast", store, tmp_path, trials=2, space={"objective.beta": [1.0, 2.0]},
+        "attri_vae_unguided", store, tmp_path, trials=2, space={"objective.beta": [1.0, 2.0]},
         changes=SHORT, tell=lines.append, device="cpu",
     )  # fmt: skip
     assert [line.split(":")[0] for line in lines] == ["trial 0, 1 of 2", "trial 1, 2 of 2"]
@@ -172,7 +172,7 @@ def test_trials_are_runs_and_the_best_can_be_trained(store, tmp_path):
 
 def test_an_unknown_score_is_reported_with_the_known_ones(store, tmp_path):
     with pytest.raises(ValueError, match=r"score is 'Beauty'; expected one of .*SSIM_in_mask"):
-        tune("attri_vae_fast", store, tmp_path, trials=1, space={"objective.beta": [1.0, 2.0]},
+        tune("attri_vae_unguided", store, tmp_path, trials=1, space={"objective.beta": [1.0, 2.0]},
              changes=SHORT, scores=["Beauty"], device="cpu")  # fmt: skip
 
 
@@ -188,7 +188,7 @@ def run(self, trial):
     return trial.suggest_float("optimiser.lr", 1e-5, 1e-1, log=True)
 tuning.Search.run = run
 tuning.draw_study = lambda study, path: None
-tuning.tune("attri_vae_fast", store, {str(tmp_path)!r}, trials=12,
+tuning.tune("attri_vae_unguided", store, {str(tmp_path)!r}, trials=12,
           space={{"optimiser.lr": tuning.Range(1e-5, 1e-1, True)}})
 """
     both = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(2)]
@@ -205,14 +205,14 @@ def test_the_command_says_what_it_found(scripted, store, tmp_path, monkeypatch):
     monkeypatch.setattr(SliceDataset, "open", lambda folder: store)
     output = tmp_path / "study"
     result = CliRunner().invoke(main, [
-        "tune", "--pipeline", "attri_vae_fast", "--data", str(store.folder),
+        "tune", "--pipeline", "attri_vae_unguided", "--data", str(store.folder),
         "--output", str(output), "--trials", "2", "--search", "optimiser.lr=1e-5:1e-1:log",
     ])  # fmt: skip
     assert result.exit_code == 0, result.output
     assert "trial 1, 2 of 2" in result.output
-    assert "base: attri_vae_fast" in result.output
+    assert "base: attri_vae_unguided" in result.output
     line = next(line for line in result.output.splitlines() if line.startswith("Next: "))
     words = shlex.split(line)
     monkeypatch.chdir("/")
-    assert load_pipeline(words[words.index("--pipeline") + 1]).method == "attri_vae_fast"
+    assert load_pipeline(words[words.index("--pipeline") + 1]).method == "attri_vae_unguided"
     assert Path(words[words.index("--data") + 1]) == store.folder

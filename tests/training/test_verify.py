@@ -139,7 +139,7 @@ CHANGES = {
     ),
     "another method in the summary": (
         lambda r: say(r, method="beta_vae"),
-        "summary", "method is 'beta_vae' in summary.json, 'attri_vae_fast' in the model",
+        "summary", "method is 'beta_vae' in summary.json, 'attri_vae_unguided' in the model",
     ),
     "another number of epochs in the summary": (
         lambda r: say(r, epochs=500), "summary", "epochs is 500 in summary.json, 1 in the model",
