@@ -147,7 +147,15 @@ def prepare(work: Path) -> set[str]:
         preprocess(load_manifest("acdc"), work / "acdc", work / "acdc_store", recipe)
     for seed, run in enumerate(("one", "two")):
         small = short("network.arguments.image_size=32", "schedule.epochs=2")
-        words = ("train", "--pipeline", "attri_vae_unguided", "--data", "acdc_small", "--output", run)
+        words = (
+            "train",
+            "--pipeline",
+            "attri_vae_unguided",
+            "--data",
+            "acdc_small",
+            "--output",
+            run,
+        )
         if not (work / run / "summary.json").exists():
             call((*words, "--seed", str(seed), "--resume", *small), work, work / "log.txt")
     found = find_cases(load_manifest("acdc"), work / "acdc")

@@ -2,8 +2,8 @@
 
     python benchmarks/streaming.py --work DIR
 
-Writes a store of repeated phantom slices and trains ``attri_vae_unguided`` on it with the memory of the
-process capped (RLIMIT_DATA: what it allocates, without the mapped files, which the system drops
+Writes a store of repeated phantom slices and trains ``attri_vae_unguided`` on it with the memory of
+the process capped (RLIMIT_DATA: what it allocates, without the mapped files, which the system drops
 when it needs room). Prints the peak of anonymous memory, and how long the steps take beside those
 of a small part of the store that lies in memory as a block: both in turns, in one process.
 """

@@ -21,11 +21,13 @@ from .console import columns, explained, is_terminal, progress, say, suggest, wa
 @explained
 def check(dataset: str, source: Path) -> None:
     """List what a data set holds and lacks."""
-    from ..data.check import check_dataset
     from ..data.manifest import load_manifest
 
+    manifest = load_manifest(dataset)
+    from ..data.check import check_dataset
+
     bar = progress("check")
-    report = check_dataset(load_manifest(dataset), source, lambda items: bar(items, len(items)))
+    report = check_dataset(manifest, source, lambda items: bar(items, len(items)))
     say(report.render(min(100, columns()) if is_terminal() else 80))
     if report.problems:
         sys.exit(2)

@@ -25,9 +25,9 @@ def prepare() -> None:
     MONAI asks for the name of the user when it is imported, which raises in a container that runs
     under a number without a name (``docker run --user``). Threads that spin while they wait take
     the cores from those that could work: where other programs kept two cores busy, 8 steps of
-    attri_vae_unguided took 78 to 93 s and 14 s of the processor; 31 to 36 s and 5 s without spinning.
-    On two idle cores a step of attri_sivae_unguided takes 302 ms without spinning, 239 ms if threads
-    spin for some 10 us before they sleep, and 221 ms if they never sleep.
+    attri_vae_unguided took 78 to 93 s and 14 s of the processor; 31 to 36 s and 5 s without
+    spinning. On two idle cores a step of attri_sivae_unguided takes 302 ms without spinning, 239 ms
+    if threads spin for some 10 us before they sleep, and 221 ms if they never sleep.
     """
     try:
         getpass.getuser()

@@ -39,8 +39,8 @@ def rate(step: int, epoch_length: int, pipeline: Pipeline) -> float:
     """Factor of the learning rate in a step: warm-up, milestones, half a cosine.
 
     torch's LinearLR and CosineAnnealingLR in a SequentialLR follow the same curve, but compute each
-    rate from the one before: 1169 of the 1200 rates of attri_vae_unguided differ in their last digits,
-    and a run would no longer be the one that earlier versions trained.
+    rate from the one before: 1169 of the 1200 rates of attri_vae_unguided differ in their last
+    digits, and a run would no longer be the one that earlier versions trained.
     """
     optimiser, steps = pipeline.optimiser, epoch_length * pipeline.schedule.epochs
     warmup = optimiser.warmup * steps

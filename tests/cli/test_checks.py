@@ -51,12 +51,12 @@ MISTAKES = {
     "traverse --model run --data images --output o": "it holds images, which preprocess reads",
     "explore --model empty --output o": "(it is empty); train one first",
     "export --model store --format onnx --output o": "it holds a store that preprocess wrote",
-    "train --pipeline attri_vae_unguided --data images --output o": "--source images --output STORE",
-    "train --pipeline attri_vae_unguided --data run --output o": "it holds a run that train wrote",
-    "train --pipeline attri_vae_unguided --data store --output o --set epochs=3":
+    "train --pipeline attri_vae_fast --data images --output o": "--source images --output STORE",
+    "train --pipeline attri_vae_fast --data run --output o": "it holds a run that train wrote",
+    "train --pipeline attri_vae_fast --data store --output o --set epochs=3":
         "did you mean 'schedule.epochs'",
-    "tune --pipeline attri_vae_fst --data store --output o": "did you mean 'attri_vae_unguided'",
-    "tune --pipeline attri_vae_unguided --data empty --output o": "no slice store in empty",
+    "tune --pipeline attri_vae_fst --data store --output o": "did you mean 'attri_vae_fast'",
+    "tune --pipeline attri_vae_fast --data empty --output o": "no slice store in empty",
     "preprocess --dataset ACDC --source images --output o": "did you mean 'acdc'",
     "check --dataset ACDC --source images": "did you mean 'acdc'",
     "cross-domain-eval --model run --data nowhere --output o": "it does not exist",
@@ -71,7 +71,7 @@ MISTAKES = {
     "report --evaluation run --output o": "no finished evaluation in run: metrics.csv is missing",
     "report --evaluation evaluation --output o": "metrics.csv is missing",
     "preprocess --dataset acdc --source images --output o --workers 0": "is not in the range x>=1",
-    "train --pipeline attri_vae_unguided --data store --output o --seed 99999999999999999999":
+    "train --pipeline attri_vae_fast --data store --output o --seed 99999999999999999999":
         "is not in the range 0<=x<=4294967295",
 }  # fmt: skip
 

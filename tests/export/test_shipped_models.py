@@ -52,12 +52,12 @@ def test_card_and_weights_belong_together(folder):
 
 def test_the_name_of_a_data_set_stands_for_its_default_or_its_first_model(tmp_path, monkeypatch):
     monkeypatch.setattr(shipped, "PRETRAINED", tmp_path)
-    for name, first in (("attri_vae_unguided", "attri_vae_unguided"), ("attri_sivae_unguided",) * 2):
+    for name, first in (("attri_vae_fast", "attri_vae_fast"), ("attri_sivae_fast",) * 2):
         (tmp_path / "acdc" / name / "models").mkdir(parents=True)
         (tmp_path / "acdc" / name / "models" / "model.safetensors").touch()
         assert shipped_models()[0] == "acdc"
         assert model_folder("acdc") == tmp_path / "acdc" / first / "models"
-    assert model_folder("acdc/attri_vae_fast").parent.name == "attri_vae_unguided"
+    assert model_folder("acdc/attri_vae_fast").parent.name == "attri_vae_fast"
 
 
 def test_a_folder_of_the_users_comes_before_a_shipped_name(tmp_path, monkeypatch):
@@ -82,12 +82,13 @@ def made(tmp_path_factory, hasty_segmenters):
         patch.setitem(sys.modules, specification.name, script)
         specification.loader.exec_module(script)
         short = ["schedule.epochs=1", "schedule.steps_per_epoch=3", "data.batch_size=4"]
+        short += ["objective.control=0", "objective.anatomy=0"]
         words = ["--source", folder / "ACDC", "--work", folder / "work"]
         words += ["--output", folder / "pretrained" / "acdc"]
         words += [
             word for change in (*short, "objective.vae_epochs=0") for word in ("--set", change)
         ]
-        patch.setattr(script, "PIPELINES", ("attri_sivae_unguided",))
+        patch.setattr(script, "PIPELINES", ("attri_sivae_fast",))
         done = CliRunner().invoke(script.main, [str(word) for word in words])
         assert done.exit_code == 0, (done.output, done.exception)
         patch.setattr(shipped, "PRETRAINED", folder / "pretrained")
@@ -96,14 +97,14 @@ def made(tmp_path_factory, hasty_segmenters):
 
 @pytest.mark.slow
 def test_the_script_ships_a_model_whose_card_belongs_to_it(made):
-    folder = made / "pretrained" / "acdc" / "attri_sivae_unguided"
+    folder = made / "pretrained" / "acdc" / "attri_sivae_fast"
     file = folder / "models" / "model.safetensors"
     metadata = json.loads((folder / "configs" / "metadata.json").read_text())
     card = (folder / "docs" / "README.md").read_text()
     assert metadata["weights_sha256"] == digest(file)
     assert digest(file) in card
     assert "--model acdc/attri_sivae_fast" in card
-    run, other = load_run("acdc"), load_run(made / "work" / "attri_sivae_unguided")
+    run, other = load_run("acdc"), load_run(made / "work" / "attri_sivae_fast")
     assert run.about["population"] == other.about["population"]
     assert not {*PRIVATE, "summary"} & run.about.keys()
 

@@ -441,7 +441,9 @@ def test_models_of_two_evaluations_that_differ_in_more_than_the_seed_are_two_met
     assert not page_of([evaluation, more], tmp_path / "out").open
     scores = pd.read_csv(tmp_path / "out" / "scores.csv").query("source == 'ours'")
     assert set(scores["models"]) == {2}
-    assert {"attri_vae_unguided (epochs=24)", "attri_vae_unguided (epochs=99)"} <= set(scores["method"])
+    assert {"attri_vae_unguided (epochs=24)", "attri_vae_unguided (epochs=99)"} <= set(
+        scores["method"]
+    )
     assert 0.7654 in set(scores["low"])  # each keeps its own spread
 
 

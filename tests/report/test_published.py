@@ -40,7 +40,7 @@ def test_means_are_those_of_their_parts(method, place):
 @pytest.mark.parametrize(
     ("name", "method", "label"),
     [
-        ("attri_vae_unguided", "attri_vae", "Attri-VAE fast"),
+        ("attri_vae_fast", "attri_vae", "Attri-VAE fast"),
         ("attri_sivae_acdc", "attri_sivae", "Attri-SIVAE acdc"),
         ("beta_vae", "beta_vae", "β-VAE"),
         ("attri_vaes", None, "attri_vaes"),

@@ -74,7 +74,9 @@ def test_methods_fill_two_rows_each(tmp_path, n, methods):
 
 def test_rows_name_methods_as_the_paper_does(drawn):
     slices = plain(100)
-    figures.methods_side_by_side(slices, {"attri_vae_unguided": slices, "mine": slices}, [""], "m.png")
+    figures.methods_side_by_side(
+        slices, {"attri_vae_unguided": slices, "mine": slices}, [""], "m.png"
+    )
     rows = [axis.get_ylabel().split() for axis in drawn[0].axes[:5]]
     error = ["absolute", "error"]
     assert rows == [["original"], ["Attri-VAE", "fast"], error, ["mine"], error]

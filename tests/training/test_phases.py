@@ -118,7 +118,9 @@ def test_a_segmenter_labels_each_phase_on_its_own(beating):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pipeline", ["attri_vae_unguided", "attri_sivae_unguided", "attri_vae_fast"])
+@pytest.mark.parametrize(
+    "pipeline", ["attri_vae_unguided", "attri_sivae_unguided", "attri_vae_fast"]
+)
 def test_fast_pipelines_train_on_two_phases(pipeline, acdc_tree, tmp_path):
     from conftest import quick_guide
 

@@ -149,7 +149,9 @@ def test_the_command_says_what_a_refiner_needs(given, said, acdc_store_all, tmp_
 
 def test_a_new_training_of_the_run_removes_its_refiner(acdc_store_all, run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "run")
-    pipeline = load_pipeline("attri_vae_unguided", ["schedule.epochs=1", "schedule.steps_per_epoch=1"])
+    pipeline = load_pipeline(
+        "attri_vae_unguided", ["schedule.epochs=1", "schedule.steps_per_epoch=1"]
+    )
     train(pipeline, SliceDataset.open(acdc_store_all), folder, device="cpu", overwrite=True)
     assert not (folder / "refiner").exists()
     assert load_run(folder).refiner is None

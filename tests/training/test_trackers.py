@@ -390,7 +390,15 @@ def test_a_damaged_id_is_refused(tmp_path, damage):
 
 
 def test_the_command_hands_trackers_on(acdc_store, tmp_path):
-    words = ["train", "--pipeline", "attri_vae_unguided", "--data", acdc_store, "--output", tmp_path]
+    words = [
+        "train",
+        "--pipeline",
+        "attri_vae_unguided",
+        "--data",
+        acdc_store,
+        "--output",
+        tmp_path,
+    ]
     done = CliRunner().invoke(main, [*map(str, words), "--track", "neptune:hearts"])
     assert done.exit_code == 2
     assert "unknown tracker 'neptune:hearts'; expected mlflow" in done.stderr

@@ -128,7 +128,9 @@ def test_a_study_goes_on_and_no_other_takes_its_folder(scripted, store, tmp_path
     assert len(again.trials) == 5
     assert len(tune("attri_vae_unguided", store, tmp_path, trials=5, space=SPACE).trials) == 5
     with pytest.raises(DataError, match="another space"):
-        tune("attri_vae_unguided", store, tmp_path, trials=6, space={"optimiser.lr": Range(1e-6, 1)})
+        tune(
+            "attri_vae_unguided", store, tmp_path, trials=6, space={"optimiser.lr": Range(1e-6, 1)}
+        )
     with pytest.raises(DataError, match="another pipeline"):
         tune("attri_sivae_unguided", store, tmp_path, trials=6, space=SPACE)
 
@@ -143,10 +145,16 @@ def test_a_folder_of_somebody_is_refused_and_stays(scripted, store, tmp_path):
 
 def test_values_that_the_pipeline_refuses_are_reported_before_training(store, tmp_path):
     with pytest.raises(ValueError, match=r"unknown key optimiser\.rate"):
-        tune("attri_vae_unguided", store, tmp_path / "a", trials=1, space={"optimiser.rate": [1, 2]})
+        tune(
+            "attri_vae_unguided", store, tmp_path / "a", trials=1, space={"optimiser.rate": [1, 2]}
+        )
     with pytest.raises(ValueError, match=r"optimiser\.lr is 100"):
         tune(
-            "attri_vae_unguided", store, tmp_path / "a", trials=1, space={"optimiser.lr": Range(1, 100)}
+            "attri_vae_unguided",
+            store,
+            tmp_path / "a",
+            trials=1,
+            space={"optimiser.lr": Range(1, 100)},
         )
     assert not (tmp_path / "a").exists()
 

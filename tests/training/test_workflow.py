@@ -958,7 +958,8 @@ def test_a_trained_decoder_beats_a_black_image_and_the_mean_image(train, halves)
 def test_attri_vae_fast_learns_to_draw_phantoms_in_forty_steps(acdc_store_all, tmp_path):
     store = SliceDataset.open(acdc_store_all)
     pipeline = load_pipeline(
-        "attri_vae_unguided", ["schedule.epochs=1", "schedule.steps_per_epoch=40", "data.batch_size=16"]
+        "attri_vae_unguided",
+        ["schedule.epochs=1", "schedule.steps_per_epoch=40", "data.batch_size=16"],
     )
     train = store.split("train")
     finished(TrainingWorkflow(pipeline, train, store.split("val"), tmp_path, device="cpu"))
