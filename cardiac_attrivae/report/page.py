@@ -224,7 +224,7 @@ def _realism(frame: pd.DataFrame) -> list[dict[str, Any]]:
     keys = ["method", *PLACE, "drawn"]
     return [
         dict(zip(keys, key, strict=True))
-        | {"place": Place(*key[1:4]), "features": ", ".join(rows["features"].unique())}
+        | {"place": Place(*map(str, key[1:4])), "features": ", ".join(rows["features"].unique())}
         | {
             "scores": {
                 metric: (seeds["value"].mean(), *seeds.iloc[0][["low", "high"]], len(seeds))
