@@ -160,6 +160,8 @@ def is_mirrored(image: Volume, counts: np.ndarray) -> bool:
 def heart_box(labels: np.ndarray) -> tuple[slice, slice]:
     """Finds the rows and columns that the heart takes in any slice of labels (I, J, S).
 
+    Without a heart the box is empty.
+
     Example:
         >>> labels = np.zeros((9, 9, 2), np.uint8)
         >>> labels[2:4, 5, 0], labels[6, 5, 1] = 1, 3
@@ -168,6 +170,8 @@ def heart_box(labels: np.ndarray) -> tuple[slice, slice]:
     """
     plane = labels.max(axis=2)
     i, j = (np.flatnonzero(plane.any(axis=axis)) for axis in (1, 0))
+    if not len(i):
+        return slice(0), slice(0)
     return slice(int(i[0]), int(i[-1]) + 1), slice(int(j[0]), int(j[-1]) + 1)
 
 

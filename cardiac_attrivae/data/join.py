@@ -16,7 +16,7 @@ from ..runtime.files import enough_space, real_place, replace_folder, write
 from ..runtime.folders import empty, locked
 from ..runtime.outputs import check_apart, check_own
 from ..runtime.provenance import seal, versions
-from ..runtime.spreadsheet import quoted
+from ..runtime.spreadsheet import csv_text, read_csv
 from ..schema import SPLITS, DataError
 from .preprocess import UNFINISHED, check_replaceable
 from .store import SliceDataset, content_hash
@@ -107,11 +107,9 @@ def _write(stores: Sequence[SliceDataset], folder: Path, name: str) -> None:
                 for entry in masks.namelist():
                     archive.writestr(entry, masks.read(entry))
     cases = pd.concat([store.cases for store in stores], join="inner", ignore_index=True)
-    text = cases.select_dtypes(exclude="number").columns
-    cases = cases.assign(**{column: cases[column].map(quoted) for column in text})
-    write(folder / "cases.csv", cases.to_csv(index=False, lineterminator="\n"))
-    skipped = [pd.read_csv(store.folder / "skipped.csv", dtype=str) for store in stores]
-    write(folder / "skipped.csv", pd.concat(skipped).to_csv(index=False, lineterminator="\n"))
+    write(folder / "cases.csv", csv_text(cases))
+    skipped = pd.concat([read_csv(store.folder / "skipped.csv") for store in stores])
+    write(folder / "skipped.csv", csv_text(skipped))
     info = _facts([store.info for store in stores], name)
     info |= {"versions": versions(PACKAGES), "content_hash": content_hash(folder)}
     info["sha256"] = seal(info)

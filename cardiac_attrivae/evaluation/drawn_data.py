@@ -15,6 +15,7 @@ from ..data.store import SliceDataset
 from ..metrics.population import Population
 from ..runtime.files import write
 from ..runtime.outputs import claimed
+from ..runtime.spreadsheet import csv_text
 from ..schema import DataError, Phase, Structure, structures_at
 from .aiming import check_request
 from .generation import save_nifti
@@ -133,7 +134,7 @@ def draw_data_set(
                 areas = dict(zip(structures_at(Phase), map(float, drawn.areas[k]), strict=False))
                 rows.append({"case": case, **requested, **areas})
         table = pd.DataFrame(rows)
-        write(output / "hearts.csv", table.round(3).to_csv(index=False))
+        write(output / "hearts.csv", csv_text(table.round(3)))
         _describe(studio, count, request, like, output)
         claim.keep(files)
     return table

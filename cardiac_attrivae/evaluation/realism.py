@@ -29,6 +29,7 @@ from ..metrics.population import Population
 from ..metrics.realism import REALISM, Pictures, nearest_distance, told_apart
 from ..models.perceptual import PERCEPTUAL
 from ..runtime.files import atomic_folder, write
+from ..runtime.spreadsheet import csv_text
 from ..schema import DataError
 from ..segmentation.judge import CHUNK, KIND, Segmenter
 from ..training.run import Run, decode, load_run, reconstruct
@@ -246,7 +247,7 @@ class Realism:
         target, known = part.patients.open(), self.source.open()
         table = measure_realism(run, known, target, part.segmenter)
         with atomic_folder(self.folder) as folder:
-            write(folder / "realism.csv", table.to_csv(index=False))
+            write(folder / "realism.csv", csv_text(table))
 
     def read(self, name: str) -> pd.DataFrame:
         """Reads its table, with the columns of ``about`` in front; empty if it has none."""

@@ -913,12 +913,12 @@ def test_a_traversal_turns_one_dimension_at_a_time_about_the_mean_code():
     mean, deviation = np.array([0.1, -0.2, 0.3]), np.array([1.0, 0.5, 2.0])
     statistics = {"code_mean": mean, "code_deviation": deviation}
     images = traverse(network, 2, statistics)
-    assert images.shape == (2, len(TRAVERSAL), 32, 32)
+    assert images.shape == (2, len(TRAVERSAL), 1, 32, 32)
     middle = len(TRAVERSAL) // 2
     np.testing.assert_allclose(images[0, middle], images[1, middle], atol=1e-6)
     code = torch.tensor([[0.1, -0.2 + 3 * 0.5, 0.3]])
     with torch.no_grad():
-        expected = network.decode(code)[0, 0].numpy()
+        expected = network.decode(code)[0].numpy()
     np.testing.assert_allclose(images[1, -1], expected, atol=1e-5)
 
 
