@@ -171,7 +171,7 @@ def heart_box(labels: np.ndarray) -> tuple[slice, slice]:
     plane = labels.max(axis=2)
     i, j = (np.flatnonzero(plane.any(axis=axis)) for axis in (1, 0))
     if not len(i):
-        return slice(0), slice(0)
+        return slice(0, 0), slice(0, 0)
     return slice(int(i[0]), int(i[-1]) + 1), slice(int(j[0]), int(j[-1]) + 1)
 
 

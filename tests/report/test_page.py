@@ -253,7 +253,7 @@ def test_every_score_on_the_page_is_the_mean_of_metrics_csv(evaluation, page):
 
 def test_the_page_shows_what_it_was_made_of(page):
     text = page[0].text
-    for word in ("Attri-VAE fast", "Attri-SIVAE fast", "419,713", "cpu, 1 threads", "2.6",
+    for word in ("Attri-VAE unguided", "Attri-SIVAE unguided", "419,713", "cpu, 1 threads", "2.6",
                  "mnmsmnmsmnms", "torch", "2.13.0", "2 test patients", "epochs: 24",
                  "The acdc challenge", "LV .95", "arXiv 2307.12618"):  # fmt: skip
         assert word in text.replace("\xa0", " ")
@@ -309,7 +309,7 @@ def test_published_numbers_are_never_beside_phantoms(tmp_path):
 @pytest.mark.parametrize(
     ("p", "verdict"),
     [
-        (0.443, "Attri-SIVAE fast and Attri-VAE fast, which has"),
+        (0.443, "Attri-SIVAE unguided and Attri-VAE unguided, which has"),
         (0.012, "is best; next is"),
         (None, "whether they differ was not tested"),
     ],
@@ -320,7 +320,7 @@ def test_a_method_is_best_only_where_it_is_told_apart(tmp_path, p, verdict):
     (table if p else table.head(0)).to_csv(folder / "comparisons.csv", index=False)
     text = page_of([folder], tmp_path / "out").text.replace("\xa0", " ")
     card = text.split("Does the code carry")[1].split("Does the drawn heart")[0]
-    other = verdict.replace("SIVAE", "VAE").replace("Attri-VAE fast,", "Attri-SIVAE fast,")
+    other = verdict.replace("SIVAE", "VAE").replace("Attri-VAE unguided,", "Attri-SIVAE unguided,")
     assert verdict in card or other in card
     assert ("are not told apart (p = .443)" in card) == (p == 0.443)
     assert ("is best" in card) == (p == 0.012)

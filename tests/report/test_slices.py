@@ -79,7 +79,7 @@ def test_rows_name_methods_as_the_paper_does(drawn):
     )
     rows = [axis.get_ylabel().split() for axis in drawn[0].axes[:5]]
     error = ["absolute", "error"]
-    assert rows == [["original"], ["Attri-VAE", "fast"], error, ["mine"], error]
+    assert rows == [["original"], ["Attri-VAE", "unguided"], error, ["mine"], error]
 
 
 def test_all_error_maps_share_one_scale_and_hold_the_errors(drawn):
