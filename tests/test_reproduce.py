@@ -22,7 +22,7 @@ from cardiac_attrivae.schema import DataError
 from cardiac_attrivae.training.config import load_pipeline
 
 PATIENTS = {"train": 60, "val": 20, "test": 20}
-NAMES = ("beta_vae_fast", "attri_vae_unguided", "soft_intro_vae_fast", "attri_sivae_unguided")
+NAMES = ("beta_vae_fast", "attri_vae_fast", "soft_intro_vae_fast", "attri_sivae_fast")
 
 
 class World:

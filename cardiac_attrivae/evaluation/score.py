@@ -177,10 +177,10 @@ def check_crop(recipe: Mapping[str, Any], dataset: SliceDataset, model: str) -> 
     """Does what `check_fit` does, for a model of which only the recipe and a name are known."""
     phases = [list(of.get("phases", ["ED"])) for of in (recipe, dataset.info["recipe"])]
     if phases[0] != phases[1]:
-        trained, given = (",".join(of) for of in phases)
+        own, other = (",".join(of) for of in phases)
         raise DataError(
-            f"{model} was trained on slices at {trained} and {dataset.folder} holds {given}; "
-            f"preprocess it with --phases {trained}"
+            f"{model} was trained on slices at {own} and {dataset.folder} holds {other}; "
+            f"preprocess it with --phases {own}"
         )
     for key in CROP:
         trained, given = recipe.get(key), dataset.info["recipe"].get(key)

@@ -204,7 +204,7 @@ class Studio:
             self.calibration, original[0].numpy(), places, slices, labels, measured, requested
         )
 
-    def generate(self, codes: np.ndarray, request: Mapping[str, float]) -> Generated:
+    def generate(self, codes: np.ndarray, request: Mapping[str, float | np.ndarray]) -> Generated:
         """Draws codes (N, D) with the requested attributes, and measures the slices."""
         painter = self.run.painter
         codes = aimed(painter, self.aim, self.calibration, codes, request, self.pixel_cm2)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from zipfile import ZipFile
 
 import torch
@@ -272,7 +272,7 @@ def write_safetensors(
         return {"model": file}
     facts = {
         "pipeline": run.about["refiner"]["pipeline"],
-        "base": about_base(replace(run, network=network)),
+        "base": about_base(replace(run, network=cast(VAE, network))),
     }
     painting = Path(folder) / REFINER / file.name
     write_weights(painting, plain(run.refiner).state_dict(), facts)

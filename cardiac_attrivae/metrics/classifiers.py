@@ -165,7 +165,8 @@ def folds_of(sample: Sample, folds: int = FOLDS, seed: int = 0) -> Iterator[tupl
         raise ValueError("a class has a single patient; expected at least 2 to split them")
     split = StratifiedKFold(min(folds, fewest), shuffle=True, random_state=seed)
     for fitted, left_out in split.split(labels, labels):
-        yield tuple(np.concatenate([rows[i] for i in part]) for part in (fitted, left_out))
+        inside, outside = (np.concatenate([rows[i] for i in part]) for part in (fitted, left_out))
+        yield inside, outside
 
 
 def fit(classifier: Classifier, sample: Sample, seed: int = 0) -> tuple[Any, dict[str, float]]:

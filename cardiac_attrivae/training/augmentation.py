@@ -79,7 +79,7 @@ class AttributeTargets:
             raise ValueError(f"attribute {constant!r} is the same in every training slice")
         self.values = self.standardise(targets)
 
-    def _regressions(self, areas: int) -> list[tuple[list[int], list[int]]]:
+    def _regressions(self, areas: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """Lists columns of the features, with the constant, and the attributes that they give."""
         bent = [k for k, name in enumerate(self.names) if ATTRIBUTES[name].kind in BENT]
         straight = [k for k in range(len(self.names)) if k not in bent]
@@ -88,7 +88,7 @@ class AttributeTargets:
         for k in bent:
             shape = ATTRIBUTES[self.names[k]].kind is Kind.SHAPE
             found.append(([-1] if shape else [next(shown), -1], [k]))
-        return found
+        return [(np.array(columns), np.array(of)) for columns, of in found]
 
     def features(self, areas: Tensor) -> Tensor:
         """What attributes are predicted from: areas (N, 3 C), and what is not linear in them."""
