@@ -109,8 +109,8 @@ def test_turning_starts_from_the_patient_and_is_measured(model, store):
     at = code.copy()
     at[0, k] = turned.calibration.positions(turned.places)[0, 1]
     assert turned.slices.shape[:2] == (len(AREAS), 3)
-    assert turned.slices[0, 1].numpy() == pytest.approx(model.decode(at)[0], abs=1e-5)
-    assert np.abs(turned.slices[0, 1].numpy() - still[0]).max() >= 0
+    assert turned.slices[0, 1, 0].numpy() == pytest.approx(model.decode(at)[0], abs=1e-5)
+    assert np.abs(turned.slices[0, 1, 0].numpy() - still[0]).max() >= 0
     assert list(turned.table.columns) == [
         "attribute", "dimension", "step", "requested", "unit", "LV", "MYO", "RV",
     ]  # fmt: skip
