@@ -179,9 +179,7 @@ def test_a_new_objective_trains(objective, drawn_slices, tmp_path):
 
 def test_a_new_objective_is_named_where_a_wrong_one_is_refused(objective):
     values = {"method": "robust", "attributes": ["LVEDA"]}
-    with pytest.raises(
-        ValueError, match=r"'Robst'; expected one of AttriVAE, SoftIntro, Segmentation, Refiner, Robust"
-    ):
+    with pytest.raises(ValueError, match=r"'Robst'; expected one of AttriVAE, .*, Refiner, Robust"):
         parse_pipeline(values | {"objective": {"name": "Robst"}})
     with pytest.raises(ValueError, match=r"unknown key objective.bnd, did you mean 'bend'"):
         parse_pipeline(values | {"objective": {"name": "Robust", "bnd": 1}})
