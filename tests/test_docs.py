@@ -75,7 +75,7 @@ SHOWN = {
 
 NAMES = {
     "docs/bundle.md": {"DIR": "out"},
-    "docs/data-sets.md": {"DIR": "ACDC"},
+    "docs/data-sets.md": {"DIR": "ACDC", "500": "4"},
     "docs/method.md": {"STORE": "stores/acdc"},
     "docs/scale.md": {"$SLURM_ARRAY_TASK_ID": "1"},
 }

@@ -81,6 +81,7 @@ def draw_data_set(
     store: str | Path | None = None,
     seed: int = 0,
     device: str = "auto",
+    plain: bool = False,
     tell: Callable[[str], None] = lambda message: None,
     progress: Progress = lambda batches, _: batches,
 ) -> pd.DataFrame:
@@ -97,7 +98,7 @@ def draw_data_set(
             attribute in ``request`` is taken from there.
         store: See `Studio.open`.
         seed: Of all draws.
-        device, tell: See `Studio.open`.
+        device, plain, tell: See `Studio.open`.
         progress: Called with the batches and their number.
 
     Returns:
@@ -111,7 +112,7 @@ def draw_data_set(
     """
     output, request = Path(output), request or {}
     with claimed(output, "generate") as claim:
-        studio = Studio.open(run, store, device, tell)
+        studio = Studio.open(run, store, device, tell, plain=plain)
         field = studio.run.about["recipe"]["size"] ** 2 * studio.pixel_cm2
         for name, limits in request.items():
             for value in limits:

@@ -85,6 +85,16 @@ def test_a_model_that_does_not_know_its_patients_is_refused(drawn, monkeypatch, 
     assert not (tmp_path / "out").exists()
 
 
+def test_the_command_draws_a_data_set_and_says_how_to_go_on(tmp_path):
+    place = tmp_path / "drawn"
+    words = ["generate", "--model", "acdc", "--count", "2", "--set", "LVEDA=20:30", "--plain"]
+    done = CliRunner().invoke(main, [*words, "--output", str(place)], catch_exceptions=False)
+    assert done.exit_code == 0, done.stderr
+    assert "Drew 2 hearts" in done.stdout
+    assert f"preprocess --dataset {place / 'dataset.yaml'}" in done.stderr + done.stdout
+    assert len(list((place / "masks").iterdir())) == 2
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
