@@ -108,10 +108,12 @@ def hasty_segmenters():
     """Segmenters of a few steps, where it is not asked what they see."""
     from functools import partial
 
-    from cardiac_attrivae.segmentation import judge
+    from cardiac_attrivae.segmentation import guide, judge
 
+    hasty = partial(judge.Training, steps=8, batch_size=8)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(judge, "Training", partial(judge.Training, steps=8, batch_size=8))
+        for module in (guide, judge):
+            patch.setattr(module, "Training", hasty)
         yield
 
 
