@@ -42,7 +42,7 @@ NOT_RUN = {
     "cardiac-attrivae reproduce": "hours; tests/test_reproduce.py runs it with short training",
     "cardiac-attrivae preprocess --dataset ukbb.yaml": "needs a cluster",
     "cardiac-attrivae tune": "hours; tests/training/test_tune.py runs it with short training",
-    "cardiac-attrivae train --pipeline attri_vae_unguided --data /shared": "needs a cluster",
+    "cardiac-attrivae train --pipeline attri_vae_fast --data /shared": "needs a cluster",
     "cardiac-attrivae train --track": "tests/training/test_trackers.py does it",
     "dask": "needs a cluster; tests/runtime/test_pool.py starts one",
     "docker": "needs a daemon and the network",
