@@ -16,6 +16,7 @@ from cardiac_attrivae.segmentation.judge_training import build
 from cardiac_attrivae.training.run import load_run
 
 
+@pytest.mark.slow
 def test_a_texture_that_differs_is_told_apart_and_the_same_one_is_not():
     random = torch.Generator().manual_seed(0)
     real, same, other = torch.rand(3, 20, 32, 32, generator=random)

@@ -674,6 +674,7 @@ def test_a_batch_that_names_no_images_is_refused(batch):
         as_batch(batch, "cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the compiler's own
 @pytest.mark.parametrize("shared", [True, False])
 def test_compiled_parts_have_the_same_gradients(shared):
