@@ -21,7 +21,7 @@ from scans import by_brightness, heart
 from torch.overrides import TorchFunctionMode
 
 import cardiac_attrivae
-from cardiac_attrivae.cli.evaluation import store_and_split
+from cardiac_attrivae.cli.options import store_and_split
 from cardiac_attrivae.data.manifest import parse_manifest
 from cardiac_attrivae.data.masks import Masks
 from cardiac_attrivae.data.preprocess import preprocess

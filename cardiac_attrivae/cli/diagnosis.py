@@ -10,7 +10,6 @@ import click
 from ..runtime.contents import require_column, require_patients, require_run, require_store
 from . import options
 from .console import explained, progress, say
-from .evaluation import store_and_split
 
 
 @click.command()
@@ -50,7 +49,7 @@ def diagnose(
     attributes as the baseline, intervals, null distributions, calibration, and explanations.
     """
     require_run(run)
-    pairs = [store_and_split(store, "") for store in stores]
+    pairs = [options.store_and_split(store, "") for store in stores]
     for folder, split in pairs:
         info = require_store(folder)
         if split:

@@ -15,7 +15,6 @@ from ..runtime.shipped_models import judges_of, model_folder
 from ..schema import STRUCTURES
 from . import options
 from .console import explained, progress, say, suggest, tell, warn
-from .evaluation import store_and_split
 
 
 @click.command()
@@ -155,7 +154,7 @@ def _generate_data_set(
     like: Path | None, seed: int, **given: Any,
 ) -> None:  # fmt: skip
     if like is not None:
-        folder, split = store_and_split(like, "train")
+        folder, split = options.store_and_split(like, "train")
         require_store(folder)
     from ..data.store import SliceDataset
     from ..evaluation.drawn_data import draw_data_set

@@ -60,7 +60,7 @@ def cross_domain_eval(
         check_names(names)
     for model in models:
         require_run(model)
-    folders, splits = zip(*(store_and_split(store, split) for store in stores), strict=True)
+    folders, splits = zip(*(options.store_and_split(store, split) for store in stores), strict=True)
     for folder, chosen in zip(folders, splits, strict=True):
         require_patients(folder, require_store(folder), chosen)
     from ..evaluation.cross_domain import cross_domain_eval as run
@@ -71,19 +71,6 @@ def cross_domain_eval(
     )  # fmt: skip
     show_scores(output)
     suggest("report", "--evaluation", output, "--output", "report")
-
-
-def store_and_split(given: Path, otherwise: str) -> tuple[Path, str]:
-    """Returns folder and split of STORE:SPLIT; a folder of that very name comes first.
-
-    Example:
-        >>> store_and_split(Path("stores/acdc:val"), "test")[1]
-        'val'
-    """
-    folder, _, split = str(given).rpartition(":")
-    if folder and f"{folder}:" != given.drive and split in SPLITS and not given.exists():
-        return type(given)(folder), split
-    return given, otherwise
 
 
 @click.command()

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from ..schema import SPLITS
+
 FOLDER = click.Path(file_okay=False, path_type=Path)
 """A folder whose content the command itself checks."""
 
@@ -97,3 +99,16 @@ rounds = click.option(
     "--rounds", default=1000, show_default=True, type=click.IntRange(1),
     help="Draws behind every interval and null distribution.",
 )  # fmt: skip
+
+
+def store_and_split(given: Path, otherwise: str) -> tuple[Path, str]:
+    """Returns folder and split of STORE:SPLIT; a folder of that very name comes first.
+
+    Example:
+        >>> store_and_split(Path("stores/acdc:val"), "test")[1]
+        'val'
+    """
+    folder, _, split = str(given).rpartition(":")
+    if folder and f"{folder}:" != given.drive and split in SPLITS and not given.exists():
+        return type(given)(folder), split
+    return given, otherwise

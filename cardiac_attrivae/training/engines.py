@@ -104,16 +104,28 @@ class NetworkTrainer(SupervisedTrainer):
         if self.guidance is not None and self.state.iteration > self.guided_from * self.steps:
             self.look = self.guidance.look(batch, self.generator)
         output, terms, health = self.step(image, batch.get(Keys.ATTRIBUTES), noise[:, mine])
-        for scheduler in self.schedulers:
-            scheduler.step()
-        if self.averaged is not None:
-            self.averaged.update_parameters(self.network)
+        self.after_step()
         batch = batch | {Keys.IMAGE: image, Keys.ROW: batch[Keys.ROW][mine]}
         loss = torch.stack(list(terms.values())).sum()
         return iteration_output(batch, output, terms) | {
             Keys.LOSS: loss.detach(),
             Keys.HEALTH: {name: value.detach() for name, value in health.items()},
         }
+
+    def after_step(self) -> None:
+        """Moves the learning rates and the averaged weights on."""
+        for scheduler in self.schedulers:
+            scheduler.step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.network)
+
+    def descended(self, terms: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Does a step of the one optimiser; returns TERMS, HEALTH (none) and LOSS, detached."""
+        descend(terms, self.optimizer)
+        self.after_step()
+        found = {name: term.detach() for name, term in terms.items()}
+        loss = torch.stack(list(found.values())).sum()
+        return {Keys.TERMS: found, Keys.HEALTH: {}, Keys.LOSS: loss}
 
     @property
     def steps(self) -> int:

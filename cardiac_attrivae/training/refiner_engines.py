@@ -16,7 +16,6 @@ from ..models.vae import VAE, reparameterise
 from ..runtime.distributed import batch_mean, share
 from ..schema import Keys
 from .engines import NetworkTrainer, Terms, as_batch
-from .optimisation import descend
 
 NEAR = 7
 """Pixels along a side of the window in which a heart makes its surroundings count."""
@@ -90,19 +89,10 @@ class RefinerTrainer(NetworkTrainer):
         self.network.train()
         with self.autocast():
             terms = flow_terms(refiner, self.loss_function, image, drawn, outline, noise, time)
-        descend(terms, self.optimizer)
-        for scheduler in self.schedulers:
-            scheduler.step()
-        if self.averaged is not None:
-            self.averaged.update_parameters(self.network)
-        found = {name: term.detach() for name, term in terms.items()}
-        return {
+        return self.descended(terms) | {
             Keys.IMAGE: image,
             Keys.RECONSTRUCTION: drawn,
             Keys.ROW: batch[Keys.ROW][mine],
-            Keys.TERMS: found,
-            Keys.HEALTH: {},
-            Keys.LOSS: torch.stack(list(found.values())).sum(),
         }
 
 

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from ..runtime.distributed import share
 from ..schema import HEART, Keys
 from .engines import NetworkTrainer, as_batch
-from .optimisation import descend
 
 
 class SegmentationLoss(nn.Module):
@@ -53,19 +52,10 @@ class SegmentationTrainer(NetworkTrainer):
         with self.autocast():
             logits = self.network(image)
         terms = self.loss_function(logits, batch[Keys.LABEL][mine])
-        descend(terms, self.optimizer)
-        for scheduler in self.schedulers:
-            scheduler.step()
-        if self.averaged is not None:
-            self.averaged.update_parameters(self.network)
-        found = {name: term.detach() for name, term in terms.items()}
-        return {
+        return self.descended(terms) | {
             Keys.IMAGE: image,
             Keys.LABEL: batch[Keys.LABEL][mine],
             Keys.ROW: batch[Keys.ROW][mine],
-            Keys.TERMS: found,
-            Keys.HEALTH: {},
-            Keys.LOSS: torch.stack(list(found.values())).sum(),
         }
 
 
