@@ -6,7 +6,9 @@ Started by `gpu.sh`, which says how. The parts, in this order:
   (`train_step.py`), and the share of the card's own rate;
 - ``repeats``: two deterministic runs, whose weights must be equal bit for bit;
 - ``resume``: a run that is killed and resumed, against one that is not;
-- ``trainings``: the four published pipelines, all at once on the card, for their whole length;
+- ``trainings``: the four published pipelines and the two guided ones, all at once on the card, for
+  their whole length;
+- ``refiner``: the second stage of the guided Attri-SIVAE;
 - ``evaluation``: all of them on the test patients, which no part of them was trained on;
 - ``compiled``: the steps again, with compiled passes and CUDA graphs.
 
@@ -36,10 +38,14 @@ TRAININGS: dict[str, tuple[str, ...]] = {
     "soft_intro_vae_acdc": (WITHOUT_DOWNLOAD,),
     "attri_vae": (),
     "beta_vae": (),
+    "attri_vae_fast": (),
+    "attri_sivae_fast": (),
 }
+REFINED = "attri_sivae_fast"
 TINY = {
     "attri_sivae_acdc": ("network.arguments.filters=[4, 8, 8]",),
     "soft_intro_vae_acdc": ("network.arguments.filters=[4, 8, 8]",),
+    "refiner": ("schedule.steps_per_epoch=2",),
 }
 """What a rehearsal changes besides the number of epochs."""
 
@@ -72,7 +78,8 @@ class Plan:
         pairs = [part for change in (*changes, *small) for part in ("--set", change)]
         return self.start(
             "-m", "cardiac_attrivae", "train", "--pipeline", pipeline, "--data", self.data,
-            "--output", self.output / run, "--device", self.device, *pairs, *more, log=run,
+            "--output", self.output / run, "--device", self.device, *pairs, *more,
+            log=run.replace("/", "_"),
         )  # fmt: skip
 
 
@@ -150,7 +157,6 @@ def resume(plan: Plan) -> dict[str, Any]:
 
 def trainings(plan: Plan) -> dict[str, Any]:
     """Trains the published pipelines, all at once; those that do not end in time say how far."""
-    begun = time.monotonic()
     running = {name: plan.train(name, name, changes=changes) for name, changes in TRAININGS.items()}
     found = {}
     for name, process in running.items():
@@ -161,8 +167,21 @@ def trainings(plan: Plan) -> dict[str, Any]:
             row = {"finished": False, "reason": str(error)}
         history = plan.output / name / "history.csv"
         row["epochs"] = int(pd.read_csv(history)["epoch"].max()) if history.is_file() else 0
-        found[name] = row | {"seconds": time.monotonic() - begun}
+        found[name] = row | seconds_of(plan.output / name)
     return found
+
+
+def seconds_of(run: Path) -> dict[str, float]:
+    """Returns how long a finished run took by its own record."""
+    summary = run / "summary.json"
+    return {"seconds": json.loads(summary.read_text())["wall_time_s"]} if summary.is_file() else {}
+
+
+def refiner(plan: Plan) -> dict[str, Any]:
+    """Trains the refiner of a finished run, which is then drawn and scored with it."""
+    process = plan.train("refiner", f"{REFINED}/refiner", "--on", str(plan.output / REFINED))
+    finish(process, plan.seconds_left(), "the refiner")
+    return {"on": REFINED} | seconds_of(plan.output / REFINED / "refiner")
 
 
 def evaluation(plan: Plan) -> dict[str, Any]:
@@ -180,7 +199,7 @@ def evaluation(plan: Plan) -> dict[str, Any]:
 
 
 PARTS: tuple[Callable[[Plan], dict[str, Any]], ...] = (
-    steps, repeats, resume, trainings, evaluation, compiled,
+    steps, repeats, resume, trainings, refiner, evaluation, compiled,
 )  # fmt: skip
 
 
@@ -189,11 +208,17 @@ PARTS: tuple[Callable[[Plan], dict[str, Any]], ...] = (
 @click.option("--output", type=Path, required=True)
 @click.option("--minutes", default=9.0, show_default=True, help="For all parts together.")
 @click.option("--rehearse", is_flag=True, help="On a CPU, with tiny networks and two epochs.")
-def main(data: Path, output: Path, minutes: float, rehearse: bool) -> None:
+@click.option(
+    "--part", "parts", type=click.Choice([part.__name__ for part in PARTS]), multiple=True,
+    help="Only these parts; may be given again.",
+)  # fmt: skip
+def main(data: Path, output: Path, minutes: float, rehearse: bool, parts: tuple[str, ...]) -> None:
     output.mkdir(parents=True, exist_ok=True)
     plan = Plan(data, output, rehearse, time.monotonic() + 60 * minutes)
     found: dict[str, Any] = {"rehearsal": rehearse}
     for part in PARTS:
+        if parts and part.__name__ not in parts:
+            continue
         begun = time.monotonic()
         try:
             result = part(plan)

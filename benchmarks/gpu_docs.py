@@ -50,10 +50,11 @@ def step_tables(steps: dict[str, Any]) -> str:
 
 def training_table(trainings: dict[str, Any]) -> str:
     rows = [
-        (f"`{name}`", row["epochs"], f"{row['seconds'] / 60:.1f}", row.get("reason", "finished"))
+        (f"`{name}`", row["epochs"], f"{row['seconds'] / 60:.1f}" if "seconds" in row else "",
+         row.get("reason", "finished"))
         for name, row in trainings.items()
         if isinstance(row, dict)
-    ]
+    ]  # fmt: skip
     return table(("pipeline", "epochs", "minutes, all at once", "end"), rows)
 
 
