@@ -110,8 +110,11 @@ def time_steps(plan: Plan, *more: str) -> dict[str, Any]:
             HERE / "train_step.py", "--model", model, "--device", plan.device, "--json", file,
             *(size or ("--steps", "20")), *more, log=log,
         )  # fmt: skip
-        finish(process, plan.seconds_left(), f"timing of {model}")
-        found[model] = json.loads(file.read_text())
+        try:
+            finish(process, plan.seconds_left(), f"timing of {model}")
+            found[model] = json.loads(file.read_text())
+        except RuntimeError as error:  # the other model is worth having
+            found[model] = {"error": str(error)}
     return found
 
 

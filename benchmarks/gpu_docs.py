@@ -33,6 +33,9 @@ def step_tables(steps: dict[str, Any]) -> str:
     for model, record in steps.items():
         if model == "wall_seconds":
             continue
+        if "error" in record:
+            parts.append(f"`{model}`: {record['error']}")
+            continue
         rows = [
             (label, f"{row['ms']:.2f}", f"{row['images_per_second']:.0f}", f"{row['ratio']:.2f}",
              f"{row['rate'] / 1e12:.1f} ({row['rate'] / row['matrix_rate']:.0%})"
@@ -83,7 +86,8 @@ def page(found: dict[str, Any]) -> str:
         return f"Not measured: {record['error']}" if "error" in record else write(record)
 
     device = next(
-        (r["device"] for r in found["steps"].values() if isinstance(r, dict)), "an unknown GPU"
+        (r["device"] for r in found["steps"].values() if isinstance(r, dict) and "device" in r),
+        "an unknown GPU",
     )
     return "\n\n".join([
         f"# On a GPU\n\nMeasured with `benchmarks/gpu.sh` on one {device}.",

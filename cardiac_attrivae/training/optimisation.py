@@ -59,9 +59,20 @@ def descend(terms: Mapping[str, Tensor], *optimizers: Optimizer, keep_graph: boo
     gradients = torch.autograd.grad(loss, parameters, retain_graph=keep_graph, allow_unused=True)
     average_gradients([gradient for gradient in gradients if gradient is not None])
     for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient
+        parameter.grad = laid_out_like(parameter, gradient)
     for optimizer in optimizers:
         optimizer.step()
+
+
+def laid_out_like(parameter: Tensor, gradient: Tensor | None) -> Tensor | None:
+    """Gives a gradient the memory layout of its parameter, which fused optimisers need.
+
+    cuDNN hands out others for some layers; `backward` would change them, `torch.autograd.grad`
+    does not.
+    """
+    if gradient is None or gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
 
 
 def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
