@@ -35,6 +35,11 @@ INTROSPECTIVE = [
     "decoder_kl_reconstructed", "decoder_kl_generated",
 ]  # fmt: skip
 HEALTH = ["kl_real", "kl_generated"]
+KL_TERMS = {
+    "BetaTCVAE": ["mutual_information", "total_correlation", "dimension_kl"],
+    "Capacity": ["capacity_gap"],
+}
+"""What stands in the place of beta times KL."""
 LAYERS = {
     "BetaVAE": ("encoder.0.weight", "posterior.weight", "decoder.0.weight"),
     "SoftIntroVAE": (
@@ -83,12 +88,14 @@ def test_history_and_summary_tell_what_was_done(workflow):
     history = pd.read_csv(workflow.output / "history.csv")
     assert history["epoch"].tolist() == [1, 2]
     objective = workflow.pipeline.objective
-    terms = ["reconstruction", "kl", *["attribute"] * (objective.gamma > 0)]
+    terms = ["reconstruction", *KL_TERMS.get(objective.name, ["kl"])]
+    terms += ["attribute"] * (objective.gamma > 0)
     introspective = objective.name == "SoftIntro"
     terms += INTROSPECTIVE * introspective
     terms += [name for name in ("anatomy", "control") if getattr(objective, name) > 0]
     trained = {name for name in history if name.startswith("train_")}
-    assert trained == {f"train_{term}" for term in (*terms, "loss", *HEALTH * introspective)}
+    health = HEALTH if introspective else ["kl"] * (objective.name == "Capacity")
+    assert trained == {f"train_{term}" for term in (*terms, "loss", *health)}
     assert np.isfinite(history[sorted(trained)]).all(axis=None)
     total = history[[f"train_{term}" for term in terms]].sum(axis=1)
     np.testing.assert_allclose(history["train_loss"], total, rtol=1e-5)

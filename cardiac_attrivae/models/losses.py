@@ -132,11 +132,21 @@ class AttriVAELoss(AttributeLoss):
         Raises:
             ValueError: If shapes do not fit, or the attributes are missing.
         """
+        rows = len(image) if attributes is None else len(attributes)
         return {
             "reconstruction": batch_mean(squared_error(output.reconstruction, image)),
-            "kl": self.beta * batch_mean(kl_divergence(output.mu, output.logvar)),
+            **self.kl_terms(output, rows),
             **self.attribute_term(output, attributes),
         }
+
+    def kl_terms(self, output: VAEOutput, rows: int) -> dict[str, Tensor]:
+        """Computes the weighted terms of the codes' distribution.
+
+        Args:
+            output: What the network returned.
+            rows: Number of rows of the whole batch, of all processes.
+        """
+        return {"kl": self.beta * batch_mean(kl_divergence(output.mu, output.logvar))}
 
 
 class SoftIntroLoss(AttributeLoss):

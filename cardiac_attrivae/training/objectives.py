@@ -6,7 +6,7 @@ read its fields. torch is imported only when a loss or a trainer is made.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..runtime.validation import number, one_of, option
@@ -51,6 +51,10 @@ class Objective:
     def is_guided(self) -> bool:
         """Whether a guide is needed, see `Guidance`."""
         return False
+
+    def fitted(self, slices: int) -> Objective:
+        """Fills in what follows from the number of slices that are trained on."""
+        return self
 
     def make_learner(self, *arguments: Any) -> Learner:
         """Builds what learns, see `Learner` for the arguments."""
@@ -134,6 +138,51 @@ class AttriVAEObjective(AttributeObjective):
 
         optimiser = adam(network.parameters(), pipeline)
         return VAETrainer(network=network, optimizer=optimiser, **options)
+
+
+@dataclass(frozen=True)
+class BetaTCVAEObjective(AttriVAEObjective):
+    """beta-TC-VAE, with attributes too; see `BetaTCVAELoss`.
+
+    Attributes:
+        samples: N of its estimates; 0 stands for the number of slices that are trained on.
+    """
+
+    name: str = "BetaTCVAE"
+    alpha: float = option(1.0, searched=True)
+    beta: float = option(6.0, searched=True)
+    beta_kl: float = option(1.0, searched=True)
+    samples: int = 0
+
+    def fitted(self, slices: int) -> BetaTCVAEObjective:
+        return replace(self, samples=self.samples or slices)
+
+    def make_loss(self) -> AttributeLoss:
+        from ..models.kl_losses import BetaTCVAELoss
+
+        return BetaTCVAELoss(**self.values())
+
+
+@dataclass(frozen=True)
+class CapacityObjective(AttriVAEObjective):
+    """The capacity objective of beta-VAE, with attributes too; see `CapacityLoss`."""
+
+    name: str = "Capacity"
+    beta: float = option(1000.0, searched=True)
+    capacity: float = option(25.0, searched=True)
+    capacity_steps: int = option(100_000, number(1, whole=True))
+
+    def make_loss(self) -> AttributeLoss:
+        from ..models.kl_losses import CapacityLoss
+
+        return CapacityLoss(**self.values())
+
+    def make_trainer(self, pipeline: Pipeline, network: VAE, **options: Any) -> NetworkTrainer:
+        from .capacity_engine import CapacityTrainer
+        from .optimisation import adam
+
+        optimiser = adam(network.parameters(), pipeline)
+        return CapacityTrainer(network=network, optimizer=optimiser, **options)
 
 
 @dataclass(frozen=True)
@@ -264,7 +313,14 @@ class RefinerObjective(Objective):
 
 OBJECTIVES: dict[str, type[Objective]] = {
     kind.name: kind
-    for kind in (AttriVAEObjective, SoftIntroObjective, SegmentationObjective, RefinerObjective)
+    for kind in (
+        AttriVAEObjective,
+        BetaTCVAEObjective,
+        CapacityObjective,
+        SoftIntroObjective,
+        SegmentationObjective,
+        RefinerObjective,
+    )
 }
 """What ``objective.name`` may be; it decides which keys ``objective`` has, and who trains."""
 

@@ -172,6 +172,8 @@ class TrainingWorkflow(PythonicWorkflow):
         basal = pipeline.data.slices == "basal"
         whole = pipeline.objective.whole
         self.train = train.basal() if basal else train
+        objective = self.pipeline.objective.fitted(len(self.train))
+        self.pipeline = replace(self.pipeline, objective=objective)
         self._slices, self._make_guide = train, guide
         self.val = val if whole else val.basal()
         self._device, self.writes, self.seconds = find_device(device), is_first(), 0.0

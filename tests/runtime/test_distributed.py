@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import cardiac_attrivae
+from cardiac_attrivae.models.kl_losses import BetaTCVAELoss, CapacityLoss
 from cardiac_attrivae.models.loss_terms import attribute_distance
 from cardiac_attrivae.models.losses import AttriVAELoss, SoftIntroLoss
 from cardiac_attrivae.models.networks import SoftIntroVAE
@@ -114,6 +115,8 @@ OBJECTIVES = {
         0.8, 1, 64, w_mse=0.5, w_perceptual=10, perceptual=perceptual_loss("ssim"), gamma=0.1
     ),
     "attri_vae": AttriVAELoss(beta=2.0, gamma=10.0),
+    "beta_tcvae": BetaTCVAELoss(64, gamma=10.0),
+    "capacity": CapacityLoss(beta=2.0, gamma=10.0),
 }
 
 

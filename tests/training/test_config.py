@@ -150,7 +150,10 @@ BAD = [
         "unknown key objective.beta_neg, did you mean 'beta'?; expected one of gamma",
     ),
     ("objective.name=[SoftIntro]", "objective.name is ['SoftIntro']; expected one of AttriVAE"),
-    ("objective.name=GAN", "objective.name is 'GAN'; expected one of AttriVAE, SoftIntro"),
+    (
+        "objective.name=GAN",
+        "objective.name is 'GAN'; expected one of AttriVAE, BetaTCVAE, Capacity, S",
+    ),
     ("optimiser.average=1", "optimiser.average is 1; expected a number from 0 to 0.999999"),
     ("optimiser.schedule=linear", "is 'linear'; expected one of constant, cosine"),
     ("optimiser=3", "optimiser is 3; expected keys and values"),

@@ -74,8 +74,10 @@ INTRO = PLAIN | {
     "optimiser": {"lr": 1e-3, "milestones": [2]},
 }
 INTRO_EVERYTHING = EVERYTHING | {key: INTRO[key] for key in ("network", "objective")}
+CAPACITY = {"name": "Capacity", "gamma": 1.0, "capacity": 8.0, "capacity_steps": 3}
 RUNS = {
     "plain": PLAIN,
+    "capacity": PLAIN | {"objective": CAPACITY},
     "everything": EVERYTHING,
     "intro": INTRO,
     "intro_everything": INTRO_EVERYTHING,
@@ -195,6 +197,26 @@ def test_a_run_that_was_interrupted_and_resumed_is_the_uninterrupted_one_bit_for
     assert workflow.records.start_epoch == 2
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
     assert_same_checkpoint(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_the_capacity_follows_the_steps_of_the_run_also_of_a_resumed_one(train, tmp_path):
+    values = changed(PLAIN, "schedule", epochs=3) | {"objective": CAPACITY}
+    with pytest.raises(KeyboardInterrupt):
+        train(values, handlers=(interrupt(3),))
+    workflow = train(values, resume=True)
+    assert workflow.get_trainer().state.epoch_length == 1
+    assert (workflow.records.start_epoch, workflow.learner.loss.steps_done) == (2, 2)
+    history = pd.read_csv(tmp_path / "run" / "history.csv")
+    gap = abs(history["train_kl"] - 8 * np.array([0, 1, 2]) / 3)  # nats at each of three steps
+    np.testing.assert_allclose(history["train_capacity_gap"], 1000 * gap, rtol=1e-5)
+
+
+def test_the_number_of_slices_that_are_trained_on_is_filled_in_and_recorded(train):
+    workflow = train(PLAIN | {"objective": {"name": "BetaTCVAE"}, "schedule": {"epochs": 1}})
+    config = yaml.safe_load((workflow.output / "config.yaml").read_text())
+    slices = len(workflow.get_train_dataset())
+    assert config["pipeline"]["objective"]["samples"] == workflow.learner.loss.samples == slices
+    assert load_run(workflow.output).pipeline == workflow.pipeline
 
 
 def test_a_checkpoint_of_an_introspective_run_holds_both_optimisers_and_batch_norm(train):
