@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ class Checkpoints:
     """Writes last.pt and best.pt after validations.
 
     Both are written atomically, last.pt first: a run that is killed before best.pt is written finds
-    the same weights in last.pt.
+    the same weights in last.pt. A thread writes them while the training goes on, since on a GPU the
+    disk would take half of the time of the large networks; `wait` waits for it.
 
     Args:
         folder: The folder of the run.
@@ -53,9 +55,22 @@ class Checkpoints:
         self.every, self.weights, self.value = every, weights, value
         self.best, self.best_epoch, self.best_digest = float("inf"), 0, ""
         self.conditions: list[tuple[int, str]] = [(1, conditions)]
+        self._writer = ThreadPoolExecutor(max_workers=1)
+        self._written: Future[None] | None = None
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self.wait)
+
+    def wait(self) -> None:
+        """Waits until the files of the last validation are written.
+
+        Raises:
+            OSError: If they could not be.
+        """
+        written, self._written = self._written, None
+        if written is not None:
+            written.result()
 
     def __call__(self, engine: Engine) -> None:
         epoch, weights = engine.state.epoch, self.weights.state_dict()
@@ -70,9 +85,11 @@ class Checkpoints:
         state |= {"generator": self.generator.get_state(), "epoch": epoch}
         state |= {"best": self.best, "best_epoch": self.best_epoch, "best_sha256": self.best_digest}
         state |= {"conditions": self.conditions}
-        save(state, self.folder / LAST)
+        files = {self.folder / LAST: serialised(state)}
         if better:
-            save(weights, self.folder / BEST)
+            files[self.folder / BEST] = serialised(weights)
+        self.wait()  # two checkpoints at most are held in memory
+        self._written = self._writer.submit(write_each, files)
 
     def resume(self, engine: Engine, device: torch.device) -> int:
         """Restores what last.pt holds into the parts and the engine; returns its epoch.
@@ -192,6 +209,17 @@ def check_finite(weights: Mapping[str, Tensor], epoch: int) -> None:
 
 def save(state: Any, file: Path) -> None:
     """Writes what torch.save writes, atomically."""
-    stream = io.BytesIO()  # torch's own message about a full disk names neither disk nor file
+    write(file, serialised(state))
+
+
+def serialised(state: Any) -> memoryview:
+    """What torch.save writes; its own message about a full disk names neither disk nor file."""
+    stream = io.BytesIO()
     torch.save(state, stream)
-    write(file, stream.getbuffer())
+    return stream.getbuffer()
+
+
+def write_each(files: Mapping[Path, memoryview]) -> None:
+    """Writes files one after the other, each atomically."""
+    for file, content in files.items():
+        write(file, content)

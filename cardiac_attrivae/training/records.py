@@ -109,9 +109,12 @@ class Records:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self.writer is not None:
-            self.writer.close()
-        self.tracking.close(failed=kind is not None)
+        try:
+            self.checkpoints.wait()
+        finally:
+            if self.writer is not None:
+                self.writer.close()
+            self.tracking.close(failed=kind is not None)
 
     def draw(self) -> None:
         """Draws the pictures, and hands them to TensorBoard."""

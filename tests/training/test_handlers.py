@@ -340,14 +340,16 @@ def test_checkpoints_keep_the_weights_of_the_smallest_value(tmp_path):
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_leave_the_checkpoints_as_they_were(tmp_path, bad):
     network, engine = nn.Sequential(nn.Linear(2, 1), nn.BatchNorm1d(1)), engine_of([None])
+    checkpoints = checkpoints_of(tmp_path, network, lambda: 1 / engine.state.epoch)
 
     @engine.on(Events.EPOCH_COMPLETED(once=3))
     def spoil(engine):
+        checkpoints.wait()
         engine.before = {f.name: f.read_bytes() for f in tmp_path.iterdir()}
         with torch.no_grad():
             network[0].weight[0, 1] = bad
 
-    checkpoints_of(tmp_path, network, lambda: 1 / engine.state.epoch).attach(engine)
+    checkpoints.attach(engine)
     with pytest.raises(FloatingPointError, match=r"weight 0\.weight is not finite after epoch 3"):
         run(engine, epochs=5)
     assert engine.before.keys() == {"last.pt", "best.pt"}
@@ -355,6 +357,13 @@ def test_weights_that_are_not_finite_leave_the_checkpoints_as_they_were(tmp_path
     state = torch.load(tmp_path / "last.pt", weights_only=True)
     assert state["epoch"] == state["best_epoch"] == 2
     assert all(value.isfinite().all() for value in state["network"].values())
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run(tmp_path):
+    folder = tmp_path / "file"
+    folder.touch()
+    with pytest.raises(OSError, match="file"):
+        run(attached(engine_of([None]), checkpoints_of(folder, nn.Linear(2, 1), None)), epochs=1)
 
 
 def test_without_a_value_there_is_no_best(tmp_path):
