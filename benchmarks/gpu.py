@@ -8,6 +8,7 @@ Started by `gpu.sh`, which says how. The parts, in this order:
 - ``resume``: a run that is killed and resumed, against one that is not;
 - ``trainings``: the four published pipelines and the two guided ones, all at once on the card, for
   their whole length;
+- ``segmenter``: 400 batches of the segmenter of scans, with ``--scans`` alone;
 - ``refiner``: the second stage of the guided Attri-SIVAE;
 - ``evaluation``: all of them on the test patients, which no part of them was trained on;
 - ``compiled``: the steps again, with compiled passes and CUDA graphs.
@@ -46,6 +47,7 @@ TINY = {
     "attri_sivae_acdc": ("network.arguments.filters=[4, 8, 8]",),
     "soft_intro_vae_acdc": ("network.arguments.filters=[4, 8, 8]",),
     "refiner": ("schedule.steps_per_epoch=2",),
+    "segment_scans": ("schedule.steps_per_epoch=2",),
 }
 """What a rehearsal changes besides the number of epochs."""
 
@@ -58,6 +60,8 @@ class Plan:
     output: Path
     rehearse: bool
     ends: float
+    scans: Path | None = None
+    pipelines: tuple[str, ...] = tuple(TRAININGS)
 
     @property
     def device(self) -> str:
@@ -72,12 +76,19 @@ class Plan:
         command = [sys.executable, *map(str, arguments)]
         return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
 
-    def train(self, pipeline: str, run: str, *more: str, changes: tuple[str, ...] = ()) -> Any:
+    def train(
+        self,
+        pipeline: str,
+        run: str,
+        *more: str,
+        changes: tuple[str, ...] = (),
+        data: Path | None = None,
+    ) -> Any:
         """Starts a training in OUTPUT/RUN."""
         small = (*TINY.get(pipeline, ()), "schedule.epochs=3") if self.rehearse else ()
         pairs = [part for change in (*changes, *small) for part in ("--set", change)]
         return self.start(
-            "-m", "cardiac_attrivae", "train", "--pipeline", pipeline, "--data", self.data,
+            "-m", "cardiac_attrivae", "train", "--pipeline", pipeline, "--data", data or self.data,
             "--output", self.output / run, "--device", self.device, *pairs, *more,
             log=run.replace("/", "_"),
         )  # fmt: skip
@@ -159,8 +170,8 @@ def resume(plan: Plan) -> dict[str, Any]:
 
 
 def trainings(plan: Plan) -> dict[str, Any]:
-    """Trains the published pipelines, all at once; those that do not end in time say how far."""
-    running = {name: plan.train(name, name, changes=changes) for name, changes in TRAININGS.items()}
+    """Trains the pipelines, all at once; those that do not end in time say how far."""
+    running = {name: plan.train(name, name, changes=TRAININGS[name]) for name in plan.pipelines}
     found = {}
     for name, process in running.items():
         row: dict[str, Any] = {"finished": True}
@@ -180,6 +191,18 @@ def seconds_of(run: Path) -> dict[str, float]:
     return {"seconds": json.loads(summary.read_text())["wall_time_s"]} if summary.is_file() else {}
 
 
+def segmenter(plan: Plan) -> dict[str, Any]:
+    """Trains the segmenter of scans for 400 batches, of the 4,000 that its pipeline asks for."""
+    if plan.scans is None:
+        raise RuntimeError("no store of whole slices was given")
+    changes = ("schedule.epochs=2", "schedule.evaluate_every=2")
+    finish(
+        plan.train("segment_scans", "segmenter", changes=changes, data=plan.scans),
+        plan.seconds_left(), "the segmenter",
+    )  # fmt: skip
+    return {"batches": 400} | seconds_of(plan.output / "segmenter")
+
+
 def refiner(plan: Plan) -> dict[str, Any]:
     """Trains the refiner of a finished run, which is then drawn and scored with it."""
     process = plan.train("refiner", f"{REFINED}/refiner", "--on", str(plan.output / REFINED))
@@ -189,7 +212,7 @@ def refiner(plan: Plan) -> dict[str, Any]:
 
 def evaluation(plan: Plan) -> dict[str, Any]:
     """Scores every finished model on the test patients."""
-    done = [name for name in TRAININGS if (plan.output / name / "model.safetensors").is_file()]
+    done = [name for name in plan.pipelines if (plan.output / name / "model.safetensors").is_file()]
     models = [part for name in done for part in ("--model", plan.output / name)]
     process = plan.start(
         "-m", "cardiac_attrivae", "cross-domain-eval", *models, "--data", f"{plan.data}:test",
@@ -202,22 +225,31 @@ def evaluation(plan: Plan) -> dict[str, Any]:
 
 
 PARTS: tuple[Callable[[Plan], dict[str, Any]], ...] = (
-    steps, repeats, resume, trainings, refiner, evaluation, compiled,
+    steps, repeats, resume, trainings, segmenter, refiner, evaluation, compiled,
 )  # fmt: skip
 
 
 @click.command()
 @click.option("--data", type=Path, required=True, help="Slice store with test patients.")
 @click.option("--output", type=Path, required=True)
+@click.option("--scans", type=Path, help="Store of whole slices, for the segmenter of scans.")
 @click.option("--minutes", default=9.0, show_default=True, help="For all parts together.")
 @click.option("--rehearse", is_flag=True, help="On a CPU, with tiny networks and two epochs.")
 @click.option(
     "--part", "parts", type=click.Choice([part.__name__ for part in PARTS]), multiple=True,
     help="Only these parts; may be given again.",
 )  # fmt: skip
-def main(data: Path, output: Path, minutes: float, rehearse: bool, parts: tuple[str, ...]) -> None:
+@click.option(
+    "--pipeline", "pipelines", type=click.Choice(list(TRAININGS)), multiple=True,
+    help="Train and score only these; may be given again.",
+)  # fmt: skip
+def main(
+    data: Path, output: Path, scans: Path | None, minutes: float, rehearse: bool,
+    parts: tuple[str, ...], pipelines: tuple[str, ...],
+) -> None:  # fmt: skip
     output.mkdir(parents=True, exist_ok=True)
-    plan = Plan(data, output, rehearse, time.monotonic() + 60 * minutes)
+    ends = time.monotonic() + 60 * minutes
+    plan = Plan(data, output, rehearse, ends, scans, pipelines or tuple(TRAININGS))
     found: dict[str, Any] = {"rehearsal": rehearse}
     for part in PARTS:
         if parts and part.__name__ not in parts:

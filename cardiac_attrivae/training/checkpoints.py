@@ -27,8 +27,8 @@ class Checkpoints:
     """Writes last.pt and best.pt after validations.
 
     Both are written atomically, last.pt first: a run that is killed before best.pt is written finds
-    the same weights in last.pt. A thread writes them while the training goes on, since on a GPU the
-    disk would take half of the time of the large networks; `wait` waits for it.
+    the same weights in last.pt. A thread writes them while the training goes on, since those of
+    the large networks hold 390 MB and take 2 s; `wait` waits for it.
 
     Args:
         folder: The folder of the run.
