@@ -827,7 +827,10 @@ RUN = {
         model(lambda w, a: a.update(citation="x" * 10**6)),
         "expected one line of text",
     ),
-    "a weight less": (model(lambda w, a: w.pop(next(iter(w)))), "Missing key"),
+    "a weight less": (
+        model(lambda w, a: w.pop(next(iter(w)))),
+        "is missing; network.arguments ask for",
+    ),
     "weights of another shape": (
         model(lambda w, a: a["pipeline"]["network"]["arguments"].update(latent_size=9)),
         "cannot be used",

@@ -18,14 +18,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data.grid import from_grid, grid_size, to_grid, windowed
+from ..data.recipe import Recipe
 from ..metrics.cardiac_function import find_phases
-from ..models.networks import build_network
+from ..models.networks import kind_of
 from ..models.scan_unet import ScanUNet, with_neighbours
 from ..runtime.shipped_models import PRETRAINED
+from ..runtime.validation import build
 from ..runtime.weights import read_weights
 from ..schema import HEART, DataError, Structure
 from ..training.config import parse_pipeline
 from ..training.objectives import SegmentationObjective
+from ..training.run import restored
 from .onnx_network import read_onnx
 from .plausible import border_faults, cleaned
 
@@ -37,6 +40,9 @@ QUICK = 2
 
 ONNX = "onnx:"
 """Beginning of the name of a segmenter that another program exported."""
+
+MOST_PIXELS = 2**26
+"""Pixels of all slices of a frame on the grid: a hundred times those of any scan."""
 
 DOUBTFUL = 0.85
 """Predicted Dice below which a structure is reported."""
@@ -168,6 +174,11 @@ class ScanSegmenter:
         if np.ndim(image) != 3 or not np.isfinite(image).all():
             raise DataError(f"a frame of shape {np.shape(image)}; expected numbers (X, Y, Z)")
         size = max(self.window, grid_size(image.shape, tuple(spacing_mm), self.grid_mm))
+        if image.shape[2] * size**2 > MOST_PIXELS:
+            raise DataError(
+                f"{image.shape[2]} slices over {size * self.grid_mm:.0f} mm are {size} x {size} "
+                f"pixels of {self.grid_mm:g} mm each; expected at most {MOST_PIXELS} in all"
+            )
         return to_grid(windowed(image), tuple(spacing_mm), self.grid_mm, size)
 
     def _outlined(
@@ -284,11 +295,15 @@ def load_segmenter(model: str | Path) -> ScanSegmenter:
         pipeline = parse_pipeline(about["pipeline"])
         if not isinstance(pipeline.objective, SegmentationObjective):
             raise ValueError("it is a model with codes; expected a run of segment_scans")
-        network = cast(ScanUNet, build_network(pipeline.network.name, **pipeline.network.arguments))
-        network.load_state_dict({name: values.float() for name, values in weights.items()})
-        grid_mm, window = float(about["recipe"]["spacing"]), pipeline.objective.window
-        lines = about.get("dice_lines", {})
+        if kind_of(name := pipeline.network.name) != pipeline.objective.kind:
+            raise ValueError(f"its network is {name}, which outlines no hearts")
+        whole = {name: values.float() for name, values in weights.items()}
+        network = cast(ScanUNet, restored(pipeline, whole))
+        grid_mm = build(Recipe, about["recipe"], "recipe").spacing
+        window, lines = pipeline.objective.window, about.get("dice_lines", {})
         dice_lines = {Structure[name]: (float(a), float(b)) for name, (a, b) in lines.items()}
+        if not np.isfinite([*dice_lines.values()]).all():
+            raise ValueError("dice_lines holds what is no number")
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise DataError(f"{file} cannot be used: {error}") from error
     network.eval()

@@ -15,7 +15,7 @@ import torch
 
 from ..data.manifest import NAME
 from ..data.recipe import Recipe
-from ..models.networks import NETWORKS, build_network
+from ..models.networks import KNOWN, build_network
 from ..runtime.validation import Rule, build, check_mapping, number, refuse
 from .config import Pipeline
 
@@ -143,17 +143,15 @@ def check_pipeline(pipeline: Pipeline, weights: Mapping[str, torch.Tensor]) -> N
     The name of the method must be one line, too.
 
     Raises:
-        ValueError: If a shape differs, or the network cannot be built.
+        ValueError: If a shape differs or is missing, or the network cannot be built.
     """
     if not _is_text(pipeline.method):  # it is the heading of a model card
         refuse("method", pipeline.method, "one line of text")
-    if pipeline.network.name not in NETWORKS:  # other code may need real values to be built
+    if pipeline.network.name not in KNOWN:  # other code may need real values to be built
         return
     with torch.device("meta"):
         network = build_network(pipeline.network.name, **pipeline.network.arguments)
     for name, values in network.state_dict().items():
-        found = tuple(weights[name].shape) if name in weights else None
-        if found not in (None, tuple(values.shape)):
-            raise ValueError(
-                f"{name} has shape {found}; network.arguments ask for {tuple(values.shape)}"
-            )
+        found = f"has shape {tuple(weights[name].shape)}" if name in weights else "is missing"
+        if found != f"has shape {tuple(values.shape)}":
+            raise ValueError(f"{name} {found}; network.arguments ask for {tuple(values.shape)}")

@@ -110,9 +110,7 @@ def load_run(folder: str | Path, device: str = "cpu", *, plain: bool = False) ->
         for kind in (pipeline.objective.kind, kind_of(pipeline.network.name)):
             if kind in NO_CODES:
                 raise ValueError(NO_CODES[kind])
-        check_pipeline(pipeline, weights)
-        network = trusted_network(pipeline)
-        network.load_state_dict(weights)
+        network = restored(pipeline, weights)
         check_facts(about, network.latent_size)
     except (ValueError, RuntimeError, MemoryError) as error:  # Runtime: other shapes
         reason = str(error).partition("size mismatch for")[0].strip()
@@ -153,8 +151,7 @@ def read_refiner(
         pipeline = parse_pipeline(about.get("pipeline"))
         if kind_of(pipeline.network.name) != "paints":
             raise ValueError(f"its network is {pipeline.network.name}, which is no refiner")
-        refiner: Any = build_network(pipeline.network.name, **pipeline.network.arguments)
-        refiner.load_state_dict(own)
+        refiner: Any = restored(pipeline, own)
     except (ValueError, RuntimeError, MemoryError) as error:
         reason = str(error).partition("size mismatch for")[0].strip()
         raise DataError(f"{file} cannot be used: {reason}") from error
@@ -162,6 +159,19 @@ def read_refiner(
     hashes = {"sha256": weights_digest(own)}
     hashes["guide_sha256"] = weights_digest(refiner.guide.state_dict())
     return refiner.eval(), {"pipeline": pipeline.to_dict(), **hashes}
+
+
+def restored(pipeline: Pipeline, weights: Mapping[str, Tensor]) -> VAE:
+    """Builds the network that a run names, with its weights.
+
+    Raises:
+        ValueError: If it is not trusted, or of other sizes than its weights, see `check_pipeline`.
+        RuntimeError: If there are weights that it lacks.
+    """
+    check_pipeline(pipeline, weights)
+    network = trusted_network(pipeline)
+    network.load_state_dict(weights)
+    return network
 
 
 def trusted_network(pipeline: Pipeline) -> VAE:

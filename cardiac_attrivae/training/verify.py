@@ -12,14 +12,17 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import Any, NamedTuple
 
+import torch
+
 from ..data.store import content_hash
+from ..models.networks import KNOWN
 from ..runtime.files import read_json
 from ..runtime.provenance import digest, seal, versions
 from ..runtime.weights import Facts, Weights, open_weights, weights_digest
 from ..runtime.yaml_files import read_yaml
 from ..schema import DataError
 from .config import parse_pipeline
-from .folder import BEST, CONFIG, HISTORY, LAST, MEASURED, MODEL, SUMMARY
+from .folder import BEST, CONFIG, HISTORY, LAST, MEASURED, MODEL, REFINER, SUMMARY
 from .run import trusted_network
 
 CONFIGURATION = ("pipeline", "seed", "content_hash")
@@ -30,6 +33,7 @@ OLD_SUMMARY = ("seed", "train_dataset", "content_hash")
 
 NOT_COVERED = (
     f"{', '.join(MEASURED)} and store in {SUMMARY}; figures, tensorboard, trackers.json; "
+    f"the refiner, which is a run by itself (verify RUN/{REFINER}); "
     "skipped.csv and contact_sheet.png of the store; the scans that it was made from"
 )
 """What `verify_run` does not check."""
@@ -272,7 +276,9 @@ def _parameters(weights: Weights, model: Facts, summary: dict[str, Any]) -> Answ
     if not weights:
         return None, "there are no weights"
     try:
-        network = trusted_network(parse_pipeline(model.get("pipeline")))
+        pipeline = parse_pipeline(model.get("pipeline"))
+        with torch.device("meta" if pipeline.network.name in KNOWN else "cpu"):  # no memory
+            network = trusted_network(pipeline)
     except (ValueError, RuntimeError, MemoryError) as error:
         return None, str(error)
     count = sum(p.numel() for p in network.parameters())

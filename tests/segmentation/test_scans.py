@@ -6,6 +6,8 @@ import torch
 from scans import by_brightness, heart
 
 from cardiac_attrivae.metrics.images import dice
+from cardiac_attrivae.runtime.shipped_models import PRETRAINED
+from cardiac_attrivae.runtime.weights import read_weights, write_weights
 from cardiac_attrivae.schema import DataError
 from cardiac_attrivae.segmentation.scans import (
     VIEWS,
@@ -50,3 +52,43 @@ def test_a_picture_without_a_heart_is_said_to_have_none():
 def test_a_missing_segmenter_is_named():
     with pytest.raises(DataError, match="no segmenter 'not/there'"):
         load_segmenter("not/there")
+
+
+CRAFTED = {
+    "code of another package": (
+        lambda about: about["pipeline"].update(network={"name": "harm.Net", "arguments": {}}),
+        "its network is harm.Net, which outlines no hearts",
+    ),
+    "a network that fills the memory": (
+        lambda about: about["pipeline"]["network"]["arguments"].update(filters=[1200] * 5),
+        "network.arguments ask for",
+    ),
+    "pixels of a micrometre": (
+        lambda about: about["recipe"].update(spacing=0.001),
+        "spacing is 0.001 mm; expected 0.1 to 10",
+    ),
+    "a Dice that is no number": (
+        lambda about: about["dice_lines"].update(LV=[float("nan"), 1.0]),
+        "dice_lines holds what is no number",
+    ),
+}
+
+
+@pytest.mark.parametrize("harm", CRAFTED)
+def test_a_crafted_segmenter_runs_no_code_and_takes_no_memory(harm, tmp_path, monkeypatch):
+    change, said = CRAFTED[harm]
+    weights, about = read_weights(PRETRAINED / "acdc" / "segmenter" / "model.safetensors")
+    change(about)
+    write_weights(tmp_path / "model.safetensors", weights, about)
+    (tmp_path / "harm.py").write_text("open('pwned', 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=said):
+        load_segmenter(tmp_path)
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_a_field_that_no_scanner_has_is_refused_before_memory_is_taken():
+    image = np.zeros((400, 400, 2), np.float32)
+    with pytest.raises(DataError, match="2 slices over 40008 mm are 26672 x 26672 pixels"):
+        ScanSegmenter("fake", by_brightness).segment(image, (100.0, 100.0, 8.0))
