@@ -101,7 +101,7 @@ def preprocess(
     from ..data.masks import Masks, read_labels
     from ..data.preprocess import preprocess as run
     from ..data.pseudonyms import read_key
-    from ..data.recipe import Recipe
+    from ..data.recipe import WHOLE, Recipe
 
     if masks is None and (only_missing or mask_source):
         raise click.UsageError("--only-missing and --mask-source need --masks DIR")
@@ -123,7 +123,8 @@ def preprocess(
         warn(warning)
     say(f"Look at {output / 'contact_sheet.png'} before you trust it.")
     if summary.splits.get("train"):
-        suggest("train", "--pipeline", "attri_vae_fast", "--data", output, "--output", "RUN")
+        fitting = "segment_scans" if slices == WHOLE else "attri_vae_fast"
+        suggest("train", "--pipeline", fitting, "--data", output, "--output", "RUN")
 
 
 def _empty_splits(splits: Mapping[str, int], output: Path) -> Iterator[str]:

@@ -90,7 +90,11 @@ def train(
     train_and_show(configuration, SliceDataset.open(data), place, on=base, **given)
     if base and place.resolve() != (base / REFINER).resolve():
         say(f"The run uses this refiner once it is moved to {base / REFINER}")
-    suggest("cross-domain-eval", "--model", base or place, "--data", data, "--output", "evaluation")
+    if configuration.objective.whole:
+        suggest("segment", "--model", place, "--source", "SCANS", "--output", "masks")
+    else:
+        run = base or place
+        suggest("cross-domain-eval", "--model", run, "--data", data, "--output", "evaluation")
 
 
 @click.command()

@@ -102,6 +102,23 @@ MISTAKES = (
 )
 
 
+def test_whole_slices_lead_to_a_segmenter_and_on_to_scans(acdc_tree, tmp_path):
+    store, run = tmp_path / "store", tmp_path / "run"
+    made = call(
+        "preprocess", "--dataset", "acdc", "--source", acdc_tree, "--output", store,
+        "--slice", "whole", "--spacing", "4", "--size", "32",
+    )  # fmt: skip
+    assert "Next: cardiac-attrivae train --pipeline segment_scans --data" in made.stdout
+    changes = (
+        "network.arguments.filters=[4, 8, 8]", "objective.window=32", "data.batch_size=4",
+        "schedule.epochs=1", "schedule.steps_per_epoch=1", "precision=float32",
+    )  # fmt: skip
+    pairs = [word for change in changes for word in ("--set", change)]
+    trained = call("train", "--pipeline", "segment_scans", "--data", store, "--output", run, *pairs)
+    assert trained.exit_code == 0, trained.output
+    assert f"Next: cardiac-attrivae segment --model {run} --source SCANS" in trained.stdout
+
+
 @pytest.mark.parametrize(("words", "told"), MISTAKES)
 def test_a_mistake_ends_with_2_and_one_message(words, told, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
