@@ -12,6 +12,7 @@ from conftest import quick_guide
 from cardiac_attrivae.data.store import SliceDataset
 from cardiac_attrivae.models.networks import build_network
 from cardiac_attrivae.training.config import load_pipeline, parse_pipeline, shipped_pipelines
+from cardiac_attrivae.training.objectives import SoftIntroObjective
 from cardiac_attrivae.training.run import encode, load_run
 from cardiac_attrivae.training.workflow import TrainingWorkflow
 
@@ -90,8 +91,9 @@ def test_history_and_summary_tell_what_was_done(workflow):
     objective = workflow.pipeline.objective
     terms = ["reconstruction", *KL_TERMS.get(objective.name, ["kl"])]
     terms += ["attribute"] * (objective.gamma > 0)
-    introspective = objective.name == "SoftIntro"
+    introspective = isinstance(objective, SoftIntroObjective)
     terms += INTROSPECTIVE * introspective
+    terms += ["decoder_error_generated"] * (objective.name == "SoftIntroBootstrap")
     terms += [name for name in ("anatomy", "control") if getattr(objective, name) > 0]
     trained = {name for name in history if name.startswith("train_")}
     health = HEALTH if introspective else ["kl"] * (objective.name == "Capacity")

@@ -20,7 +20,7 @@ from ..metrics.images import FIDELITY, dice
 from ..models.vae import VAE
 from ..schema import Keys, LatentTable, VAEOutput, structures_at
 from ..segmentation.judge import Segmenter
-from ..training.engines import draw_noise
+from ..training.batches import draw_noise
 from ..training.run import Run
 
 BATCH = 64

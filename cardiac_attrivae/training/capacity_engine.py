@@ -8,7 +8,8 @@ from ..models.kl_losses import CapacityLoss
 from ..models.loss_terms import kl_divergence
 from ..runtime.distributed import batch_mean
 from ..schema import VAEOutput
-from .engines import Terms, VAETrainer
+from .batches import Terms
+from .engines import VAETrainer
 
 
 class CapacityTrainer(VAETrainer):

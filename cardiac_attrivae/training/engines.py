@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -22,12 +23,11 @@ from ..models.losses import SoftIntroLoss
 from ..models.vae import VAE, reparameterise
 from ..runtime.distributed import batch_mean, share
 from ..schema import Keys, VAEOutput
+from .batches import Batch, Terms, as_batch, draw_noise, iteration_output
 from .guidance import Guidance, Look, no_guidance
 from .optimisation import descend, frozen, parameters_of
 
-Batch = dict[str, Tensor]
 Augment = Callable[[Batch, Generator], Batch]
-Terms = dict[str, Tensor]
 
 NEGLIGIBLE = 1e-8
 """gamma_r up to which the decoder's second pass is left out, where passes are shared."""
@@ -131,6 +131,11 @@ class NetworkTrainer(SupervisedTrainer):
     def steps(self) -> int:
         """Number of steps of the whole training."""
         return (self.state.max_epochs or 0) * (self.state.epoch_length or 0)
+
+    @property
+    def targets(self) -> dict[str, nn.Module]:
+        """Networks beside the trained one that follow it, by their names in a checkpoint."""
+        return {}
 
     draws = 1
     """Number of standard normal draws of the size of the codes that a step needs."""
@@ -256,7 +261,7 @@ class SoftIntroTrainer(NetworkTrainer):
             with frozen(() if self.shared_passes else decoder):
                 prior = self.network.decode(noise[0])
                 output = self.encode_and_decode(image, noise[1])
-            with frozen(decoder):
+            with frozen(decoder), self.second_pass():
                 again = self.encode_and_decode(output.reconstruction.detach(), noise[2])
                 prior_again = self.encode_and_decode(prior.detach(), noise[3])
         loss = self.loss_function
@@ -294,16 +299,25 @@ class SoftIntroTrainer(NetworkTrainer):
             "decoder_kl_generated": loss.decoder_kl(*prior_posterior, image),
         } | self.guided(output)
         if not (self.shared_passes and loss.gamma_r <= NEGLIGIBLE):
-            with self.autocast():
-                again = self.network.decode(reparameterise(*posterior, noise[4]).detach())
-                prior_again = self.network.decode(
-                    reparameterise(*prior_posterior, noise[5]).detach()
-                )
+            with self.autocast(), self.second_pass():
+                codes = reparameterise(*posterior, noise[4])
+                prior_codes = reparameterise(*prior_posterior, noise[5])
+                again = self.network.decode(self.held(codes))
+                prior_again = self.network.decode(self.held(prior_codes))
             terms["decoder_error_generated"] = loss.decoder_error(
-                again, reconstruction.detach(), generated=True
-            ) + loss.decoder_error(prior_again, prior.detach(), generated=True)
+                again, self.held(reconstruction), generated=True
+            ) + loss.decoder_error(prior_again, self.held(prior), generated=True)
         descend(terms, self.decoder_optimizer)
         return terms
+
+    def second_pass(self) -> AbstractContextManager[None]:
+        """Entered while generated images that were encoded are decoded again."""
+        return nullcontext()
+
+    def held(self, values: Tensor) -> Tensor:
+        """Generated images and their codes, as the decoder's R of them sees them: its gradient
+        comes through the second pass alone."""
+        return values.detach()
 
     def encode_and_decode(self, image: Tensor, noise: Tensor) -> VAEOutput:
         mu, logvar = self.network.encode(image)
@@ -338,54 +352,3 @@ class VAEEvaluator(SupervisedEvaluator):
             if self.loss_function is not None:
                 terms = self.loss_function(output, image, batchdata[Keys.ATTRIBUTES])
         return iteration_output(batchdata, output, terms) | {Keys.LABEL: batchdata[Keys.LABEL]}
-
-
-def as_batch(data: Any, device: torch.device | str | None) -> Batch:
-    """Names the fields of a batch, and moves them to the device.
-
-    Args:
-        data: Tensors by their key, or (image,) or (image, attributes), (N, ...) each.
-        device: Where the network is.
-
-    Returns:
-        The fields that there are, and ROW, which is -1 where it is unknown.
-
-    Raises:
-        ValueError: If it is neither, or there are no images.
-
-    Example:
-        >>> batch = as_batch([torch.zeros(8, 2)], "cpu")
-        >>> {key.name: tuple(field.shape) for key, field in batch.items()}
-        {'IMAGE': (8, 2), 'ROW': (8,)}
-    """
-    if isinstance(data, (list, tuple)) and len(data) in (1, 2):
-        data = dict(zip((Keys.IMAGE, Keys.ATTRIBUTES), data, strict=False))
-    if not (isinstance(data, Mapping) and isinstance(data.get(Keys.IMAGE), Tensor)):
-        raise ValueError(
-            f"a batch is {type(data).__name__}; expected a dictionary with '{Keys.IMAGE}', "
-            "(image,) or (image, attributes), all tensors"
-        )
-    batch = {key: field.to(device) for key, field in data.items()}
-    image = batch[Keys.IMAGE]
-    batch.setdefault(Keys.ROW, torch.full((len(image),), -1, device=image.device))
-    return batch
-
-
-def draw_noise(network: VAE, image: Tensor, generator: Generator, draws: int = 1) -> Tensor:
-    """Standard normal draws for the codes of a batch, (draws, N, D)."""
-    shape = (draws, len(image), network.latent_size)
-    return torch.randn(shape, generator=generator, device=image.device, dtype=image.dtype)
-
-
-def iteration_output(batch: Batch, output: VAEOutput, terms: Terms) -> dict[str, Any]:
-    """Collects what both engines leave for handlers, detached from the graph."""
-    return {
-        Keys.IMAGE: batch[Keys.IMAGE],
-        Keys.ATTRIBUTES: batch.get(Keys.ATTRIBUTES),
-        Keys.ROW: batch[Keys.ROW],
-        Keys.RECONSTRUCTION: output.reconstruction.detach(),
-        Keys.MU: output.mu.detach(),
-        Keys.LOGVAR: output.logvar.detach(),
-        Keys.LATENT: output.z.detach(),
-        Keys.TERMS: {name: term.detach() for name, term in terms.items()},
-    }

@@ -138,6 +138,7 @@ class Learner:
         """All that a step changes, by its name in a checkpoint."""
         parts: dict[str, Any] = {"network": self.network, "averaged": self.averaged}
         parts["guide"] = self.guide
+        parts |= trainer.targets
         for (name, optimiser), scheduler in zip(
             trainer.optimisers.items(), trainer.schedulers, strict=True
         ):

@@ -212,23 +212,47 @@ class SoftIntroObjective(AttributeObjective):
         from ..models.perceptual import perceptual_loss
 
         perceptual = perceptual_loss(self.perceptual, self.perceptual_weights or None)
-        rest = self.values("vae_epochs", "perceptual", "perceptual_weights")
+        rest = self.values("vae_epochs", "target_epochs", "perceptual", "perceptual_weights")
         return SoftIntroLoss(**rest, perceptual=perceptual)
 
     def make_trainer(self, pipeline: Pipeline, network: VAE, **options: Any) -> NetworkTrainer:
         from .engines import SoftIntroTrainer
+
+        return SoftIntroTrainer(**self.parties(pipeline, network), **options)
+
+    def parties(self, pipeline: Pipeline, network: VAE) -> dict[str, Any]:
+        """Arguments of `SoftIntroTrainer` that it has and `NetworkTrainer` has not, and the network
+        and its optimisers."""
         from .optimisation import adam, split_parameters
 
         encoder, decoder = split_parameters(network)
-        return SoftIntroTrainer(
-            network=network,
-            optimizer=adam(encoder, pipeline),
-            decoder_optimizer=adam(decoder, pipeline),
-            vae_epochs=self.vae_epochs,
+        return {
+            "network": network,
+            "optimizer": adam(encoder, pipeline),
+            "decoder_optimizer": adam(decoder, pipeline),
+            "vae_epochs": self.vae_epochs,
             # running statistics that are not estimated again must see every pass
-            shared_passes=pipeline.speed.shared_passes and pipeline.bn_recalibrate,
-            **options,
-        )
+            "shared_passes": pipeline.speed.shared_passes and pipeline.bn_recalibrate,
+        }
+
+
+@dataclass(frozen=True)
+class BootstrapObjective(SoftIntroObjective):
+    """Soft-Intro VAE with a target decoder, and attributes too; see `BootstrapTrainer`.
+
+    Attributes:
+        target_epochs: Number of epochs between two copies of the decoder into the target.
+    """
+
+    name: str = "SoftIntroBootstrap"
+    gamma_r: float = 1.0
+    target_epochs: int = option(1, number(1, whole=True))
+
+    def make_trainer(self, pipeline: Pipeline, network: VAE, **options: Any) -> NetworkTrainer:
+        from .bootstrap_engine import BootstrapTrainer
+
+        parties = self.parties(pipeline, network)
+        return BootstrapTrainer(target_epochs=self.target_epochs, **parties, **options)
 
 
 @dataclass(frozen=True)
@@ -318,6 +342,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
         BetaTCVAEObjective,
         CapacityObjective,
         SoftIntroObjective,
+        BootstrapObjective,
         SegmentationObjective,
         RefinerObjective,
     )

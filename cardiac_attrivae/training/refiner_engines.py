@@ -15,7 +15,8 @@ from ..models.refiner import SCALE, Refiner, on_the_way
 from ..models.vae import VAE, reparameterise
 from ..runtime.distributed import batch_mean, share
 from ..schema import Keys
-from .engines import NetworkTrainer, Terms, as_batch
+from .batches import Terms, as_batch
+from .engines import NetworkTrainer
 
 NEAR = 7
 """Pixels along a side of the window in which a heart makes its surroundings count."""

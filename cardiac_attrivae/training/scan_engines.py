@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ..runtime.distributed import share
 from ..schema import HEART, Keys
-from .engines import NetworkTrainer, as_batch
+from .batches import as_batch
+from .engines import NetworkTrainer
 
 
 class SegmentationLoss(nn.Module):

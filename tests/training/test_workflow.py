@@ -73,6 +73,11 @@ INTRO = PLAIN | {
     "objective": {"name": "SoftIntro", "gamma": 0.1, "beta_neg": 64, "vae_epochs": 1},
     "optimiser": {"lr": 1e-3, "milestones": [2]},
 }
+# A target decoder that differs from the decoder at the last checkpoint.
+BOOTSTRAP = EVERYTHING | {
+    "network": INTRO["network"],
+    "objective": INTRO["objective"] | {"name": "SoftIntroBootstrap", "target_epochs": 3},
+}
 INTRO_EVERYTHING = EVERYTHING | {key: INTRO[key] for key in ("network", "objective")}
 CAPACITY = {"name": "Capacity", "gamma": 1.0, "capacity": 8.0, "capacity_steps": 3}
 RUNS = {
@@ -81,6 +86,7 @@ RUNS = {
     "everything": EVERYTHING,
     "intro": INTRO,
     "intro_everything": INTRO_EVERYTHING,
+    "bootstrap": BOOTSTRAP,
 }
 
 
@@ -209,6 +215,13 @@ def test_the_capacity_follows_the_steps_of_the_run_also_of_a_resumed_one(train, 
     history = pd.read_csv(tmp_path / "run" / "history.csv")
     gap = abs(history["train_kl"] - 8 * np.array([0, 1, 2]) / 3)  # nats at each of three steps
     np.testing.assert_allclose(history["train_capacity_gap"], 1000 * gap, rtol=1e-5)
+
+
+def test_a_checkpoint_holds_the_target_decoder_of_the_last_copy(train):
+    state = torch.load(train(BOOTSTRAP).output / "last.pt", weights_only=True)  # after epoch 4
+    of_network = {name: state["network"][f"decoder.{name}"] for name in state["target_decoder"]}
+    assert any(not torch.equal(state["target_decoder"][n], v) for n, v in of_network.items())
+    assert not any(name.startswith("target") for name in state["network"])
 
 
 def test_the_number_of_slices_that_are_trained_on_is_filled_in_and_recorded(train):
