@@ -21,6 +21,7 @@ from .attributes import ATTRIBUTES
 from .data.masks import CANONICAL, label_numbers
 from .data.store import SliceDataset
 from .evaluation.encoding import Encoded, encode_scan, population_of
+from .evaluation.grids import Grid, between, surface
 from .evaluation.score import Scored, check_fit, score_model
 from .evaluation.studio import Heart, Studio, Turned
 from .metrics.calibration import read_lines
@@ -270,6 +271,28 @@ class Model:
             steps: Pictures per attribute.
         """
         return self.studio.turned(case, reach, steps)
+
+    def between(self, start: str, end: str, steps: int = 7) -> Grid:
+        """Draws and measures hearts between two patients, along a line and along the sphere.
+
+        Args:
+            start, end: Patients of the store.
+            steps: Pictures per path, both patients among them.
+        """
+        return between(self.studio, start, end, steps)
+
+    def surface(
+        self, names: Sequence[str], case: str | None = None, reach: float = 3.0, steps: int = 7
+    ) -> Grid:
+        """Turns two attributes of one heart at once, and measures every heart of the grid.
+
+        Args:
+            names: Two attributes, ``["LVEDA", "RVEDA"]``: from row to row, and column to column.
+            case: Patient to start from; None is the mean of the training patients.
+            reach: Standard deviations of the training codes.
+            steps: Rows, and columns.
+        """
+        return surface(self.studio, names, case, reach, steps)
 
     def generate(self, request: Mapping[str, float], case: str | None = None) -> Heart:
         """Draws a heart with requested values, and measures it with a segmenter.

@@ -91,20 +91,43 @@ def generate(
 @click.option(
     "--range", "reach", default=3.0, show_default=True, help="Standard deviations to either side."
 )
+@click.option(
+    "--surface", metavar="ATTRIBUTE,ATTRIBUTE", help="Turn these two at once: a grid of hearts."
+)
+@click.option("--from", "start", metavar="CASE", help="Instead walk from this patient ...")
+@click.option("--to", "end", metavar="CASE", help="... to this one, on a line and on the sphere.")
 @options.store
 @options.plain
 @options.device
 @explained
-def traverse(run: Path, case: str | None, output: Path, store: Path | None, **given: Any) -> None:
-    """Turn each attribute of a heart, and measure it."""
-    _check_inputs(run, store, case)
+def traverse(
+    run: Path, case: str | None, output: Path, steps: int, reach: float, surface: str | None,
+    start: str | None, end: str | None, store: Path | None, **given: Any,
+) -> None:  # fmt: skip
+    """Turn each attribute of a heart, and measure it; or two at once, or walk between patients."""
+    if (start is None) != (end is None):
+        raise ValueError("--from and --to need each other; give --from CASE --to CASE")
+    other = "--case" if case is not None else "--surface" if surface is not None else ""
+    if start is not None and other:
+        raise ValueError(f"{other} and --from with --to exclude each other; leave one of them out")
+    for patient in (case, start, end):
+        _check_inputs(run, store, patient)
     from ..attributes import spelled
-    from ..evaluation.generation import traverse as draw
+    from ..evaluation import generation
 
-    table = draw(run, output, store=store, case=case, tell=tell, **given)
+    given |= {"store": store, "steps": steps, "tell": tell}
+    if start is not None and end is not None:
+        table = generation.traverse_between(run, output, start, end, **given)
+    elif surface is not None:
+        names = [name.strip() for name in surface.split(",")]
+        table = generation.traverse_surface(run, output, names, case=case, reach=reach, **given)
+    else:
+        table = generation.traverse(run, output, case=case, reach=reach, **given)
     say(table.to_string(index=False, float_format="{:.1f}".format))
-    say(f"{spelled(dict.fromkeys(table['attribute']))}.")
-    say(f"Grid, animation and stacks are in {output}; look at {output / 'traversal.png'}")
+    grid = "attribute" not in table
+    say(f"{spelled(table.columns if grid else dict.fromkeys(table['attribute']))}.")
+    written = "Grid and slices" if grid else "Grid, animation and stacks"
+    say(f"{written} are in {output}; look at {output / 'traversal.png'}")
     suggest("explore", "--model", run, "--output", "explorer", "--serve")
 
 

@@ -1,8 +1,8 @@
-"""Files of one drawn heart: the requested slice, or a traversal of every attribute."""
+"""Files of drawn hearts: a requested slice, a traversal of every attribute, a grid of hearts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -18,6 +18,7 @@ from ..runtime.files import atomic_file, write
 from ..runtime.outputs import claimed
 from ..runtime.spreadsheet import csv_text
 from .control import traversed
+from .grids import Grid, between, surface
 from .studio import Studio
 
 FRAMES = 21
@@ -88,8 +89,7 @@ def traverse(
         traversal.csv: attribute, dimension, step, requested, unit, and measured LV, MYO, RV
         (cm^2), of a second phase LV_ES, MYO_ES, RV_ES.
     """
-    if steps < 2 or not 0 < reach < np.inf:
-        raise ValueError(f"steps is {steps} and range {reach}; expected 2 or more, and above 0")
+    _check_steps(steps, reach)
     output = Path(output)
     with claimed(output, "traverse"):
         studio = Studio.open(run, store, device, tell, plain)
@@ -113,6 +113,86 @@ def traverse(
             save_nifti(slices.flatten(0, 1), output / f"{name}.nii.gz", studio.spacing_mm)
         write(output / "traversal.csv", csv_text(turned.table))
     return turned.table
+
+
+def traverse_between(
+    run: str | Path,
+    output: str | Path,
+    start: str,
+    end: str,
+    *,
+    store: str | Path | None = None,
+    steps: int = 7,
+    device: str = "auto",
+    tell: Callable[[str], None] = lambda message: None,
+    plain: bool = False,
+) -> pd.DataFrame:
+    """Draws hearts between two patients, along a line and along the sphere, see `between`.
+
+    Writes traversal.png (measured areas below each picture), traversal.nii.gz with the slices in
+    the order of the table (of two phases ED and ES in turn), and traversal.csv.
+
+    Args:
+        run, output, store, device, tell, plain: As in `generate`.
+        start, end: Patients.
+        steps: Pictures per path.
+
+    Returns:
+        traversal.csv: path, share of the way, what the code says of each attribute of the model in
+        its unit, and measured LV, MYO, RV (cm^2), of a second phase LV_ES, MYO_ES, RV_ES.
+    """
+    _check_steps(steps)
+    output = Path(output)
+    with claimed(output, "traverse"):
+        studio = Studio.open(run, store, device, tell, plain)
+        return _written(between(studio, start, end, steps), output, studio.spacing_mm)
+
+
+def traverse_surface(
+    run: str | Path,
+    output: str | Path,
+    names: Sequence[str],
+    *,
+    store: str | Path | None = None,
+    case: str | None = None,
+    reach: float = 3.0,
+    steps: int = 7,
+    device: str = "auto",
+    tell: Callable[[str], None] = lambda message: None,
+    plain: bool = False,
+) -> pd.DataFrame:
+    """Turns two attributes of one heart at once, see `surface`.
+
+    Writes what `traverse_between` writes.
+
+    Args:
+        run, output, store, case, device, tell, plain: As in `generate`.
+        names: The attribute that changes from row to row, and the one from column to column.
+        reach: Standard deviations of the training codes to either side.
+        steps: Rows, and columns.
+
+    Returns:
+        traversal.csv: what the code says of each attribute of the model in its unit, and measured
+        LV, MYO, RV (cm^2), of a second phase LV_ES, MYO_ES, RV_ES; row by row.
+    """
+    _check_steps(steps, reach)
+    output = Path(output)
+    with claimed(output, "traverse"):
+        studio = Studio.open(run, store, device, tell, plain)
+        return _written(surface(studio, names, case, reach, steps), output, studio.spacing_mm)
+
+
+def _check_steps(steps: int, reach: float = 1.0) -> None:
+    if steps < 2 or not 0 < reach < np.inf:
+        raise ValueError(f"steps is {steps} and range {reach}; expected 2 or more, and above 0")
+
+
+def _written(grid: Grid, output: Path, spacing: float) -> pd.DataFrame:
+    """Writes picture, slices and table of a grid; returns the table."""
+    grid.draw(output / "traversal.png")
+    save_nifti(grid.slices.flatten(0, 2), output / "traversal.nii.gz", spacing)
+    write(output / "traversal.csv", csv_text(grid.table))
+    return grid.table
 
 
 def save_nifti(slices: Tensor, path: Path, spacing: float) -> None:

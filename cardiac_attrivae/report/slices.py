@@ -150,22 +150,64 @@ def traversals(
         if value is not None and np.shape(value) != shape:
             raise ValueError(f"{what} {np.shape(value)}; expected {shape}")
 
-    figure, axes = _grid(
-        rows, count, left=(SIDE + GAP) * (original is not None), top=LINE,
-        bottom=0.2 * (labels is not None), above=LINE * (requested is not None),
-        below=2 * LINE * _phases(areas), tall=_tall(images),
+    asked = [[""] * count] * rows
+    if requested is not None:
+        asked = [
+            [value_of(n, v, unit) if math.isfinite(v) else "below 0" for v in map(float, row)]
+            for n, unit, row in zip(names, units, requested, strict=True)
+        ]
+    asked[0] = [
+        f"{_step(step)}\n{head}".strip() for step, head in zip(steps, asked[0], strict=True)
+    ]
+    titles = [
+        f"{label_of(name)}\n{name}, dimension {dimension}"
+        for name, dimension in zip(names, dimensions, strict=True)
+    ]
+    note = "above: requested, below: measured"
+    drawn_slices(
+        images, titles, asked, path, original, labels, areas, [*map(_structure, names)],
+        note=note if requested is not None and areas is not None else "",
     )  # fmt: skip
+
+
+def drawn_slices(
+    images: np.ndarray,
+    titles: Sequence[str],
+    heads: Sequence[Sequence[str]],
+    path: str | Path,
+    original: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
+    areas: np.ndarray | None = None,
+    structures: Sequence[Structure | None] | None = None,
+    note: str = "",
+) -> None:
+    """Shows rows of drawn slices, with what they stand for and what was measured in them.
+
+    Args:
+        images: Decoded slices in [0, 1], (R, S, H, W).
+        titles: Up to two lines beside each row, length R.
+        heads: Lines above each picture, R lists of S.
+        path: PNG to write; its folders are created.
+        original, labels, areas: See `traversals`.
+        structures: The one whose area is in bold in each row, length R; None for none.
+        note: A line below all.
+    """
+    rows, count = images.shape[:2]
+    lines = [max(len(head.splitlines()) for head in row) for row in heads]
+    above = LINE * max(lines[1:], default=0)
+    figure, axes = _grid(
+        rows, count, left=(SIDE + GAP) * (original is not None), top=LINE * lines[0] - above,
+        bottom=0.2 * (labels is not None), above=above, below=2 * LINE * _phases(areas),
+        tall=_tall(images),
+    )  # fmt: skip
+    own = [None] * rows if structures is None else structures
     for (i, j), axis in np.ndenumerate(axes):
         _show(axis, images[i, j] if labels is None else outlined(images[i, j], labels[i][j]))
-        head = [_step(steps[j])] if i == 0 else []
-        if requested is not None:
-            asked = float(requested[i][j])
-            head.append(value_of(names[i], asked, units[i]) if math.isfinite(asked) else "below 0")
-        axis.set_title("\n".join(head), fontsize=8, pad=3)
+        axis.set_title(heads[i][j], fontsize=8, pad=3)
         if areas is not None:
-            _print_areas(axis, _structure(names[i]), np.asarray(areas[i][j]), _tall(images))
-    for axis, name, dimension in zip(axes[:, 0], names, dimensions, strict=True):
-        axis.set_ylabel(f"{label_of(name)}\n{name}, dimension {dimension}", fontsize=7)
+            _print_areas(axis, own[i], np.asarray(areas[i][j]), _tall(images))
+    for axis, title in zip(axes[:, 0], titles, strict=True):
+        axis.set_ylabel(title, fontsize=7)
     if original is not None:
         place = axes[0, 0].get_position()
         axis = figure.add_axes(
@@ -175,11 +217,8 @@ def traversals(
         axis.set_title("original", fontsize=8, pad=3)
     if labels is not None:
         _structures(figure)
-    if requested is not None and areas is not None:
-        figure.text(
-            MARGIN / figure.get_figwidth(), 0.08 / figure.get_figheight(), fontsize=8,
-            s="above: requested, below: measured",
-        )  # fmt: skip
+    left, bottom = MARGIN / figure.get_figwidth(), 0.08 / figure.get_figheight()
+    figure.text(left, bottom, note, fontsize=8)
     save(figure, path)
 
 

@@ -1,0 +1,196 @@
+"""Hearts on a grid of codes: from one patient to another, and over two attributes at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from ..attributes import ATTRIBUTES, label_of
+from ..report.slices import drawn_slices
+from ..report.style import picture, stacked, value_of
+from ..schema import Phase, Structure, structures_at
+from ..training.run import decode
+from .control import segmented
+from .studio import Studio
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Drawn hearts in R rows and S columns, measured by the judge.
+
+    Attributes:
+        about: A row per heart, row by row: its place, and what its code says of each attribute.
+        titles: Beside each row, length R.
+        heads: Above each picture, R lists of S.
+        structures: The one that each row is about, length R; None for none.
+        original: Slice that it starts from, (C, H, W); None if there is not one alone.
+        slices, labels: Drawn slices, and how the judge labels them, (R, S, C, H, W).
+        measured: Areas of LV, MYO and RV in cm^2, at each phase, (R, S, 3 C).
+    """
+
+    about: pd.DataFrame
+    titles: Sequence[str]
+    heads: Sequence[Sequence[str]]
+    structures: Sequence[Structure | None]
+    original: np.ndarray | None
+    slices: Tensor
+    labels: np.ndarray
+    measured: np.ndarray
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """`about`, and measured LV, MYO and RV in cm^2, of a second phase LV_ES and so on."""
+        flat = self.measured.reshape(-1, self.measured.shape[-1])
+        columns = list(structures_at(Phase)[: flat.shape[1]])
+        return self.about.join(pd.DataFrame(flat, columns=columns))
+
+    def draw(self, path: Path) -> None:
+        """Draws the slices, with measured areas below each, as PNG."""
+        original = None if self.original is None else stacked(self.original)
+        drawn_slices(
+            stacked(self.slices.numpy()), self.titles, self.heads, path, original,
+            stacked(self.labels), self.measured, self.structures, "below: measured",
+        )  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        return picture(self.draw)
+
+
+def on_line(start: np.ndarray, end: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Walks from a code to another along a line.
+
+    Args:
+        start, end: Codes, (D,).
+        shares: Shares of the way, (S,); 0 is the start, 1 the end.
+
+    Returns:
+        Codes, (S, D).
+
+    Example:
+        >>> on_line(np.array([2.0, 0.0]), np.array([0.0, 2.0]), np.array([0.0, 0.5])).tolist()
+        [[2.0, 0.0], [1.0, 1.0]]
+    """
+    return start + shares[:, None] * (end - start)
+
+
+def on_sphere(start: np.ndarray, end: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    r"""Walks from a code to another around the mean of the prior, at a steady angle.
+
+    .. math:: \frac{\sin((1 - t) \omega)}{\sin \omega} a + \frac{\sin(t \omega)}{\sin \omega} b
+
+    with the angle omega between a and b. Most of a normal prior in many dimensions lies near a
+    sphere: the line between two codes leaves it, this path stays. Codes in one direction, or in
+    opposite ones, have no such path, and are joined by a line.
+
+    Arguments and result are those of `on_line`.
+
+    References:
+        | Sampling generative networks (White, 2016), https://arxiv.org/abs/1609.04468
+
+    Example:
+        >>> path = on_sphere(np.array([2.0, 0.0]), np.array([0.0, 2.0]), np.array([0.0, 0.5]))
+        >>> path.round(4).tolist()
+        [[2.0, 0.0], [1.4142, 1.4142]]
+    """
+    lengths = np.linalg.norm(start) * np.linalg.norm(end)
+    angle = np.arccos(np.clip(start @ end / lengths, -1, 1)) if lengths else 0.0
+    if np.sin(angle) < 1e-6:
+        return on_line(start, end, shares)
+    of_start, of_end = np.sin((1 - shares) * angle), np.sin(shares * angle)
+    return (of_start[:, None] * start + of_end[:, None] * end) / np.sin(angle)
+
+
+PATHS = {"line": on_line, "sphere": on_sphere}
+"""Ways between two codes, each a row of `between`."""
+
+
+def between(studio: Studio, start: str, end: str, steps: int = 7) -> Grid:
+    """Draws hearts between two patients, along each of `PATHS`.
+
+    Args:
+        studio: Model and patients.
+        start, end: Patients.
+        steps: Pictures per path, both patients among them.
+
+    Raises:
+        DataError: If the store has no such patient.
+    """
+    first, last = (studio.start(case)[0][0] for case in (start, end))
+    shares = np.linspace(0, 1, steps)
+    ways = np.stack([way(first, last, shares) for way in PATHS.values()])
+    about = pd.DataFrame({"path": np.repeat([*PATHS], steps), "share": np.tile(shares, len(PATHS))})
+    heads = [[start, *(f"{share:.0%}" for share in shares[1:-1]), end], [""] * steps]
+    return _drawn(studio, ways, about, [*PATHS], heads, [None] * len(PATHS))
+
+
+def surface(
+    studio: Studio,
+    names: Sequence[str],
+    case: str | None = None,
+    reach: float = 3.0,
+    steps: int = 7,
+) -> Grid:
+    """Turns two attributes of one heart at once.
+
+    Args:
+        studio: Model and patients.
+        names: The attribute that changes from row to row, and the one from column to column.
+        case: Patient to start from; None is the mean code of the training patients.
+        reach: Standard deviations of the training codes to either side.
+        steps: Rows, and columns.
+
+    Raises:
+        ValueError: If it is not two attributes of the model, on two dimensions.
+        DataError: If the store has no such patient.
+
+    References:
+        | Attribute-based regularization of latent spaces (Pati & Lerch, 2021)
+        | https://arxiv.org/abs/2004.05485
+    """
+    lines = studio.calibration
+    if len(set(names)) != 2 or len(names) != 2:
+        raise ValueError(
+            f"the attributes are {', '.join(names)}; expected two of {', '.join(lines.names)}"
+        )
+    code, original = studio.start(case)
+    lines.set(code, dict.fromkeys(names, 1.0))  # refuses unknown ones, and two on one dimension
+    positions = lines.positions(np.linspace(-reach, reach, steps))
+    wanted = lines.requested(positions)
+    first, second = (lines.names.index(name) for name in names)
+    codes = np.tile(code[0], (steps, steps, 1))
+    codes[:, :, lines.dimensions[first]] = positions[first][:, None]
+    codes[:, :, lines.dimensions[second]] = positions[second][None]
+    titles = [f"{label_of(names[0])}\n{_asked(names[0], value)}" for value in wanted[first]]
+    heads = [[_asked(names[1], value) for value in wanted[second]], *[[""] * steps] * (steps - 1)]
+    about = pd.DataFrame(index=range(steps * steps))
+    structure = ATTRIBUTES[names[0]].structure
+    return _drawn(studio, codes, about, titles, heads, [structure] * steps, original[0].numpy())
+
+
+def _asked(name: str, value: float) -> str:
+    return f"{name}\n{value_of(name, value) if value > 0 else 'below 0'}"
+
+
+def _drawn(
+    studio: Studio,
+    codes: np.ndarray,
+    about: pd.DataFrame,
+    titles: Sequence[str],
+    heads: Sequence[Sequence[str]],
+    structures: Sequence[Structure | None],
+    original: np.ndarray | None = None,
+) -> Grid:
+    """Draws and measures codes (R, S, D)."""
+    flat = codes.reshape(-1, codes.shape[-1])
+    slices = decode(studio.run.painter, flat)
+    slices = slices.reshape(*codes.shape[:2], *slices.shape[1:])
+    labels, measured = segmented(studio.judge, slices, studio.pixel_cm2)
+    said = studio.calibration.read(flat)
+    said[said <= 0] = np.nan  # no heart has it
+    about = about.join(pd.DataFrame(said, columns=list(studio.calibration.names)))
+    return Grid(about, titles, heads, structures, original, slices, labels, measured)
