@@ -10,7 +10,7 @@
 #     cardiac-attrivae preprocess --dataset held_out.yaml --source ACDC --output STORE
 # The package need not be installed; its dependencies and those of its extra `perceptual` must be
 # importable: where nothing can be installed, carry the wheels and set PYTHONPATH.
-# `python benchmarks/gpu_docs.py DIR/gpu.json` then writes docs/evidence/gpu.md.
+# `python benchmarks/gpu_docs.py DIR/gpu.json` then prints the tables of docs/evidence/gpu.md.
 set -euo pipefail
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 export PYTHONPATH="$repository${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1

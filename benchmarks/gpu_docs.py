@@ -1,4 +1,4 @@
-"""Turns what `gpu.sh` measured into docs/evidence/gpu.md.
+"""Prints what `gpu.sh` measured as the tables of docs/evidence/gpu.md.
 
     python benchmarks/gpu_docs.py OUTPUT/gpu.json
 
@@ -14,7 +14,6 @@ from typing import Any
 
 import click
 
-PAGE = Path(__file__).parents[1] / "docs" / "evidence" / "gpu.md"
 SCORES = (
     "SSIM", "SSIM_in_mask", "Interpretability", "Interpretability_fixed", "SCC", "SAP",
     "Modularity",
@@ -78,29 +77,28 @@ def score_table(evaluation: dict[str, Any]) -> str:
     return table(("score", *(f"`{model}`" for model in models)), rows)
 
 
-def page(found: dict[str, Any]) -> str:
-    """Writes the page; a part that failed says so in its place."""
+def tables(found: dict[str, Any]) -> str:
+    """Writes a table per part; a part that failed says so in its place."""
 
     def part(name: str, write: Any) -> str:
         record = found.get(name, {"error": "was not reached"})
         return f"Not measured: {record['error']}" if "error" in record else write(record)
 
-    device = next(
-        (r["device"] for r in found["steps"].values() if isinstance(r, dict) and "device" in r),
-        "an unknown GPU",
+    return "\n\n".join(
+        [
+            part("steps", step_tables),
+            part("compiled", step_tables),
+            part("trainings", training_table),
+            part("evaluation", score_table),
+            "Segmenter of scans: "
+            + part("segmenter", lambda r: f"{r['batches'] / r['seconds']:.0f} batches a second"),
+            "Refiner: " + part("refiner", lambda r: f"{r['seconds']:.0f} s"),
+            "Two deterministic runs have equal weights: "
+            + part("repeats", lambda r: str(r["equal"]).lower()),
+            "A killed and resumed run has those of an undisturbed one: "
+            + part("resume", lambda r: str(r["equal"]).lower()),
+        ]
     )
-    return "\n\n".join([
-        f"# On a GPU\n\nMeasured with `benchmarks/gpu.sh` on one {device}.",
-        "## A training step\n\n" + part("steps", step_tables),
-        "### Compiled\n\n" + part("compiled", step_tables),
-        "## The published pipelines, whole\n\nWith `efficientnet_lite0` as the perceptual network.",
-        part("trainings", training_table),
-        "## Their scores on patients left out\n\n" + part("evaluation", score_table),
-        "## Repeated and resumed\n\nTwo deterministic runs have the same weights, bit for bit: "
-        + part("repeats", lambda r: str(r["equal"]).lower())
-        + ". A run that was killed and resumed has the weights of an undisturbed one: "
-        + part("resume", lambda r: str(r["equal"]).lower()) + ".",
-    ]) + "\n"  # fmt: skip
 
 
 @click.command()
@@ -109,8 +107,7 @@ def main(file: Path) -> None:
     found = json.loads(file.read_text())
     if found["rehearsal"]:
         raise click.ClickException(f"{file} is a rehearsal: its numbers are not those of a GPU")
-    PAGE.write_text(page(found))
-    click.echo(PAGE)
+    click.echo(tables(found))
 
 
 if __name__ == "__main__":

@@ -341,6 +341,7 @@ def main(
             "ms": 1000 * middle, "images_per_second": batch_size / middle,
             "ratio": statistics.median(ratios), "peak_mib": peak_memory(steppers[label], batch),
         }  # fmt: skip
+    write_record(record, file)  # what follows takes long on a GPU and may be cut off
     for label in ("reference", "ours"):
         flops = counted_flops(steppers[label], batch)
         dtype = torch.float32 if label == "reference" else getattr(torch, precision)
@@ -356,6 +357,10 @@ def main(
     if place.type == "cuda":
         peak = torch.cuda.max_memory_allocated(place) / 2**20
     click.echo(f"peak memory of the whole benchmark: {peak:.0f} MiB")
+    write_record(record, file)
+
+
+def write_record(record: dict[str, object], file: Path | None) -> None:
     if file:
         file.write_text(json.dumps(record, indent=1))
 
