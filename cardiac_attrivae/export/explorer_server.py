@@ -8,6 +8,7 @@ machine; such a request comes under another host name and is refused, too.
 from __future__ import annotations
 
 import secrets
+import sys
 from functools import partial
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -53,6 +54,11 @@ class Server(ThreadingHTTPServer):
             message = f"port {port} cannot be opened: {error.strerror}; choose another one, or none"
             raise OSError(error.errno, message) from None
         self.address = f"http://{HOST}:{self.server_port}/{token}/"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Says nothing of a browser that leaves the page while a file is sent."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(SimpleHTTPRequestHandler):

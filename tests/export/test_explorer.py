@@ -10,7 +10,10 @@ import io
 import json
 import math
 import re
+import socket
+import struct
 import threading
+import time
 import zlib
 from contextlib import closing
 from pathlib import Path
@@ -284,6 +287,21 @@ def test_the_server_answers_nobody_without_the_token(address):
         assert b"patient0" not in body
     with Server(PAGE) as other:
         assert urlsplit(other.address).path.strip("/") != token
+
+
+def test_a_browser_that_leaves_in_the_middle_prints_nothing(tmp_path, capfd):
+    (tmp_path / "long.wasm").write_bytes(bytes(2**25))
+    for address in served(tmp_path):
+        place = urlsplit(address)
+        with socket.create_connection((place.hostname, place.port)) as browser_:
+            browser_.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            browser_.sendall(
+                f"GET {place.path}long.wasm HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+            )
+            browser_.recv(10)
+        while any("process_request" in thread.name for thread in threading.enumerate()):
+            time.sleep(0.01)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_port_that_cannot_be_opened_is_named(address):
