@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ..runtime.messages import shell_word
+from ..runtime.messages import printable, shell_word
 
 TRACEBACK = "CARDIAC_ATTRIVAE_TRACEBACK"
 """Environment variable that shows where an error was raised, for those who look for a bug."""
@@ -69,22 +69,6 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return ": ".join(str(part) for part in (error.filename, error.strerror) if part is not None)
     return str(error)
-
-
-def printable(text: str) -> str:
-    r"""Returns a text with control characters and undecodable bytes spelled out.
-
-    File names, case ids and weights of others may hold what a terminal would obey.
-
-    Example:
-        >>> print(printable("patient\x1b[2J"))
-        patient\x1b[2J
-    """
-    spelled = "".join(
-        character if character.isprintable() or character in "\n\t" else repr(character)[1:-1]
-        for character in text
-    )
-    return spelled.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def prepare_streams() -> None:

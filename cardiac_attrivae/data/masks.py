@@ -11,6 +11,7 @@ from pathlib import Path
 from reprlib import repr as short
 
 from ..runtime.files import read_json
+from ..runtime.outputs import command_of
 from ..schema import MANUAL, STRUCTURES, CaseRecord, DataError, Structure
 from .links import check_content
 
@@ -40,6 +41,7 @@ def scan_name(path: Path) -> str:
         ['p1_sa', 'p2', 'p3']
     """
     name = path.name if path.name not in ("", "..") else os.path.basename(os.path.abspath(path))
+    name = name if name.isprintable() else ascii(name)[1:-1]
     end = next((end for end in ENDS if name.lower().endswith(end)), "")
     return name.removesuffix(name[len(name) - len(end) :]).removesuffix(CHANNEL)
 
@@ -108,6 +110,12 @@ class Masks:
     def __post_init__(self) -> None:
         if not Path(self.folder).is_dir():
             raise DataError(f"no folder {self.folder}; expected one with a mask for each scan")
+        for folder in (Path(self.folder), Path(self.folder).absolute().parent):
+            if command_of(folder) == "segment" and not (folder / NOTE).is_file():
+                raise DataError(
+                    f"segment did not finish in {folder}: run it again, or masks of two calls are "
+                    "mixed"
+                )
         if self.source and not re.fullmatch(SOURCE, self.source):
             raise ValueError(
                 f"mask source is {short(self.source)}; expected up to 64 letters, digits and ._:+-"
@@ -150,6 +158,8 @@ class Masks:
         found = self.files.get(name) or self.files.get(case) or []
         own = self.folders.get(case, case)
         near = [path for path in found if own in path.relative_to(self.folder).parts[:-1]]
+        if len(near) > 1:  # each scan of this name is in a folder of its own
+            near = [path for path in near if path.parent.name == image.parent.name]
         if len(near or found) > 1:
             raise DataError(
                 f"no mask: {len(found)} masks are called {name}; expected one, or each in a folder "

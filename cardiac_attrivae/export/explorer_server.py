@@ -56,8 +56,8 @@ class Server(ThreadingHTTPServer):
         self.address = f"http://{HOST}:{self.server_port}/{token}/"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Says nothing of a browser that leaves the page while a file is sent."""
-        if not isinstance(sys.exc_info()[1], ConnectionError):
+        """Says nothing of a browser that leaves the page, or sleeps, while a file is sent."""
+        if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from ..metrics.catalogue import EVERY, label
 from ..metrics.metric import find
@@ -204,6 +205,8 @@ def _scale(axis: Axes, values: np.ndarray) -> None:
     values = values[np.isfinite(values)]
     if values.min() > 0 and values.max() > 100 * values.min():
         axis.set_yscale("log")
+        axis.yaxis.set_major_formatter(LogFormatter())  # no formulas, see `style.save`
+        axis.yaxis.set_minor_formatter(LogFormatter())
 
 
 def _metric(column: str) -> str:

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 import matplotlib
 import numpy as np
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from PIL import ImageFont
 
 from ..attributes import ATTRIBUTES
 from ..runtime.files import atomic_file
+from ..runtime.messages import printable
 from ..schema import HEART, Structure
 
 if TYPE_CHECKING:
@@ -201,8 +203,12 @@ def fitted(text: str, inches: float, points: int, lines: int = 2) -> str:
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Writes a PNG; its folders are created."""
-    with atomic_file(path) as beside:
+    """Writes a PNG; its folders are created. Names with a $ are no formulas, and what cannot be
+    printed is spelled out."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+        text.set_text(printable(text.get_text()))
+    with matplotlib.rc_context({"text.parse_math": False}), atomic_file(path) as beside:
         figure.savefig(beside, dpi=DPI, format="png")
 
 

@@ -44,6 +44,22 @@ def _without(text: str, folders: set[PurePath]) -> str:
     return ABSOLUTE.sub("", text)
 
 
+def printable(text: str) -> str:
+    r"""Returns a text with control characters and undecodable bytes spelled out.
+
+    File names, case ids and weights of others may hold what a terminal would obey.
+
+    Example:
+        >>> print(printable("patient\x1b[2J"))
+        patient\x1b[2J
+    """
+    spelled = "".join(
+        character if character.isprintable() or character in "\n\t" else repr(character)[1:-1]
+        for character in text
+    )
+    return spelled.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def shell_word(text: str | Path) -> str:
     r"""Quotes a text for a shell; bytes that are not UTF-8 become numbers between ``$'`` and ``'``.
 

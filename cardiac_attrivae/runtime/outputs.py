@@ -39,11 +39,13 @@ class Claim(NamedTuple):
     command: str
     lock: int
 
-    def plan(self, files: Iterable[str]) -> None:
+    def plan(self, files: Iterable[str], last: Iterable[str] = ()) -> None:
         """Lists files before they are written, so that the next call removes what a kill leaves.
 
         Args:
             files: Paths relative to the folder, with ``/``.
+            last: Files of earlier calls that say what is in the folder: they are removed, so that a
+                kill leaves none that describe the files of two calls.
 
         Raises:
             DataError: If somebody changed a file that an earlier call sealed.
@@ -57,6 +59,8 @@ class Claim(NamedTuple):
                     "it, and would be replaced; move it away, or choose another folder"
                 )
         _mark(self.folder, self.command, sorted({*_listed(self.folder), *files}), sealed)
+        for name in {*last} & {*_listed(self.folder)}:
+            (self.folder / name).unlink(missing_ok=True)
 
     def keep(self, files: Iterable[str], sealed: Iterable[str] = ()) -> None:
         """Removes the files that an earlier call listed and this one does not, and lists these.
@@ -105,7 +109,7 @@ def claim(folder: Path, command: str, older: Callable[[Path], bool] = lambda fol
     """
     refuse_links(folder)
     if not is_empty(folder):
-        marked = _marker(folder).get("command")
+        marked = command_of(folder)
         if marked is None and not older(folder):
             found = _some(path.name for path in folder.iterdir() if path.name not in UNOWNED)
             raise DataError(
@@ -187,6 +191,11 @@ def check_apart(source: Path, output: Path) -> None:
             f"output {output} and source {source} lie in one another; results never go where the "
             "raw data are: choose a folder elsewhere"
         )
+
+
+def command_of(folder: Path) -> str | None:
+    """Returns the command that wrote a folder, or writes there; None if no marker says it."""
+    return _marker(folder).get("command")
 
 
 def _marker(folder: Path) -> dict:

@@ -127,13 +127,19 @@ def segment_patients(
     skipped: list[tuple[str, str]] = []
     output = Path(output)
     with claimed(output, "segment") as claim:
-        written, masks = ["volumes.csv", "patients.csv", NOTE, "skipped.csv"], list[str]()
+        tables = ["volumes.csv", "patients.csv", NOTE, "skipped.csv"]
+        written, masks = [*tables], list[str]()
         names = file_names(job.patient for job in jobs)
         places = _places(jobs, names)
-        claim.plan([*places.values(), *map(_picture, names.values())])
+        claim.plan([*places.values(), *map(_picture, names.values())], last=tables)
         for job in progress(jobs, len(jobs)):
             try:
                 scan = read_scan(job.path)
+                count = scan.frames.shape[3]
+                if job.phases and 1 < count <= (last := max(job.phases)):
+                    raise DataError(
+                        f"{job.path.name} has {count} frames and no frame {last} (counted from 0)"
+                    )
             except DataError as error:
                 skipped.append((job.patient, without_folder(error, job.path)))
                 continue
@@ -164,13 +170,25 @@ def segment_patients(
 
 
 def _places(jobs: Sequence[Job], names: Mapping[str, str]) -> dict[tuple[str, Path], str]:
-    """Names the mask of each scan, in a folder of the patient where scans have the same name."""
-    shared = Counter(scan_name(job.path).casefold() for job in jobs)
+    """Names the mask of each scan: in a folder of the patient where scans have the same name, and
+    below it in one called as that of the scan, where those of one patient have."""
+    shared, own = Counter[str](), Counter[tuple[str, str]]()  # some file systems know no case
+    for patient, path, _ in jobs:
+        shared[scan_name(path).casefold()] += 1
+        own[patient, scan_name(path).casefold()] += 1
     places = {}
     for patient, path, _ in jobs:
         name = scan_name(path)
-        alone = shared[name.casefold()] == 1  # some file systems know no case
-        places[patient, path] = f"masks/{'' if alone else f'{names[patient]}/'}{name}.nii.gz"
+        folders = [names[patient]] if shared[name.casefold()] > 1 else []
+        folders += [path.parent.name] if own[patient, name.casefold()] > 1 else []
+        places[patient, path] = "/".join(["masks", *folders, f"{name}.nii.gz"])
+    count = Counter(place.casefold() for place in places.values())
+    for (patient, path), place in places.items():
+        if count[place.casefold()] > 1:
+            raise DataError(
+                f"{path.name} of {patient} and another scan would have one mask, {place}; rename "
+                "one of them"
+            )
     return places
 
 

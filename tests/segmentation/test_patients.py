@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import os
+from dataclasses import replace
 
 import nibabel
 import numpy as np
@@ -13,6 +15,8 @@ from scans import LEVELS, by_brightness, heart
 from cardiac_attrivae.cli.main import main
 from cardiac_attrivae.data.masks import Masks, read_labels
 from cardiac_attrivae.data.phantom import write_phantoms
+from cardiac_attrivae.data.scan import find_scans
+from cardiac_attrivae.runtime.spreadsheet import read_csv
 from cardiac_attrivae.schema import DataError, Structure
 from cardiac_attrivae.segmentation import patients as module
 from cardiac_attrivae.segmentation.patients import (
@@ -184,6 +188,46 @@ def test_scans_of_one_name_have_a_mask_each(tmp_path):
     assert Masks(tmp_path / "out/masks").find(jobs[0].path, "a").parent.name == "a"
 
 
+def test_scans_of_one_name_of_one_patient_have_a_mask_each(tmp_path):
+    jobs, sizes = [], {}
+    for phase, frame in (("ED", 2), ("ES", 8)):
+        (tmp_path / "a" / phase).mkdir(parents=True)
+        file = tmp_path / "a" / phase / "sax.nii"
+        nibabel.save(nibabel.Nifti1Image(beating()[1][..., frame].astype(np.int16), AFFINE), file)
+        jobs.append(Job("a", file, {0: phase}))
+    volumes = segment_patients(jobs, tmp_path / "out", FAKE)
+    for job in jobs:
+        mask = nibabel.load(Masks(tmp_path / "out/masks").find(job.path, "a"))
+        sizes[job.phases[0]] = (np.asarray(mask.dataobj) == Structure.LV).sum() * 0.018
+    assert sizes["ES"] < 0.6 * sizes["ED"]
+    assert sizes["ED"] == pytest.approx(volumes["LVEDV_mL"].item())
+    with pytest.raises(DataError, match="would have one mask"):
+        segment_patients([jobs[0], jobs[0]._replace(path=jobs[0].path.parent / "sax.nrrd")],
+                         tmp_path / "out2", FAKE)  # fmt: skip
+
+
+def test_a_frame_that_a_scan_lacks_costs_that_scan_alone(tmp_path):
+    cine = nibabel.Nifti1Image(beating(frames=3)[1].astype(np.int16), AFFINE)
+    for name in ("p1", "p2"):
+        nibabel.save(cine, tmp_path / f"{name}.nii")
+    jobs = [Job("p1", tmp_path / "p1.nii", {0: "ED", 9: "ES"}),
+            Job("p2", tmp_path / "p2.nii", {0: "ED", 2: "ES"})]  # fmt: skip
+    found = segment_patients(jobs, tmp_path / "out", FAKE)
+    assert found["patient"].tolist() == ["p2"]
+    reasons = (tmp_path / "out/skipped.csv").read_text()
+    assert "p1.nii has 3 frames and no frame 9 (counted from 0)" in reasons
+
+
+@pytest.mark.parametrize("name", [r"a$b_{$", r"$\frac$", "two\nlines", os.fsdecode(b"lat\xe4n")])
+def test_scans_with_odd_names_are_segmented(name, tmp_path):
+    scans(tmp_path, name)
+    (job,) = module.scan_jobs(find_scans([tmp_path]))
+    segment_patients([job], tmp_path / "out", FAKE)
+    assert read_csv(tmp_path / "out/patients.csv")["patient"].tolist() == [job.patient]
+    assert job.patient.isprintable()
+    assert Masks(tmp_path / "out/masks").find(job.path, "?").is_file()
+
+
 def test_reasons_name_files_and_no_folders(tmp_path):
     nibabel.save(nibabel.Nifti1Image(heart()[1].astype(np.float32), AFFINE), tmp_path / "p1.nii")
     jobs = [Job("p0", tmp_path / "Doe" / "p0.nii"), Job("p1", tmp_path / "p1.nii")]
@@ -227,8 +271,16 @@ def test_masks_that_an_interrupted_call_left_are_not_mixed_with_those_of_the_nex
     with pytest.raises(KeyboardInterrupt):
         segment_patients(jobs, tmp_path / "out", FAKE, progress=interrupted)
     assert (tmp_path / "out/masks/p1.nii.gz").is_file()
+    with pytest.raises(DataError, match="segment did not finish in .*: run it again"):
+        Masks(tmp_path / "out")
     segment_patients(jobs[1:], tmp_path / "out", FAKE)
     assert [file.name for file in (tmp_path / "out/masks").iterdir()] == ["p2.nii.gz"]
+    assert Masks(tmp_path / "out").named().source == "fake"
+    other = replace(FAKE, name="other")
+    with pytest.raises(KeyboardInterrupt):
+        segment_patients(jobs, tmp_path / "out", other, progress=interrupted)
+    with pytest.raises(DataError, match="segment did not finish"):  # masks of two segmenters
+        Masks(tmp_path / "out")
 
 
 def test_label_numbers_that_no_mask_can_hold_are_refused():
