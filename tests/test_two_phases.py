@@ -17,7 +17,12 @@ from cardiac_attrivae.data.preprocess import preprocess
 from cardiac_attrivae.data.recipe import Recipe
 from cardiac_attrivae.evaluation.cross_domain import cross_domain_eval
 from cardiac_attrivae.evaluation.encoding import encode_scan
-from cardiac_attrivae.evaluation.generation import generate, save_nifti, traverse
+from cardiac_attrivae.evaluation.generation import (
+    generate,
+    save_nifti,
+    traverse,
+    traverse_surface,
+)
 from cardiac_attrivae.export.bundle import export
 from cardiac_attrivae.export.bundle_inference import read_slices
 from cardiac_attrivae.export.explorer import explore
@@ -91,6 +96,10 @@ def test_a_traversal_holds_both_phases(place):
     assert set(SIX) < set(table.columns)
     assert nibabel.load(place / "turned" / "LVEF.nii.gz").shape == (128, 128, 6)
     assert (place / "turned" / "traversal.gif").is_file()
+    names = ("LVEDV", "LVEF")
+    table = traverse_surface(place / "run", place / "surface", names, steps=2, device="cpu")
+    assert set(SIX) < set(table.columns)
+    assert nibabel.load(place / "surface" / "traversal.nii.gz").shape == (128, 128, 8)
 
 
 def test_the_explorer_knows_both_phases(place):

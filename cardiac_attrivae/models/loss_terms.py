@@ -175,7 +175,8 @@ def kl_parts(z: Tensor, mu: Tensor, logvar: Tensor, samples: int) -> tuple[Tenso
         \mathrm{DKL} &= \frac1M \sum_i \sum_d \log q_d(z_{id}) - \log p(z_{id})
 
     Their sum is the KL divergence at the drawn codes. The estimate is biased: with few samples in a
-    batch, TC comes out too high and MI may be below 0. N moves the values and no gradient.
+    batch, TC comes out too high. MI is at most log(N M), where posteriors do not overlap and it has
+    no gradient. N moves the values and no gradient.
 
     Args:
         z: Codes drawn from the posteriors, (M, D).

@@ -90,6 +90,14 @@ def test_the_number_of_samples_moves_no_gradient():
         torch.testing.assert_close(one, other, rtol=EXACT, atol=EXACT)
 
 
+def test_the_mutual_information_of_posteriors_that_do_not_overlap_is_its_largest_without_gradient():
+    codes = torch.arange(5.0, dtype=torch.float64)[:, None].repeat(1, 3).requires_grad_()
+    information = kl_parts(codes, codes.detach(), torch.full_like(codes, -8.0), 64)[0]
+    assert float(information.detach()) == pytest.approx(math.log(64 * 5), rel=EXACT)
+    assert torch.autograd.grad(information, codes)[0].abs().max() < EXACT
+    assert kl_parts(*output_of()[3:], *output_of()[1:3], 64)[0] < math.log(64 * 6)
+
+
 def test_densities_that_underflow_still_have_a_logarithm():
     codes = 100 * torch.arange(4.0)[:, None].repeat(1, 32)
     parts = kl_parts(codes, codes, torch.full_like(codes, -6.0), 4)
