@@ -59,6 +59,8 @@ def generate(
         return
     if like is not None:
         raise ValueError(f"--like {like} needs --count")
+    if seed:
+        raise ValueError(f"--seed {seed} needs --count: nothing is random in one heart")
     if not ranges:
         raise ValueError("give --set ATTRIBUTE=VALUE, for one heart, or --count N, for a data set")
     for name, (low, high) in ranges.items():

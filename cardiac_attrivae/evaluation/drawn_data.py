@@ -120,24 +120,26 @@ def draw_data_set(
         wanted = _wanted(studio, count, request, like, seed)
         codes = _population(studio).draw(count, np.random.default_rng(seed))
         studio.calibration.set(codes, wanted)  # refused before minutes are spent on segmenters
-        rows, files = list[dict[str, object]](), ["hearts.csv", "dataset.yaml", "README.md"]
+        about, folders = ["hearts.csv", "dataset.yaml", "README.md"], ("images", "masks")
+        cases = [f"heart{number:05d}" for number in range(1, count + 1)]
+        files = [f"{folder}/{case}.nii.gz" for case in cases for folder in folders]
+        claim.plan([*files, *about], last=about)
+        rows = list[dict[str, object]]()
         starts = range(0, count, BATCH)
         for part in progress((range(k, min(k + BATCH, count)) for k in starts), len(starts)):
             asked = {name: values[part] for name, values in wanted.items()}
             drawn = studio.generate(codes[part], asked)
-            for k, number in enumerate(part):
-                case = f"heart{number + 1:05d}"
-                for folder, slices in (("images", drawn.slices), ("masks", drawn.labels)):
-                    files.append(f"{folder}/{case}.nii.gz")
+            for k, case in enumerate(cases[number] for number in part):
+                for folder, slices in zip(folders, (drawn.slices, drawn.labels), strict=True):
                     one = slices[k] if slices.shape[1] == 1 else slices[k][:, None]  # or frames
-                    save_nifti(one, output / files[-1], studio.spacing_mm)
+                    save_nifti(one, output / folder / f"{case}.nii.gz", studio.spacing_mm)
                 requested = {f"requested_{name}": float(v[k]) for name, v in asked.items()}
                 areas = dict(zip(structures_at(Phase), map(float, drawn.areas[k]), strict=False))
                 rows.append({"case": case, **requested, **areas})
         table = pd.DataFrame(rows)
         write(output / "hearts.csv", csv_text(table.round(3)))
         _describe(studio, count, request, like, output)
-        claim.keep(files)
+        claim.keep([*files, *about])
     return table
 
 

@@ -69,6 +69,7 @@ def encode_scans(
     known, found, skipped = population_of(model), list[Encoded](), list[tuple[str, str]]()
     pictures = {name: f"pictures/{file}.png" for name, file in file_names(scans).items()}
     with claimed(output, "encode") as claim:
+        claim.plan(pictures.values(), last=("index.html", "codes.csv", "skipped.csv"))
         for name in progress(scans, len(scans)):
             path = scans[name]
             try:

@@ -12,6 +12,7 @@ from cardiac_attrivae.data.manifest import load_manifest
 from cardiac_attrivae.data.preprocess import preprocess
 from cardiac_attrivae.data.recipe import Recipe
 from cardiac_attrivae.data.store import SliceDataset
+from cardiac_attrivae.evaluation import drawn_data
 from cardiac_attrivae.evaluation.drawn_data import draw_data_set, wanted_like
 from cardiac_attrivae.metrics.population import Population
 from cardiac_attrivae.runtime.shipped_models import model_folder
@@ -66,6 +67,23 @@ def test_a_seed_fixes_the_hearts_and_a_smaller_call_leaves_no_old_ones(drawn, tm
     assert len(list((tmp_path / "images").iterdir())) == 3
 
 
+def test_an_interrupted_call_leaves_no_data_set_of_two_calls(tmp_path, monkeypatch):
+    monkeypatch.setattr(drawn_data, "BATCH", 1)
+
+    def interrupted(batches, total):
+        yield next(iter(batches))
+        raise KeyboardInterrupt
+
+    draw_data_set(model_folder("acdc"), 2, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        draw_data_set(model_folder("acdc"), 3, tmp_path, seed=1, progress=interrupted)
+    assert not (tmp_path / "dataset.yaml").exists()
+    assert not (tmp_path / "hearts.csv").exists()
+    draw_data_set(model_folder("acdc"), 1, tmp_path)
+    for folder in ("images", "masks"):
+        assert [file.name for file in (tmp_path / folder).iterdir()] == ["heart00001.nii.gz"]
+
+
 def test_areas_like_those_of_patients(acdc_store_all):
     patients = SliceDataset.open(acdc_store_all)
     real = patients.basal().attributes(NAMES)
@@ -100,6 +118,7 @@ def test_the_command_draws_a_data_set_and_says_how_to_go_on(tmp_path):
     [
         (["--set", "LVEDA=20:30"], "is a range, which needs --count"),
         (["--like", "stores/acdc"], "needs --count"),
+        (["--set", "LVEDA=20", "--seed", "5"], "--seed 5 needs --count"),
         ([], "give --set ATTRIBUTE=VALUE, for one heart, or --count N"),
         (["--count", "3", "--case", "p1"], "exclude each other"),
         (["--count", "3", "--set", "LVEDA=30:20"], "expected ATTRIBUTE=NUMBER"),

@@ -16,6 +16,7 @@ from cardiac_attrivae.data.manifest import load_manifest
 from cardiac_attrivae.data.preprocess import preprocess
 from cardiac_attrivae.data.scan import read_scan
 from cardiac_attrivae.evaluation import encoding_batch
+from cardiac_attrivae.evaluation.encoding_batch import encode_scans
 from cardiac_attrivae.evaluation.encoding import (
     ANOTHER_ORDER,
     MIRROR_IMAGE,
@@ -191,6 +192,22 @@ def test_the_command_writes_codes_pictures_and_a_page(world, tmp_path, monkeypat
     assert again.exit_code == 0, again.output
     assert (tmp_path / "out" / "notes.txt").is_file()
     assert set(pd.read_csv(tmp_path / "out" / "codes.csv")["mask_source"]) == {"manual"}
+
+
+def test_an_interrupted_call_leaves_no_page_of_two_calls(world, tmp_path):
+    run, _, folder, records, _ = world
+    scans = [record.image for record in records[:2]]
+    given = {"mask": folder / "masks", "device": "cpu"}
+    encode_scans(run.folder, scans[:1], tmp_path / "out", **given)
+
+    def interrupted(names, total):
+        yield next(iter(names))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        encode_scans(run.folder, scans, tmp_path / "out", progress=interrupted, **given)
+    assert not (tmp_path / "out" / "index.html").exists()
+    assert not (tmp_path / "out" / "codes.csv").exists()
 
 
 @pytest.mark.parametrize(
