@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 from zipfile import ZIP_STORED, ZipFile
 
@@ -18,6 +20,7 @@ from ..runtime.outputs import check_apart, check_own
 from ..runtime.provenance import seal, versions
 from ..runtime.spreadsheet import csv_text, read_csv
 from ..schema import SPLITS, DataError
+from .manifest import NAME
 from .preprocess import UNFINISHED, check_replaceable
 from .store import SliceDataset, content_hash
 from .store_files import FORMAT
@@ -41,8 +44,8 @@ def join_stores(
         overwrite: Whether an existing store may be replaced.
 
     Raises:
-        DataError: If a folder is no store, the stores do not fit, or they share a patient: an id,
-            or the same slice and mask.
+        DataError: If a folder is no store, the stores do not fit, they share a patient (an id, or
+            the same slice and mask), or no data set may have the name.
 
     Example:
         >>> from .phantom import write_phantoms
@@ -58,6 +61,12 @@ def join_stores(
     for store in stores:
         check_apart(store.folder, output)
     _check(stores)
+    name = name or "_".join(store.name for store in stores)
+    if not re.fullmatch(NAME, name):
+        raise DataError(
+            f"the joined data set would be called {short(name)}; expected 1 to 64 letters, digits, "
+            "_ and -, with --name"
+        )
     place = real_place(output)
     partial = place.parent / f".{place.name}.partial"
     with locked(partial, output):
@@ -67,7 +76,7 @@ def join_stores(
         enough_space(partial, sum(store.nbytes for store in stores))
         folder = partial / "store"
         folder.mkdir()
-        _write(stores, folder, name or "_".join(store.name for store in stores))
+        _write(stores, folder, name)
         replace_folder(folder, place)
     return SliceDataset.open(output)
 

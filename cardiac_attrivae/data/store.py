@@ -243,6 +243,11 @@ class SliceDataset(Dataset[dict[str, Any]]):
         """Takes the most basal row of each patient: all rows of a store that holds one of each."""
         return self.take(np.flatnonzero(self.is_basal))
 
+    @property
+    def sources(self) -> set[str]:
+        """Names of the data sets that the patients are of: several, if stores were joined."""
+        return {self.name, *self.cases.get("dataset", ())}
+
     def fingerprints(self) -> dict[str, str]:
         """Returns two digests of each case: of its most basal slice and mask, and of its volumes.
 

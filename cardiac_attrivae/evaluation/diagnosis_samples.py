@@ -152,7 +152,7 @@ def _seen(run: Run, data: SliceDataset, notes: list[str]) -> set[str]:
 
     A run of an older version does not say on whom it was trained; then its own store tells.
     """
-    seen = seen_cases(run, data.name, data.fingerprints())
+    seen = seen_cases(run, data.sources, data.fingerprints())
     if seen is not None:
         return set(seen)
     if run.about.get("content_hash") == data.info["content_hash"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,7 +147,7 @@ def check_unseen(runs: Sequence[Run], dataset: SliceDataset, split: str) -> list
     for run in runs:
         known, name = run.about.get("train_cases"), run.about["train_dataset"]
         other = run.about.get("content_hash") != dataset.info["content_hash"]
-        seen = seen_cases(run, dataset.name, scored)
+        seen = seen_cases(run, dataset.sources, scored)
         if seen is None:
             if other and name == dataset.name:
                 notes.append(
@@ -177,19 +177,22 @@ def check_unseen(runs: Sequence[Run], dataset: SliceDataset, split: str) -> list
     return notes
 
 
-def seen_cases(run: Run, dataset: str, fingerprints: Mapping[str, str]) -> list[str] | None:
+def seen_cases(
+    run: Run, datasets: Collection[str], fingerprints: Mapping[str, str]
+) -> list[str] | None:
     """Lists the patients that a model was trained on; None if it does not say on which it was.
 
     Args:
         run: The model.
-        dataset: Name of the data set of the patients: within one, ids tell.
+        datasets: Names of the data sets that the patients are of: within one, ids tell.
         fingerprints: Case -> digests, see `SliceDataset.fingerprints`.
     """
     known = run.about.get("train_cases")
     if not isinstance(known, dict):
         return None
     marks = {digest for digests in known.values() for digest in digests.split()}
-    ids = set(known) if run.about["train_dataset"] == dataset else set()
+    own = {run.about["train_dataset"], *run.about.get("train_sources", ())}
+    ids = set(known) if own & {*datasets} else set()
     return [case for case, own in fingerprints.items() if case in ids or marks & {*own.split()}]
 
 

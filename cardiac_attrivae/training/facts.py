@@ -88,6 +88,9 @@ OPTIONAL = {
     "population": Rule("tables of numbers, as a run writes them", _is_population),
     "perceptual": Rule("names with texts", _are_texts),
     "guide": Rule("names with texts", _are_texts),
+    "train_sources": Rule(
+        "a list of names", lambda value: isinstance(value, list) and all(map(_is_text, value))
+    ),
 }
 PRIVATE = {
     key: Rule("patients with fingerprints", _are_texts) for key in ("train_cases", "guide_cases")

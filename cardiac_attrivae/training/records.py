@@ -164,6 +164,7 @@ class Records:
             "pipeline": learner.pipeline.to_dict(),
             **{key: info.get(key) for key in ("title", "citation", "synthetic", "recipe")},
             "train_cases": learner.train.fingerprints(),
+            "train_sources": sorted(learner.train.sources),
             **learner.facts(),
         }
 

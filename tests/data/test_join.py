@@ -8,13 +8,16 @@ from click.testing import CliRunner
 from conftest import store_of, trained
 
 from cardiac_attrivae.cli.main import main
+from cardiac_attrivae.data import join
 from cardiac_attrivae.data.join import join_stores
 from cardiac_attrivae.data.phantom import write_phantoms
 from cardiac_attrivae.data.preprocess import preprocess
 from cardiac_attrivae.data.recipe import Recipe
 from cardiac_attrivae.data.store import SliceDataset, content_hash
+from cardiac_attrivae.evaluation.opening import seen_cases
 from cardiac_attrivae.runtime.provenance import seal
 from cardiac_attrivae.schema import DataError
+from cardiac_attrivae.training.run import load_run
 
 NAMES = ("LVEDV", "LVEDA", "RVEDA")
 
@@ -63,6 +66,29 @@ def test_stores_that_do_not_fit_are_refused(acdc_store_all, tmp_path):
     with pytest.raises(DataError, match="lie in one another"):
         join_stores([acdc_store_all, tmp_path / "small"], tmp_path / "small" / "out")
     assert not any((tmp_path / name).exists() for name in ("twice", "one", "out"))
+
+
+@pytest.mark.parametrize("name", ["../up", "two words", "x" * 65, "=1"])
+def test_a_name_that_no_data_set_may_have_is_refused_before_anything_is_written(
+    name, acdc_store_all, mnms_store_all, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(join, "_write", lambda *_: pytest.fail("work was begun"))
+    with pytest.raises(DataError, match="expected 1 to 64 letters, digits, _ and -"):
+        join_stores([acdc_store_all, mnms_store_all], tmp_path / "out", name=name)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_model_of_joined_stores_does_not_count_its_patients_as_unseen(
+    joined, acdc_store_all, tmp_path
+):
+    parts, both = joined
+    run = trained(both.folder, tmp_path / "run")
+    case = parts[0].split("train").cases["case"].iloc[0]
+    other = {case: "another slice", "new": "a slice of somebody else"}  # as with other masks
+    assert seen_cases(load_run(run), parts[0].sources, other) == [case]
+    assert seen_cases(load_run(run), {"mine"}, other) == []
+    known = load_run(trained(acdc_store_all, tmp_path / "acdc"))
+    assert seen_cases(known, both.sources, other) == [case]
 
 
 def test_one_patient_under_two_ids_is_refused(acdc_store_all, tmp_path):

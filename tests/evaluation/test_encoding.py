@@ -16,13 +16,13 @@ from cardiac_attrivae.data.manifest import load_manifest
 from cardiac_attrivae.data.preprocess import preprocess
 from cardiac_attrivae.data.scan import read_scan
 from cardiac_attrivae.evaluation import encoding_batch
-from cardiac_attrivae.evaluation.encoding_batch import encode_scans
 from cardiac_attrivae.evaluation.encoding import (
     ANOTHER_ORDER,
     MIRROR_IMAGE,
     encode_scan,
     population_of,
 )
+from cardiac_attrivae.evaluation.encoding_batch import encode_scans
 from cardiac_attrivae.metrics.population import Population
 from cardiac_attrivae.schema import DataError, Structure
 from cardiac_attrivae.segmentation.scans import Segmentation

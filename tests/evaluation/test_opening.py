@@ -101,9 +101,8 @@ def test_patients_that_were_trained_on_are_not_scored_as_unseen(run, acdc_store_
     )
     with pytest.raises(DataError, match=rf"\({case}\): they are not unseen"):
         open_all([elsewhere], [acdc_store_all], "test")
-    namesake = variant(
-        run, tmp_path / "namesake", train_dataset="mine", train_cases={case: "other"}, **drawn_anew
-    )
+    mine = {"train_dataset": "mine", "train_sources": ["mine"], "train_cases": {case: "other"}}
+    namesake = variant(run, tmp_path / "namesake", **mine, **drawn_anew)
     assert open_all([namesake], [acdc_store_all], "test").notes == []  # ids of two data sets
 
 
