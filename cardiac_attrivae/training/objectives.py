@@ -218,11 +218,10 @@ class SoftIntroObjective(AttributeObjective):
     def make_trainer(self, pipeline: Pipeline, network: VAE, **options: Any) -> NetworkTrainer:
         from .engines import SoftIntroTrainer
 
-        return SoftIntroTrainer(**self.parties(pipeline, network), **options)
+        return SoftIntroTrainer(**self.trainer_arguments(pipeline, network), **options)
 
-    def parties(self, pipeline: Pipeline, network: VAE) -> dict[str, Any]:
-        """Arguments of `SoftIntroTrainer` that it has and `NetworkTrainer` has not, and the network
-        and its optimisers."""
+    def trainer_arguments(self, pipeline: Pipeline, network: VAE) -> dict[str, Any]:
+        """Returns what `SoftIntroTrainer` takes besides the options of `make_trainer`."""
         from .optimisation import adam, split_parameters
 
         encoder, decoder = split_parameters(network)
@@ -251,8 +250,8 @@ class BootstrapObjective(SoftIntroObjective):
     def make_trainer(self, pipeline: Pipeline, network: VAE, **options: Any) -> NetworkTrainer:
         from .bootstrap_engine import BootstrapTrainer
 
-        parties = self.parties(pipeline, network)
-        return BootstrapTrainer(target_epochs=self.target_epochs, **parties, **options)
+        arguments = self.trainer_arguments(pipeline, network)
+        return BootstrapTrainer(target_epochs=self.target_epochs, **arguments, **options)
 
 
 @dataclass(frozen=True)
