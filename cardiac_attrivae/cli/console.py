@@ -46,7 +46,7 @@ def explained(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def wrapper(**options: Any) -> None:
         with warnings.catch_warnings():
-            warnings.showwarning = warn
+            warnings.showwarning = _once()
             try:
                 command(**options)
             except BrokenPipeError:
@@ -57,6 +57,12 @@ def explained(command: Callable[..., None]) -> Callable[..., None]:
                 raise Mistake(_sentence(error)) from None
 
     return wrapper
+
+
+def _once() -> Callable[..., None]:
+    """Shows each warning once: Python forgets which it showed wherever a filter is changed."""
+    told = functools.cache(warn)
+    return lambda message, *_, **__: told(str(message))
 
 
 def _sentence(error: Exception) -> str:

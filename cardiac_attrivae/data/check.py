@@ -17,7 +17,7 @@ import numpy as np
 
 from ..heart import is_one_heart
 from ..schema import HEART, CaseRecord, DataError, Structure
-from .anatomy import oddities
+from .anatomy import PHASES_EXCHANGED, oddities
 from .case_table import match_rows
 from .cases import NO_MASK, Cases, find_cases, find_root, list_cases, read_table
 from .check_report import Findings, Report
@@ -184,8 +184,8 @@ def _examine(record: CaseRecord, found: Findings, whole: bool = True) -> _Scan |
 def _note_phases(ed: _Scan | None, es: _Scan | None, found: Findings) -> None:
     """Notes an LV that is larger at ES: in the 102 real patients ES has at most .895 of ED."""
     if ed and es and 0 < ed.lv_voxels < es.lv_voxels:
-        what = "the LV is larger at ES than at ED: ED and ES look exchanged"
-        found.note(what, ed.record.case, f"{es.lv_voxels} voxels at ES and {ed.lv_voxels} at ED")
+        detail = f"{es.lv_voxels} voxels at ES and {ed.lv_voxels} at ED"
+        found.note(PHASES_EXCHANGED, ed.record.case, detail)
 
 
 def _note_header(case: str, image: Volume, mask: Volume, found: Findings) -> None:

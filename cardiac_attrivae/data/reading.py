@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..heart import is_one_heart, pixel_counts
 from ..schema import CaseRecord, DataError, Keys, Structure
-from .anatomy import heart_box, oddities
+from .anatomy import PHASES_EXCHANGED, heart_box, oddities
 from .images import laid_on, read_image
 from .nifti import are_finite, read_mask
 
@@ -149,6 +149,10 @@ class MeasureHeart(Transform):
         return {**data, "mask": box, "counts": pixel_counts(box)}
 
 
+def _lv_voxels(measured: Mapping[Hashable, Any]) -> int:
+    return int(measured["counts"][:, Structure.LV].sum())
+
+
 LATER_MISSING = "no usable mask at ES: attributes that need it are blank, pictures at ES are black"
 
 
@@ -182,6 +186,8 @@ class AddLaterd(MapTransform):
         channels = {key: np.stack([data[key], later[key]]) for key in self.keys}
         remarks = [*dict.fromkeys([*data["remarks"], *later["remarks"]])]
         found = later if "counts" in later else None
+        if found and _lv_voxels(found) > _lv_voxels(data):
+            remarks.append(PHASES_EXCHANGED)
         return {**data, **channels, "remarks": remarks, "later": found}
 
     def _later(self, data: Case) -> dict[Hashable, Any]:

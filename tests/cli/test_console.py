@@ -40,6 +40,20 @@ def test_ordinary_text_is_printed_as_it_is():
         assert console.printable(text) == text
 
 
+def test_a_warning_is_told_once(capsys):
+    @console.explained
+    def command():
+        for _ in range(2):
+            with warnings.catch_warnings():  # starts Python's own list of told warnings anew
+                warnings.simplefilter("ignore")
+            warnings.warn("read as Windows-1252", stacklevel=1)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        command()
+    assert capsys.readouterr().err == "Warning: read as Windows-1252\n"
+
+
 def test_every_message_of_a_command_is_spelled_out():
     @click.command()
     @console.explained

@@ -13,8 +13,10 @@ from cardiac_attrivae.data.anatomy import (
     CUT,
     EXCHANGED,
     FLIPPED,
+    ISLAND,
     MIRROR_IMAGE,
     MIRRORED,
+    PHASES_EXCHANGED,
     SURE,
     UNIT,
     base_first,
@@ -162,6 +164,19 @@ def test_a_heart_at_the_border_of_its_image_is_noted_by_check_and_told_by_prepro
     assert set(preprocess(MANIFEST, own, tmp_path / "s").remarks) == {CUT}
 
 
+def test_an_island_apart_from_the_heart_is_noted_by_check_and_told_by_preprocess(own, tmp_path):
+    def with_island(voxels):
+        voxels = voxels.copy()
+        voxels[1:4, 1:4, 1] = 1
+        return voxels
+
+    change(own, with_island, names=("mask",))
+    notes, problems = notes_and_problems(own)
+    assert notes == {ISLAND: dict.fromkeys(("p1", "p2", "p3"), "9 voxels at ED")}
+    assert problems == {}
+    assert set(preprocess(MANIFEST, own, tmp_path / "s").remarks) == {ISLAND}
+
+
 def test_a_pixdim_of_1_beside_an_affine_that_knows_better_is_a_problem(own, tmp_path):
     for file in own.glob("a/*/*.nii.gz"):
         image = nibabel.load(file)
@@ -174,7 +189,7 @@ def test_a_pixdim_of_1_beside_an_affine_that_knows_better_is_a_problem(own, tmp_
     assert set(preprocess(MANIFEST, own, tmp_path / "s").remarks) == {UNIT}
 
 
-def test_an_lv_that_is_larger_at_es_is_noted(own):
+def test_an_lv_that_is_larger_at_es_is_noted_by_check_and_told_by_preprocess(own, tmp_path):
     small = heart()
     small[(small == 1) & (np.indices(small.shape)[0] > 40)] = 2
     for case in ("p1", "p2"):
@@ -187,6 +202,8 @@ def test_an_lv_that_is_larger_at_es_is_noted(own):
     notes = {f.what: dict(f.cases) for f in check_dataset(manifest, own).notes}
     (told,) = [cases for what, cases in notes.items() if "larger at ES than at ED" in what]
     assert set(told) == {"p1"}
+    recipe = Recipe(phases=("ED", "ES"))
+    assert preprocess(manifest, own, tmp_path / "s", recipe).remarks[PHASES_EXCHANGED] == 1
 
 
 @pytest.mark.realdata

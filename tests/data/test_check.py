@@ -37,7 +37,7 @@ def picture(seed, frames=2):
 def mask(lv=1, myo=2, rv=3, frames=2):
     """Labels in a few voxels of every frame."""
     voxels = np.zeros((*SHAPE, frames), np.uint8)
-    voxels[20:24, 20, 2], voxels[30:34, 20, 2], voxels[40:44, 20, 2] = lv, myo, rv
+    voxels[20:24, 20, 2], voxels[24:28, 20, 2], voxels[28:32, 20, 2] = lv, myo, rv
     return voxels[..., 0] if frames == 1 else voxels
 
 
