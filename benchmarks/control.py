@@ -27,7 +27,7 @@ from cross_validation import folds_of
 from joblib import Parallel, delayed
 
 from cardiac_attrivae.attributes import AREAS
-from cardiac_attrivae.data.store import SliceDataset
+from cardiac_attrivae.data.store import SliceDataset, areas
 from cardiac_attrivae.evaluation.aiming import aimed
 from cardiac_attrivae.evaluation.control import measure_control
 from cardiac_attrivae.evaluation.passes import codes_of
@@ -35,9 +35,9 @@ from cardiac_attrivae.metrics.calibration import Calibration
 from cardiac_attrivae.metrics.control import control_scores
 from cardiac_attrivae.metrics.images import dice
 from cardiac_attrivae.runtime.device import find_device
-from cardiac_attrivae.schema import STRUCTURES
+from cardiac_attrivae.schema import STRUCTURES, Scale
 from cardiac_attrivae.segmentation.guide import refuse_guide
-from cardiac_attrivae.segmentation.judge import Segmenter, areas, scored
+from cardiac_attrivae.segmentation.judge import Segmenter, scored
 from cardiac_attrivae.segmentation.judge_training import train_network
 from cardiac_attrivae.training.run import Run, decode, load_run, reconstruct
 
@@ -70,13 +70,13 @@ def measure_fold(
             about = {"method": run.pipeline.method, "seed": run.about["seed"], "fold": fold}
             calibration = Calibration.fit(codes_of(run, known, names, cpu))
             table = codes_of(run, target, names, cpu)
-            pixel = target.pixel_cm2
+            scale = target.scale
             # a guide is trained on names[::2]: the judge has neither patients nor weights of it
             measuring = judge if "guide" in run.about else segmenter
             refuse_guide(run.about, measuring)
             found = {
                 "control": measure_control(
-                    run.network, measuring, calibration, table.codes, table.cases, pixel
+                    run.network, measuring, calibration, table.codes, table.cases, scale
                 ),
                 "dice": pd.DataFrame(
                     dice(
@@ -85,7 +85,7 @@ def measure_fold(
                     ),
                     columns=list(STRUCTURES),
                 ),
-                "requests": requests(run, calibration, aim, judge, table.codes, pixel, fold),
+                "requests": requests(run, calibration, aim, judge, table.codes, scale, fold),
             }
             for name, part in found.items():
                 tables[name].append(part.assign(**about))
@@ -98,7 +98,7 @@ def requests(
     aim: Segmenter,
     judge: Segmenter,
     codes: np.ndarray,
-    pixel_cm2: float,
+    scale: Scale,
     seed: int,
 ) -> pd.DataFrame:
     """Errors (cm^2) of random requests, from the codes of random patients."""
@@ -114,10 +114,10 @@ def requests(
         request = {name: wanted[name] for name in names}
         ways = {
             "by the line": calibration.set(start, request),
-            "aimed": aimed(run.network, aim, calibration, start, request, pixel_cm2),
+            "aimed": aimed(run.network, aim, calibration, start, request, scale),
         }
         for way, drawn in ways.items():
-            measured = areas(judge(decode(run.network, drawn)), pixel_cm2)
+            measured = areas(judge(decode(run.network, drawn)), scale)
             how = f"{'alone' if len(names) == 1 else 'together'}, {way}"
             for name in names:
                 error = measured[:, AREAS.index(name)] - wanted[name]

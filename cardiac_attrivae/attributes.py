@@ -292,6 +292,21 @@ def spelled(names: Iterable[str]) -> str:
     return ", ".join(f"{name} is {label_of(name)}" for name in names if name in ATTRIBUTES)
 
 
+def is_size(name: str, unit: str) -> bool:
+    """Tells whether slices show an attribute as the size of its structure: one slice an area, a
+    stack a volume, within the few percent that lie between and beyond its slices.
+
+    Args:
+        name: Attribute, or another name.
+        unit: Unit of what is measured, ``cm2`` or in stacks ``mL``, see `Scale`.
+
+    Example:
+        >>> [name for name in ("LVEDV", "LVEDA", "LVSV", "age") if is_size(name, "mL")]
+        ['LVEDV']
+    """
+    return name in ATTRIBUTES and is_own_area(name) and ATTRIBUTES[name].unit == unit
+
+
 def is_area(name: str) -> bool:
     """Tells whether a slice shows an attribute completely, as the area of its structure.
 

@@ -51,6 +51,27 @@ def structures_at(phases: Iterable[Phase]) -> tuple[str, ...]:
     return tuple(name + end for end in ends.values() for name in STRUCTURES)
 
 
+SIZES = ("cm2", "mL")
+"""Units of what is measured in drawn hearts: areas, and the volumes in stacks."""
+
+
+class Scale(NamedTuple):
+    """What is measured in the slices of a store: areas, or of a stack the volumes that it shows.
+
+    Attributes:
+        pixel: cm2 that a pixel counts for, or mL in a stack.
+        slices: Slices of a stack at each phase; 1 elsewhere.
+    """
+
+    pixel: float
+    slices: int = 1
+
+    @property
+    def unit(self) -> str:
+        """Unit of what is measured."""
+        return SIZES[self.slices > 1]
+
+
 class Keys(StrEnum):
     """Names in ``engine.state.output`` and in the dictionaries that MONAI transforms pass along."""
 

@@ -25,7 +25,7 @@ from cardiac_attrivae.cli.options import store_and_split
 from cardiac_attrivae.data.manifest import parse_manifest
 from cardiac_attrivae.data.masks import Masks
 from cardiac_attrivae.data.preprocess import preprocess
-from cardiac_attrivae.data.store import SliceDataset, content_hash
+from cardiac_attrivae.data.store import SliceDataset, areas, content_hash
 from cardiac_attrivae.evaluation.encoding_batch import encode_scans
 from cardiac_attrivae.models.beta_vae import BetaVAE
 from cardiac_attrivae.models.independence import decorrelate
@@ -33,8 +33,7 @@ from cardiac_attrivae.runtime import messages
 from cardiac_attrivae.runtime.file_names import file_names, told_apart
 from cardiac_attrivae.runtime.messages import shell_word
 from cardiac_attrivae.runtime.shipped_models import model_folder, shipped_models
-from cardiac_attrivae.schema import Structure
-from cardiac_attrivae.segmentation.judge import areas
+from cardiac_attrivae.schema import Scale, Structure
 from cardiac_attrivae.segmentation.patients import Job, segment_patients
 from cardiac_attrivae.segmentation.scans import ScanSegmenter
 
@@ -251,4 +250,4 @@ def test_a_trained_network_and_measured_areas_need_no_float64_on_the_gpu():
     codes = np.random.default_rng(0).normal(size=(9, 4))
     with WithoutFloat64():
         decorrelate(network, codes, [0, 2])
-        areas(torch.ones(2, 1, 16, 16, dtype=torch.uint8), 0.5)
+        areas(torch.ones(2, 1, 16, 16, dtype=torch.uint8), Scale(0.5))

@@ -106,7 +106,7 @@ def test_the_explorer_knows_both_phases(place):
     pytest.importorskip("onnxruntime")
     explore(place / "run", place / "explorer", device="cpu")
     data = json.loads((place / "explorer" / "data.json").read_text())
-    assert data["phases"] == ["ED", "ES"]
+    assert data["channels"] == ["ED", "ES"]
     assert [a["column"] for a in data["attributes"]] == [0, 3, 3, 0]
     assert all(len(case["areas"]) == 6 for case in data["cases"])
     packed = zlib.decompress((place / "explorer" / "cases.bin").read_bytes())

@@ -48,6 +48,10 @@ def check(dataset: str, source: Path) -> None:
     "--phases", default="ED", show_default=True, type=click.Choice(["ED", "ED,ES"]),
     help="Channels of a slice; ES lies in the geometry of ED.",
 )  # fmt: skip
+@click.option(
+    "--stack", default=1, show_default=True, metavar="N", type=click.IntRange(1),
+    help="Slices at each phase as channels, from the basal one on.",
+)  # fmt: skip
 @click.option("--spacing", default=1.3, show_default=True, help="Pixel size in mm.")
 @click.option("--size", default=128, show_default=True, help="Pixels along a side.")
 @click.option(
@@ -81,6 +85,7 @@ def preprocess(
     output: Path,
     slices: str,
     phases: str,
+    stack: int,
     spacing: float,
     size: int,
     field: float | None,
@@ -107,7 +112,7 @@ def preprocess(
         raise click.UsageError("--only-missing and --mask-source need --masks DIR")
     elsewhere = masks and Masks(masks, mask_source, read_labels(labels), only_missing)
     grid = spacing if field is None else field / size
-    recipe = Recipe(slices, grid, size, phases=tuple(phases.split(",")))
+    recipe = Recipe(slices, grid, size, phases=tuple(phases.split(",")), stack=stack)
     key = read_key(pseudonymise, output) if pseudonymise else None
     bar = progress("preprocess")
     summary = run(manifest, source, output, recipe, key=key, masks=elsewhere, progress=bar, **given)

@@ -12,7 +12,7 @@ import click
 
 from ..runtime.contents import require_case, require_run, require_store, store_of
 from ..runtime.shipped_models import judges_of, model_folder
-from ..schema import STRUCTURES
+from ..schema import SIZES, STRUCTURES
 from . import options
 from .console import explained, progress, say, suggest, tell, warn
 
@@ -77,7 +77,8 @@ def generate(
         name, asked, unit = row["attribute"], row["requested"], row["unit"]
         wanted = "" if math.isnan(asked) else f"requested {asked:g} {unit}, "
         missed = "not reached: " if row["reached"] is False else ""
-        found = f"{missed}measured {row['structure']} {row['measured_cm2']:.1f} cm2"
+        size, what = next((row[f"measured_{u}"], u) for u in SIZES if f"measured_{u}" in row)
+        found = f"{missed}measured {row['structure']} {size:.1f} {what}"
         say(f"{label_of(name)} ({name}): {wanted}{found}")
     say(f"Slice, labels and picture are in {output}; look at {output / 'slice.png'}")
     suggest("traverse", "--model", run, "--output", "turned")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch.nn.functional import grid_sample
 
 from ..schema import HEART, DataError, Structure
+from .recipe import STACK_MM
 
 
 def usable_slices(counts: np.ndarray, least_pixels: int = 10) -> list[int]:
@@ -35,6 +38,38 @@ def usable_slices(counts: np.ndarray, least_pixels: int = 10) -> list[int]:
         )
     apex_first = counts[usable[-1]].sum() > counts[usable[0]].sum()
     return [int(i) for i in (usable[::-1] if apex_first else usable)]
+
+
+def stack_planes(
+    counts: np.ndarray, usable: Sequence[int], between_mm: float, stack: int
+) -> np.ndarray:
+    """Finds the slices of a stack: the native slice nearest to each of its heights.
+
+    Heights are `STACK_MM` / stack apart, from the most basal usable slice towards the apex. Where
+    native slices are farther apart than that, one stands at several heights.
+
+    Args:
+        counts: Pixels of each structure in each slice, (S, 4).
+        usable: What `usable_slices` returns.
+        between_mm: Distance of native slices.
+        stack: Number of slices.
+
+    Returns:
+        Indices of native slices, (stack,); of a short scan some lie beyond its last slice.
+
+    Example:
+        >>> counts = np.array([[0, 60, 80, 50], [0, 90, 90, 90], [0, 40, 70, 20]])
+        >>> stack_planes(counts, [1, 0], 10.0, 5).tolist()  # 18 mm apart; the base is above
+        [1, -1, -3, -4, -6]
+    """
+    heart = np.flatnonzero(counts[:, HEART].any(axis=1))
+    base = usable[0]
+    if len(usable) > 1:
+        towards_apex = np.sign(usable[-1] - base)
+    else:  # the longer part of the heart lies below the base
+        towards_apex = 1 if heart[-1] - base >= base - heart[0] else -1
+    steps = np.arange(stack) * (STACK_MM / stack / between_mm)
+    return base + int(towards_apex) * np.floor(steps + 0.5).astype(int)
 
 
 def heart_axes(label: np.ndarray, spacing: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:

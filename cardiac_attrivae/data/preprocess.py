@@ -368,6 +368,6 @@ def _fingerprint(recipe: Recipe, manifest: Manifest, records: list[CaseRecord], 
 
 def _space(recipe: Recipe, to_do: int, cases: int) -> int:
     """Estimates the bytes of finished cases and of the store, which are there at once."""
-    channels = len(recipe.phases)
-    slices = (SLICES if recipe.slice in ("all", WHOLE) else 1) * recipe.size**2 * (4 + 1) * channels
-    return to_do * (slices + MASK * channels) + cases * slices
+    slices = SLICES if recipe.slice in ("all", WHOLE) else 1
+    pixels = slices * recipe.channels * recipe.size**2 * (4 + 1)
+    return to_do * (pixels + MASK * len(recipe.phases)) + cases * pixels

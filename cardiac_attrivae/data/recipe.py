@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from ..schema import Phase
+from ..schema import Phase, Scale
 
 WHOLE = "whole"
 SLICES = ("basal", "mid", "max-area", "all", WHOLE)
 """Which slices of a patient may be kept."""
 PHASES = ((Phase.ED,), (Phase.ED, Phase.ES))
 """Which phases may be the channels of a slice."""
+STACK_MM = 90.0
+"""What the slices of a stack cover from the most basal one on. Their distance is the same in every
+patient, so that a long heart fills more of them: spread over the length of each heart, they would
+hide it, and with it the volume."""
+MOST_SLICES = 32
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,9 @@ class Recipe:
         phases: Channels of a slice: ``("ED",)``, or ``("ED", "ES")``, both in the geometry of ED.
             The slice chosen is then usable at both; with ``all``, every slice usable at ED is kept,
             with what there is at ES.
+        stack: Slices at each phase that are channels together, `STACK_MM` / stack apart. The first
+            is the most basal one that is usable at ED, whatever it shows at ES; those beyond the
+            heart are black.
     """
 
     slice: str = "basal"
@@ -37,6 +47,7 @@ class Recipe:
     least_pixels: int = 10
     percentiles: tuple[float, float] = (1.0, 99.0)
     phases: tuple[str, ...] = (Phase.ED,)
+    stack: int = 1
 
     def __post_init__(self) -> None:
         if self.slice not in SLICES:
@@ -48,7 +59,29 @@ class Recipe:
                 "slice whole keeps ED and ES as slices of their own; leave phases out, or choose "
                 "another slice"
             )
+        if not 1 <= self.stack <= MOST_SLICES:
+            raise ValueError(f"stack is {self.stack} slices; expected 1 to {MOST_SLICES}")
+        if self.stack > 1 and self.slice != "basal":
+            raise ValueError(
+                f"a stack begins at the most basal slice, and slice is {self.slice!r}; leave it out"
+            )
         if not 0.1 <= self.spacing <= 10:
             raise ValueError(f"spacing is {self.spacing} mm; expected 0.1 to 10")
         if not 16 <= self.size <= 1024:
             raise ValueError(f"size is {self.size} pixels; expected 16 to 1024")
+
+    @property
+    def channels(self) -> int:
+        """Channels of a row of the store: those of ED from base to apex, then those of ES."""
+        return len(self.phases) * self.stack
+
+
+def scale_of(recipe: Mapping[str, Any]) -> Scale:
+    """Returns what the pixels of a store count for, by the recipe in its dataset.json.
+
+    Example:
+        >>> scale_of({"spacing": 2.0}), scale_of({"spacing": 2.0, "stack": 5})
+        (Scale(pixel=0.04, slices=1), Scale(pixel=0.072, slices=5))
+    """
+    slices, pixel = int(recipe.get("stack", 1)), recipe["spacing"] ** 2 / 100
+    return Scale(pixel if slices == 1 else pixel * STACK_MM / slices / 10, slices)

@@ -25,8 +25,18 @@ from ..heart import Outlines
 from ..runtime.contents import require_store
 from ..runtime.files import read_json
 from ..runtime.provenance import digest, seal
-from ..schema import MANUAL, SPLITS, DataError, Keys, Phase
-from .store_files import FILES, FORMAT, SPACING, check_facts, open_files, opened, read_masks
+from ..schema import HEART, MANUAL, SPLITS, DataError, Keys, Phase, Scale
+from .recipe import scale_of
+from .store_files import (
+    FILES,
+    FORMAT,
+    SPACING,
+    check_channels,
+    check_facts,
+    open_files,
+    opened,
+    read_masks,
+)
 
 Slices = dict[str, Tensor]
 """Fields by their key, the rows of each along axis 0."""
@@ -91,6 +101,31 @@ def _changed(place: Path, what: str) -> DataError:
     )
 
 
+def over_slices(counts: Tensor, scale: Scale) -> Tensor:
+    """Sums the slices of a stack: pixels of LV, MYO and RV in C channels (N, 3 C), at P phases
+    (N, 3 P).
+
+    Example:
+        >>> counts = torch.arange(12)[None]  # two slices at ED, then two at ES
+        >>> over_slices(counts, Scale(1.0, slices=2)).tolist()
+        [[3, 5, 7, 15, 17, 19]]
+    """
+    return counts.unflatten(1, (-1, scale.slices, len(HEART))).sum(2).flatten(1)
+
+
+def areas(labels: Tensor | np.ndarray, scale: Scale) -> np.ndarray:
+    """Measures LV, MYO and RV at each of P phases in canonical labels (N, C, H, W): areas in cm2,
+    or in stacks the volumes that their slices show, in mL, (N, 3 P).
+
+    Example:
+        >>> areas(np.array([[[[1, 1], [2, 0]]]]), Scale(0.5))
+        array([[1. , 0.5, 0. ]])
+    """
+    masks = torch.as_tensor(labels)
+    counts = torch.stack([(masks == s).sum((2, 3)) for s in HEART], dim=2).flatten(1)
+    return over_slices(counts, scale).cpu().double().numpy() * scale.pixel
+
+
 class SliceDataset(Dataset[dict[str, Any]]):
     """Slices of one data set: rows of arrays that may be larger than memory.
 
@@ -151,6 +186,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
         if images.shape[2] != images.shape[3]:
             raise DataError(f"{folder} holds slices of {images.shape[2:]}; expected squares")
         check_facts(folder / "dataset.json", info, cases)
+        check_channels(folder, info, images.shape[1])
         return cls(images, labels, cases, info, folder, masks=masks)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -171,18 +207,24 @@ class SliceDataset(Dataset[dict[str, Any]]):
 
     @property
     def channels(self) -> int:
-        """Number of channels C: 1 (ED), or 2 (ED and ES)."""
+        """Number of channels C: 1 (ED), or 2 (ED and ES), times the slices of a stack."""
         return self._images.shape[1]
 
     @property
     def phases(self) -> tuple[Phase, ...]:
         """What the channels show: ED, or ED and ES."""
-        return tuple(Phase)[: self.channels]
+        slices = self.info.get("recipe", {}).get("stack", 1)
+        return tuple(Phase)[: self.channels // slices]
 
     @property
     def image_size(self) -> int:
         """Pixels along each side of a slice, H = W."""
         return self._images.shape[-1]
+
+    @property
+    def scale(self) -> Scale:
+        """What its pixels count for, and the slices of a stack."""
+        return scale_of(self.info["recipe"])
 
     @property
     def pixel_cm2(self) -> float:
@@ -300,7 +342,14 @@ class SliceDataset(Dataset[dict[str, Any]]):
 
     @property
     def areas(self) -> np.ndarray:
-        """Areas of LV, MYO and RV at each phase, (N, 3 C), 0 where no mask outlines them."""
+        """Areas of LV, MYO and RV at each of P phases, (N, 3 P), 0 where no mask outlines them.
+
+        Of stacks, the volumes that their slices show, in mL, counted in the crops.
+        """
+        if self.scale.slices > 1:
+            chunks = np.array_split(np.arange(len(self)), len(self) // 256 + 1)
+            parts = [areas(self.read(rows)[Keys.LABEL], self.scale) for rows in chunks]
+            return np.concatenate(parts)
         return np.nan_to_num(self.attributes(areas_at(self.phases)))
 
     def complete(self, names: Sequence[str]) -> SliceDataset:

@@ -26,8 +26,6 @@ STORE = (*FILES, "dataset.json", "skipped.csv", "contact_sheet.png", "segmenters
 """Every file of a store."""
 
 SPACING = ["spacing_x_mm", "spacing_y_mm", "spacing_z_mm"]
-CHANNELS = (1, 2)
-"""Accepted numbers of channels: ED, or ED and ES."""
 TEXT = ["case", "dataset", "split", "domain", "vendor", "centre", "pathology", "phase"]
 
 T = TypeVar("T")
@@ -89,10 +87,10 @@ def _cases(file: Path) -> pd.DataFrame:
 def _array(file: Path, dtype: type) -> np.ndarray:
     """Maps slices (N, C, H, W) into memory: they are read when they are indexed, never written."""
     mapped = opened(file, partial(np.lib.format.open_memmap, mode="r"))
-    if mapped.dtype != dtype or mapped.ndim != 4 or mapped.shape[1] not in CHANNELS:
+    if mapped.dtype != dtype or mapped.ndim != 4 or not mapped.shape[1]:
         raise DataError(
             f"{file} holds {mapped.dtype} of shape {mapped.shape}; expected {np.dtype(dtype)} "
-            "(N, C, H, W), C 1 or 2"
+            "(N, C, H, W)"
         )
     return mapped
 
@@ -176,3 +174,19 @@ def check_facts(file: Path, info: dict[str, Any], cases: pd.DataFrame) -> None:
     for key in ("title", "citation"):
         if not isinstance(info.get(key), str):
             raise DataError(f"{file}: {key} is {short(info.get(key))}; expected text")
+
+
+def check_channels(folder: Path, info: dict[str, Any], channels: int) -> None:
+    """Checks that slices have the channels that dataset.json says: phases times slices of a stack.
+
+    Example:
+        >>> check_channels(Path("store"), {"recipe": {"stack": 5}}, 12)
+        Traceback (most recent call last):
+        cardiac_attrivae.schema.DataError: store has 12 channels; expected 1 or 2 phases of 5 ...
+    """
+    slices = info["recipe"].get("stack", 1)
+    whole = isinstance(slices, int) and slices > 0
+    if not whole or channels not in (slices, 2 * slices):
+        raise DataError(
+            f"{folder} has {channels} channels; expected 1 or 2 phases of {slices} each"
+        )

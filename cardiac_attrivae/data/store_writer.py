@@ -18,6 +18,7 @@ import numpy as np
 
 from ..attributes import ATTRIBUTES, names_at
 from ..report.contact_sheet import chosen, contact_sheet
+from ..report.style import stacked
 from ..runtime.files import atomic_file, write
 from ..runtime.provenance import seal, versions
 from ..runtime.spreadsheet import quoted
@@ -230,11 +231,16 @@ def _write_skipped(file: Path, skipped: Iterable[Skipped]) -> None:
 def _write_sheet(store: Path, captions: list[str]) -> None:
     shown = chosen(len(captions))
     images, labels = (  # mapped again for each slice: what was read of a map stays in memory
-        np.stack([np.hstack(np.load(store / f"{name}.npy", mmap_mode="r")[row]) for row in shown])
+        np.stack([_tile(np.load(store / f"{name}.npy", mmap_mode="r")[row]) for row in shown])
         for name in ("images", "labels")
     )
     texts, sheet = [captions[row] for row in shown], store / "contact_sheet.png"
     contact_sheet(images, labels, texts, sheet, of=len(captions))
+
+
+def _tile(channels: np.ndarray) -> np.ndarray:
+    """Puts phases beside each other, stacks as columns from base to apex, see `stacked`."""
+    return np.hstack(channels) if len(channels) < 3 else stacked(np.array(channels))
 
 
 @contextmanager

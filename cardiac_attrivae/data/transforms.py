@@ -19,7 +19,7 @@ from torch import Tensor
 from ..attributes import measure
 from ..heart import Outlines
 from ..schema import HEART, DataError, Keys, Phase
-from .crop import crop_points, cut_off, heart_axes, sample, usable_slices
+from .crop import crop_points, cut_off, heart_axes, sample, stack_planes, usable_slices
 from .grid import to_grid, windowed
 from .reading import (
     AddLaterd,
@@ -57,9 +57,9 @@ def _cropping(recipe: Recipe) -> list[Transform]:
     if recipe.slice == WHOLE:
         return [WholePicturesd(both, recipe)]
     return [
-        SelectSlices(recipe.slice, recipe.least_pixels),
+        SelectSlices(recipe.slice, recipe.least_pixels, recipe.stack),
         AlignHeartd(both, recipe.spacing, recipe.size),
-        ScaleIntensityInMaskd(Keys.IMAGE, Keys.LABEL, recipe.percentiles),
+        ScaleIntensityInMaskd(Keys.IMAGE, Keys.LABEL, recipe.percentiles, recipe.stack),
     ]
 
 
@@ -119,20 +119,22 @@ class SelectSlices(Transform):
     """Chooses slices and makes a dictionary for each of them, with its ``slice_index`` and
     ``attributes``, name -> value.
 
-    A slice must be usable at ES, too, if that was read; of ``all`` it need not.
+    A slice must be usable at ES, too, if that was read; of ``all`` and of a stack it need not. For
+    a stack ``planes`` is added, see `stack_planes`.
 
     Args:
         slice: See `Recipe`.
         least_pixels: See `Recipe`.
+        stack: See `Recipe`.
     """
 
-    def __init__(self, slice: str = "basal", least_pixels: int = 10) -> None:
-        self.slice, self.least_pixels = slice, least_pixels
+    def __init__(self, slice: str = "basal", least_pixels: int = 10, stack: int = 1) -> None:
+        self.slice, self.least_pixels, self.stack = slice, least_pixels, stack
 
     def __call__(self, data: Case) -> list[dict[Hashable, Any]]:
         counts, (x, y, z), later = data["counts"], _spacing(data, Keys.LABEL), data.get("later")
         usable = usable_slices(counts, self.least_pixels)
-        if later is not None and self.slice != "all":
+        if later is not None and self.slice != "all" and self.stack == 1:
             enough = (later["counts"][:, HEART] > self.least_pixels).all(axis=1)
             usable = [index for index in usable if enough[index]]
             if not usable:
@@ -140,6 +142,8 @@ class SelectSlices(Transform):
                     f"no slice shows more than {self.least_pixels} pixels each of LV, MYO and RV "
                     "both at ED and at ES"
                 )
+        if self.stack > 1:
+            data = {**data, "planes": stack_planes(counts, usable, z, self.stack)}
         if self.slice == "basal":
             usable = usable[:1]
         elif self.slice == "mid":
@@ -164,10 +168,11 @@ class AlignHeartd(MapTransform):
     outside the native image become 0. Of several channels the first, ED, says where the crop lies.
 
     The first key is the image (linear), the second the canonical mask (nearest): stacks (I, J, S)
-    or (C, I, J, S), of which ``slice_index`` is taken, or a slice (1, I, J). Both become
-    (C, size, size). Adds ``rotation_deg``, by which the patient was turned, counter-clockwise as
-    seen; ``cut``, the share of the heart's pixels outside the crop; and ``field_mm``, the side of a
-    crop that holds all of them.
+    or (C, I, J, S), of which ``slice_index`` is taken, or ``planes`` where they are given, or a
+    slice (1, I, J). Both become (C, size, size), of P planes (C P, size, size), those of the first
+    channel before those of the next. Adds ``rotation_deg``, by which the patient was turned,
+    counter-clockwise as seen; ``cut``, the share of the heart's pixels outside the crop; and
+    ``field_mm``, the side of a crop that holds all of them.
 
     Args:
         keys: Image and mask.
@@ -202,6 +207,8 @@ class AlignHeartd(MapTransform):
         voxels = np.asarray(data[key])
         if "slice_index" in data:
             stacks = voxels if voxels.ndim == 4 else voxels[None]
+            if "planes" in data:
+                return _planes(stacks, data["planes"])
             return stacks[..., data["slice_index"]]
         if voxels.ndim != 3 or voxels.shape[0] != 1:
             raise DataError(
@@ -209,6 +216,13 @@ class AlignHeartd(MapTransform):
                 "and 'slice_index', which SelectSlices adds"
             )
         return voxels
+
+
+def _planes(stacks: np.ndarray, planes: np.ndarray) -> np.ndarray:
+    """Takes planes of stacks (C, I, J, S), (C P, I, J); those outside of them are 0."""
+    within = (planes >= 0) & (planes < stacks.shape[-1])
+    found = np.where(within, stacks[..., planes.clip(0, stacks.shape[-1] - 1)], 0)
+    return np.moveaxis(found, -1, 1).reshape(-1, *stacks.shape[1:3])
 
 
 class WholePicturesd(MapTransform):
@@ -256,18 +270,28 @@ class ScaleIntensityInMaskd(MapTransform):
     """Maps two percentiles of the intensities inside the mask to 0 and 1, and clips.
 
     With percentiles a single bright voxel does not set the scale; ``(0, 100)`` is min-max. Images
-    are (C, H, W), each channel with its own scale; a channel after the first may be without a mask,
-    and is black.
+    are (C, H, W), each channel with its own scale, the slices of a stack with one for each phase; a
+    channel after the first may be without a mask, and is black.
+
+    Args:
+        keys: Images.
+        mask_key: Their canonical mask.
+        percentiles: Those that become 0 and 1.
+        stack: Channels one after another that have a scale together.
 
     Raises:
         DataError: If the mask is empty, or the image has one value throughout it.
     """
 
     def __init__(
-        self, keys: KeysCollection, mask_key: str, percentiles: tuple[float, float]
+        self,
+        keys: KeysCollection,
+        mask_key: str,
+        percentiles: tuple[float, float],
+        stack: int = 1,
     ) -> None:
         super().__init__(keys)
-        self.mask_key, self.percentiles = mask_key, percentiles
+        self.mask_key, self.percentiles, self.stack = mask_key, percentiles, stack
 
     def __call__(self, data: Case) -> dict[Hashable, Any]:
         out = dict(data)
@@ -275,8 +299,10 @@ class ScaleIntensityInMaskd(MapTransform):
         if not inside[0].any():
             raise DataError(f"{self.mask_key} is empty; expected pixels of the heart")
         for key in self.keys:
-            channels = zip(np.asarray(data[key]), inside, strict=True)
-            out[key] = _like(np.stack([self._scaled(*both) for both in channels]), data[key])
+            image = np.asarray(data[key])
+            parts = (np.split(field, len(field) // self.stack) for field in (image, inside))
+            scaled = [self._scaled(*both) for both in zip(*parts, strict=True)]
+            out[key] = _like(np.concatenate(scaled), data[key])
         return out
 
     def _scaled(self, image: np.ndarray, inside: np.ndarray) -> np.ndarray:

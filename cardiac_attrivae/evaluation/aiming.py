@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..attributes import ATTRIBUTES, check_names, column_of, is_area
+from ..attributes import ATTRIBUTES, check_names, column_of, is_area, is_size
 from ..metrics.calibration import Calibration
 from ..models.vae import VAE
+from ..schema import Scale
 from ..segmentation.judge import Segmenter
 from .control import measured_areas
 
@@ -50,14 +51,15 @@ def aimed(
     calibration: Calibration,
     codes: np.ndarray,
     request: Mapping[str, float | np.ndarray],
-    pixel_cm2: float,
+    scale: Scale,
     rounds: int = 12,
 ) -> np.ndarray:
     """Sets the dimensions of the requested attributes so that they are drawn.
 
     Starts from the lines of the calibration, then moves each dimension by what is still missing
     divided by its slope, up to `REACH` from the mean; of all rounds, the nearest one is kept. One
-    slice does not show a volume, so dimensions of volumes stay on their lines.
+    slice does not show a volume, so dimensions of volumes stay on their lines; in stacks, those of
+    areas do.
 
     Args:
         network: Decoder.
@@ -65,7 +67,7 @@ def aimed(
         calibration: Lines of the network.
         codes: Codes to start from, (N, D).
         request: Attribute -> one value, or one for each code, (N,).
-        pixel_cm2: Area of a pixel.
+        scale: What a pixel of the slices counts for.
         rounds: How often the dimensions are moved.
 
     Returns:
@@ -75,7 +77,11 @@ def aimed(
         ValueError: As `Calibration.set`.
     """
     codes = calibration.set(codes, request)
-    shown = [k for k, name in enumerate(calibration.names) if name in request and is_area(name)]
+    shown = [
+        k
+        for k, name in enumerate(calibration.names)
+        if name in request and is_size(name, scale.unit)
+    ]
     if not shown:
         return codes
     columns = [calibration.dimensions[k] for k in shown]
@@ -87,7 +93,7 @@ def aimed(
     codes[:, columns] = codes[:, columns].clip(low, high)
     best, least = codes.copy(), np.full(len(codes), np.inf)
     for _ in range(rounds):
-        missing = wanted - measured_areas(network, segmenter, codes, pixel_cm2)[:, own]
+        missing = wanted - measured_areas(network, segmenter, codes, scale)[:, own]
         error = np.abs(missing).max(axis=1)
         best[error < least] = codes[error < least]
         least = np.minimum(error, least)

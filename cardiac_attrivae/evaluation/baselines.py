@@ -20,7 +20,7 @@ from sklearn.linear_model import LinearRegression, RidgeCV
 from torch import Tensor
 
 from ..attributes import drawn, is_area
-from ..data.store import SliceDataset
+from ..data.store import SliceDataset, areas
 from ..metrics.catalogue import unit_of
 from ..metrics.intervals import with_mean
 from ..metrics.metric import Score
@@ -29,8 +29,8 @@ from ..metrics.prediction import AGREEMENT, agreement
 from ..report.methods import BASELINE
 from ..runtime.files import atomic_folder, write
 from ..runtime.spreadsheet import csv_text, read_csv
-from ..schema import Keys
-from ..segmentation.judge import Segmenter, areas
+from ..schema import HEART, Keys
+from ..segmentation.judge import Segmenter
 from .parts import Patients, fingerprint
 
 COARSE = 16
@@ -63,7 +63,7 @@ def features(dataset: SliceDataset, segmenter: Segmenter) -> Features:
     for rows in torch.arange(len(dataset)).split(CHUNK):
         images = dataset.read(rows.numpy())[Keys.IMAGE]
         pixels = (images > 0).sum((2, 3)).double()
-        segmented = areas(segmenter(images), dataset.pixel_cm2)
+        segmented = areas(segmenter(images), dataset.scale)
         parts.append(Features(pixels.numpy(), coarse(images), segmented))
     return Features(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
@@ -89,13 +89,14 @@ def readings(source: Features, known: np.ndarray, target: Features, name: str) -
         source: What is seen of training patients.
         known: Their attribute, (N,).
         target: What is seen of the patients to read.
-        name: Attribute. Areas by the segmenter are taken as they are, other attributes are read
-            off the three areas by a linear regression.
+        name: Attribute. Areas by the segmenter in single slices are taken as they are, other
+            attributes are read off what it measures by a linear regression.
 
     Returns:
         Name of the baseline -> attribute of the target patients, (M,).
     """
-    if is_area(name):
+    single = target.segmented.shape[1] == len(HEART) * target.pixels.shape[1]
+    if is_area(name) and single:
         own = drawn(name, target.segmented)
     else:
         own = LinearRegression().fit(source.segmented, known).predict(target.segmented)

@@ -14,11 +14,12 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ..data.store import areas
 from ..metrics.calibration import Calibration
 from ..metrics.control import STEPS
 from ..models.vae import VAE
-from ..schema import Phase, structures_at
-from ..segmentation.judge import Segmenter, areas
+from ..schema import Phase, Scale, structures_at
+from ..segmentation.judge import Segmenter
 from ..training.run import decode
 
 CHUNK = 64
@@ -65,21 +66,21 @@ def traversed(
 
 
 def segmented(
-    segmenter: Segmenter, slices: torch.Tensor, pixel_cm2: float
+    segmenter: Segmenter, slices: torch.Tensor, scale: Scale
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Segments slices (K, S, C, H, W): labels of that shape, and areas in cm^2, (K, S, 3 C)."""
+    """Segments slices (K, S, C, H, W): labels of that shape, and their `areas`, (K, S, 3 P)."""
     labels = segmenter(slices.flatten(0, 1))
-    measured = areas(labels, pixel_cm2).reshape(*slices.shape[:2], -1)
+    measured = areas(labels, scale).reshape(*slices.shape[:2], -1)
     return labels.reshape(slices.shape).numpy(), measured
 
 
 def measured_areas(
-    network: VAE, segmenter: Segmenter, codes: np.ndarray, pixel_cm2: float
+    network: VAE, segmenter: Segmenter, codes: np.ndarray, scale: Scale
 ) -> np.ndarray:
-    """Draws codes (N, D) and measures LV, MYO and RV in cm^2, at each phase, (N, 3 C), a few slices
-    at a time."""
+    """Draws codes (N, D) and measures LV, MYO and RV at each phase, see `areas`, (N, 3 P), a few
+    slices at a time."""
     chunks = (codes[start : start + CHUNK] for start in range(0, len(codes), CHUNK))
-    return np.concatenate([areas(segmenter(decode(network, chunk)), pixel_cm2) for chunk in chunks])
+    return np.concatenate([areas(segmenter(decode(network, chunk)), scale) for chunk in chunks])
 
 
 def measure_control(
@@ -88,7 +89,7 @@ def measure_control(
     calibration: Calibration,
     codes: np.ndarray,
     cases: Sequence[str],
-    pixel_cm2: float,
+    scale: Scale,
 ) -> pd.DataFrame:
     """Turns every attribute of every patient and measures what is drawn.
 
@@ -98,11 +99,12 @@ def measure_control(
         calibration: Fitted line of each attribute, from dimension to value.
         codes: A code per patient to start from, (N, D).
         cases: Names of the patients, length N.
-        pixel_cm2: Area of a pixel of the slices.
+        scale: What a pixel of the slices counts for.
 
     Returns:
         A row per attribute, patient and step: attribute, dimension, case, step, requested, and the
-        measured areas LV, MYO and RV in cm^2, of a second phase LV_ES, MYO_ES and RV_ES.
+        measured areas LV, MYO and RV in cm^2, of stacks volumes in mL; of a second phase LV_ES,
+        MYO_ES and RV_ES.
     """
     parts = []
     positions = calibration.positions()
@@ -111,7 +113,7 @@ def measure_control(
         zip(calibration.names, calibration.dimensions, strict=True)
     ):
         turned = turn(codes, dimension, positions[k]).reshape(-1, codes.shape[1])
-        measured = measured_areas(network, segmenter, turned, pixel_cm2)
+        measured = measured_areas(network, segmenter, turned, scale)
         n = len(codes)
         part = pd.DataFrame(
             {

@@ -113,10 +113,14 @@ def draw_data_set(
     output, request = Path(output), request or {}
     with claimed(output, "generate") as claim:
         studio = Studio.open(run, store, device, tell, plain=plain)
-        field = studio.run.about["recipe"]["size"] ** 2 * studio.pixel_cm2
+        if studio.scale.slices > 1:
+            raise DataError(
+                f"{run} draws stacks, and a data set of drawn hearts holds one slice of each; draw "
+                "single hearts with --set, or use a model of single slices"
+            )
         for name, limits in request.items():
             for value in limits:
-                check_request({name: value}, field)
+                check_request({name: value}, studio.field_cm2)
         wanted = _wanted(studio, count, request, like, seed)
         codes = _population(studio).draw(count, np.random.default_rng(seed))
         studio.calibration.set(codes, wanted)  # refused before minutes are spent on segmenters

@@ -171,9 +171,11 @@ def draw_traversal(
     slices, requested = traversed(run.painter, code, calibration, TRAVERSAL)
     labels = measured = None
     if segmenter is not None:
-        labels, measured = segmented(segmenter, slices, patient.pixel_cm2)
+        labels, measured = segmented(segmenter, slices, patient.scale)
     original = patient.images[0].numpy()
-    Turned(calibration, original, TRAVERSAL, slices, labels, measured, requested).draw(path)
+    Turned(
+        calibration, original, TRAVERSAL, slices, labels, measured, requested, patient.scale.unit
+    ).draw(path)
 
 
 def draw_scatter(codes: Mapping[str, LatentTable], calibration: Calibration, path: Path) -> None:

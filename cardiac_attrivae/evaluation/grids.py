@@ -30,7 +30,8 @@ class Grid:
         structures: The one that each row is about, length R; None for none.
         original: Slice that it starts from, (C, H, W); None if there is not one alone.
         slices, labels: Drawn slices, and how the judge labels them, (R, S, C, H, W).
-        measured: Areas of LV, MYO and RV in cm^2, at each phase, (R, S, 3 C).
+        measured: Areas of LV, MYO and RV at each phase, or volumes, (R, S, 3 P).
+        unit: Theirs, mL of stacks.
     """
 
     about: pd.DataFrame
@@ -41,6 +42,7 @@ class Grid:
     slices: Tensor
     labels: np.ndarray
     measured: np.ndarray
+    unit: str
 
     @property
     def table(self) -> pd.DataFrame:
@@ -54,7 +56,7 @@ class Grid:
         original = None if self.original is None else stacked(self.original)
         drawn_slices(
             stacked(self.slices.numpy()), self.titles, self.heads, path, original,
-            stacked(self.labels), self.measured, self.structures, "below: measured",
+            stacked(self.labels), self.measured, self.structures, "below: measured", self.unit,
         )  # fmt: skip
 
     def _repr_html_(self) -> str:
@@ -189,8 +191,10 @@ def _drawn(
     flat = codes.reshape(-1, codes.shape[-1])
     slices = decode(studio.run.painter, flat)
     slices = slices.reshape(*codes.shape[:2], *slices.shape[1:])
-    labels, measured = segmented(studio.judge, slices, studio.pixel_cm2)
+    labels, measured = segmented(studio.judge, slices, studio.scale)
     said = studio.calibration.read(flat)
     said[said <= 0] = np.nan  # no heart has it
     about = about.join(pd.DataFrame(said, columns=list(studio.calibration.names)))
-    return Grid(about, titles, heads, structures, original, slices, labels, measured)
+    return Grid(
+        about, titles, heads, structures, original, slices, labels, measured, studio.scale.unit
+    )

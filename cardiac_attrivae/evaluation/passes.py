@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from ..data.loader import DeviceLoader
 from ..data.store import SliceDataset, Slices
@@ -71,7 +71,8 @@ def look(
         for name, measure in FIDELITY.items():
             fidelity[name].append(measure(image, decoded.numpy(), inside))
         if segmenter is not None:
-            found = zip(segmenter(decoded).unbind(1), label.unbind(1), strict=True)
+            stacks = (_phases(seen, dataset) for seen in (segmenter(decoded), label))
+            found = zip(*stacks, strict=True)
             scores = np.concatenate([dice(*both) for both in found], axis=1)
             for name, column in zip(structures_at(dataset.phases), scores.T, strict=True):
                 fidelity[f"Dice_{name}"].append(column)
@@ -81,6 +82,11 @@ def look(
     as_asked = chosen.argsort().argsort()  # the batches had them in the order of the rows
     kept = np.concatenate(pictures)[as_asked]
     return Pass(_table(run, dataset, names, np.concatenate(codes)), measured, kept)
+
+
+def _phases(labels: Tensor, dataset: SliceDataset) -> tuple[Tensor, ...]:
+    """Splits labels (N, C, H, W) into phases; the slices of a stack become one picture."""
+    return labels.unflatten(1, (-1, dataset.scale.slices)).flatten(2, 3).unbind(1)
 
 
 def codes_of(

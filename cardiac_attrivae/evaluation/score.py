@@ -112,11 +112,11 @@ def score_model(
     if segmenter is not None and len(fitted.cases) >= LEAST:
         control = measure_control(
             run.painter, segmenter, Calibration.fit(fitted), table.codes, table.cases,
-            target.pixel_cm2,
+            target.scale,
         )  # fmt: skip
         if len(target) >= FEWEST:
             areas = target.areas if known is None else known.areas
-            rows += control_scores(control, areas.std(axis=0), rounds)
+            rows += control_scores(control, areas.std(axis=0), rounds, unit=target.scale.unit)
     rows += fidelity_scores(seen.fidelity, table.cases, rounds)
     columns: dict[Any, Any] = {"case": table.cases}
     columns |= target.cases[["domain", "pathology"]].to_dict("list")
@@ -175,6 +175,12 @@ def check_fit(run: Run, dataset: SliceDataset) -> None:
 
 def check_crop(recipe: Mapping[str, Any], dataset: SliceDataset, model: str) -> None:
     """Does what `check_fit` does, for a model of which only the recipe and a name are known."""
+    stacks = [of.get("stack", 1) for of in (recipe, dataset.info["recipe"])]
+    if stacks[0] != stacks[1]:
+        raise DataError(
+            f"{model} was trained on {_slices(stacks[0])} and {dataset.folder} holds "
+            f"{_slices(stacks[1])}; preprocess it with --stack {stacks[0]}"
+        )
     phases = [list(of.get("phases", ["ED"])) for of in (recipe, dataset.info["recipe"])]
     if phases[0] != phases[1]:
         own, other = (",".join(of) for of in phases)
@@ -189,3 +195,7 @@ def check_crop(recipe: Mapping[str, Any], dataset: SliceDataset, model: str) -> 
                 f"{model} was trained on slices with {key} {trained} and {dataset.folder} has "
                 f"{given}; preprocess it with the same {key}"
             )
+
+
+def _slices(stack: int) -> str:
+    return "single slices" if stack == 1 else f"stacks of {stack} slices"

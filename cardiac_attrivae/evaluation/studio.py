@@ -18,18 +18,18 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..attributes import ATTRIBUTES, column_of, drawn, is_area, is_own_area
-from ..data.store import SliceDataset
+from ..attributes import ATTRIBUTES, column_of, drawn, is_own_area, is_size
+from ..data.recipe import scale_of
+from ..data.store import SliceDataset, areas
 from ..metrics.calibration import Calibration
 from ..report.slices import requested_slice, traversals
 from ..report.style import picture, stacked
 from ..runtime.device import find_device
 from ..runtime.shipped_models import judges_of, model_folder
-from ..schema import DataError, LatentTable, Phase, structures_at
+from ..schema import SIZES, DataError, LatentTable, Phase, Scale, structures_at
 from ..segmentation.guide import refuse_guide
 from ..segmentation.judge import (
     Segmenter,
-    areas,
     cache_of,
     read_judge,
     segmenters_for,
@@ -120,9 +120,14 @@ class Studio:
         return float(self.run.about["recipe"]["spacing"])
 
     @property
-    def pixel_cm2(self) -> float:
-        """Area of a pixel."""
-        return self.spacing_mm**2 / 100
+    def scale(self) -> Scale:
+        """What a pixel counts for, and the slices of a stack."""
+        return scale_of(self.run.about["recipe"])
+
+    @property
+    def field_cm2(self) -> float:
+        """Area of a slice."""
+        return (self.run.about["recipe"]["size"] * self.spacing_mm) ** 2 / 100
 
     @cached_property
     def segmenters(self) -> list[Segmenter]:
@@ -179,11 +184,11 @@ class Studio:
             ValueError: As `check_request`, or if the model has no such attribute.
             DataError: If the store has no such patient.
         """
-        check_request(request, self.run.about["recipe"]["size"] ** 2 * self.pixel_cm2)
+        check_request(request, self.field_cm2)
         code, original = self.start(case)
         self.calibration.set(code, request)  # refused before minutes are spent on segmenters
         before, after = self.generate(code, {}), self.generate(code, request)
-        table = compared(after.areas[0], request, self.calibration.names)
+        table = compared(after.areas[0], request, self.calibration.names, self.scale)
         return Heart(
             case or "mean of the training patients",
             dict(request),
@@ -192,6 +197,7 @@ class Studio:
             after,
             table,
             self.calibration.outside(request) + not_reached(table),
+            self.scale.unit,
         )
 
     def turned(self, case: str | None = None, reach: float = 3.0, steps: int = 7) -> Turned:
@@ -199,42 +205,53 @@ class Studio:
         code, original = self.start(case)
         places = np.linspace(-reach, reach, steps)
         slices, requested = traversed(self.run.painter, code[0], self.calibration, places)
-        labels, measured = segmented(self.judge, slices, self.pixel_cm2)
+        labels, measured = segmented(self.judge, slices, self.scale)
         return Turned(
-            self.calibration, original[0].numpy(), places, slices, labels, measured, requested
+            self.calibration,
+            original[0].numpy(),
+            places,
+            slices,
+            labels,
+            measured,
+            requested,
+            self.scale.unit,
         )
 
     def generate(self, codes: np.ndarray, request: Mapping[str, float | np.ndarray]) -> Generated:
         """Draws codes (N, D) with the requested attributes, and measures the slices."""
         painter = self.run.painter
-        codes = aimed(painter, self.aim, self.calibration, codes, request, self.pixel_cm2)
+        codes = aimed(painter, self.aim, self.calibration, codes, request, self.scale)
         slices = decode(painter, codes)
         labels = self.judge(slices)
-        return Generated(slices, labels, areas(labels, self.pixel_cm2))
+        return Generated(slices, labels, areas(labels, self.scale))
 
 
-def compared(found: np.ndarray, request: Mapping[str, float], names: Sequence[str]) -> pd.DataFrame:
+def compared(
+    found: np.ndarray, request: Mapping[str, float], names: Sequence[str], scale: Scale
+) -> pd.DataFrame:
     """Lists requested beside measured: a row per requested attribute and per one of the model.
 
     Args:
-        found: Measured areas of LV, MYO and RV in cm2, at each phase, (3 C,).
+        found: Measured areas of LV, MYO and RV, see `data.store.areas`, (3 P,).
         request: Attribute -> value.
         names: Attributes of the model.
+        scale: Says whether they are areas, or volumes of a stack.
 
     Returns:
-        Columns attribute, requested, unit, structure, measured_cm2, the area of that structure at
-        the attribute's last phase, error_cm2, and reached: whether the error of a requested area is
-        small, see `NEAR`. If a ratio or a length is among them, also measured: what the areas say
-        of it, in its unit, see `attributes.drawn`.
+        Columns attribute, requested, unit, structure, measured_cm2 (in stacks measured_mL),
+        the size of that structure at the attribute's last phase, error_cm2 (error_mL), and reached:
+        whether the error of a requested size is small, see `NEAR`. If a ratio or a length is among
+        them, also measured: what the sizes say of it, in its unit, see `attributes.drawn`.
     """
     rows = []
     for name in dict.fromkeys([*request, *names]):
         attribute, wanted = ATTRIBUTES[name], request.get(name, np.nan)
         area = float(found[column_of(name)])
-        error = area - wanted if is_area(name) else np.nan
+        error = area - wanted if is_size(name, scale.unit) else np.nan
         near = bool(abs(error) <= max(NEAR * wanted, NEAR_CM2))
         row = {"attribute": name, "requested": wanted, "unit": attribute.unit}
-        row |= {"structure": attribute.structure.name, "measured_cm2": area, "error_cm2": error}
+        row |= {"structure": attribute.structure.name, f"measured_{scale.unit}": area}
+        row |= {f"error_{scale.unit}": error}
         said = np.nan if is_own_area(name) else float(drawn(name, found))
         rows.append(row | {"reached": near if np.isfinite(error) else np.nan, "measured": said})
     table = pd.DataFrame(rows)
@@ -245,7 +262,7 @@ def not_reached(table: pd.DataFrame) -> list[str]:
     """Writes a sentence for each requested area that was not drawn, see `compared`."""
     return [
         f"{row['attribute']} {row['requested']:g} {row['unit']} was not reached: "
-        f"{row['measured_cm2']:.1f} cm2"
+        f"{row['measured_' + row['unit']]:.1f} {row['unit']}"
         for row in table.to_dict("records")
         if row["reached"] is False
     ]
@@ -273,6 +290,7 @@ class Heart:
         table: See `compared`.
         warnings: A sentence for each value that no training patient had, and for each area that
             was not reached.
+        unit: Of the measured areas, mL of stacks.
     """
 
     title: str
@@ -282,6 +300,7 @@ class Heart:
     after: Generated
     table: pd.DataFrame
     warnings: list[str]
+    unit: str
 
     @property
     def slice(self) -> np.ndarray:
@@ -300,6 +319,7 @@ class Heart:
             self.request,
             path,
             title=self.title,
+            measured_in=self.unit,
             missed=self.table.loc[self.table["reached"].eq(False), "attribute"].tolist(),
         )
 
@@ -319,6 +339,7 @@ class Turned:
         measured: Areas of LV, MYO and RV in cm^2, at each phase, (K, S, 3 C). It and ``labels`` are
             None where no judge looked.
         requested: Values that the places stand for, in the unit of each attribute, (K, S).
+        unit: Of the measured areas, mL of stacks.
     """
 
     calibration: Calibration
@@ -328,6 +349,7 @@ class Turned:
     labels: np.ndarray | None
     measured: np.ndarray | None
     requested: np.ndarray
+    unit: str = SIZES[0]
 
     @property
     def units(self) -> list[str]:
@@ -360,6 +382,7 @@ class Turned:
             areas=self.measured,
             requested=self.requested,
             units=self.units,
+            measured_in=self.unit,
         )
 
     def _repr_html_(self) -> str:

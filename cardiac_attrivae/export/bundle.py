@@ -173,10 +173,10 @@ def inference_values(run: Run) -> dict[str, Any]:
     }
 
 
-def _phases(run: Run) -> dict[str, list[str]]:
-    """What a bundle must know of a model of two phases besides the crop."""
-    phases = phases_of(run)
-    return {"phases": phases} if phases[1:] else {}
+def _phases(run: Run) -> dict[str, Any]:
+    """What a bundle must know of a model of two phases or of stacks besides the crop."""
+    phases, stack = phases_of(run), run.about["recipe"].get("stack", 1)
+    return ({"phases": phases} if phases[1:] else {}) | ({"stack": stack} if stack > 1 else {})
 
 
 def train_values(run: Run) -> dict[str, Any]:

@@ -82,12 +82,13 @@ def read_slices(folder: str | Path, recipe: Mapping[str, Any]) -> list[dict[str,
 
     A NIfTI file holds one slice or a stack of them, cropped and scaled as ``preprocess`` does it,
     in the orientation in which ``generate`` and ``traverse`` write them: columns run to the
-    patient's left, rows to the back. For a model of two phases ED and ES are in turn.
+    patient's left, rows to the back. For a model of two phases ED and ES are in turn, for one of
+    stacks the slices of each phase from base to apex.
 
     Args:
         folder: The store, or the folder of NIfTI files.
         recipe: ``size`` (pixels), ``spacing`` (mm) and ``percentiles`` of the training slices, and
-            ``phases`` where they are two.
+            ``phases`` where they are two, ``stack`` where slices are stacked.
 
     Returns:
         An item per slice: ``image`` (C, H, W), ``name`` (case, or file) and ``slice_index``.
@@ -119,7 +120,8 @@ def _item(image: Tensor, name: str, index: int) -> dict[str, Any]:
 
 def _read_stack(file: Path, recipe: Mapping[str, Any]) -> Tensor:
     """Reads slices (N, C, H, W) of a NIfTI file, see `read_slices`."""
-    size, spacing, channels = recipe["size"], recipe["spacing"], len(recipe.get("phases", ["ED"]))
+    size, spacing = recipe["size"], recipe["spacing"]
+    channels = len(recipe.get("phases", ["ED"])) * recipe.get("stack", 1)
     volume = read_volume(file, 0)
     voxels = torch.from_numpy(volume.voxels.astype(np.float32)).permute(2, 1, 0)
     if voxels.shape[1:] != (size, size):
@@ -129,7 +131,7 @@ def _read_stack(file: Path, recipe: Mapping[str, Any]) -> Tensor:
     elif not (voxels.isfinite().all() and voxels.min() >= 0 and voxels.max() <= 1):
         found = f"values from {float(voxels.min()):g} to {float(voxels.max()):g}"
     elif len(voxels) % channels:
-        found = f"{len(voxels)} slices, not ED and ES in turn"
+        found = f"{len(voxels)} slices, not {channels} channels in turn"
     else:
         return voxels.unflatten(0, (-1, channels))
     raise DataError(

@@ -11,6 +11,7 @@ import pandas as pd
 
 from ..attributes import ATTRIBUTES
 from ..data.manifest import load_manifest, shipped_manifests
+from ..data.recipe import STACK_MM
 from ..metrics.pooling import summarise
 from ..report.evaluations import read_evaluations
 from ..report.text_tables import markdown
@@ -146,15 +147,19 @@ def phases_of(run: Run) -> list[str]:
 def describe(run: Run, scores: Scores | None) -> dict[str, Any]:
     """Returns the content of metadata.json."""
     size, spacing = (run.about["recipe"][key] for key in ("size", "spacing"))
-    phases = phases_of(run)
+    phases, stack = phases_of(run), run.about["recipe"].get("stack", 1)
     one, at = "short-axis slice, 0 outside the heart", {"ED": "end-diastole", "ES": "end-systole"}
-    channels = {str(k): one if len(phases) == 1 else f"{one}, at {at[phase]}"
-                for k, phase in enumerate(phases)}  # fmt: skip
-    count = "one channel" if len(phases) == 1 else f"{len(phases)} channels, {' and '.join(phases)}"
+    named = [one if len(phases) == 1 else f"{one}, at {at[phase]}" for phase in phases]
+    if stack > 1:
+        named = [f"{name}, {k + 1} of {stack} from base to apex"
+                 for name in named for k in range(stack)]  # fmt: skip
+    channels = {str(k): name for k, name in enumerate(named)}
+    count = f"{len(named)} channels, {' and '.join(phases)}" if named[1:] else "one channel"
+    count += f" from base to apex, {STACK_MM / stack:g} mm apart" if stack > 1 else ""
     dimensions, data = len(run.about["code_mean"]), Source.of(run)
     attributes = run.pipeline.attributes
     image = {
-        "type": "image", "format": "magnitude", "modality": "MR", "num_channels": len(phases),
+        "type": "image", "format": "magnitude", "modality": "MR", "num_channels": len(named),
         "spatial_shape": [size, size], "dtype": "float32", "value_range": [0, 1],
         "is_patch_data": False, "channel_def": channels,
     }  # fmt: skip

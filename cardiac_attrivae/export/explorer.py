@@ -18,7 +18,8 @@ import numpy as np
 import pandas as pd
 
 from ..attributes import ATTRIBUTES, areas_at, column_of
-from ..data.store import SliceDataset
+from ..data.recipe import scale_of
+from ..data.store import SliceDataset, areas
 from ..evaluation.aiming import REACH
 from ..evaluation.studio import open_trained
 from ..metrics.calibration import Calibration
@@ -33,7 +34,6 @@ from ..schema import HEART, DataError, LatentTable, Phase, Structure
 from ..segmentation.judge import (
     Progress,
     Segmenter,
-    areas,
     bar,
     cache_of,
     read_judge,
@@ -230,16 +230,18 @@ def described(
     widest = [int(d) for d in np.argsort(-deviation) if d not in calibration.dimensions]
     distance = (((codes - mean) / np.where(deviation > 0, deviation, 1)) ** 2).sum(axis=1)
     facts = shown.cases[["case", "split", "domain", "vendor", "pathology"]].astype(str)
-    measured = areas(shown.labels, shown.pixel_cm2)
+    measured = areas(shown.labels, shown.scale)
     return {
         "method": run.pipeline.method,
         "dataset": run.about["train_dataset"],
         "seed": run.about["seed"],
         "synthetic": bool(shown.info.get("synthetic", False)),
         "generated": known is None,
-        "phases": list(shown.phases),
+        "channels": _channels(shown),
+        "slices": shown.scale.slices,
         "size": int(shown.images.shape[-1]),
-        "pixel_cm2": shown.pixel_cm2,
+        "pixel": shown.scale.pixel,
+        "unit": SYMBOLS.get(shown.scale.unit, shown.scale.unit),
         "reach": REACH,
         "code": {"mean": mean.tolist(), "deviation": deviation.tolist()},
         "attributes": attributes,
@@ -261,6 +263,14 @@ def described(
             )
         ],
     }
+
+
+def _channels(shown: SliceDataset) -> list[str]:
+    """Names channels: the phase, and which of the slices of a stack."""
+    count = shown.scale.slices
+    if count == 1:
+        return list(shown.phases)
+    return [f"{phase} {k} of {count}" for phase in shown.phases for k in range(1, count + 1)]
 
 
 def _usual(run: Run) -> np.ndarray:
@@ -301,7 +311,7 @@ def imagined(run: Run, judge: Segmenter, count: int = IMAGINED) -> SliceDataset:
     facts |= dict.fromkeys(("split", "vendor", "pathology"), "")
     facts |= {"domain": "generated", "slice_index": 0}
     facts |= {name: values[:, k] for k, name in enumerate(lines)}
-    found = areas(labels, run.about["recipe"]["spacing"] ** 2 / 100)
+    found = areas(labels, scale_of(run.about["recipe"]))
     for name, column in zip(areas_at(Phase), found.T, strict=False):
         facts.setdefault(name, column)
     info = {"dataset": run.about["train_dataset"], "recipe": run.about["recipe"]}

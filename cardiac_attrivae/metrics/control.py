@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from ..attributes import ATTRIBUTES, column, drawn, is_area, is_own_area
+from ..attributes import ATTRIBUTES, column, drawn, is_own_area, is_size
 from ..schema import Phase, structures_at
 from .intervals import with_mean
 from .metric import Good, Metric, Score, Section, table_of
@@ -30,7 +30,7 @@ class Movement:
         measured: Areas of LV, MYO and RV in the drawn slices in cm2, at each phase, (P, S, 3 C).
         own: Columns of the attribute's structure, one for each of its phases.
         deviations: Standard deviation of the areas over patients, (3 C,).
-        is_area: Whether the attribute is an area; a slice holds no volume.
+        is_size: Whether what is measured is the attribute itself: a slice holds no volume.
         said: What these areas say of the attribute, (P, S), see `attributes.drawn`; None where that
             is the area of its structure.
 
@@ -45,7 +45,7 @@ class Movement:
     measured: np.ndarray
     own: Sequence[int]
     deviations: np.ndarray
-    is_area: bool = True
+    is_size: bool = True
     said: np.ndarray | None = None
 
     @cached_property
@@ -76,9 +76,9 @@ class Movement:
 
     @cached_property
     def errors(self) -> np.ndarray:
-        """Mean of |measured - requested|, (P,); nan where the attribute is no area."""
+        """Mean of |measured - requested|, (P,); nan where the attribute is not what is measured."""
         errors = np.abs(self.drawn - self.requested).mean(axis=1)
-        return errors if self.is_area else errors * np.nan
+        return errors if self.is_size else errors * np.nan
 
 
 def follows(movement: Movement, counts: np.ndarray) -> float:
@@ -155,7 +155,11 @@ CONTROL: dict[str, Metric[[Movement, np.ndarray], float]] = table_of(
 
 
 def control_scores(
-    table: pd.DataFrame, deviations: np.ndarray, rounds: int = 1000, seed: int = 0
+    table: pd.DataFrame,
+    deviations: np.ndarray,
+    rounds: int = 1000,
+    seed: int = 0,
+    unit: str = "cm2",
 ) -> list[Score]:
     """Computes every entry of `CONTROL` per attribute, with intervals over patients.
 
@@ -166,6 +170,7 @@ def control_scores(
         deviations: Standard deviation of these areas over patients, (3 C,).
         rounds: Draws of patients.
         seed: Seed of the draws.
+        unit: That of the table: ``cm2`` of areas, ``mL`` of the volumes in stacks.
 
     Raises:
         ValueError: If there are fewer than 8 patients.
@@ -183,7 +188,7 @@ def control_scores(
         Control_leak LVEDA 0.0
     """
     parts = {str(name): part for name, part in table.groupby("attribute", sort=False)}
-    movements = [_movement(part, name, deviations) for name, part in parts.items()]
+    movements = [_movement(part, name, deviations, unit) for name, part in parts.items()]
     dimensions = [int(part["dimension"].iloc[0]) for part in parts.values()]
     rows = next(iter(parts.values()))["case"]
     cases = tuple(rows.iloc[:: len(STEPS)])
@@ -196,10 +201,10 @@ def control_scores(
     return found
 
 
-def _movement(part: pd.DataFrame, name: str, deviations: np.ndarray) -> Movement:
+def _movement(part: pd.DataFrame, name: str, deviations: np.ndarray, unit: str) -> Movement:
     columns, about = [c for c in structures_at(Phase) if c in part], ATTRIBUTES[name]
     measured = part[columns].to_numpy().reshape(-1, len(STEPS), len(columns))
     own = [column(phase, about.structure) for phase in about.phases]
     said = None if is_own_area(name) else drawn(name, measured)
     requested = part["requested"].to_numpy()[: len(STEPS)]
-    return Movement(requested, measured, own, deviations, is_area(name), said)
+    return Movement(requested, measured, own, deviations, is_size(name, unit), said)

@@ -21,7 +21,8 @@ def traversal_gif(
     path: str | Path,
     captions: Sequence[str] | Sequence[Sequence[str]] | None = None,
 ) -> None:
-    """Moves latent dimensions forth and back, without end, in an animated GIF twice as large.
+    """Moves latent dimensions forth and back, without end, in an animated GIF: twice as large, but
+    for pictures of stacks.
 
     Args:
         images: Decoded slices in [0, 1] of one traversal, (S, H, W), or of several side by side,
@@ -48,7 +49,8 @@ def traversal_gif(
 
     letters, gap = font(14), 8
     line = sum(letters.getmetrics()) + 4
-    width, height = 2 * width, 2 * height
+    larger = 2 if height <= 2 * width else 1
+    width, height = larger * width, larger * height
     size = (gap + len(greys) * (width + gap), height + line * (1 + (captions is not None)) + gap)
     frames = []
     for s in [*range(count), *range(count - 2, 0, -1)]:

@@ -1,7 +1,6 @@
 """Slices in rows: reconstructions of several methods, and traversals of latent dimensions.
 
-Slices of two phases come as pictures (2 H, W), ED above ES, see `style.stacked`.
-
+Slices of two phases come as pictures (2 H, W), ED above ES, stacks as (S H, 2 W), see `stacked`.
 Computes nothing beyond layout: pictures and numbers come in, a PNG goes out.
 """
 
@@ -10,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -19,7 +18,7 @@ from matplotlib.lines import Line2D
 from ..attributes import ATTRIBUTES, drawn, label_of
 from ..schema import HEART, Phase, Structure
 from .published import method_label
-from .style import COLOURS, fitted, outlined, save, value_of
+from .style import COLOURS, SYMBOLS, fitted, outlined, save, value_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -108,6 +107,7 @@ def traversals(
     areas: np.ndarray | None = None,
     requested: np.ndarray | None = None,
     units: Sequence[str] | None = None,
+    measured_in: str = "cm2",
 ) -> None:
     """Shows what is drawn when the latent dimension of one attribute is moved (Fig. 3, 4).
 
@@ -119,11 +119,12 @@ def traversals(
         original: The slice that the traversal started from, (H, W); shown on the left.
         dimensions: Latent dimension of each row, length K; 0 to K - 1 by default.
         labels: Canonical masks of the decoded slices, (K, S, H, W); outlined if given.
-        areas: LV, MYO and RV measured in them in cm2, at each phase, (K, S, 3 C); printed
+        areas: LV, MYO and RV measured in them, at each phase, (K, S, 3 P); printed
             below each picture, the structure that the row's attribute is about in bold.
         requested: Attribute that each picture was asked for, (K, S); printed above it, nan as
             "below 0".
         units: Units of the requested values, length K.
+        measured_in: Unit of areas, mL of stacks.
 
     Raises:
         ValueError: If the lengths differ.
@@ -166,7 +167,7 @@ def traversals(
     note = "above: requested, below: measured"
     drawn_slices(
         images, titles, asked, path, original, labels, areas, [*map(_structure, names)],
-        note=note if requested is not None and areas is not None else "",
+        measured_in=measured_in, note=note if requested is not None and areas is not None else "",
     )  # fmt: skip
 
 
@@ -180,6 +181,7 @@ def drawn_slices(
     areas: np.ndarray | None = None,
     structures: Sequence[Structure | None] | None = None,
     note: str = "",
+    measured_in: str = "cm2",
 ) -> None:
     """Shows rows of drawn slices, with what they stand for and what was measured in them.
 
@@ -188,7 +190,7 @@ def drawn_slices(
         titles: Up to two lines beside each row, length R.
         heads: Lines above each picture, R lists of S.
         path: PNG to write; its folders are created.
-        original, labels, areas: See `traversals`.
+        original, labels, areas, measured_in: See `traversals`.
         structures: The one whose area is in bold in each row, length R; None for none.
         note: A line below all.
     """
@@ -205,7 +207,7 @@ def drawn_slices(
         _show(axis, images[i, j] if labels is None else outlined(images[i, j], labels[i][j]))
         axis.set_title(heads[i][j], fontsize=8, pad=3)
         if areas is not None:
-            _print_areas(axis, own[i], np.asarray(areas[i][j]), _tall(images))
+            _print_areas(axis, own[i], areas[i][j], _tall(images), measured_in)
     for axis, title in zip(axes[:, 0], titles, strict=True):
         axis.set_ylabel(title, fontsize=7)
     if original is not None:
@@ -231,6 +233,7 @@ def requested_slice(
     path: str | Path,
     title: str = "original",
     missed: Sequence[str] = (),
+    measured_in: str = "cm2",
 ) -> None:
     """Shows one slice, how a network draws it, how with other attributes, and what that changed.
 
@@ -238,11 +241,12 @@ def requested_slice(
         original: Slice in [0, 1], (H, W).
         images: Decoded before and after the change, two of (H, W).
         labels: Canonical masks of both, outlined; two of (H, W).
-        areas: LV, MYO and RV measured in both in cm2, two of (3 C,); printed below.
+        areas: LV, MYO and RV measured in both, two of (3 P,); printed below.
         request: Attribute -> value that was asked for, in its unit.
         path: PNG to write; its folders are created.
         title: Title of the original.
         missed: Attributes that were not reached: their measured areas stand beside the request.
+        measured_in: Unit of areas, mL of stacks.
 
     Raises:
         ValueError: If the lengths differ.
@@ -276,7 +280,7 @@ def requested_slice(
     for axis, image, label, area in zip(axes[0, 1:3], images, labels, areas, strict=True):
         _show(axis, outlined(np.asarray(image), np.asarray(label)))
         own = structures[0] if len(structures) == 1 else None
-        _print_areas(axis, own, np.asarray(area), _tall(original))
+        _print_areas(axis, own, area, _tall(original), measured_in)
     _show_errors(axes[:, 3:], np.abs(np.subtract(*images))[None, None])
     _structures(figure)
     save(figure, path)
@@ -323,7 +327,7 @@ def _step(step: float) -> str:
 
 
 def _tall(images: np.ndarray) -> float:
-    """Height over width of slices: 2 of two phases below each other."""
+    """Height over width of pictures: 2 of two phases below each other."""
     return images.shape[-2] / images.shape[-1]
 
 
@@ -337,25 +341,20 @@ def _structure(name: str) -> Structure | None:
     return ATTRIBUTES[name].structure if name in ATTRIBUTES else None
 
 
-def _print_areas(axis: Axes, own: Structure | None, areas: np.ndarray, tall: float = 1) -> None:
+def _print_areas(axis: Axes, own: Structure | None, areas: Any, tall: float, unit: str) -> None:
     """Prints the measured areas below a picture, that of its own structure first and in bold."""
-    weight = "normal" if own is None else "bold"
+    place: dict[str, Any] = {"transform": axis.transAxes, "ha": "center", "va": "top"}
+    weight, unit = "normal" if own is None else "bold", SYMBOLS.get(unit, unit)
     for k, (phase, found) in enumerate(zip(Phase, np.split(areas, _phases(areas)), strict=False)):
         texts = {s: f"{s.name} {area:.1f}" for s, area in zip(HEART, found, strict=True)}
-        first = f"{texts.pop(own or HEART[0])} cm²"
+        first = f"{texts.pop(own or HEART[0])} {unit}"
         at = "" if _phases(areas) == 1 else f"{phase} "
         line = -LINE / SIDE / tall
         if k == 0:
             axis.set_xlabel(f"{at}{first}", fontsize=8, fontweight=weight, labelpad=1)
         else:
-            axis.text(
-                0.5, 2 * k * line, f"{at}{first}", fontsize=8, fontweight=weight,
-                transform=axis.transAxes, ha="center", va="top",
-            )  # fmt: skip
-        axis.text(
-            0.5, (2 * k + 1) * line, "  ".join(texts.values()), fontsize=7,
-            transform=axis.transAxes, ha="center", va="top",
-        )  # fmt: skip
+            axis.text(0.5, 2 * k * line, f"{at}{first}", fontsize=8, fontweight=weight, **place)
+        axis.text(0.5, (2 * k + 1) * line, "  ".join(texts.values()), fontsize=7, **place)
 
 
 def _structures(figure: Figure) -> None:

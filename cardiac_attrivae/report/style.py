@@ -119,13 +119,24 @@ def value_of(name: str, value: float, unit: str | None = None) -> str:
 
 
 def stacked(images: Any) -> Any:
-    """Puts the phases of slices below each other, (..., C, H, W) -> (..., C H, W).
+    """Puts the channels of slices into one picture, (..., C, H, W) -> (..., rows H, columns W).
+
+    One or two are below each other: ED, ES. More, those of a stack, are in two columns from base to
+    apex: ED, ES. An odd number of one phase ends with a black one.
 
     Example:
-        >>> stacked(np.zeros((5, 2, 64, 64))).shape
-        (5, 128, 64)
+        >>> stacked(np.zeros((5, 2, 64, 64))).shape, stacked(np.zeros((10, 64, 64))).shape
+        ((5, 128, 64), (320, 128))
     """
-    return images.reshape(*images.shape[:-3], -1, images.shape[-1])
+    *before, count, height, width = images.shape
+    if count > 2:
+        rows = (count + 1) // 2
+        order = [k if k < count else -1 for k in np.arange(2 * rows).reshape(2, rows).T.ravel()]
+        pairs = images[..., order, :, :].reshape(*before, rows, 2, height, width)
+        images = pairs.swapaxes(-2, -3).reshape(*before, rows, height, 2 * width)
+        if count % 2:
+            images[..., -1, :, width:] = 0
+    return images.reshape(*before, -1, images.shape[-1])
 
 
 def outline(label: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from ..metrics.images import dice
 from ..runtime.files import remove_leftovers
 from ..runtime.weights import Facts, read_weights, write_weights
 from ..schema import STRUCTURES, DataError, Keys
-from ..training.augmentation import each_phase, structure_masks
+from ..training.augmentation import each_phase
 from .judge_training import AUGMENTATION, Progress, Training, bar, build, train_network
 
 FORMAT = 1
@@ -66,17 +66,6 @@ class Segmenter:
             logits = [self.network(chunk.float().to(device)) for chunk in chunks]
         labels = torch.cat([chunk.argmax(1, keepdim=True) for chunk in logits])
         return labels.to(images.device, torch.uint8).view_as(images)
-
-
-def areas(labels: Tensor | np.ndarray, pixel_cm2: float) -> np.ndarray:
-    """Counts the areas of LV, myocardium and RV in cm^2, at each phase, (N, 3 C), in canonical
-    labels (N, C, H, W).
-
-    Example:
-        >>> areas(np.array([[[[1, 1], [2, 0]]]]), pixel_cm2=0.5)
-        array([[1. , 0.5, 0. ]])
-    """
-    return structure_masks(torch.as_tensor(labels)).sum((2, 3)).cpu().double().numpy() * pixel_cm2
 
 
 def scored(network: nn.Module, unseen: SliceDataset) -> Segmenter:

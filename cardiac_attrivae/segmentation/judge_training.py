@@ -92,6 +92,11 @@ def build(seed: int, device: torch.device | str = "cpu") -> nn.Module:
     return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
+def _rows(train: SliceDataset, training: Training) -> int:
+    """Rows of a batch: fewer of stacks, which hold many slices each."""
+    return max(2, training.batch_size // train.scale.slices)
+
+
 def train_network(
     train: SliceDataset,
     *,
@@ -122,7 +127,7 @@ def train_network(
     generator = Generator(device).manual_seed(seed)
     augmenter = Augmenter(train, AttributeTargets(train, AREAS), AUGMENTATION, device)
     loader = DeviceLoader(
-        train, train.attributes(AREAS), training.batch_size, device, generator,
+        train, train.attributes(AREAS), _rows(train, training), device, generator,
         weights=np.where(train.is_basal, training.basal_weight, 1), batches=training.steps,
         prepare=prepared,
     )  # fmt: skip

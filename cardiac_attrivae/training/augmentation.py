@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from ..attributes import ATTRIBUTES, Kind, drawn
-from ..data.store import SliceDataset, Slices
+from ..data.store import SliceDataset, Slices, over_slices
 from ..schema import HEART, Keys
 from .config import Augmentation
 
@@ -29,7 +29,7 @@ BENT = (Kind.RATIO, Kind.LENGTH, Kind.SHAPE)
 
 
 def structure_masks(labels: Tensor) -> Tensor:
-    """Masks of LV, myocardium and RV at each phase, (N, 3 C, H, W), of labels (N, C, H, W)."""
+    """Masks of LV, myocardium and RV in each channel, (N, 3 C, H, W), of labels (N, C, H, W)."""
     return torch.stack([labels == structure for structure in HEART], dim=2).float().flatten(1, 2)
 
 
@@ -48,6 +48,8 @@ class AttributeTargets:
     residual. A basal slice shows a volume only in part: with rho = 1 the model is trained to
     memorise what the slice does not show, with rho = 0 to predict no more than the areas do.
     Slices other than the basal one have no residual, because they show even less of the volume.
+
+    In stacks, the volumes that their slices show take the place of the areas.
 
     Of a ratio or a length, which are not linear in areas, E is a line over what the areas say of it
     (`attributes.drawn`): the fractional area change of an ejection fraction, the ring of the same
@@ -91,7 +93,7 @@ class AttributeTargets:
         return [(np.array(columns), np.array(of)) for columns, of in found]
 
     def features(self, areas: Tensor) -> Tensor:
-        """What attributes are predicted from: areas (N, 3 C), and what is not linear in them."""
+        """What attributes are predicted from: areas (N, 3 P), and what is not linear in them."""
         kinds = {name: ATTRIBUTES[name].kind for name in self.names}
         bent = [n for n, kind in kinds.items() if kind in BENT and kind is not Kind.SHAPE]
         return torch.cat([areas, *(drawn(name, areas)[:, None] for name in bent)], dim=1)
@@ -109,7 +111,7 @@ def prepared(slices: Slices) -> Slices:
 
     Returns:
         LABEL; IMAGE, extended beyond the edge of the mask; ``pixels``, the numbers of pixels of LV,
-        myocardium and RV at each phase, (N, 3 C); of the first phase ``centre``, ``radius`` and
+        myocardium and RV in each channel, (N, 3 C); of the first channel ``centre``, ``radius`` and
         ``wall``, see `ventricle_geometry`.
     """
     masks = structure_masks(slices[Keys.LABEL])
@@ -148,6 +150,7 @@ class Augmenter:
             return torch.tensor(values, dtype=torch.float32, device=device)
 
         self.areas, self.features = tensor(dataset.areas), targets.features
+        self.scale = dataset.scale
         self.plane, self.rest = tensor(targets.plane), tensor(targets.rest)
         self.mean, self.deviation = tensor(targets.mean), tensor(targets.deviation)
 
@@ -159,7 +162,10 @@ class Augmenter:
         image = F.grid_sample(batch[Keys.IMAGE], grid, mode="bilinear", align_corners=False)
         masks = structure_masks(label)
         # the crop cuts off parts of a large RV: native area over area in the crop
-        areas = masks.sum((2, 3)) * (self.areas[row] / batch["pixels"].clamp_min(1))
+        pixels, before = (
+            over_slices(counts, self.scale) for counts in (masks.sum((2, 3)), batch["pixels"])
+        )
+        areas = pixels * (self.areas[row] / before.clamp_min(1))
         values = self.features(areas) @ self.plane[:-1] + self.plane[-1] + self.rest[row]
         return {
             Keys.IMAGE: self._relit(image, masks, generator) * (label > 0),

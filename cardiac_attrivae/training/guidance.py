@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from ..attributes import areas_at, column_of, is_area
-from ..data.store import SliceDataset
+from ..attributes import areas_at, column_of, is_size
+from ..data.store import SliceDataset, over_slices
 from ..models.anatomy_terms import control_distance, mask_distance, soft_areas, turned
 from ..models.independence import predicting
 from ..runtime.distributed import batch_mean, share
@@ -80,8 +80,8 @@ class Guidance:
         guide: The segmenter; its weights are frozen here.
         objective: Weights of the terms.
         names: Attributes of the first latent dimensions. Those that are areas are turned: one slice
-            shows no volume.
-        train: Training slices, whose spread of areas is the unit.
+            shows no volume. In stacks, those that are volumes.
+        train: Training slices, whose spread of areas or volumes is the unit.
         device: Where to train.
     """
 
@@ -95,11 +95,16 @@ class Guidance:
     ) -> None:
         self.guide, self.anatomy = guide, objective.anatomy
         self.network = guide.network.to(device).eval().requires_grad_(False)
-        found = {k: column_of(name) for k, name in enumerate(names) if is_area(name)}
+        self.scale, unit = train.scale, train.scale.unit
+        found = {k: column_of(name) for k, name in enumerate(names) if is_size(name, unit)}
         self.dimensions = torch.tensor([*found], dtype=torch.long, device=device)
         self.structures = torch.tensor([*found.values()], dtype=torch.long, device=device)
         self.control = objective.control if found else 0.0
-        deviation = AttributeTargets(train, areas_at(train.phases)).deviation / train.pixel_cm2
+        if self.scale.slices == 1:
+            spread = AttributeTargets(train, areas_at(train.phases)).deviation
+        else:
+            spread = train.areas.std(axis=0)
+        deviation = spread / self.scale.pixel
         self.deviation = torch.tensor(deviation, dtype=torch.float32, device=device)
         self.along: Tensor | None = None  # set where `decorrelate` will move codes together
 
@@ -139,7 +144,7 @@ class Guidance:
             if self.control:
                 drawn = decode(turned(output.z, self.dimensions[which], amount, self.along))
                 before, after = (
-                    soft_areas(seen).unflatten(0, (len(drawn), -1)).flatten(1) / self.deviation
+                    over_slices(soft_areas(seen).view(len(drawn), -1), self.scale) / self.deviation
                     for seen in (logits, self.network(each_phase(drawn)))
                 )
                 distance = control_distance(before, after, self.structures[which], amount)

@@ -14,12 +14,13 @@ from cardiac_attrivae.evaluation.control import (
 )
 from cardiac_attrivae.metrics.calibration import Calibration
 from cardiac_attrivae.metrics.control import STEPS, control_scores
-from cardiac_attrivae.schema import HEART, STRUCTURES, LatentTable, Structure
+from cardiac_attrivae.schema import HEART, STRUCTURES, LatentTable, Scale, Structure
 from cardiac_attrivae.segmentation.judge import Segmenter
 from cardiac_attrivae.training.run import decode
 
 NAMES = ("LVEDA", "MEDA", "RVEDA")
 PIXEL = 0.25  # cm^2
+SCALE = Scale(PIXEL)
 SIZE = 64
 
 
@@ -62,7 +63,7 @@ def table():
 def measured(table, mixing=None):
     network, reader = Drawing(mixing), Reader(Reading(), {}, 0)
     calibration = Calibration.fit(table)
-    return measure_control(network, reader, calibration, table.codes, table.cases, PIXEL)
+    return measure_control(network, reader, calibration, table.codes, table.cases, SCALE)
 
 
 def scores(control, rounds=50):
@@ -165,7 +166,7 @@ def test_traversals_hold_the_pictures_of_their_steps(table):
     code = table.codes[3].copy()
     code[2] = calibration.code_mean[2] + calibration.code_deviation[2]
     torch.testing.assert_close(slices[2, 1], decode(network, code[None])[0])
-    labels, areas = segmented(Reader(Reading(), {}, 0), slices, PIXEL)
+    labels, areas = segmented(Reader(Reading(), {}, 0), slices, SCALE)
     own = [areas[k, :, HEART.index(s)] for k, s in enumerate(HEART)]
     assert np.array(own) == pytest.approx(requested, abs=PIXEL)
     assert set(np.unique(labels)) <= {0, *map(int, Structure)}

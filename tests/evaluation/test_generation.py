@@ -9,7 +9,7 @@ from conftest import trained
 from PIL import Image
 
 from cardiac_attrivae.cli.main import main
-from cardiac_attrivae.data.store import SliceDataset
+from cardiac_attrivae.data.store import SliceDataset, areas
 from cardiac_attrivae.evaluation import studio
 from cardiac_attrivae.evaluation.aiming import REACH, aimed
 from cardiac_attrivae.evaluation.control import traversed
@@ -18,9 +18,8 @@ from cardiac_attrivae.evaluation.studio import Studio, compared
 from cardiac_attrivae.metrics.calibration import Calibration
 from cardiac_attrivae.runtime.folders import MARKER
 from cardiac_attrivae.schema import DataError, LatentTable
-from cardiac_attrivae.segmentation.judge import areas
 from cardiac_attrivae.training.run import decode
-from evaluation.test_control import PIXEL, Drawing, Reader, Reading
+from evaluation.test_control import PIXEL, SCALE, Drawing, Reader, Reading
 
 NAMES = ("LVEDA", "MEDA", "RVEDA")
 
@@ -46,8 +45,8 @@ def test_aiming_makes_a_shy_decoder_draw_what_was_asked_for(shrunk):
     mixing = np.array([[shrunk, 0.1, 0], [0, shrunk, 0], [0.1, 0, shrunk]], np.float32)
     network, reader, table = Drawing(mixing), Reader(Reading(), {}, 0), table_of()
     calibration, request = Calibration.fit(table), {"LVEDA": 16.0, "RVEDA": 14.2}
-    codes = aimed(network, reader, calibration, table.codes, request, PIXEL)
-    drawn = areas(reader(decode(network, codes)), PIXEL)
+    codes = aimed(network, reader, calibration, table.codes, request, SCALE)
+    drawn = areas(reader(decode(network, codes)), SCALE)
     assert drawn[:, 0] == pytest.approx(16.0, abs=PIXEL)
     assert drawn[:, 2] == pytest.approx(14.2, abs=PIXEL)
     np.testing.assert_array_equal(codes[:, [1, 3, 4]], table.codes[:, [1, 3, 4]])
@@ -57,15 +56,15 @@ def test_every_code_may_have_a_request_of_its_own():
     network, reader, table = Drawing(), Reader(Reading(), {}, 0), table_of()
     wanted = np.linspace(14, 16.5, 12)
     request = {"MEDA": wanted}
-    codes = aimed(network, reader, Calibration.fit(table), table.codes, request, PIXEL)
-    drawn = areas(reader(decode(network, codes)), PIXEL)
+    codes = aimed(network, reader, Calibration.fit(table), table.codes, request, SCALE)
+    drawn = areas(reader(decode(network, codes)), SCALE)
     assert drawn[:, 1] == pytest.approx(wanted, abs=PIXEL)
 
 
 def test_no_dimension_is_turned_out_of_reach():
     network, reader, table = Drawing(), Reader(Reading(), {}, 0), table_of()
     calibration = Calibration.fit(table)
-    codes = aimed(network, reader, calibration, table.codes, {"LVEDA": 60.0}, PIXEL)
+    codes = aimed(network, reader, calibration, table.codes, {"LVEDA": 60.0}, SCALE)
     most = calibration.code_mean[0] + REACH * calibration.code_deviation[0]
     assert codes[:, 0] == pytest.approx(most)
 
@@ -77,7 +76,7 @@ def test_volumes_stay_on_their_line():
     )
     calibration = Calibration.fit(volumes)
     request = {"LVEDV": 16.5}
-    codes = aimed(Drawing(), Reader(Reading(), {}, 0), calibration, table.codes, request, PIXEL)
+    codes = aimed(Drawing(), Reader(Reading(), {}, 0), calibration, table.codes, request, SCALE)
     np.testing.assert_array_equal(codes, calibration.set(table.codes, request))
 
 
@@ -204,7 +203,7 @@ def test_an_area_is_reached_within_a_tenth_or_one_square_centimetre():
     for wanted, (near, far) in errors.items():
         for error, reached in ((near, True), (-near, True), (far, False), (-far, False)):
             areas_cm2 = np.array([wanted + error, 20.0, 20.0])
-            table = compared(areas_cm2, {"LVEDA": wanted}, NAMES)
+            table = compared(areas_cm2, {"LVEDA": wanted}, NAMES, SCALE)
             assert table["reached"].tolist()[0] is reached
 
 

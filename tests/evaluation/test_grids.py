@@ -10,13 +10,13 @@ from PIL import Image
 
 from cardiac_attrivae import api
 from cardiac_attrivae.cli.main import main
+from cardiac_attrivae.data.store import areas
 from cardiac_attrivae.evaluation import studio as studio_module
 from cardiac_attrivae.evaluation.generation import traverse_between, traverse_surface
 from cardiac_attrivae.evaluation.grids import PATHS, between, on_line, on_sphere, surface
 from cardiac_attrivae.evaluation.studio import Studio
 from cardiac_attrivae.runtime.folders import MARKER
 from cardiac_attrivae.schema import DataError
-from cardiac_attrivae.segmentation.judge import areas
 from cardiac_attrivae.training.run import decode
 
 NAMES = ("LVEDA", "MEDA", "RVEDA")
@@ -79,7 +79,7 @@ def test_between_two_patients_every_heart_is_drawn_and_measured(studio, cases):
     drawn = decode(studio.run.painter, ends)
     for row in range(2):
         np.testing.assert_allclose(grid.slices[row, [0, -1]], drawn, atol=1e-6)
-    found = areas(studio.judge(drawn), studio.pixel_cm2)
+    found = areas(studio.judge(drawn), studio.scale)
     np.testing.assert_allclose(table[STRUCTURES].iloc[[0, 4]], found)
     said = studio.calibration.read(ends)
     np.testing.assert_allclose(table[[*NAMES]].iloc[[0, 4]], np.where(said > 0, said, np.nan))

@@ -30,14 +30,14 @@ from torch import nn
 
 from cardiac_attrivae.cli import drawing
 from cardiac_attrivae.cli.main import main
-from cardiac_attrivae.data.store import SliceDataset
+from cardiac_attrivae.data.store import SliceDataset, areas
 from cardiac_attrivae.export import explorer, explorer_server
 from cardiac_attrivae.export.explorer import PAGE, spread, write_explorer
 from cardiac_attrivae.export.explorer_server import POLICY, Server
 from cardiac_attrivae.metrics.calibration import Calibration
 from cardiac_attrivae.report.style import grey
-from cardiac_attrivae.schema import DataError, LatentTable
-from cardiac_attrivae.segmentation.judge import Segmenter, areas
+from cardiac_attrivae.schema import DataError, LatentTable, Scale
+from cardiac_attrivae.segmentation.judge import Segmenter
 from cardiac_attrivae.training.config import load_pipeline
 from cardiac_attrivae.training.run import Run
 
@@ -104,7 +104,7 @@ def patients(folder, names=None):
     z[:, :3] = torch.rand(12, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
     images = Discs().decode(z)
     labels = Reading()(images).argmax(1, keepdim=True).to(torch.uint8)
-    found = areas(labels, PIXEL)
+    found = areas(labels, Scale(PIXEL))
     columns = dict(zip(("LVEDA", "MEDA", "RVEDA"), found.T, strict=True))
     columns |= {f"{prefix}EDV": 8 * found[:, k] for k, prefix in enumerate(("LV", "M", "RV"))}
     cases = pd.DataFrame(columns)

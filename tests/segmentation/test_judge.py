@@ -10,12 +10,11 @@ import torch
 from conftest import heart
 from scipy.ndimage import gaussian_filter
 
-from cardiac_attrivae.data.store import SliceDataset
-from cardiac_attrivae.schema import DataError
+from cardiac_attrivae.data.store import SliceDataset, areas
+from cardiac_attrivae.schema import DataError, Scale
 from cardiac_attrivae.segmentation import judge, judge_training
 from cardiac_attrivae.segmentation.judge import (
     Training,
-    areas,
     dice,
     patients_of,
     scored,
@@ -53,8 +52,8 @@ def drawn(*labels):
 def test_areas_count_pixels_in_the_order_of_the_heart():
     label = np.zeros((1, 1, 8, 8), np.uint8)
     label[0, 0, :2, :2], label[0, 0, 4, :3], label[0, 0, 7, 7] = 1, 2, 3
-    np.testing.assert_allclose(areas(label, 0.5), [[2.0, 1.5, 0.5]])
-    np.testing.assert_allclose(areas(torch.as_tensor(label), 0.5), [[2.0, 1.5, 0.5]])
+    np.testing.assert_allclose(areas(label, Scale(0.5)), [[2.0, 1.5, 0.5]])
+    np.testing.assert_allclose(areas(torch.as_tensor(label), Scale(0.5)), [[2.0, 1.5, 0.5]])
 
 
 def test_dice_is_one_on_itself_zero_apart_and_two_thirds_when_half_is_missing():

@@ -7,10 +7,10 @@ import torch
 from conftest import heart, trained
 
 from cardiac_attrivae.attributes import areas_at, drawn, measure
-from cardiac_attrivae.data.store import SliceDataset
+from cardiac_attrivae.data.store import SliceDataset, areas
 from cardiac_attrivae.heart import Outlines
-from cardiac_attrivae.schema import Keys, Phase
-from cardiac_attrivae.segmentation.judge import Segmenter, areas
+from cardiac_attrivae.schema import Keys, Phase, Scale
+from cardiac_attrivae.segmentation.judge import Segmenter
 from cardiac_attrivae.training.augmentation import (
     AttributeTargets,
     Augmentation,
@@ -61,7 +61,7 @@ def test_masks_of_phases_follow_each_other():
     assert structure_masks(labels)[0, :, 0].tolist() == [
         [1, 0], [0, 1], [0, 0], [0, 0], [0, 0], [1, 1],
     ]  # fmt: skip
-    assert areas(labels, 0.5).tolist() == [[0.5, 0.5, 0, 0, 0, 1]]
+    assert areas(labels, Scale(0.5)).tolist() == [[0.5, 0.5, 0, 0, 0, 1]]
 
 
 def test_without_augmentation_every_target_is_what_was_measured(beating):
@@ -72,7 +72,7 @@ def test_without_augmentation_every_target_is_what_was_measured(beating):
 
 def test_areas_of_both_phases_are_counted_again_after_a_deformation(beating):
     after, values = augmented(beating, NAMES, zoom=0.2, cavity=0.3, wall=0.3, elastic=1)
-    counted = areas(after[Keys.LABEL], beating.pixel_cm2)
+    counted = areas(after[Keys.LABEL], beating.scale)
     for name in ("LVEDA", "LVESA", "RVESA"):
         column = areas_at(Phase).index(name)
         # RV of the crop may be cut: in these hearts it is not
@@ -114,7 +114,7 @@ def test_a_segmenter_labels_each_phase_on_its_own(beating):
 
     labels = Segmenter(Bright(), {}, 0)(beating.images)
     assert torch.equal(labels, (beating.images > 0.5).to(torch.uint8))
-    assert drawn("LVEF", areas(labels, 1.0)).shape == (12,)
+    assert drawn("LVEF", areas(labels, Scale(1.0))).shape == (12,)
 
 
 @pytest.mark.slow

@@ -23,11 +23,11 @@ async function fetched(file) {
   return response;
 }
 
-/** Slices and masks of all cases: bytes, N x phases x H x W each, one after the other, deflated. */
+/** Slices and masks of all cases: bytes, N x channels x H x W each, one after the other, deflated. */
 async function slicesOf(data) {
   const { body } = await fetched("cases.bin");
   const plain = await new Response(body.pipeThrough(new DecompressionStream("deflate"))).arrayBuffer();
-  const [bytes, pixels] = [new Uint8Array(plain), data.phases.length * data.size ** 2];
+  const [bytes, pixels] = [new Uint8Array(plain), data.channels.length * data.size ** 2];
   const masks = data.cases.length * pixels;
   return data.cases.map((_, k) => ({
     image: Float32Array.from(bytes.subarray(k * pixels, (k + 1) * pixels), (grey) => grey / 255),
@@ -37,7 +37,7 @@ async function slicesOf(data) {
 
 class Desk {
   constructor(data, decoder) {
-    Object.assign(this, { data, decoder, slices: null, segmenter: null, phase: 0 });
+    Object.assign(this, { data, decoder, slices: null, segmenter: null, channel: 0 });
     this.colours = pictures.ORDER.map((structure) => data.structures[structure].colour);
     this.draw = newest((time) => this.drawNow(time));
     this.measure = newest(() => this.measureNow());
@@ -61,7 +61,7 @@ class Desk {
       this.code[dimension] = place;
       this.changed(time);
     };
-    this.attributes = data.attributes.map((a) => attributeSlider(a, data.attributes, data.cases, moved));
+    this.attributes = data.attributes.map((a) => attributeSlider(a, data.attributes, data.cases, moved, data.unit));
     const { mean, deviation } = data.code;
     this.free = data.free.map((d) => freeSlider(d, mean[d], deviation[d], data.reach, moved));
     $("attributes").append(...this.attributes.map((one) => one.box));
@@ -71,6 +71,7 @@ class Desk {
     $("rest").firstElementChild.textContent = `${rest.length} more`;
     $("rest").lastElementChild.append(...rest);
 
+    if (data.slices > 1) $("size").textContent = `Volume, ${data.unit}`;
     $("areas").append(
       ...data.structures.map(({ long, colour }) => {
         const swatch = element("i", { className: "swatch" });
@@ -83,10 +84,10 @@ class Desk {
       svg.setAttribute("viewBox", `0 0 ${data.size} ${data.size}`);
       svg.append(...this.colours.map((stroke) => drawing("path", { stroke })));
     }
-    $("phase").append(...data.phases.map((name, k) => element("option", { value: k }, name)));
-    $("phase").parentElement.hidden = data.phases.length === 1;
+    $("phase").append(...data.channels.map((name, k) => element("option", { value: k }, name)));
+    $("phase").parentElement.hidden = data.channels.length === 1;
     $("phase").addEventListener("change", () => {
-      this.phase = Number($("phase").value);
+      this.channel = Number($("phase").value);
       this.paint();
       this.tell();
     });
@@ -152,22 +153,29 @@ class Desk {
   }
 
   async segmented(image) {
-    const { size, phases, structures, pixel_cm2 } = this.data;
+    const { size, channels, slices, structures, pixel } = this.data;
     const labels = new Uint8Array(image.length);
-    const areas = []; // of the structures at ED, then at ES
-    for (let phase = 0; phase < phases.length; phase++) {
-      const logits = await this.segmenter.run(this.part(image, phase), 1, size, size);
+    // of the structures at ED, then at ES: areas, or volumes of the slices of a stack
+    const areas = new Array((structures.length * channels.length) / slices).fill(0);
+    for (let channel = 0; channel < channels.length; channel++) {
+      const logits = await this.segmenter.run(this.part(image, channel), 1, size, size);
       const found = pictures.labelled(logits, size ** 2);
-      labels.set(found, phase * size ** 2);
-      areas.push(...pictures.areas(found, structures.length, pixel_cm2));
+      labels.set(found, channel * size ** 2);
+      const first = Math.floor(channel / slices) * structures.length;
+      pictures.areas(found, structures.length, pixel).forEach((area, k) => (areas[first + k] += area));
     }
     return { labels, areas };
   }
 
-  /** The pixels of one phase, the one that is shown. */
-  part(pixels, phase = this.phase) {
+  /** The pixels of one channel, the one that is shown. */
+  part(pixels, channel = this.channel) {
     const count = this.data.size ** 2;
-    return pixels?.subarray(phase * count, (phase + 1) * count);
+    return pixels?.subarray(channel * count, (channel + 1) * count);
+  }
+
+  /** Where the structures of the phase that is shown begin among those of all phases. */
+  get first() {
+    return Math.floor(this.channel / this.data.slices) * this.data.structures.length;
   }
 
   paint() {
@@ -192,8 +200,8 @@ class Desk {
   outline(svg, labels, late = false) {
     svg.classList.toggle("late", late);
     const shown = $("outlines").checked ? labels : undefined;
-    if (svg.shown === shown && svg.phase === this.phase) return;
-    Object.assign(svg, { shown, phase: this.phase });
+    if (svg.shown === shown && svg.channel === this.channel) return;
+    Object.assign(svg, { shown, channel: this.channel });
     const paths = shown ? pictures.outlines(this.part(shown), this.data.size) : [];
     svg.querySelectorAll("path").forEach((path, k) => path.setAttribute("d", paths[k] ?? ""));
   }
@@ -207,12 +215,12 @@ class Desk {
       this.attributes[k].tell(this.code, area, one?.values[k] ?? null);
     });
     data.structures.forEach((_, k) => {
-      const at = this.phase * data.structures.length + k;
+      const at = this.first + k;
       const [now, before] = [drawn.areas?.[at], start.areas?.[at]]; // or not measured yet
       const known = now !== undefined && before !== undefined;
-      const cells = [one?.areas[at], before, now].map((area) => (area === undefined ? "…" : number(area, "cm²")));
+      const cells = [one?.areas[at], before, now].map((area) => (area === undefined ? "…" : number(area, data.unit)));
       if (!one) cells[0] = "–";
-      cells.push(known ? signed(now - before, "cm²") : "…");
+      cells.push(known ? signed(now - before, data.unit) : "…");
       const row = $("areas").rows[k];
       cells.forEach((text, c) => (row.cells[c + 1].textContent = text));
     });
@@ -224,16 +232,15 @@ class Desk {
   speak() {
     const { areas } = this.drawn;
     if (!areas) return;
-    const first = this.phase * this.data.structures.length;
-    const parts = this.data.structures.map(({ long }, k) => `${long} ${areas[first + k].toFixed(1)}`);
-    $("spoken").textContent = `Drawn, in square centimetres: ${parts.join(", ")}`;
+    const parts = this.data.structures.map(({ long }, k) => `${long} ${areas[this.first + k].toFixed(1)}`);
+    $("spoken").textContent = `Drawn, in ${this.data.unit === "mL" ? "millilitres" : "square centimetres"}: ${parts.join(", ")}`;
     $("drawn").setAttribute("aria-label", `The slice that the model draws. ${$("spoken").textContent}`);
   }
 
   async download() {
     const { data, drawn } = this;
     const lines = data.attributes.map((attribute) => {
-      const area = drawn.areas ? `, drawn ${written(drawn.areas[attribute.column], "cm²")}` : "";
+      const area = drawn.areas ? `, drawn ${written(drawn.areas[attribute.column], data.unit)}` : "";
       return `${attribute.name}: asked ${written(asked(attribute, this.code), attribute.unit)}${area}`;
     });
     const origin = data.synthetic ? " of synthetic hearts" : "";

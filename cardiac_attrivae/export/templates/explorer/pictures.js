@@ -99,11 +99,11 @@ export function labelled(logits, pixels) {
   });
 }
 
-/** Area of each structure in cm². */
-export function areas(labels, structures, pixelCm2) {
+/** Area of each structure, in the unit of a pixel. */
+export function areas(labels, structures, pixel) {
   const counts = new Array(structures + 1).fill(0);
   for (const label of labels) counts[label] += 1;
-  return counts.slice(1).map((count) => count * pixelCm2);
+  return counts.slice(1).map((count) => count * pixel);
 }
 
 /**

@@ -94,7 +94,7 @@ function steadyText(id, longest) {
 }
 
 /** Slider of an attribute. */
-export function attributeSlider(attribute, all, cases, moved) {
+export function attributeSlider(attribute, all, cases, moved, drawnUnit = "cm²") {
   const { name, long, kind, unit, dimension, slope, low, high, usual } = attribute;
   const reads = cases.map((one) => asked(attribute, one.code));
   const range = [Math.min(low, ...reads), Math.max(high, ...reads)];
@@ -113,17 +113,18 @@ export function attributeSlider(attribute, all, cases, moved) {
   const shared = all.filter((other) => other !== attribute && other.dimension === dimension);
   const partners = shared.map((other) => other.name).join(", ");
 
-  /** Asked beside drawn: an area can be measured on the slice, another size cannot. */
+  /** Asked beside drawn: an area can be measured on the slice, a volume on a stack, others cannot. */
+  const complete = kind === (drawnUnit === "mL" ? "volume" : "area");
   const described = (value, drawn, own, outside) => {
     const parts = [slope === 0 ? "depends on no dimension of this model" : `asked ${written(value, unit)}`];
-    if (slope !== 0) parts[0] += `, drawn ${drawn}${kind === "area" ? "" : " here"}`;
+    if (slope !== 0) parts[0] += `, drawn ${drawn}${complete ? "" : " here"}`;
     if (own !== null) parts.push(`patient ${written(own, unit)}`);
     if (outside) parts.push("no training patient had this");
     if (partners) parts.push(`moves with ${partners}: the same dimension`);
     return parts.join(" · ");
   };
   const widest = Math.max(...range.map(Math.abs), 100);
-  const note = steadyText(`attribute-${name}-note`, described(-widest, "100.0 cm²", widest, true));
+  const note = steadyText(`attribute-${name}-note`, described(-widest, `100.0 ${drawnUnit}`, widest, true));
   made.box.append(marks, note.box);
   made.input.setAttribute("aria-describedby", note.text.id);
   band(...usual);
@@ -131,7 +132,7 @@ export function attributeSlider(attribute, all, cases, moved) {
 
   made.tell = (code, drawn, own) => {
     const value = asked(attribute, code);
-    const seen = drawn === null ? "…" : written(drawn, "cm²");
+    const seen = drawn === null ? "…" : written(drawn, drawnUnit);
     note.text.textContent = described(value, seen, own, value < low || value > high);
     at(own);
   };
