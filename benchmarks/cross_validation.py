@@ -49,7 +49,7 @@ def _duplicates(dataset: str) -> tuple[tuple[str, ...], ...]:
 
 
 def run_fold(
-    pipeline: Pipeline, data: Path, output: Path, seed: int, fold: int, folds: int
+    pipeline: Pipeline, data: Path, output: Path, seed: int, fold: int, folds: int, device: str
 ) -> None:
     """Trains without one fold and writes what the model scores on it."""
     file = output / f"seed{seed}_fold{fold}.json"
@@ -71,7 +71,7 @@ def run_fold(
 
     run = output / f"run_seed{seed}_fold{fold}"
     workflow = TrainingWorkflow(
-        pipeline, train, val, run, device="cpu", seed=seed, resume=True, guide=train_guide
+        pipeline, train, val, run, device=device, seed=seed, resume=True, guide=train_guide
     )
     workflow.initialize()
     start = time.process_time()
@@ -81,11 +81,12 @@ def run_fold(
 
     names = pipeline.attributes
     evaluator = make_evaluator(
-        workflow.learner.model, unseen, names, dimensions=pipeline.dimensions(names), device="cpu"
+        workflow.learner.model, unseen, names, dimensions=pipeline.dimensions(names), device=device
     )
     evaluator.run()
     known = train.basal()
-    codes, values = encode(workflow.learner.model, known.images)[0], known.measured(names)
+    images = known.images.to(device)
+    codes, values = encode(workflow.learner.model, images)[0], known.measured(names)
     table = evaluator.state.table
     lines = [np.polyfit(codes[:, k], values[:, k], 1) for k in range(len(names))]
     predicted = np.stack([np.polyval(line, table.codes[:, k]) for k, line in enumerate(lines)], 1)
@@ -138,6 +139,7 @@ def summarise(output: Path, names: tuple[str, ...], work: list[tuple[int, int]])
 @click.option("--folds", default=5, show_default=True)
 @click.option("--first-folds", type=int, help="Train these alone; the table says how many.")
 @click.option("--jobs", default=2, show_default=True, help="Processes, one core each.")
+@click.option("--device", default="cpu", show_default=True)
 def main(
     name: str,
     overrides: tuple[str, ...],
@@ -147,12 +149,13 @@ def main(
     folds: int,
     first_folds: int | None,
     jobs: int,
+    device: str,
 ) -> None:
     pipeline = load_pipeline(name, overrides)
     output.mkdir(parents=True, exist_ok=True)
     work = [(seed, fold) for seed in range(seeds) for fold in range(first_folds or folds)]
     Parallel(n_jobs=jobs)(
-        delayed(run_fold)(pipeline, data, output, seed, fold, folds) for seed, fold in work
+        delayed(run_fold)(pipeline, data, output, seed, fold, folds, device) for seed, fold in work
     )
     table = summarise(output, pipeline.attributes, work)
     table.to_csv(output / "table.csv")

@@ -240,7 +240,7 @@ def _write_sheet(store: Path, captions: list[str]) -> None:
 
 def _tile(channels: np.ndarray) -> np.ndarray:
     """Puts phases beside each other, stacks as columns from base to apex, see `stacked`."""
-    return np.hstack(channels) if len(channels) < 3 else stacked(np.array(channels))
+    return np.hstack([*channels]) if len(channels) < 3 else stacked(np.array(channels))
 
 
 @contextmanager
