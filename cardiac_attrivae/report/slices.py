@@ -345,7 +345,8 @@ def _print_areas(axis: Axes, own: Structure | None, areas: Any, tall: float, uni
     """Prints the measured areas below a picture, that of its own structure first and in bold."""
     place: dict[str, Any] = {"transform": axis.transAxes, "ha": "center", "va": "top"}
     weight, unit = "normal" if own is None else "bold", SYMBOLS.get(unit, unit)
-    for k, (phase, found) in enumerate(zip(Phase, np.split(areas, _phases(areas)), strict=False)):
+    parts = np.split(np.asarray(areas), _phases(areas))
+    for k, (phase, found) in enumerate(zip(Phase, parts, strict=False)):
         texts = {s: f"{s.name} {area:.1f}" for s, area in zip(HEART, found, strict=True)}
         first = f"{texts.pop(own or HEART[0])} {unit}"
         at = "" if _phases(areas) == 1 else f"{phase} "
