@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ..attributes import check_names
@@ -296,7 +297,14 @@ def _notes(opened: Opened, needed: Sequence[str]) -> list[str]:
             if told := predicted_masks(dataset.split(part).mask_sources):
                 notes.append(f"{name}, {part} patients: {told}")
         scored = dataset.split(split).basal()
-        if blank := len(scored) - len(scored.complete(needed)):
+        whole = scored.complete(needed)
+        notes += [
+            f"{attribute} is the same in all {split} patients of {name}: it scores 0, which "
+            "lowers the means"
+            for attribute, values in zip(needed, whole.attributes(needed).T, strict=True)
+            if len(values) > 1 and np.ptp(values) == 0
+        ]
+        if blank := len(scored) - len(whole):
             notes.append(
                 f"{blank} of {len(scored)} {split} patients of {name} are left out: one of "
                 f"{', '.join(needed)} is blank, because no mask shows it"

@@ -69,6 +69,19 @@ def evaluation(run, others, store, mnms_store_all, passed, tmp_path_factory):
     return output, metrics
 
 
+def test_an_attribute_that_is_the_same_in_all_patients_is_noted(run, store, monkeypatch):
+    opened = cross_domain.open_all([run], [store], "test")
+    assert not any("is the same" in note for note in cross_domain._notes(opened, ["LVEDA"]))
+    measured = SliceDataset.attributes
+
+    def constant(slices, names):
+        return np.where(np.array(names) == "RVEDA", 17.0, measured(slices, names))
+
+    monkeypatch.setattr(SliceDataset, "attributes", constant)
+    (note,) = [n for n in cross_domain._notes(opened, ["LVEDA", "RVEDA"]) if "is the same" in n]
+    assert note.startswith("RVEDA is the same in all test patients of acdc: it scores 0")
+
+
 def test_every_slice_passes_through_a_network_once(evaluation, passed, store, mnms_store_all):
     train, home, across = (
         len(SliceDataset.open(folder).split(split).basal())
