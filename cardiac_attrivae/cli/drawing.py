@@ -126,7 +126,8 @@ def traverse(
         table = generation.traverse_surface(run, output, names, case=case, reach=reach, **given)
     else:
         table = generation.traverse(run, output, case=case, reach=reach, **given)
-    say(table.to_string(index=False, float_format="{:.1f}".format))
+    digits = {"share": "{:.2f}".format}  # all other columns have one
+    say(table.to_string(index=False, float_format="{:.1f}".format, formatters=digits))
     grid = "attribute" not in table
     say(f"{spelled(table.columns if grid else dict.fromkeys(table['attribute']))}.")
     written = "Grid and slices" if grid else "Grid, animation and stacks"

@@ -167,15 +167,20 @@ def surface(
     codes = np.tile(code[0], (steps, steps, 1))
     codes[:, :, lines.dimensions[first]] = positions[first][:, None]
     codes[:, :, lines.dimensions[second]] = positions[second][None]
-    titles = [f"{label_of(names[0])}\n{_asked(names[0], value)}" for value in wanted[first]]
-    heads = [[_asked(names[1], value) for value in wanted[second]], *[[""] * steps] * (steps - 1)]
+    of_rows, of_columns = _asked(names, wanted[[first, second]])
+    titles = [f"{label_of(names[0])}\n{names[0]} {value}" for value in of_rows]
+    heads = [[f"{names[1]}\n{value}" for value in of_columns], *[[""] * steps] * (steps - 1)]
     about = pd.DataFrame(index=range(steps * steps))
     structure = ATTRIBUTES[names[0]].structure
     return _drawn(studio, codes, about, titles, heads, [structure] * steps, original[0].numpy())
 
 
-def _asked(name: str, value: float) -> str:
-    return f"{name}\n{value_of(name, value) if value > 0 else 'below 0'}"
+def _asked(names: Sequence[str], values: np.ndarray) -> list[list[str]]:
+    """Writes each value (2, S) of each name with its unit."""
+    return [
+        [value_of(name, value) if value > 0 else "below 0" for value in row]
+        for name, row in zip(names, values, strict=True)
+    ]
 
 
 def _drawn(
