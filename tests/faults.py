@@ -139,6 +139,10 @@ IMAGE = {
     "no voxel in the header": (at(40, i16(3, 72, 0, 6)), "image.nii.gz has shape (72, 0, 6)"),
     "voxels begin beyond the file": (at(108, f32(1e9)), "image.nii.gz cannot be read"),
     "voxels begin before the file": (at(108, f32(-1e9)), "image.nii.gz cannot be read"),
+    "voxels begin at the header": (
+        at(108, f32(0)),
+        "image.nii.gz cannot be read: its voxels begin at byte 0, inside its header",
+    ),
     "a gigabyte of zeros after the voxels": (
         stored(lambda data: data + bytes(1 << 24)),  # 16 MB here: none of it is kept
         ACCEPTED,
@@ -165,7 +169,7 @@ IMAGE = {
     ),
     "RGB": (
         lambda f: save(f, np.zeros(SHAPE, [("R", "u1"), ("G", "u1"), ("B", "u1")])),
-        "image.nii.gz holds [('R'",
+        "image.nii.gz holds colours (RGB); expected numbers",
     ),
     "a data type that does not exist": (at(70, i16(7777)), "image.nii.gz cannot be read"),
     "0 bytes": (lambda f: f.write_bytes(b""), "image.nii.gz cannot be read"),
@@ -341,6 +345,10 @@ DICOM = {
         "has slices that are shifted in their plane by up to 3 pixels",
     ),
     "an empty folder": (lambda f: [x.unlink() for x in f.iterdir()], "holds no files"),
+    "what Windows puts beside them": (
+        lambda f: [(f / name).write_bytes(b"\0") for name in ("Thumbs.db", "desktop.ini")],
+        ACCEPTED,
+    ),
     "a text beside them": (
         lambda f: (f / "notes.txt").write_text("base first"),
         "notes.txt is no DICOM image, or a damaged one; expected those of the cine alone",

@@ -26,6 +26,12 @@ CAVEAT = (
     "out by the expert mask whose areas they are; they do not tell how well areas are found."
 )
 
+NO_MEMORY = (
+    "there is not enough memory, or this process may not use more of it (ulimit -v, the limit of a "
+    "cluster's job). Ask for more, close other programs, or, while training, take smaller batches: "
+    "--set data.batch_size=16; --device cpu does without the GPU's memory"
+)
+
 Item = TypeVar("Item")
 Progress = Callable[[Iterable[Item], int], Iterable[Item]]
 """Wraps an iterable of known length and shows how far it is."""
@@ -51,8 +57,8 @@ def explained(command: Callable[..., None]) -> Callable[..., None]:
                 command(**options)
             except BrokenPipeError:
                 raise  # the reader has seen enough, as head: click ends quietly
-            except (ValueError, OSError, FloatingPointError) as error:
-                if os.environ.get(TRACEBACK):
+            except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
+                if os.environ.get(TRACEBACK) or not _explains_itself(error):
                     raise
                 raise Mistake(_sentence(error)) from None
 
@@ -65,8 +71,20 @@ def _once() -> Callable[..., None]:
     return lambda message, *_, **__: told(str(message))
 
 
+def _lacks_memory(error: Exception) -> bool:
+    """Tells whether memory ran out; torch says so of a processor by a plain RuntimeError."""
+    kinds = ("OutOfMemoryError", "MemoryError", "_ArrayMemoryError")  # torch's and numpy's
+    return type(error).__name__ in kinds or "allocate memory" in str(error)
+
+
+def _explains_itself(error: Exception) -> bool:
+    return not isinstance(error, RuntimeError) or _lacks_memory(error)
+
+
 def _sentence(error: Exception) -> str:
     """Returns the message of an error, without the number that the system gives it."""
+    if _lacks_memory(error):
+        return NO_MEMORY
     if isinstance(error, UnicodeEncodeError):
         return (
             f"{error.object[:200]!r} holds bytes that are not UTF-8, as names from old systems do; "

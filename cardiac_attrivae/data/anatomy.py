@@ -58,6 +58,14 @@ MIRRORED = (
 CUT = "heart cut off by the border of the image"
 ISLAND = "parts of the mask lie apart from the heart, and areas and volumes count them: remove them"
 PHASES_EXCHANGED = "the LV is larger at ES than at ED: ED and ES look exchanged"
+GAP = "a slice between slices of a structure lacks it in the mask: volumes are too small"
+APART = "image and mask differ in spacing; the image's is used"
+SIZE = "the mask has not the size of a heart: compare pixdim and the slices with the scan"
+FEW = 10
+"""Pixels of an LV, at the most in any slice, that say nothing of its size."""
+LENGTH_MM, WIDTH_MM = (30, 160), (30, 200)
+"""Lengths of an LV, slices times spacing, and widths of a heart, the root of its largest area. In
+the 102 patients they are 50 to 110 and 57 to 111 mm."""
 UNIT = (
     "pixdim is 1 x 1 x 1 and is used, while the affine has another spacing: write it into pixdim, "
     "image.header.set_zooms((I, J, S))"
@@ -243,6 +251,51 @@ def handedness(labels: np.ndarray, spacing_mm: tuple[float, ...]) -> float:
     return float(np.dot(CHIRAL, found))
 
 
+def missing_slices(labels: np.ndarray) -> str:
+    """Says which structures a slice lacks that lies between slices with them; empty if none does.
+
+    Args:
+        labels: Canonical labels, (I, J, S).
+
+    Example:
+        >>> labels = np.zeros((4, 4, 4), np.uint8)
+        >>> labels[..., [0, 3]] = Structure.LV
+        >>> missing_slices(labels)
+        'LV in 2 slices'
+    """
+    found = []
+    for structure, shown in zip(HEART, (pixel_counts(labels)[:, HEART] > 0).T, strict=True):
+        places = np.flatnonzero(shown)
+        lacking = int(np.ptp(places)) + 1 - len(places) if len(places) else 0
+        if lacking:
+            found.append(f"{structure.name} in {lacking} slice{'s' * (lacking > 1)}")
+    return ", ".join(found)
+
+
+def unlikely_size(labels: np.ndarray, spacing_mm: tuple[float, ...]) -> str:
+    """Says how large a heart is that cannot be so small or large; empty if it can.
+
+    Args:
+        labels: Canonical labels, (I, J, S).
+        spacing_mm: Spacing along i, j and s.
+
+    Example:
+        >>> labels = np.ones((40, 40, 9), np.uint8)
+        >>> unlikely_size(labels, (1.5, 1.5, 8.0))
+        ''
+        >>> unlikely_size(labels, (1.0, 1.0, 1.0))  # a header that lost its spacing
+        'an LV of 9 mm length in a heart of 40 mm width'
+    """
+    across, down, through = spacing_mm
+    lv = pixel_counts(labels)[:, Structure.LV]
+    length = int((lv > 0).sum()) * through
+    width = float(np.sqrt((labels > 0).sum(axis=(0, 1)).max(initial=0) * across * down))
+    sizes = ((length, LENGTH_MM), (width, WIDTH_MM))
+    if lv.max(initial=0) <= FEW or all(low <= size <= high for size, (low, high) in sizes):
+        return ""
+    return f"an LV of {length:.3g} mm length in a heart of {width:.3g} mm width"
+
+
 def is_flipped(image: Volume, mask: Volume) -> bool:
     """Tells whether the affines of a mask and its image say that their voxels differ in order.
 
@@ -311,7 +364,15 @@ def oddities(image: Volume, mask: Volume, labels: np.ndarray, matched: bool) -> 
         found.append(Oddity(CUT, ""))
     if apart := island(heart):
         found.append(Oddity(ISLAND, f"{apart} voxels"))
+    if lacking := missing_slices(heart):
+        found.append(Oddity(GAP, lacking))
+    order = sorted if matched else tuple
+    if not np.allclose(order(image.spacing_mm), order(mask.spacing_mm), rtol=1e-3):
+        sizes = f"{spelled_mm(image.spacing_mm)} and {spelled_mm(mask.spacing_mm)}"
+        found.append(Oddity(APART, sizes))
     lengths = np.linalg.norm(image.affine[:3, :3], axis=0)
     if image.spacing_mm == (1.0, 1.0, 1.0) and not np.allclose(lengths, 1, rtol=1e-2):
         found.append(Oddity(UNIT, spelled_mm(lengths), problem=True))
+    elif size := unlikely_size(heart, image.spacing_mm):
+        found.append(Oddity(SIZE, size))
     return found

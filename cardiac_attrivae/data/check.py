@@ -192,10 +192,6 @@ def _note_header(case: str, image: Volume, mask: Volume, found: Findings) -> Non
     across, down, _ = image.spacing_mm
     if not np.allclose(image.affine, mask.affine, atol=across / 10):
         found.note("image and mask lie apart by their affines; voxels are matched as stored", case)
-    if not np.allclose(image.spacing_mm, mask.spacing_mm, rtol=1e-3):
-        sizes = f"{spelled_mm(image.spacing_mm)} and {spelled_mm(mask.spacing_mm)}"
-        detail = f"{sizes}; the image's is used"
-        found.note("image and mask differ in spacing", case, detail)
     if not np.isclose(across, down, rtol=1e-3):
         found.note("pixels that are not square", case, spelled_mm(image.spacing_mm))
     lengths = np.linalg.norm(image.affine[:3, :3], axis=0)

@@ -30,6 +30,9 @@ UNEVEN = 0.05
 COSINE, RATIO = 1e-3, 1e-3
 """Accepted differences of directions and pixel spacings, written in decimals, within a stack."""
 
+NO_IMAGES = ("dicomdir", "thumbs.db", "desktop.ini")
+"""Files that discs and Windows put beside the images."""
+
 MOST = 1e10
 """Accepted magnitude of any number that is read from a header: mm, ms, or a count."""
 
@@ -168,10 +171,10 @@ def quiet_itk() -> Iterator[None]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Lists the files in a folder and below, without hidden ones and the index of a disc."""
+    """Lists the files in a folder and below, without hidden ones and those of `NO_IMAGES`."""
     files = []
     for path in sorted(folder.rglob("*")):
-        if path.name[0] != "." and path.name.upper() != "DICOMDIR":
+        if path.name[0] != "." and path.name.lower() not in NO_IMAGES:
             check_content(path)
             files += [path] if path.is_file() else []
     if not files:

@@ -132,7 +132,8 @@ def _decoded(file: Path, frame: int | None) -> Volume:
                     f"{file.name} has {shape[3]} frames and no frame {frame} (counted from 0)"
                 )
             if dtype.kind not in "iuf":
-                raise DataError(f"{file.name} holds {dtype}; expected numbers")
+                kind = "colours (RGB)" if dtype.names else dtype
+                raise DataError(f"{file.name} holds {kind}; expected numbers")
             refuse_huge(file, shape)
             if frame is None and math.prod(shape) > MOST_CINE:
                 raise DataError(
@@ -202,6 +203,7 @@ def _open(file: Path) -> _Stored:
                 header = nibabel.Nifti1Header(start, check=False)
                 refuse_spacing(file, header["pixdim"][1:4].tolist())
                 header.check_fix()
+                _refuse_overlap(header)
                 if len(header.get_data_shape()) == 3:
                     refuse_huge(file, header.get_data_shape())
                     size = _size(header)
@@ -220,7 +222,17 @@ def _open(file: Path) -> _Stored:
         with holder.get_prepare_fileobj("rb") as stream:
             raw = image.header_class.from_fileobj(stream, check=False)
             refuse_spacing(file, raw["pixdim"][1:4].tolist())
+        _refuse_overlap(raw)
     return _Stored(image.header, np.asarray(image.affine), image.dataobj)
+
+
+def _refuse_overlap(header: nibabel.AnalyzeHeader) -> None:
+    """Refuses voxels that begin inside the header: nibabel takes an offset of 0 as it is."""
+    single = "magic" in header and header["magic"].item().startswith(b"n+")
+    if single and header.get_data_offset() < header.sizeof_hdr:
+        raise ValueError(
+            f"its voxels begin at byte {header.get_data_offset()}, inside its header; save it anew"
+        )
 
 
 def spelled_mm(spacing: Iterable[float]) -> str:
@@ -302,6 +314,8 @@ def _voxels(unpacked: bytes, header: nibabel.Nifti1Header) -> np.ndarray:
     from nibabel.volumeutils import apply_read_scaling
 
     shape, dtype = header.get_data_shape(), header.get_data_dtype()
+    if len(unpacked) < _size(header):
+        raise ValueError(f"it ends before its last voxel; expected {_size(header)} bytes")
     voxels = np.frombuffer(unpacked, dtype, math.prod(shape), header.get_data_offset())
     return apply_read_scaling(voxels.reshape(shape, order="F"), *header.get_slope_inter())
 

@@ -91,7 +91,7 @@ class Summary:
         if crop["slices_cut"]:
             lines.append(
                 f"In {crop['slices_cut']} of {self.slices} slices up to "
-                f"{crop['largest_share_cut']:.0%} of the heart is outside the crop. --field "
+                f"{100 * crop['largest_share_cut']:.3g}% of the heart is outside the crop. --field "
                 f"{crop['needed_mm']} would hold all of it, in as many but larger pixels."
             )
         return lines

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from ..attributes import ATTRIBUTES
-from ..data.anatomy import SURE, exchanged_labels, handedness, is_flipped
+from ..data.anatomy import SURE, exchanged_labels, handedness, is_flipped, unlikely_size
 from ..data.masks import CANONICAL
 from ..data.nifti import NEAR, Volume
 from ..data.reading import ToCanonicalLabelsd
@@ -158,6 +158,8 @@ def encode_scan(
         scan = _turned(scan, mirror)
         frames, found = _outlined(scan, outlines, count)
         outlined = np.stack([one.labels for one in found])
+        if not outlined[0].any():
+            raise DataError(f"no heart was found in {scan.name}; look at it, or give its mask")
         source, dice = outlines.name, found[0].predicted_dice
         said = [*dict.fromkeys(text for one in found for text in one.warnings)]
     else:
@@ -170,6 +172,8 @@ def encode_scan(
             said.append(
                 f"labels look exchanged: {exchanged}; give their numbers with --mask-labels"
             )
+        if size := unlikely_size(outlined[0], scan.spacing_mm):
+            said.append(f"{size}: is the spacing that of the scan?")
     if handedness(outlined[0], scan.spacing_mm) < -SURE:
         said.append(MIRROR_IMAGE)
     if scan.frames.shape[3] == 1:

@@ -12,6 +12,8 @@ LEAST_PIXELS = 10
 """Pixels of a structure in a slice below which its shape says nothing."""
 OPEN = 0.8
 """Share of the LV's border that is wall, below which a slice counts as open."""
+LEFT_OUT = 0.05
+"""Share of the LV above which another part is reported that is not connected with it."""
 RISE = 1.3
 """Ratio by which an area may exceed that of the next slice towards the base."""
 
@@ -57,6 +59,26 @@ def _largest(region: np.ndarray) -> np.ndarray:
     sizes = np.bincount(parts[region], minlength=count + 1)
     sizes[0] = 0
     return region & (parts == sizes.argmax())
+
+
+def left_out(labels: np.ndarray, kept: np.ndarray) -> list[str]:
+    """Says in words if `cleaned` removed what looks like more of the heart; empty if it did not.
+
+    Args:
+        labels: Canonical labels as they were predicted, (X, Y, Z).
+        kept: What `cleaned` made of them, (X, Y, Z).
+
+    Example:
+        >>> labels = np.ones((4, 4, 5), np.uint8)
+        >>> labels[..., 2] = 0  # a black slice between two halves of a heart
+        >>> left_out(labels, cleaned(labels))
+        ['a second part that looks like the LV was left out, 100% as large']
+    """
+    lv = int((kept == Structure.LV).sum())
+    lost = int(((labels == Structure.LV) & (kept == 0)).sum())
+    if lost <= LEFT_OUT * lv or not lv:
+        return []
+    return [f"a second part that looks like the LV was left out, {lost / lv:.0%} as large"]
 
 
 def border_faults(labels: np.ndarray) -> list[str]:

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..data.anatomy import unlikely_size
 from ..data.grid import from_grid, grid_size, to_grid, windowed
 from ..data.recipe import Recipe
 from ..metrics.cardiac_function import find_phases
@@ -30,7 +31,7 @@ from ..training.config import parse_pipeline
 from ..training.objectives import SegmentationObjective
 from ..training.run import restored
 from .onnx_network import read_onnx
-from .plausible import border_faults, cleaned
+from .plausible import border_faults, cleaned, left_out
 
 BATCH = 16
 """Slices that pass through the network at a time."""
@@ -201,14 +202,18 @@ class ScanSegmenter:
         whole[:, 0] = 1
         whole[:, :, box[0], box[1]] = mean
         native = from_grid(whole, shape, tuple(spacing_mm), self.grid_mm)
-        labels = cleaned(native.argmax(1).permute(1, 2, 0).numpy().astype(np.uint8))
+        seen_labels = native.argmax(1).permute(1, 2, 0).numpy().astype(np.uint8)
+        labels = cleaned(seen_labels)
         predicted = self._predicted(agreement(seen, mean))
         doubts = [
             f"the {s.name} is doubtful: a Dice of {d:.2f} is expected"
             for s, d in predicted.items()
             if d < DOUBTFUL
         ]
-        return Segmentation(labels, predicted, (*border_faults(labels), *doubts))
+        faults = [*border_faults(labels), *left_out(seen_labels, labels)]
+        if size := unlikely_size(labels, tuple(spacing_mm)):
+            faults.append(f"{size}: is the spacing that of the scan?")
+        return Segmentation(labels, predicted, (*faults, *doubts))
 
     def _predicted(self, agreed: Mapping[Structure, float]) -> dict[Structure, float]:
         found = {}

@@ -149,3 +149,35 @@ def test_errors_of_the_system_and_of_names_become_sentences():
     with pytest.raises(UnicodeEncodeError) as error:
         "caf\udce9/run".encode()
     assert "'caf\\udce9/run' holds bytes that are not UTF-8" in console._sentence(error.value)
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch's: its name is all that can be known without importing torch."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB (GPU 0; ...)"),
+        RuntimeError("[alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_too_little_memory_is_a_sentence_that_says_what_to_do(error):
+    @click.command()
+    @console.explained
+    def command():
+        raise error
+
+    result = CliRunner().invoke(command)
+    assert result.exit_code == 2
+    assert result.output.startswith("Error: there is not enough memory")
+
+
+def test_an_error_of_the_program_itself_keeps_its_traceback():
+    @click.command()
+    @console.explained
+    def command():
+        raise RuntimeError("a bug")
+
+    assert isinstance(CliRunner().invoke(command).exception, RuntimeError)

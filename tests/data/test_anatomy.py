@@ -10,13 +10,16 @@ import pytest
 from faults import OWN, SPACING_MM, heart, picture, save
 
 from cardiac_attrivae.data.anatomy import (
+    APART,
     CUT,
     EXCHANGED,
     FLIPPED,
+    GAP,
     ISLAND,
     MIRROR_IMAGE,
     MIRRORED,
     PHASES_EXCHANGED,
+    SIZE,
     SURE,
     UNIT,
     base_first,
@@ -187,6 +190,40 @@ def test_a_pixdim_of_1_beside_an_affine_that_knows_better_is_a_problem(own, tmp_
     _, problems = notes_and_problems(own)
     assert problems[UNIT] == dict.fromkeys(("p1", "p2", "p3"), "1.5 x 1.5 x 10 mm at ED")
     assert set(preprocess(MANIFEST, own, tmp_path / "s").remarks) == {UNIT}
+
+
+def without_slice(mask):
+    mask = mask.copy()
+    mask[..., 2] = 0
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("what", "detail", "damage"),
+    [
+        (GAP, "LV in 1 slice, MYO in 1 slice, RV in 1 slice at ED",
+         lambda own: change(own, without_slice, ["mask"])),
+        (SIZE, "an LV of 10 mm length in a heart of 38.6 mm width at ED",
+         lambda own: change(own, lambda voxels: voxels[..., 1:2])),
+        (APART, "1.5 x 1.5 x 10 mm and 1 x 1 x 1 mm at ED",
+         lambda own: change(own, lambda voxels: voxels, ["mask"], np.eye(4))),
+    ],
+)  # fmt: skip
+def test_what_makes_volumes_wrong_is_noted_by_check_and_told_by_preprocess(
+    own, tmp_path, what, detail, damage
+):
+    damage(own)
+    notes, problems = notes_and_problems(own)
+    assert problems == {}
+    assert notes[what] == dict.fromkeys(("p1", "p2", "p3"), detail)
+    summary = preprocess(MANIFEST, own, tmp_path / "s", Recipe(size=160))
+    assert set(summary.remarks) == {what}
+
+
+def test_a_stack_that_lost_its_spacing_has_not_the_size_of_a_heart(own):
+    change(own, lambda voxels: voxels, affine=np.eye(4))
+    notes, _ = notes_and_problems(own)
+    assert set(notes[SIZE]) == {"p1", "p2", "p3"}
 
 
 def test_an_lv_that_is_larger_at_es_is_noted_by_check_and_told_by_preprocess(own, tmp_path):

@@ -164,6 +164,20 @@ def test_every_damage_is_a_data_error_that_names_the_file(tmp_path, damage):
         read_volume(file, 0)
 
 
+@pytest.mark.parametrize("form", list(FORMS)[:3])
+@pytest.mark.parametrize("frames", [1, 2])
+def test_a_header_is_never_read_as_voxels(tmp_path, form, frames):
+    """nibabel takes an offset of 0 as it is; the picture would be shifted by 352 bytes."""
+    file = tmp_path / form
+    write(file, picture(1, frames), kind=FORMS[form])
+    content = bytearray(gzip.decompress(file.read_bytes()) if "gz" in form else file.read_bytes())
+    place, size = (108, 4) if FORMS[form] is nibabel.Nifti1Image else (168, 8)
+    content[place : place + size] = bytes(size)
+    file.write_bytes(gzip.compress(bytes(content)) if "gz" in form else bytes(content))
+    with pytest.raises(DataError, match="its voxels begin at byte 0, inside its header"):
+        read_volume(file, 0)
+
+
 def test_a_gzip_of_several_members_is_read_whole(tmp_path):
     file = write(tmp_path / "x.nii.gz", picture(8))
     plain = gzip.decompress(file.read_bytes())

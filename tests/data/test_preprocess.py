@@ -596,3 +596,9 @@ def test_a_heart_that_leaves_the_crop_is_reported_and_a_larger_field_keeps_it(ow
     store = SliceDataset.open(tmp_path / "large")
     areas = (store.labels == 3).sum(dim=(1, 2, 3)).numpy() * store.pixel_cm2
     assert areas == pytest.approx(store.attributes(["RVEDA"])[:, 0], rel=0.1)
+
+
+def test_a_small_share_outside_the_crop_is_not_called_none(tmp_path):
+    crop = {"slices_cut": 2, "largest_share_cut": 0.0041, "needed_mm": 175}
+    (line,) = module.Summary(tmp_path, 1, 9, [], {}, 0, {}, crop, {}).observations
+    assert line.startswith("In 2 of 9 slices up to 0.41% of the heart is outside the crop.")

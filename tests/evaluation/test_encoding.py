@@ -229,6 +229,28 @@ def test_mistakes_end_in_a_sentence(world, words, message, monkeypatch, tmp_path
     assert "Traceback" not in done.output
 
 
+def test_a_scan_without_a_heart_is_refused_in_words(world):
+    run, _, _, records, stub = world
+    blind = Stub({key: np.zeros_like(mask) for key, mask in stub.masks.items()})
+    with pytest.raises(DataError, match="no heart was found in .*; look at it, or give its mask"):
+        encode_scan(run, records[0].image, segmenter=lambda: blind)
+
+
+def test_a_scan_that_lost_its_spacing_is_reported(world, tmp_path):
+    run, _, folder, records, _ = world
+    for file, name in (
+        (records[0].image, "image"),
+        (folder / "masks" / records[0].image.name, "m"),
+    ):
+        image = nibabel.load(file)
+        voxels = np.asarray(image.dataobj)
+        nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / f"{name}.nii.gz")
+    one = encode_scan(run, tmp_path / "image.nii.gz", tmp_path / "m.nii.gz")
+    assert "is the spacing that of the scan?" in " ".join(one.warnings)
+    sound = encode_scan(run, records[0].image, folder / "masks" / records[0].image.name)
+    assert "spacing" not in " ".join(sound.warnings)
+
+
 def test_a_mask_of_another_shape_is_refused(world, tmp_path):
     run, _, folder, records, _ = world
     mask = nibabel.load(folder / "masks" / records[0].image.name)

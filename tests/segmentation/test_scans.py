@@ -49,6 +49,25 @@ def test_a_picture_without_a_heart_is_said_to_have_none():
     assert "no heart was found" in found.warnings
 
 
+def test_a_stack_with_a_black_slice_is_not_trusted():
+    labels, image = heart()
+    image[..., 2] = 0
+    found = ScanSegmenter("fake", by_brightness).segment(image, (1.5, 1.5, 8.0))
+    assert (found.labels == 1).sum() < 0.8 * (labels == 1).sum()
+    (told,) = [said for said in found.warnings if "left out" in said]
+    assert told.startswith("a second part that looks like the LV was left out, ")
+
+
+def test_a_scan_that_lost_its_spacing_is_not_trusted():
+    _, image = heart((120, 100, 6), (1.5, 1.5, 8.0))
+    wide = np.kron(image, np.ones((2, 2, 1)))
+    found = ScanSegmenter("fake", by_brightness).segment(wide, (1.0, 1.0, 1.0))
+    assert (
+        "an LV of 6 mm length in a heart of 92.6 mm width: is the spacing that of the scan?"
+        in " ".join(found.warnings)
+    )
+
+
 def test_a_missing_segmenter_is_named():
     with pytest.raises(DataError, match="no segmenter 'not/there'"):
         load_segmenter("not/there")
