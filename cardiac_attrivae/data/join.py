@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any
-from zipfile import ZIP_STORED, ZipFile
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ from ..schema import SPLITS, DataError
 from .manifest import NAME
 from .preprocess import UNFINISHED, check_replaceable
 from .store import SliceDataset, content_hash
-from .store_files import FORMAT
+from .store_files import FORMAT, mask_entry
 from .store_writer import PACKAGES, appended
 
 PIECE = 64
@@ -110,11 +110,12 @@ def _write(stores: Sequence[SliceDataset], folder: Path, name: str) -> None:
             for store in stores:
                 for rows in np.array_split(np.arange(len(store)), -(-len(store) // PIECE)):
                     add(store.read(rows)[key].numpy())
-    with ZipFile(folder / "masks.npz", "w", ZIP_STORED) as archive:
+    with ZipFile(folder / "masks.npz", "w", ZIP_DEFLATED, compresslevel=1) as archive:
         for store in stores:
-            with ZipFile(store.folder / "masks.npz") as masks:
-                for entry in masks.namelist():
-                    archive.writestr(entry, masks.read(entry))
+            for case in store.cases["case"].unique():
+                for phase, mask in store.native_masks(case).items():
+                    with archive.open(mask_entry(case, phase), "w") as stream:
+                        np.lib.format.write_array(stream, mask)
     cases = pd.concat([store.cases for store in stores], join="inner", ignore_index=True)
     write(folder / "cases.csv", csv_text(cases))
     skipped = pd.concat([read_csv(store.folder / "skipped.csv") for store in stores])

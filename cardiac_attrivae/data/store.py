@@ -371,16 +371,24 @@ class SliceDataset(Dataset[dict[str, Any]]):
                     f"{name} needs masks at ED and ES, and {self.folder} holds ED alone; "
                     "preprocess again with --phases ED,ES"
                 )
-        masks, values = self._opened_masks(), np.empty((len(self), len(names)))
+        values = np.empty((len(self), len(names)))
         spacings, indices = self.cases[SPACING].to_numpy(), self.cases["slice_index"].to_numpy()
         for case, rows in self.cases.groupby("case").indices.items():
-            at = read_masks(masks, str(case), self.phases)
+            at = self.native_masks(str(case))
             for row in rows:
                 spacing, index = tuple(spacings[row].tolist()), int(indices[row])
                 hearts = {phase: Outlines(mask, spacing, index) for phase, mask in at.items()}
                 found = measure(hearts, names)
                 values[row] = [found[name] for name in names]
         return values
+
+    def native_masks(self, case: str) -> dict[Phase, np.ndarray]:
+        """Reads the whole masks of a patient, (I, J, S) at each phase; of ES there may be none.
+
+        Raises:
+            DataError: If they cannot be read, or belong to a store that replaced this one.
+        """
+        return read_masks(self._opened_masks(), case, self.phases)
 
     def _opened_masks(self) -> ZipFile:
         """Opens the masks of a copy that came from another process, if the store is the same."""

@@ -1,6 +1,8 @@
 """Stores of several data sets as one: every slice, mask and patient of each, once."""
 
 import json
+import shutil
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import pytest
@@ -89,6 +91,29 @@ def test_a_model_of_joined_stores_does_not_count_its_patients_as_unseen(
     assert seen_cases(load_run(run), {"mine"}, other) == []
     known = load_run(trained(acdc_store_all, tmp_path / "acdc"))
     assert seen_cases(known, both.sources, other) == [case]
+
+
+def test_masks_are_those_of_the_patients_and_of_the_stores_that_were_opened(
+    joined, acdc_store_all, mnms_store_all, tmp_path, monkeypatch
+):
+    copy = shutil.copytree(acdc_store_all, tmp_path / "copy")
+    with ZipFile(copy / "masks.npz", "a", ZIP_DEFLATED) as archive:
+        archive.writestr("bomb.npy", bytes(2**22))  # of nobody
+    info = json.loads((copy / "dataset.json").read_text()) | {"content_hash": content_hash(copy)}
+    (copy / "dataset.json").write_text(json.dumps(info | {"sha256": seal(info)}))
+
+    def replaced(stores, check=join._check):
+        check(stores)
+        shutil.copytree(mnms_store_all, tmp_path / "other")
+        (tmp_path / "other" / "masks.npz").replace(copy / "masks.npz")
+
+    monkeypatch.setattr(join, "_check", replaced)
+    both = join_stores([copy, mnms_store_all], tmp_path / "both")
+    parts, other = joined
+    with ZipFile(both.folder / "masks.npz") as masks:
+        assert set(masks.namelist()) == {f"{case}.npy" for case in both.cases["case"]}
+    np.testing.assert_array_equal(both.measured(NAMES), other.measured(NAMES))
+    assert (both.folder / "masks.npz").stat().st_size < 2**20
 
 
 def test_one_patient_under_two_ids_is_refused(acdc_store_all, tmp_path):
