@@ -24,7 +24,7 @@ from ..runtime.weights import weights_digest, write_weights
 from ..schema import DataError
 from ..training.guidance import Guide
 from .judge import Segmenter, cache_of, read_cached
-from .judge_training import AUGMENTATION, Progress, Training, bar, train_network
+from .judge_training import Progress, Training, augmentation_facts, bar, train_network
 
 FORMAT = 1
 """Format of the cached file; counted up when the network or its training changes."""
@@ -71,7 +71,7 @@ def train_guide(
         )
     half = train.take(np.flatnonzero(train.cases["case"].isin(patients)))
     training, content = training or Training(), train.info["content_hash"]
-    recipe = [FORMAT, KIND, content, patients, asdict(training), asdict(AUGMENTATION)]
+    recipe = [FORMAT, KIND, content, patients, asdict(training), augmentation_facts()]
     name = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
     file = cache_of(train, output) / f"segmenter_guide_{name}.safetensors"
     network = build_guide(0, device)

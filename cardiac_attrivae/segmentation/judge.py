@@ -26,7 +26,7 @@ from ..runtime.files import remove_leftovers
 from ..runtime.weights import Facts, read_weights, write_weights
 from ..schema import STRUCTURES, DataError, Keys
 from ..training.augmentation import each_phase
-from .judge_training import AUGMENTATION, Progress, Training, bar, build, train_network
+from .judge_training import Progress, Training, augmentation_facts, bar, build, train_network
 
 FORMAT = 1
 """Format of the cached file; counted up when the network or its training changes."""
@@ -148,7 +148,7 @@ def _file(
 ) -> Path:
     """Returns the file of a segmenter: its name is the fingerprint of all that it depends on."""
     content = store.info["content_hash"]
-    recipe = [FORMAT, content, seed, half, asdict(training), asdict(AUGMENTATION)]
+    recipe = [FORMAT, content, seed, half, asdict(training), augmentation_facts()]
     fingerprint = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
     return Path(cache) / f"segmenter_{fingerprint[:16]}.safetensors"
 

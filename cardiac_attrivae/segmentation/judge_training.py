@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,6 +33,9 @@ AUGMENTATION = Augmentation(
     blood=0.2, muscle=0.1, contrast=0.4, bias=0.2, noise=0.05,
 )  # fmt: skip
 """Wider than what models are trained with: what they draw at three deviations is measured too."""
+
+LATER = ("beat", "taper", "right", "length")
+"""Later options of `AUGMENTATION`: while 0, fingerprints of segmenters stay without them."""
 
 CHECKPOINT_EVERY = 50
 """Batches between two checkpoints: about a tenth of a training."""
@@ -90,6 +93,11 @@ def build(seed: int, device: torch.device | str = "cpu") -> nn.Module:
         network = UNet(2, 1, len(HEART) + 1, filters, (2, 2, 2, 2), num_res_units=2, norm="batch")
     # torch's stub of this overload lacks memory_format
     return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def augmentation_facts() -> dict[str, float]:
+    """Returns what the fingerprint of a segmenter holds of `AUGMENTATION`."""
+    return {k: v for k, v in asdict(AUGMENTATION).items() if v or k not in LATER}
 
 
 def _rows(train: SliceDataset, training: Training) -> int:

@@ -111,11 +111,13 @@ def prepared(slices: Slices) -> Slices:
 
     Returns:
         LABEL; IMAGE, extended beyond the edge of the mask; ``pixels``, the numbers of pixels of LV,
-        myocardium and RV in each channel, (N, 3 C); of the first channel ``centre``, ``radius`` and
+        myocardium and RV in each channel, (N, 3 C); of each channel ``centre``, ``radius`` and
         ``wall``, see `ventricle_geometry`.
     """
     masks = structure_masks(slices[Keys.LABEL])
-    centre, radius, wall = ventricle_geometry(masks[:, : len(HEART)])
+    count = slices[Keys.LABEL].shape[1]
+    each = masks.unflatten(1, (count, -1)).flatten(0, 1)
+    centre, radius, wall = (found.unflatten(0, (-1, count)) for found in ventricle_geometry(each))
     return {
         # the store is 0 outside the mask: without a rim, edges would darken as they are moved
         Keys.IMAGE: extend_over_edge(slices[Keys.IMAGE], (slices[Keys.LABEL] > 0).float()),
@@ -156,10 +158,11 @@ class Augmenter:
 
     def __call__(self, batch: Slices, generator: Generator) -> Slices:
         """Returns IMAGE, LABEL, standardised ATTRIBUTES and ROW of the new versions."""
-        row, label = batch[Keys.ROW], batch[Keys.LABEL].float()
-        grid = self._deformation(batch, generator)
-        label = F.grid_sample(label, grid, mode="nearest", align_corners=False)
-        image = F.grid_sample(batch[Keys.IMAGE], grid, mode="bilinear", align_corners=False)
+        if self.ranges.length:
+            batch = self._lengthened(batch, generator)
+        row, grid = batch[Keys.ROW], self._deformation(batch, generator)
+        label = sampled(batch[Keys.LABEL].float(), grid, "nearest")
+        image = sampled(batch[Keys.IMAGE], grid, "bilinear")
         masks = structure_masks(label)
         # the crop cuts off parts of a large RV: native area over area in the crop
         pixels, before = (
@@ -185,7 +188,8 @@ class Augmenter:
         Computed from the new slice back to the old one, in pixels from the centre of the crop.
 
         Returns:
-            Positions in the old slices, (N, H, W, 2) as (x, y) in [-1, 1].
+            Positions in the old slices, (N, 1, H, W, 2) as (x, y) in [-1, 1], or for each channel
+            its own, (N, C, H, W, 2).
         """
         image, r = batch[Keys.IMAGE], self.ranges
         size, device = image.shape[-1], image.device
@@ -199,11 +203,19 @@ class Augmenter:
         x, y = _turn(x * (-zoom - stretch).exp(), y * (stretch - zoom).exp(), -along)
 
         # about the LV centre: radius and wall are zoomed apart, what lies outside moves along
-        cx, cy = batch["centre"][:, :, None, None].unbind(1)
-        x, y = x - cx, y - cy
+        cavity, wall = (draw.uniform(reach)[:, None] for reach in (r.cavity, r.wall))
+        bends = draw.normal(2, 5) * r.elastic
+        own = r.beat or r.taper or r.right  # each channel then has a map of its own
+        if own:
+            beat, taper, right = (draw.uniform(k)[:, None] for k in (r.beat, r.taper, r.right))
+            at_es, depth = self._places(image.shape[1], device)
+            cavity = cavity + beat * at_es + taper * depth
+        cavity, wall, right = cavity.exp(), wall.exp(), right.exp() if own else 1
+        places = slice(None) if own else slice(1)
+        cx, cy = batch["centre"][:, places, :, None, None].unbind(2)
+        x, y = x[:, None] - cx, y[:, None] - cy
         distance = (x * x + y * y).sqrt().clamp_min(1e-3)
-        old = [batch[name][:, None, None] for name in ("radius", "wall")]
-        cavity, wall = draw.uniform(r.cavity).exp(), draw.uniform(r.wall).exp()
+        old = [batch[name][:, places, None, None] for name in ("radius", "wall")]
         radius, thickness = old[0] * cavity, old[1] * wall
         source = torch.where(
             distance < radius,
@@ -211,16 +223,41 @@ class Augmenter:
             torch.where(
                 distance < radius + thickness,
                 old[0] + (distance - radius) / wall,
-                distance - radius - thickness + old[0] + old[1],
+                (distance - radius - thickness) / right + old[0] + old[1],
             ),
         )
         x, y = cx + x * source / distance, cy + y * source / distance
 
-        bends = draw.normal(2, 5) * r.elastic
         bends = F.interpolate(bends, size=(LATTICE, LATTICE), mode="bicubic", align_corners=True)
-        lattice = (torch.stack([x, y], dim=1) + bends) / (size / 2)
+        lattice = (torch.stack([x, y], dim=2) + bends[:, None]).flatten(0, 1) / (size / 2)
         full = F.interpolate(lattice, size=(size, size), mode="bilinear", align_corners=True)
-        return full.permute(0, 2, 3, 1)
+        return full.permute(0, 2, 3, 1).unflatten(0, (len(image), -1))
+
+    def _places(self, channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Says of each channel whether it shows ES, and its depth from 0 to 1, (C, 1, 1)."""
+        channel = torch.arange(channels, device=device)[:, None, None]
+        phase, place = channel // self.scale.slices, channel % self.scale.slices
+        return phase.float(), place / max(self.scale.slices - 1, 1)
+
+    def _lengthened(self, batch: Slices, generator: Generator) -> Slices:
+        """Zooms stacks along the heart; slices beyond the last are black."""
+        count, device = batch[Keys.LABEL].shape[1], batch[Keys.LABEL].device
+        slices, channel = self.scale.slices, torch.arange(count, device=device)
+        zoom = _Draw(len(batch[Keys.ROW]), generator, device).uniform(self.ranges.length)[:, 0]
+        wanted = (channel % slices * zoom.exp()).round().long()
+        taken = channel // slices * slices + wanted.clamp_max(slices - 1)
+        rows = torch.arange(len(taken), device=device)[:, None]
+        found = {key: batch[key][rows, taken] for key in ("centre", "radius", "wall")}
+        for key in (Keys.IMAGE, Keys.LABEL):
+            found[key] = batch[key][rows, taken] * (wanted < slices)[:, :, None, None]
+        return {**batch, **found}
+
+
+def sampled(fields: Tensor, grids: Tensor, mode: str) -> Tensor:
+    """Samples channels (N, C, H, W) at places of all, (N, 1, H, W, 2), or of each."""
+    parts = fields.unflatten(1, (grids.shape[1], -1)).flatten(0, 1)
+    taken = F.grid_sample(parts, grids.flatten(0, 1), mode=mode, align_corners=False)
+    return taken.view_as(fields)
 
 
 def relight(image: Tensor, masks: Tensor, ranges: Augmentation, generator: Generator) -> Tensor:

@@ -94,6 +94,10 @@ class Augmentation:
         cavity: Log of a zoom of the LV cavity alone, about its centre.
         wall: Log of a zoom of the thickness of the myocardium; what is outside moves with it.
         elastic: Standard deviation in pixels of smooth random displacements.
+        beat: Log of a further zoom of the LV cavity at ES, which changes the ejection fraction.
+        taper: The same of the last slice of a stack, less of those before: the LV becomes pointed.
+        right: Log of a zoom of what lies outside of the LV, away from it: the RV.
+        length: Log of a zoom along a stack; each slice is the nearest of those that there are.
         blood: Relative change of the brightness of both cavities.
         muscle: Brightness added to the myocardium.
         contrast: Log of the gamma exponent.
@@ -109,6 +113,10 @@ class Augmentation:
     cavity: float = 0.0
     wall: float = 0.0
     elastic: float = 0.0
+    beat: float = 0.0
+    taper: float = 0.0
+    right: float = 0.0
+    length: float = 0.0
     blood: float = 0.0
     muscle: float = 0.0
     contrast: float = 0.0

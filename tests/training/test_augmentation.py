@@ -22,6 +22,7 @@ from cardiac_attrivae.training.augmentation import (
 AREAS, VOLUMES = ("LVEDA", "MEDA", "RVEDA"), ("LVEDV", "MEDV", "RVEDV")
 LV, MYO, RV = range(3)
 DEFORMING = ("rotation", "shift", "zoom", "stretch", "cavity", "wall", "elastic")
+OF_STACKS = ("beat", "taper", "right", "length")  # see test_stack.py
 LIGHT = ("blood", "muscle", "contrast", "bias", "blur", "noise")
 
 
@@ -180,7 +181,7 @@ def test_the_generator_decides_everything(hearts):
 
 
 def test_every_range_has_its_test():
-    assert {f.name for f in fields(Augmentation)} == {*DEFORMING, *LIGHT}
+    assert {f.name for f in fields(Augmentation)} == {*DEFORMING, *OF_STACKS, *LIGHT}
 
 
 def test_slices_that_are_drawn_twice_in_a_batch_are_changed_differently(hearts):

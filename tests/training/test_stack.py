@@ -17,8 +17,10 @@ from cardiac_attrivae.training.augmentation import (
     Augmentation,
     Augmenter,
     prepared,
+    structure_masks,
 )
 from cardiac_attrivae.training.guidance import Guidance
+from training.test_augmentation import Always
 
 NAMES = ("LVEDV", "LVESV", "RVEDV", "LVEF", "LVM")
 SHARES = (1.0, 0.9, 0.7)
@@ -119,3 +121,51 @@ def test_guidance_turns_volumes_of_stacks(stacks):
     still = look(output, lambda z: slices[Keys.IMAGE])
     assert still["control"] > 0.01
     assert 0 < still["anatomy"] < 1
+
+
+def counted(labels):
+    """Areas of the LV, myocardium and RV, (N, phase, slice, structure)."""
+    return structure_masks(labels).sum((2, 3)).view(len(labels), 2, 3, 3).numpy()
+
+
+@pytest.fixture
+def full_reach(monkeypatch):
+    monkeypatch.setattr("cardiac_attrivae.training.augmentation._Draw", Always)
+
+
+@pytest.mark.usefixtures("full_reach")
+def test_another_beat_changes_the_cavity_at_es_alone(stacks):
+    after, values = augmented(stacks, beat=0.2)
+    before, found = counted(stacks.labels), counted(after[Keys.LABEL])
+    assert (found[:, 0] == before[:, 0]).all()
+    cavity, larger = before[:, 1, :, 0].sum(1), found[:, 1, :, 0].sum(1)
+    assert larger == pytest.approx(cavity * np.exp(0.4), rel=0.08)
+    change = 100 - stacks.attributes(["LVEF"])[:, 0]
+    assert 100 - values["LVEF"] == pytest.approx(change * np.exp(0.4), rel=0.08)
+
+
+@pytest.mark.usefixtures("full_reach")
+def test_a_taper_changes_the_cavity_towards_the_apex(stacks):
+    after, _ = augmented(stacks, taper=0.3)
+    share = counted(after[Keys.LABEL])[..., 0] / counted(stacks.labels)[..., 0]
+    assert (share[:, :, 0] == 1).all()
+    assert share[:, 0].mean(0) == pytest.approx([1, np.exp(0.3), np.exp(0.6)], rel=0.05)
+
+
+@pytest.mark.usefixtures("full_reach")
+def test_the_right_ventricle_grows_alone(stacks):
+    after, values = augmented(stacks, right=0.2)
+    before, found = counted(stacks.labels), counted(after[Keys.LABEL])
+    assert found[..., :2] == pytest.approx(before[..., :2], rel=0.05)
+    assert (found[..., 2] > 1.15 * before[..., 2]).all()
+    assert (values["RVEDV"] > 1.15 * stacks.attributes(["RVEDV"])[:, 0]).all()
+
+
+@pytest.mark.usefixtures("full_reach")
+def test_a_zoom_along_the_stack_takes_other_slices(stacks):
+    after, values = augmented(stacks, length=float(np.log(2)))
+    before, found = (x.float().unflatten(1, (2, 3)) for x in (stacks.labels, after[Keys.LABEL]))
+    assert torch.equal(found[:, :, 0], before[:, :, 0])
+    assert torch.equal(found[:, :, 1], before[:, :, 2])
+    assert not found[:, :, 2].any()
+    assert values["LVEDV"] == pytest.approx(areas(after[Keys.LABEL], stacks.scale)[:, 0], rel=1e-3)
