@@ -55,7 +55,6 @@ class Checkpoints:
         self.every, self.weights, self.value = every, weights, value
         self.best, self.best_epoch, self.best_digest = float("inf"), 0, ""
         self.conditions: list[tuple[int, str]] = [(1, conditions)]
-        self._writer = ThreadPoolExecutor(max_workers=1)
         self._written: Future[None] | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -89,7 +88,7 @@ class Checkpoints:
         if better:
             files[self.folder / BEST] = serialised(weights)
         self.wait()  # two checkpoints at most are held in memory
-        self._written = self._writer.submit(write_each, files)
+        self._written = in_background(write_each, files)
 
     def resume(self, engine: Engine, device: torch.device) -> int:
         """Restores what last.pt holds into the parts and the engine; returns its epoch.
@@ -217,6 +216,14 @@ def serialised(state: Any) -> memoryview:
     stream = io.BytesIO()
     torch.save(state, stream)
     return stream.getbuffer()
+
+
+def in_background(work: Callable[..., None], *arguments: Any) -> Future[None]:
+    """Starts work in a thread of its own, which ends with it."""
+    thread = ThreadPoolExecutor(max_workers=1)
+    started = thread.submit(work, *arguments)
+    thread.shutdown(wait=False)
+    return started
 
 
 def write_each(files: Mapping[Path, memoryview]) -> None:
