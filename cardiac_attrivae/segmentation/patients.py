@@ -140,16 +140,15 @@ def segment_patients(
                     raise DataError(
                         f"{job.path.name} has {count} frames and no frame {last} (counted from 0)"
                     )
+                patient, place = patients.get(job.patient, Patient(job.patient)), places[job[:2]]
+                _segment(job, scan, patient, output / place, segmenter, numbers or {})
             except DataError as error:
                 skipped.append((job.patient, without_folder(error, job.path)))
                 continue
-            patient = patients.setdefault(job.patient, Patient(job.patient))
-            _segment(
-                job, scan, patient, output / places[job.patient, job.path], segmenter, numbers or {}
-            )
-            masks.append(places[job.patient, job.path])
+            patients[job.patient] = patient
+            masks.append(place)
         if not patients:
-            raise DataError(f"none of {len(jobs)} scans can be read: {skipped[0][1]}")
+            raise DataError(f"none of {len(jobs)} scans can be used: {skipped[0][1]}")
         table = []
         for patient in patients.values():
             table.append(measured(patient))

@@ -127,7 +127,7 @@ def test_scans_that_cannot_be_read_are_listed_and_the_others_continue(tmp_path):
     found = segment_patients(jobs, tmp_path / "out", FAKE)
     assert found["patient"].tolist() == ["good"]
     assert pd.read_csv(tmp_path / "out/skipped.csv")["patient"].tolist() == ["bad"]
-    with pytest.raises(DataError, match="none of 1 scans can be read"):
+    with pytest.raises(DataError, match="none of 1 scans can be used"):
         segment_patients(jobs[:1], tmp_path / "out2", FAKE)
 
 
@@ -206,16 +206,20 @@ def test_scans_of_one_name_of_one_patient_have_a_mask_each(tmp_path):
                          tmp_path / "out2", FAKE)  # fmt: skip
 
 
-def test_a_frame_that_a_scan_lacks_costs_that_scan_alone(tmp_path):
+def test_what_cannot_be_segmented_costs_that_scan_alone(tmp_path):
     cine = nibabel.Nifti1Image(beating(frames=3)[1].astype(np.int16), AFFINE)
     for name in ("p1", "p2"):
         nibabel.save(cine, tmp_path / f"{name}.nii")
     jobs = [Job("p1", tmp_path / "p1.nii", {0: "ED", 9: "ES"}),
             Job("p2", tmp_path / "p2.nii", {0: "ED", 2: "ES"})]  # fmt: skip
+    huge = nibabel.Nifti1Image(heart()[1].astype(np.int16), np.diag([100.0, 100, 8, 1]))
+    nibabel.save(huge, tmp_path / "p3.nii")
+    jobs.append(Job("p3", tmp_path / "p3.nii"))
     found = segment_patients(jobs, tmp_path / "out", FAKE)
     assert found["patient"].tolist() == ["p2"]
     reasons = (tmp_path / "out/skipped.csv").read_text()
     assert "p1.nii has 3 frames and no frame 9 (counted from 0)" in reasons
+    assert "p3,6 slices over 12000 mm" in reasons
 
 
 @pytest.mark.parametrize("name", [r"a$b_{$", r"$\frac$", "two\nlines", os.fsdecode(b"lat\xe4n")])
