@@ -750,6 +750,9 @@ def pickled(run):
     (run / "model.safetensors").write_bytes(pickle.dumps(Harm()))
 
 
+LINE = dict.fromkeys(("slope", "intercept", "code_mean", "code_deviation", "residual_sd"), 1.0)
+LINE |= {"dimension": 0, "n": 20}
+
 RUN = {
     "cut off": (
         lambda r: (r / "model.safetensors").write_bytes(
@@ -783,6 +786,26 @@ RUN = {
     "a network beyond all reason": (
         model(lambda w, a: a["pipeline"]["network"]["arguments"].update(latent_size=1_600_000)),
         "cannot be used: latent_size is 1600000; expected a whole number from 1 to 4096",
+    ),
+    "a line of a dimension that is not there": (
+        model(lambda w, a: a.update(calibration={"LVEDA": LINE | {"dimension": 4096}})),
+        "calibration.LVEDA is ",
+    ),
+    "a line of no patient": (
+        model(lambda w, a: a.update(calibration={"LVEDA": LINE | {"n": 0}})),
+        "calibration.LVEDA is ",
+    ),
+    "a line without its mean": (
+        model(
+            lambda w, a: a.update(
+                calibration={"LVEDA": {key: LINE[key] for key in LINE if key != "code_mean"}}
+            )
+        ),
+        "calibration is ",
+    ),
+    "a guide without a hash": (
+        model(lambda w, a: a.update(guide={"network": "BasicUNet"})),
+        "guide is ",
     ),
     "no seed": (model(lambda w, a: a.pop("seed")), "seed is None; expected a whole number"),
     "a key of a newer version": (

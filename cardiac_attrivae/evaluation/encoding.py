@@ -218,7 +218,7 @@ def attributes_of(run: Run, code: np.ndarray, measured: Mapping[str, float]) -> 
     rows = []
     for name in run.pipeline.attributes:
         read, low, high = values.get(name, [np.nan] * 3)
-        line = lines.get(name, {"low": -np.inf, "high": np.inf})
+        line = {"low": -np.inf, "high": np.inf} | dict(lines.get(name, {}))
         rows.append(
             {"attribute": name, "unit": ATTRIBUTES[name].unit, "measured": measured[name],
              "read": read, "low": low, "high": high,

@@ -23,6 +23,9 @@ LONGEST = 2000
 """Most characters of a title or a citation."""
 CROP = ("size", "spacing", "percentiles")
 """What must be known of how slices were cropped: others must be cropped in the same way."""
+LINE = {
+    "dimension", "slope", "intercept", "code_mean", "code_deviation", "residual_sd", "n",
+}  # fmt: skip
 POPULATION = {"precision", "distances", "axes", "points"}
 _LEAST = -sys.float_info.max
 
@@ -44,9 +47,7 @@ def _are_numbers(value: Any, low: float = _LEAST) -> bool:
 def _are_lines(value: Any) -> bool:
     """Whether a value holds the numbers of a line for each attribute, see `calibration_lines`."""
     return isinstance(value, dict) and all(
-        isinstance(line, dict)
-        and {"dimension", "slope", "intercept", "residual_sd", "n"} <= line.keys()
-        and _are_numbers([*line.values()])
+        isinstance(line, dict) and line.keys() >= LINE and _are_numbers([*line.values()])
         for line in value.values()
     )
 
@@ -87,7 +88,10 @@ OPTIONAL = {
     "calibration": Rule("attributes with the numbers of their lines", _are_lines),
     "population": Rule("tables of numbers, as a run writes them", _is_population),
     "perceptual": Rule("names with texts", _are_texts),
-    "guide": Rule("names with texts", _are_texts),
+    "guide": Rule(
+        "network and sha256, both texts",
+        lambda value: _are_texts(value) and (not value or {"network", "sha256"} <= value.keys()),
+    ),
     "train_sources": Rule(
         "a list of names", lambda value: isinstance(value, list) and all(map(_is_text, value))
     ),
@@ -124,6 +128,11 @@ def check_facts(facts: Mapping[str, Any], latent_size: int) -> None:
     for key in ("code_mean", "code_deviation"):
         if len(facts[key]) != latent_size:
             refuse(key, facts[key], f"{latent_size} numbers, one for each latent dimension")
+    for name, line in facts.get("calibration", {}).items():
+        if line["dimension"] not in range(latent_size) or line["n"] < 3:
+            refuse(
+                f"calibration.{name}", line, "a dimension of the network, and 3 patients or more"
+            )
     if told := facts.get("population"):
         shapes = [(len(told[key]), len(told[key][0]) if told[key] else 0)
                   for key in ("precision", "axes", "points")]  # fmt: skip

@@ -118,6 +118,7 @@ def load_run(folder: str | Path, device: str = "cpu", *, plain: bool = False) ->
     where = find_device(device)
     place(network, where, pipeline)
     painting = folder / REFINER / file.name
+    about.pop("refiner", None)  # what its own file says counts
     refiner = None
     if painting.is_file() and not plain:
         refiner, about["refiner"] = read_refiner(painting, weights, where)

@@ -110,6 +110,12 @@ def test_a_refiner_of_another_run_or_a_damaged_one_is_refused(run, acdc_store_al
         load_run(other)
 
 
+def test_a_run_says_nothing_of_a_refiner_that_is_not_there(run, tmp_path):
+    weights, about = read_weights(run / "model.safetensors")
+    write_weights(tmp_path / "model.safetensors", weights, about | {"refiner": "a text"})
+    assert "refiner" not in load_run(tmp_path).about
+
+
 def test_a_refiner_learns_from_no_patient_that_its_run_did_not(run, data, tmp_path):
     everybody = SliceDataset(
         data.images, data.labels, data.cases.assign(split="train"), data.info, data.folder
