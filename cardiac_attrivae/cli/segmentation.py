@@ -46,8 +46,7 @@ def segment(
     from ..segmentation.scans import load_segmenter
 
     for source in sources:
-        if source.is_dir():
-            check_apart(source, output)
+        check_apart(source, output)
     if dataset is None:
         jobs = scan_jobs(find_scans(sources))
     else:

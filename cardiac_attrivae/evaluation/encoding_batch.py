@@ -55,8 +55,8 @@ def encode_scans(
     """
     model, scans = load_run(run, device), find_scans(sources)
     output = Path(output)
-    for source in filter(Path.is_dir, map(Path, sources)):
-        check_apart(source, output)
+    for source in sources:
+        check_apart(Path(source), output)
     masks = Masks(Path(mask)) if mask and Path(mask).is_dir() else None
     if mask and masks is None and len(scans) > 1:
         raise DataError(

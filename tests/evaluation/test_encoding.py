@@ -251,6 +251,13 @@ def test_a_scan_that_lost_its_spacing_is_reported(world, tmp_path):
     assert "spacing" not in " ".join(sound.warnings)
 
 
+def test_a_scan_below_the_output_is_refused(world):
+    run, _, folder, records, _ = world
+    place = records[0].image.parent
+    with pytest.raises(DataError, match="lie in one another"):
+        encode_scans(run.folder, [records[0].image], place, mask=folder / "masks", device="cpu")
+
+
 def test_a_mask_of_another_shape_is_refused(world, tmp_path):
     run, _, folder, records, _ = world
     mask = nibabel.load(folder / "masks" / records[0].image.name)

@@ -145,6 +145,14 @@ def test_a_data_set_is_segmented_at_ed_and_es_without_its_masks(tmp_path, monkey
     assert len(list((tmp_path / "out/masks").glob("patient*_frame*.nii.gz"))) == 4
 
 
+def test_a_scan_below_the_output_is_refused(tmp_path):
+    (job,) = scans(tmp_path, "p1")
+    words = ["segment", "--source", str(job.path), "--output", str(tmp_path)]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 2
+    assert "lie in one another" in result.stderr
+
+
 def test_wrong_label_numbers_are_refused():
     words = ["segment", "--source", ".", "--output", "out", "--labels", "LV=1,MYO=1,RV=3"]
     result = CliRunner().invoke(main, words)
