@@ -81,16 +81,21 @@ def join_stores(
     return SliceDataset.open(output)
 
 
+def _recipe(store: SliceDataset) -> dict[str, Any]:
+    """Returns how its slices were chosen; a store older than an option has its default."""
+    return {"phases": ["ED"], "stack": 1} | store.info["recipe"]
+
+
 def _check(stores: Sequence[SliceDataset]) -> None:
     if len(stores) < 2:
         raise DataError(f"got {len(stores)} store; expected two or more")
     first, patients = stores[0], dict[str, SliceDataset]()
     prints = dict[str, str]()
     for store in stores:
-        for key, value in first.info["recipe"].items():
-            if store.info["recipe"].get(key) != value:
+        for key, value in _recipe(first).items():
+            if _recipe(store).get(key) != value:
                 raise DataError(
-                    f"{store.folder} has {key} {store.info['recipe'].get(key)} and {first.folder} "
+                    f"{store.folder} has {key} {_recipe(store).get(key)} and {first.folder} "
                     f"{value}; preprocess them alike"
                 )
         for case, found in store.fingerprints().items():

@@ -129,6 +129,16 @@ def test_one_patient_under_two_ids_is_refused(acdc_store_all, tmp_path):
         join_stores([store, other], tmp_path / "both")
 
 
+def test_a_store_that_is_older_than_an_option_is_joined(acdc_store_all, mnms_store_all, tmp_path):
+    old = shutil.copytree(acdc_store_all, tmp_path / "old")
+    info = json.loads((old / "dataset.json").read_text())
+    info["recipe"] = {k: v for k, v in info["recipe"].items() if k not in ("phases", "stack")}
+    info.pop("sha256")
+    (old / "dataset.json").write_text(json.dumps(info | {"sha256": seal(info)}))
+    for k, stores in enumerate(([old, mnms_store_all], [mnms_store_all, old])):
+        join_stores(stores, tmp_path / f"both{k}")
+
+
 def test_the_command_says_what_it_joined(acdc_store_all, mnms_store_all, tmp_path):
     place = tmp_path / "both"
     command = ["join", str(acdc_store_all), str(mnms_store_all), "--output", str(place)]
