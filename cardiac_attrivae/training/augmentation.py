@@ -205,12 +205,13 @@ class Augmenter:
         # about the LV centre: radius and wall are zoomed apart, what lies outside moves along
         cavity, wall = (draw.uniform(reach)[:, None] for reach in (r.cavity, r.wall))
         bends = draw.normal(2, 5) * r.elastic
+        right: Tensor | int = 1
         own = r.beat or r.taper or r.right  # each channel then has a map of its own
         if own:
-            beat, taper, right = (draw.uniform(k)[:, None] for k in (r.beat, r.taper, r.right))
+            beat, taper, beyond = (draw.uniform(k)[:, None] for k in (r.beat, r.taper, r.right))
             at_es, depth = self._places(image.shape[1], device)
-            cavity = cavity + beat * at_es + taper * depth
-        cavity, wall, right = cavity.exp(), wall.exp(), right.exp() if own else 1
+            cavity, right = cavity + beat * at_es + taper * depth, beyond.exp()
+        cavity, wall = cavity.exp(), wall.exp()
         places = slice(None) if own else slice(1)
         cx, cy = batch["centre"][:, places, :, None, None].unbind(2)
         x, y = x[:, None] - cx, y[:, None] - cy
