@@ -35,7 +35,7 @@ from ..segmentation.judge import CHUNK, KIND, Segmenter
 from ..training.run import Run, decode, load_run, reconstruct
 from .parts import Part, Patients, fingerprint
 
-FOLDS, STEPS, BATCH, RATE = 5, 80, 32, 2e-3
+FOLDS, STEPS, BATCH, RATE = 5, 600, 32, 2e-3
 """How the network that tells slices apart is cross-validated over patients, and trained."""
 BLUR, NOISE = 1.5, 0.1
 """Standard deviations of the ceilings, in pixels and in intensity."""
