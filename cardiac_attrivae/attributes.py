@@ -206,7 +206,7 @@ ATTRIBUTES: dict[str, Attribute] = {
 }
 
 
-def drawn(name: str, areas: Any) -> Any:
+def drawn(name: str, areas: Any, unit: str = "cm2") -> Any:
     """Returns what the areas of drawn slices say of an attribute.
 
     An area is the area of its structure. Of a volume or a mass that area is what a slice shows, of
@@ -215,9 +215,10 @@ def drawn(name: str, areas: Any) -> Any:
     Args:
         name: Attribute.
         areas: Areas of LV, MYO and RV at ED, then at ES, in cm^2, (..., 3 C): array or tensor.
+        unit: Theirs; in ``mL`` they are the volumes that a stack shows, which tell no length.
 
     Returns:
-        (...), NaN of a shape.
+        (...), NaN of a shape, and of a length in a stack.
 
     Example:
         >>> drawn("LVEF", np.array([20.0, 15, 30, 8, 16, 20])).round(3).item()  # from 20 to 8 cm2
@@ -226,7 +227,9 @@ def drawn(name: str, areas: Any) -> Any:
     entry = ATTRIBUTES[name]
     if is_own_area(name):
         return _area_of(areas, entry.phases[-1], entry.structure)
-    return areas[..., 0] * float("nan") if entry.drawn is None else entry.drawn(areas)
+    if entry.drawn is None or (entry.kind is Kind.LENGTH and unit != "cm2"):
+        return areas[..., 0] * float("nan")
+    return entry.drawn(areas)
 
 
 def is_own_area(name: str) -> bool:

@@ -140,6 +140,13 @@ def test_a_heart_on_a_fine_grid_measures_what_its_formulas_state(pathology):
     assert all(a >= b for a, b in pairwise(counts[:, HEART].sum(axis=1)))
 
 
+def test_volumes_of_a_stack_tell_a_fraction_and_no_length():
+    sizes = np.array([200.0, 150, 300, 80, 160, 200])
+    assert drawn("LVEF", sizes, "mL") == pytest.approx(60)
+    assert np.isnan(drawn("WT_mean_ED", sizes, "mL"))
+    assert drawn("WT_mean_ED", sizes) > 0
+
+
 def test_unknown_repeated_and_missing_names_are_refused():
     assert check_names(["RVEDV", "LVEDA"]) == ("RVEDV", "LVEDA")
     with pytest.raises(ValueError, match="unknown attribute 'LVEDVI', did you mean 'LVEDV'"):

@@ -252,7 +252,7 @@ def compared(
         row = {"attribute": name, "requested": wanted, "unit": attribute.unit}
         row |= {"structure": attribute.structure.name, f"measured_{scale.unit}": area}
         row |= {f"error_{scale.unit}": error}
-        said = np.nan if is_own_area(name) else float(drawn(name, found))
+        said = np.nan if is_own_area(name) else float(drawn(name, found, scale.unit))
         rows.append(row | {"reached": near if np.isfinite(error) else np.nan, "measured": said})
     table = pd.DataFrame(rows)
     return table if table["measured"].notna().any() else table.drop(columns="measured")

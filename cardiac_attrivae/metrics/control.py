@@ -50,7 +50,7 @@ class Movement:
 
     @cached_property
     def slopes(self) -> np.ndarray:
-        """cm2 measured per unit requested, (P, 3 C)."""
+        """What is measured per unit requested, (P, 3 C)."""
         return self._slopes(self.measured)
 
     def _slopes(self, measured: np.ndarray) -> np.ndarray:
@@ -132,7 +132,8 @@ CONTROL: dict[str, Metric[[Movement, np.ndarray], float]] = table_of(
         question="Does the drawn heart follow?",
     ),
     Metric(
-        "Control_slope", "Slope", "Measured cm² per unit requested; of an area, 1 is perfect.",
+        "Control_slope", "Slope",
+        "Measured per unit requested; of an area, 1 is perfect, in stacks of a volume.",
         Section.CONTROL, lambda m, counts: m.slope(counts / counts.sum()),
         good=Good.NONE, scale=PLAIN,
     ),
@@ -141,7 +142,7 @@ CONTROL: dict[str, Metric[[Movement, np.ndarray], float]] = table_of(
         Section.CONTROL, lambda m, counts: counts / counts.sum() @ m.grew,
     ),
     Metric(
-        "Control_error", "Error", "Mean absolute difference of measured and requested area.",
+        "Control_error", "Error", "Mean absolute difference of measured and requested size.",
         Section.CONTROL, lambda m, counts: counts / counts.sum() @ m.errors,
         good=Good.NONE, scale=POSITIVE, in_unit=True,
     ),
@@ -205,6 +206,6 @@ def _movement(part: pd.DataFrame, name: str, deviations: np.ndarray, unit: str) 
     columns, about = [c for c in structures_at(Phase) if c in part], ATTRIBUTES[name]
     measured = part[columns].to_numpy().reshape(-1, len(STEPS), len(columns))
     own = [column(phase, about.structure) for phase in about.phases]
-    said = None if is_own_area(name) else drawn(name, measured)
+    said = None if is_own_area(name) else drawn(name, measured, unit)
     requested = part["requested"].to_numpy()[: len(STEPS)]
     return Movement(requested, measured, own, deviations, is_size(name, unit), said)
