@@ -108,6 +108,7 @@ def test_a_store_holds_its_files_and_no_more(acdc_store):
         "least_pixels": 10,
         "percentiles": [1.0, 99.0],
         "phases": ["ED"],
+        "stack": 1,
     }
     assert info["cases"] == info["slices"] == 9
     assert info["attributes"] == {n: a.unit for n, a in ATTRIBUTES.items() if a.in_every_store}
