@@ -22,6 +22,7 @@ from ..runtime.spreadsheet import csv_text, read_csv
 from ..schema import SPLITS, DataError
 from .manifest import NAME
 from .preprocess import UNFINISHED, check_replaceable
+from .recipe import full_recipe
 from .store import SliceDataset, content_hash
 from .store_files import FORMAT, mask_entry
 from .store_writer import PACKAGES, appended
@@ -81,21 +82,17 @@ def join_stores(
     return SliceDataset.open(output)
 
 
-def _recipe(store: SliceDataset) -> dict[str, Any]:
-    """Returns how its slices were chosen; a store older than an option has its default."""
-    return {"phases": ["ED"], "stack": 1} | store.info["recipe"]
-
-
 def _check(stores: Sequence[SliceDataset]) -> None:
     if len(stores) < 2:
         raise DataError(f"got {len(stores)} store; expected two or more")
     first, patients = stores[0], dict[str, SliceDataset]()
     prints = dict[str, str]()
     for store in stores:
-        for key, value in _recipe(first).items():
-            if _recipe(store).get(key) != value:
+        for key, value in full_recipe(first.info["recipe"]).items():
+            other = full_recipe(store.info["recipe"]).get(key)
+            if other != value:
                 raise DataError(
-                    f"{store.folder} has {key} {_recipe(store).get(key)} and {first.folder} "
+                    f"{store.folder} has {key} {other} and {first.folder} "
                     f"{value}; preprocess them alike"
                 )
         for case, found in store.fingerprints().items():

@@ -76,6 +76,16 @@ class Recipe:
         return len(self.phases) * self.stack
 
 
+def full_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Adds to a recipe what those of earlier versions do not say.
+
+    Example:
+        >>> full_recipe({"slice": "mid"})
+        {'phases': ['ED'], 'stack': 1, 'slice': 'mid'}
+    """
+    return {"phases": ["ED"], "stack": 1, **recipe}
+
+
 def scale_of(recipe: Mapping[str, Any]) -> Scale:
     """Returns what the pixels of a store count for, by the recipe in its dataset.json.
 
@@ -83,5 +93,5 @@ def scale_of(recipe: Mapping[str, Any]) -> Scale:
         >>> scale_of({"spacing": 2.0}), scale_of({"spacing": 2.0, "stack": 5})
         (Scale(pixel=0.04, slices=1), Scale(pixel=0.072, slices=5))
     """
-    slices, pixel = int(recipe.get("stack", 1)), recipe["spacing"] ** 2 / 100
+    slices, pixel = int(full_recipe(recipe)["stack"]), recipe["spacing"] ** 2 / 100
     return Scale(pixel if slices == 1 else pixel * STACK_MM / slices / 10, slices)

@@ -26,7 +26,7 @@ from ..runtime.contents import require_store
 from ..runtime.files import read_json
 from ..runtime.provenance import digest, seal
 from ..schema import HEART, MANUAL, SPLITS, DataError, Keys, Phase, Scale
-from .recipe import scale_of
+from .recipe import full_recipe, scale_of
 from .store_files import (
     FILES,
     FORMAT,
@@ -213,7 +213,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
     @property
     def phases(self) -> tuple[Phase, ...]:
         """What the channels show: ED, or ED and ES."""
-        slices = self.info.get("recipe", {}).get("stack", 1)
+        slices = full_recipe(self.info.get("recipe", {}))["stack"]
         return tuple(Phase)[: self.channels // slices]
 
     @property

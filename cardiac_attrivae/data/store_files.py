@@ -18,6 +18,7 @@ from ..runtime.spreadsheet import unquoted
 from ..schema import MANUAL, SPLITS, DataError, Phase, Structure
 from .manifest import NAME
 from .nifti import MOST_VOXELS
+from .recipe import full_recipe
 
 FORMAT = 2
 FILES = ("cases.csv", "images.npy", "labels.npy", "masks.npz")
@@ -184,7 +185,7 @@ def check_channels(folder: Path, info: dict[str, Any], channels: int) -> None:
         Traceback (most recent call last):
         cardiac_attrivae.schema.DataError: store has 12 channels; expected 1 or 2 phases of 5 ...
     """
-    slices = info["recipe"].get("stack", 1)
+    slices = full_recipe(info["recipe"])["stack"]
     whole = isinstance(slices, int) and slices > 0
     if not whole or channels not in (slices, 2 * slices):
         raise DataError(

@@ -11,6 +11,7 @@ import yaml
 from scipy.stats import gaussian_kde
 
 from ..attributes import is_area
+from ..data.recipe import full_recipe
 from ..data.store import SliceDataset
 from ..metrics.population import Population
 from ..runtime.files import write
@@ -179,7 +180,7 @@ def _describe(
     if like is not None:
         how.append(f"{'others ' if how else ''}as in the patients of {like.name}, smoothed")
     dataset = studio.run.about["train_dataset"]
-    phases = studio.run.about["recipe"].get("phases", ["ED"])
+    phases = full_recipe(studio.run.about["recipe"])["phases"]
     facts = {
         "count": count,
         "method": studio.run.pipeline.method,

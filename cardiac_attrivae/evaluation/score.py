@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from torch import device
 
+from ..data.recipe import full_recipe
 from ..data.store import SliceDataset
 from ..metrics.calibration import Calibration
 from ..metrics.catalogue import unit_of
@@ -175,13 +176,14 @@ def check_fit(run: Run, dataset: SliceDataset) -> None:
 
 def check_crop(recipe: Mapping[str, Any], dataset: SliceDataset, model: str) -> None:
     """Does what `check_fit` does, for a model of which only the recipe and a name are known."""
-    stacks = [of.get("stack", 1) for of in (recipe, dataset.info["recipe"])]
+    recipes = [full_recipe(of) for of in (recipe, dataset.info["recipe"])]
+    stacks = [of["stack"] for of in recipes]
     if stacks[0] != stacks[1]:
         raise DataError(
             f"{model} was trained on {_slices(stacks[0])} and {dataset.folder} holds "
             f"{_slices(stacks[1])}; preprocess it with --stack {stacks[0]}"
         )
-    phases = [list(of.get("phases", ["ED"])) for of in (recipe, dataset.info["recipe"])]
+    phases = [list(of["phases"]) for of in recipes]
     if phases[0] != phases[1]:
         own, other = (",".join(of) for of in phases)
         raise DataError(

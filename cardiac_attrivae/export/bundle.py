@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from ..data.recipe import full_recipe
 from ..report.render import render
 from ..runtime.files import atomic_file, atomic_folder, write
 from ..schema import DataError
@@ -175,7 +176,7 @@ def inference_values(run: Run) -> dict[str, Any]:
 
 def _phases(run: Run) -> dict[str, Any]:
     """What a bundle must know of a model of two phases or of stacks besides the crop."""
-    phases, stack = phases_of(run), run.about["recipe"].get("stack", 1)
+    phases, stack = phases_of(run), full_recipe(run.about["recipe"])["stack"]
     return ({"phases": phases} if phases[1:] else {}) | ({"stack": stack} if stack > 1 else {})
 
 

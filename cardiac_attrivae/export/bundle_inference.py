@@ -16,6 +16,7 @@ from monai.engines import SupervisedEvaluator
 from torch import Tensor
 
 from ..data.nifti import read_volume
+from ..data.recipe import full_recipe
 from ..data.store import SliceDataset
 from ..evaluation.generation import save_nifti
 from ..evaluation.score import check_crop
@@ -120,8 +121,9 @@ def _item(image: Tensor, name: str, index: int) -> dict[str, Any]:
 
 def _read_stack(file: Path, recipe: Mapping[str, Any]) -> Tensor:
     """Reads slices (N, C, H, W) of a NIfTI file, see `read_slices`."""
+    recipe = full_recipe(recipe)
     size, spacing = recipe["size"], recipe["spacing"]
-    channels = len(recipe.get("phases", ["ED"])) * recipe.get("stack", 1)
+    channels = len(recipe["phases"]) * recipe["stack"]
     volume = read_volume(file, 0)
     voxels = torch.from_numpy(volume.voxels.astype(np.float32)).permute(2, 1, 0)
     if voxels.shape[1:] != (size, size):

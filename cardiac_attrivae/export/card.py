@@ -11,7 +11,7 @@ import pandas as pd
 
 from ..attributes import ATTRIBUTES
 from ..data.manifest import load_manifest, shipped_manifests
-from ..data.recipe import STACK_MM
+from ..data.recipe import STACK_MM, full_recipe
 from ..metrics.pooling import summarise
 from ..report.evaluations import read_evaluations
 from ..report.text_tables import markdown
@@ -141,13 +141,13 @@ def calibration_of(run: Run) -> dict[str, dict[str, Any]]:
 
 def phases_of(run: Run) -> list[str]:
     """Returns the phases that the channels of a run show; earlier versions knew ED alone."""
-    return list(run.about["recipe"].get("phases", ["ED"]))
+    return list(full_recipe(run.about["recipe"])["phases"])
 
 
 def describe(run: Run, scores: Scores | None) -> dict[str, Any]:
     """Returns the content of metadata.json."""
     size, spacing = (run.about["recipe"][key] for key in ("size", "spacing"))
-    phases, stack = phases_of(run), run.about["recipe"].get("stack", 1)
+    phases, stack = phases_of(run), full_recipe(run.about["recipe"])["stack"]
     one, at = "short-axis slice, 0 outside the heart", {"ED": "end-diastole", "ES": "end-systole"}
     named = [one if len(phases) == 1 else f"{one}, at {at[phase]}" for phase in phases]
     if stack > 1:
