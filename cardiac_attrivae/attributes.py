@@ -35,32 +35,20 @@ class Kind(StrEnum):
 
 
 class Attribute(NamedTuple):
-    """One attribute of a slice.
+    """One attribute of a slice."""
 
-    Attributes:
-        name: Name in pipelines, stores and tables.
-        label: Name for readers.
-        unit: ``cm2``, ``mL``, ``%``, ...; empty for a plain number.
-        kind: What it is physically.
-        structure: Structure whose size it follows.
-        phases: Phases whose masks it needs.
-        measure: Function of the outlined heart at these phases.
-        drawn: What the areas of a drawn slice say of it, see `drawn`; None takes the area of its
-            structure.
-        digits: Digits after the point, where it is printed.
-        in_every_store: Whether a store of ED has its column. The others are measured on the masks
-            when they are asked for, so that such a store stays the same byte for byte.
-    """
-
-    name: str
-    label: str
-    unit: str
-    kind: Kind
-    structure: Structure
-    phases: tuple[Phase, ...]
-    measure: Callable[[Hearts], float]
+    name: str  # name in pipelines, stores and tables
+    label: str  # name for readers
+    unit: str  # ``cm2``, ``mL``, ``%``, ...; empty for a plain number
+    kind: Kind  # what it is physically
+    structure: Structure  # structure whose size it follows
+    phases: tuple[Phase, ...]  # phases whose masks it needs
+    measure: Callable[[Hearts], float]  # function of the outlined heart at these phases
+    # what the areas of a drawn slice say of it, see `drawn`; None takes the area of its structure
     drawn: Callable[[Any], Any] | None = None
-    digits: int = 1
+    digits: int = 1  # digits after the point, where it is printed
+    # whether a store of ED has its column. The others are measured on the masks when they are asked
+    # for, so that such a store stays the same byte for byte.
     in_every_store: bool = True
 
 

@@ -23,17 +23,11 @@ MUSCLE_G_PER_ML = 1.05
 
 @dataclass(frozen=True)
 class Outlines:
-    """The heart of a patient at one phase, as a mask outlines it.
+    """The heart of a patient at one phase, as a mask outlines it."""
 
-    Attributes:
-        mask: Canonical labels of the whole heart on the native grid, (I, J, S).
-        spacing: mm along i, j and between slices, from pixdim.
-        index: The slice that areas and lengths are taken in.
-    """
-
-    mask: np.ndarray
-    spacing: Spacing
-    index: int
+    mask: np.ndarray  # canonical labels of the whole heart on the native grid, (I, J, S)
+    spacing: Spacing  # mm along i, j and between slices, from pixdim
+    index: int  # the slice that areas and lengths are taken in
 
     @cached_property
     def counts(self) -> np.ndarray:
@@ -114,18 +108,12 @@ def area_cm2(counts: np.ndarray, spacing: Spacing, structure: Structure, index: 
 
 
 class Function(NamedTuple):
-    """How a ventricle pumps.
+    """How a ventricle pumps."""
 
-    Attributes:
-        edv_ml, esv_ml: Volume at end-diastole and at end-systole.
-        sv_ml: Stroke volume.
-        ef_percent: Ejection fraction; NaN for an empty ventricle.
-    """
-
-    edv_ml: float
-    esv_ml: float
-    sv_ml: float
-    ef_percent: float
+    edv_ml: float  # volume at end-diastole
+    esv_ml: float  # volume at end-systole
+    sv_ml: float  # stroke volume
+    ef_percent: float  # ejection fraction; NaN for an empty ventricle
 
 
 def ventricle(edv_ml: float, esv_ml: float) -> Function:

@@ -56,15 +56,10 @@ SIZES = ("cm2", "mL")
 
 
 class Scale(NamedTuple):
-    """What is measured in the slices of a store: areas, or of a stack the volumes that it shows.
+    """What is measured in the slices of a store: areas, or of a stack the volumes that it shows."""
 
-    Attributes:
-        pixel: cm2 that a pixel counts for, or mL in a stack.
-        slices: Slices of a stack at each phase; 1 elsewhere.
-    """
-
-    pixel: float
-    slices: int = 1
+    pixel: float  # cm2 that a pixel counts for, or mL in a stack
+    slices: int = 1  # slices of a stack at each phase; 1 elsewhere
 
     @property
     def unit(self) -> str:
@@ -112,43 +107,31 @@ SYNTHETIC = "SYNTHETIC.txt"
 
 @dataclass(frozen=True)
 class CaseRecord:
-    """One patient at one phase: where the files are and what is known about them.
+    """One patient at one phase: where the files are and what is known about them."""
 
-    Attributes:
-        case: Patient id, unique within the data set.
-        dataset: Name of the manifest, for example ``acdc``.
-        split: One of ``train``, ``val``, ``test``.
-        image: NIfTI file of the short-axis stack, 3-D, or 4-D with time last; or a folder with the
-            DICOM files of its cine.
-        mask: NIfTI file of its labels.
-        frame: 0-based position of the phase in the cine. Only this frame of a 4-D file is read;
-            a 3-D file holds nothing else.
-        label_numbers: Raw label number -> canonical structure, every accepted number included.
-        domain: What a domain shift is measured across: the vendor where known, else the data set.
-        vendor, centre, pathology: As the data set says; empty where it says nothing.
-        phase: ``ED`` or ``ES``.
-        match: One of ``MATCHES``.
-        mask_source: Who made the mask: ``manual``, or the name of a segmenter.
-        source_case: Id in the source where ``case`` is a pseudonym; it is never written.
-        later: The same patient at ES, where slices are read at both phases; None where there is no
-            mask at ES, or only ED is read.
-    """
-
-    case: str
-    dataset: str
-    split: str
+    case: str  # patient id, unique within the data set
+    dataset: str  # name of the manifest, for example ``acdc``
+    split: str  # one of ``train``, ``val``, ``test``
+    # NIfTI file of the short-axis stack, 3-D, or 4-D with time last; or a folder with the DICOM
+    # files of its cine
     image: Path
-    mask: Path
+    mask: Path  # NIfTI file of its labels
+    # 0-based position of the phase in the cine. Only this frame of a 4-D file is read; a 3-D file
+    # holds nothing else.
     frame: int
+    # raw label number -> canonical structure, every accepted number included
     label_numbers: Mapping[int, Structure] = field(hash=False)
-    domain: str
-    vendor: str = ""
+    domain: str  # what a domain shift is measured across: the vendor where known, else the data set
+    vendor: str = ""  # as the data set says, as the next two; empty where it says nothing
     centre: str = ""
     pathology: str = ""
-    phase: str = "ED"
-    match: str = "order"
-    mask_source: str = MANUAL
+    phase: str = "ED"  # ``ED`` or ``ES``
+    match: str = "order"  # one of ``MATCHES``
+    mask_source: str = MANUAL  # who made the mask: ``manual``, or the name of a segmenter
+    # id in the source where ``case`` is a pseudonym; it is never written
     source_case: str = field(default="", repr=False)
+    # the same patient at ES, where slices are read at both phases; None where there is no mask at
+    # ES, or only ED is read
     later: CaseRecord | None = None
 
     @property
@@ -168,21 +151,15 @@ class VAEOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class LatentTable:
-    """Codes and attributes of the same slices, with their names.
+    """Codes and attributes of the same slices, with their names."""
 
-    Attributes:
-        cases: Patient of each row, length N; a patient with several slices occurs several times.
-        codes: Latent codes, (N, D).
-        attributes: Attribute values in their own units, (N, K).
-        names: Attribute names, length K, in column order.
-        dimensions: Latent dimension that each attribute was trained on, length K;
-            None for attributes (or models) without one.
-    """
-
+    # patient of each row, length N; a patient with several slices occurs several times
     cases: tuple[str, ...]
-    codes: np.ndarray
-    attributes: np.ndarray
-    names: tuple[str, ...]
+    codes: np.ndarray  # latent codes, (N, D)
+    attributes: np.ndarray  # attribute values in their own units, (N, K)
+    names: tuple[str, ...]  # attribute names, length K, in column order
+    # latent dimension that each attribute was trained on, length K; None for attributes (or models)
+    # without one
     dimensions: tuple[int | None, ...]
 
     def __post_init__(self) -> None:

@@ -32,17 +32,11 @@ SURE = 2.0
 
 
 class Oddity(NamedTuple):
-    """Something that is probably wrong with a case.
+    """Something that is probably wrong with a case."""
 
-    Attributes:
-        what: The statement, with the mend.
-        detail: What was found in this case.
-        problem: Whether results would be wrong; otherwise it is only worth a note.
-    """
-
-    what: str
-    detail: str
-    problem: bool = False
+    what: str  # the statement, with the mend
+    detail: str  # what was found in this case
+    problem: bool = False  # whether results would be wrong; otherwise it is only worth a note
 
 
 EXCHANGED = "labels that look exchanged: correct 'labels' in the manifest"

@@ -38,27 +38,18 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """Result of a check.
+    """Result of a check."""
 
-    Attributes:
-        manifest: Expected content.
-        root: Folder that holds the data set's folders.
-        found: Folder -> number of cases in it, usable or not.
-        usable: (domain, split) -> number of usable cases.
-        at_es: Number of usable cases that have a usable mask at ES, too.
-        geometry: (name, lowest, median, highest) over the usable cases at ED.
-        problems: Facts that make cases unusable or wrong; with any, the command ends with 2.
-        notes: Other facts that a reader should know.
-    """
-
-    manifest: Manifest
-    root: Path
-    found: Mapping[str, int]
-    usable: Mapping[tuple[str, str], int]
-    at_es: int
+    manifest: Manifest  # expected content
+    root: Path  # folder that holds the data set's folders
+    found: Mapping[str, int]  # folder -> number of cases in it, usable or not
+    usable: Mapping[tuple[str, str], int]  # (domain, split) -> number of usable cases
+    at_es: int  # number of usable cases that have a usable mask at ES, too
+    # (name, lowest, median, highest) over the usable cases at ED
     geometry: tuple[tuple[str, float, float, float], ...]
+    # facts that make cases unusable or wrong; with any, the command ends with 2
     problems: tuple[Finding, ...]
-    notes: tuple[Finding, ...]
+    notes: tuple[Finding, ...]  # other facts that a reader should know
 
     def render(self, width: int = 80) -> str:
         """Formats the report for a terminal or a pipe, in ``width`` columns."""

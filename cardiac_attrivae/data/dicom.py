@@ -50,26 +50,17 @@ TAGS = {
 
 
 class Header(NamedTuple):
-    """Place and time of the image in one file.
+    """Place and time of the image in one file."""
 
-    Attributes:
-        file: Path of the file.
-        size: Columns and rows.
-        spacing_mm: Between columns and between rows; DICOM stores them in the other order.
-        directions: Unit vectors along which columns and rows are counted, in LPS, (2, 3).
-        position_mm: Centre of the first pixel, in LPS, (3,).
-        trigger_ms, number: Order of the frames, where given.
-        series, frame_of_reference: Only compared with those of other files.
-    """
-
-    file: Path
-    size: tuple[int, int]
+    file: Path  # path of the file
+    size: tuple[int, int]  # columns and rows
+    # between columns and between rows; DICOM stores them in the other order
     spacing_mm: tuple[float, float]
-    directions: np.ndarray
-    position_mm: np.ndarray
-    trigger_ms: float | None
-    number: float | None
-    series: str
+    directions: np.ndarray  # unit vectors along which columns and rows are counted, in LPS, (2, 3)
+    position_mm: np.ndarray  # centre of the first pixel, in LPS, (3,)
+    trigger_ms: float | None  # order of the frames, where it is given
+    number: float | None  # order of the frames, where there are no trigger times
+    series: str  # only compared with that of other files, as is the next
     frame_of_reference: str
 
 

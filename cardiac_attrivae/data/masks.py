@@ -91,21 +91,16 @@ def label_numbers(numbers: Mapping[str, int]) -> dict[int, Structure]:
 class Masks:
     """A folder of masks, each named as its scan: as ``segment`` and nnU-Net write them.
 
-    Attributes:
-        folder: Folder; its subfolders are searched, too.
-        source: Who made them, for ``mask_source``; empty takes what ``segment`` noted there.
-        labels: Raw label number -> structure.
-        only_missing: Whether a case that has a mask of its own keeps it.
-
     Raises:
         DataError: If there is no such folder.
         ValueError: If the source is no short name.
     """
 
-    folder: Path
-    source: str = ""
+    folder: Path  # folder; its subfolders are searched, too
+    source: str = ""  # who made them, for ``mask_source``; empty takes what ``segment`` noted there
+    # raw label number -> structure
     labels: Mapping[int, Structure] = field(default_factory=lambda: CANONICAL, hash=False)
-    only_missing: bool = False
+    only_missing: bool = False  # whether a case that has a mask of its own keeps it
 
     def __post_init__(self) -> None:
         if not Path(self.folder).is_dir():

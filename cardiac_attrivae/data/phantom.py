@@ -31,25 +31,17 @@ CLINICAL_AXES, _ = polar([[-0.80, 0.33, 0.50], [-0.60, -0.54, -0.60], [0.08, -0.
 
 @dataclass(frozen=True)
 class Truth:
-    """Facts that are known exactly about one written case.
+    """Facts that are known exactly about one written case."""
 
-    Attributes:
-        case, pathology: As on disk.
-        folder: Folder of its files.
-        vendor: Empty for ACDC.
-        labelled: False where the mask is empty or absent.
-        LVEDV, MEDV, RVEDV: Analytic volumes at end diastole, mL.
-        areas_cm2: Analytic areas (LV, MYO, RV) at end diastole per slice, in the order of the file.
-    """
-
-    case: str
-    pathology: str
-    folder: Path
-    vendor: str
-    labelled: bool
-    LVEDV: float
-    MEDV: float
-    RVEDV: float
+    case: str  # as on disk
+    pathology: str  # as on disk
+    folder: Path  # folder of its files
+    vendor: str  # empty for ACDC
+    labelled: bool  # False where the mask is empty or absent
+    LVEDV: float  # analytic volume at end diastole, mL
+    MEDV: float  # mL
+    RVEDV: float  # mL
+    # analytic areas (LV, MYO, RV) at end diastole per slice, in the order of the file
     areas_cm2: tuple[tuple[float, float, float], ...]
 
 

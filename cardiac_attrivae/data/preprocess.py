@@ -55,28 +55,17 @@ Progress = Callable[[Iterable, int], Iterable]
 
 @dataclass(frozen=True)
 class Summary:
-    """Result of preprocessing.
+    """Result of preprocessing."""
 
-    Attributes:
-        output: Folder of the store.
-        cases, slices: Numbers in the store.
-        skipped: Cases that are left out, with the reasons.
-        splits: Split -> number of cases.
-        kept: Cases that were taken from an earlier, interrupted call.
-        remarks: What is probably wrong -> number of cases.
-        crop: See `crop_facts`.
-        mask_sources: Who made the masks -> number of cases.
-    """
-
-    output: Path
-    cases: int
-    slices: int
-    skipped: list[Skipped]
-    splits: dict[str, int]
-    kept: int
-    remarks: dict[str, int]
-    crop: dict[str, float]
-    mask_sources: dict[str, int]
+    output: Path  # folder of the store
+    cases: int  # number of cases in the store
+    slices: int  # number of slices in the store
+    skipped: list[Skipped]  # cases that are left out, with the reasons
+    splits: dict[str, int]  # split -> number of cases
+    kept: int  # cases that were taken from an earlier, interrupted call
+    remarks: dict[str, int]  # what is probably wrong -> number of cases
+    crop: dict[str, float]  # see `crop_facts`
+    mask_sources: dict[str, int]  # who made the masks -> number of cases
 
     @property
     def observations(self) -> list[str]:

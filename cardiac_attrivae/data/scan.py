@@ -28,19 +28,12 @@ MASKS = ("_gt", "_seg", "_mask")
 
 @dataclass(frozen=True)
 class Scan:
-    """A short-axis scan as it is stored.
+    """A short-axis scan as it is stored."""
 
-    Attributes:
-        name: Name of the file or folder, without ending.
-        frames: Signal, (X, Y, Z, T); slices along Z.
-        spacing_mm: Along X, Y and Z.
-        affine: From voxels to mm in the patient (RAS), (4, 4).
-    """
-
-    name: str
-    frames: np.ndarray
-    spacing_mm: tuple[float, float, float]
-    affine: np.ndarray
+    name: str  # name of the file or folder, without ending
+    frames: np.ndarray  # signal, (X, Y, Z, T); slices along Z
+    spacing_mm: tuple[float, float, float]  # along X, Y and Z
+    affine: np.ndarray  # from voxels to mm in the patient (RAS), (4, 4)
 
 
 def read_scan(path: str | Path) -> Scan:

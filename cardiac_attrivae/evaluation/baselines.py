@@ -43,17 +43,11 @@ SEGMENTED = f"{BASELINE}areas by U-Net"
 
 
 class Features(NamedTuple):
-    """What baselines see of N slices, one per patient.
+    """What baselines see of N slices, one per patient."""
 
-    Attributes:
-        pixels: Number of pixels that are not black, of each channel, (N, C).
-        coarse: The picture at `COARSE` x `COARSE` pixels, (N, C COARSE^2).
-        segmented: Areas of LV, MYO and RV in cm2 that a segmenter measures, at each phase,
-            (N, 3 C).
-    """
-
-    pixels: np.ndarray
-    coarse: np.ndarray
+    pixels: np.ndarray  # number of pixels that are not black, of each channel, (N, C)
+    coarse: np.ndarray  # the picture at `COARSE` x `COARSE` pixels, (N, C COARSE^2)
+    # areas of LV, MYO and RV in cm2 that a segmenter measures, at each phase, (N, 3 C)
     segmented: np.ndarray
 
 
@@ -126,27 +120,16 @@ def scores_of(
 
 @dataclass(frozen=True)
 class Baselines:
-    """All baselines of one data set, fitted on the training patients of another or the same.
+    """All baselines of one data set, fitted on the training patients of another or the same."""
 
-    Attributes:
-        parts: Folder that keeps all parts.
-        about: Values of the columns that say where it was fitted and scored.
-        source: Patients to fit on.
-        target: Patients to score.
-        names: Attributes.
-        rounds: Draws of patients behind each interval.
-        segmenter: Trained on the store of the source.
-        judge: Digest of its weights.
-    """
-
-    parts: Path
-    about: dict[str, Any]
-    source: Patients
-    target: Patients
-    names: tuple[str, ...]
-    rounds: int
-    segmenter: Segmenter
-    judge: str
+    parts: Path  # folder that keeps all parts
+    about: dict[str, Any]  # values of the columns that say where it was fitted and scored
+    source: Patients  # patients to fit on
+    target: Patients  # patients to score
+    names: tuple[str, ...]  # attributes
+    rounds: int  # draws of patients behind each interval
+    segmenter: Segmenter  # trained on the store of the source
+    judge: str  # digest of its weights
 
     @cached_property
     def folder(self) -> Path:

@@ -67,29 +67,18 @@ SHAP, SHUFFLED = "mean |SHAP|, logit", "fall of balanced accuracy"
 
 
 class Way(NamedTuple):
-    """One way to predict, and its patients: a job that another process can do.
+    """One way to predict, and its patients: a job that another process can do."""
 
-    Attributes:
-        features: What classes are predicted from.
-        classifier: Name of an entry of `CLASSIFIERS`.
-        known: Patients to fit on; None for nested cross-validation within each data set.
-        new: Data set -> patients to predict.
-        classes: Data set -> names of the classes.
-        folds: Outer folds, without known patients.
-        rounds: Draws of patients behind intervals.
-        permutations: Draws of the null distribution.
-        seed: Seed of everything.
-    """
-
-    features: str
-    classifier: str
+    features: str  # what classes are predicted from
+    classifier: str  # name of an entry of `CLASSIFIERS`
+    # patients to fit on; None for nested cross-validation within each data set
     known: Sample | None
-    new: dict[str, Sample]
-    classes: dict[str, list[str]]
-    folds: int
-    rounds: int
-    permutations: int
-    seed: int
+    new: dict[str, Sample]  # data set -> patients to predict
+    classes: dict[str, list[str]]  # data set -> names of the classes
+    folds: int  # outer folds, without known patients
+    rounds: int  # draws of patients behind intervals
+    permutations: int  # draws of the null distribution
+    seed: int  # seed of everything
 
 
 class Found(NamedTuple):

@@ -35,17 +35,11 @@ FEATURES = (CODES, TRAINED, FREE, MEASURED, NOTHING)
 
 @dataclass(frozen=True)
 class Patients:
-    """Patients whose class is known, one slice each.
+    """Patients whose class is known, one slice each."""
 
-    Attributes:
-        slices: The N slices.
-        codes: Codes, (N, D).
-        classes: Class of each, (N,).
-    """
-
-    slices: SliceDataset
-    codes: np.ndarray
-    classes: np.ndarray
+    slices: SliceDataset  # the N slices
+    codes: np.ndarray  # codes, (N, D)
+    classes: np.ndarray  # class of each, (N,)
 
     def of(self, classes: Sequence[str]) -> Patients:
         """Takes the patients of some classes."""
@@ -55,21 +49,14 @@ class Patients:
 
 @dataclass(frozen=True)
 class Cohort:
-    """Everything that classifiers are fitted and scored on.
+    """Everything that classifiers are fitted and scored on."""
 
-    Attributes:
-        known: Patients to fit on; None if classifiers are fitted within each data set.
-        new: Data set -> unseen patients.
-        classes: Data set -> names of its classes, sorted.
-        columns: Features -> names of its columns, length D each.
-        notes: Who was left out, and why.
-    """
-
+    # patients to fit on; None if classifiers are fitted within each data set
     known: Patients | None
-    new: dict[str, Patients]
-    classes: dict[str, list[str]]
-    columns: dict[str, list[str]]
-    notes: list[str]
+    new: dict[str, Patients]  # data set -> unseen patients
+    classes: dict[str, list[str]]  # data set -> names of its classes, sorted
+    columns: dict[str, list[str]]  # features -> names of its columns, length D each
+    notes: list[str]  # who was left out, and why
 
     def samples(self, features: str) -> tuple[Sample | None, dict[str, Sample]]:
         """Returns what classifiers are fitted on, and what is predicted, from some features."""

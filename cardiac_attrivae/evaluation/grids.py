@@ -21,28 +21,20 @@ from .studio import Studio
 
 @dataclass(frozen=True)
 class Grid:
-    """Drawn hearts in R rows and S columns, measured by the judge.
+    """Drawn hearts in R rows and S columns, measured by the judge."""
 
-    Attributes:
-        about: A row per heart, row by row: its place, and what its code says of each attribute.
-        titles: Beside each row, length R.
-        heads: Above each picture, R lists of S.
-        structures: The one that each row is about, length R; None for none.
-        original: Slice that it starts from, (C, H, W); None if there is not one alone.
-        slices, labels: Drawn slices, and how the judge labels them, (R, S, C, H, W).
-        measured: Areas of LV, MYO and RV at each phase, or volumes, (R, S, 3 P).
-        unit: Theirs, mL of stacks.
-    """
-
+    # a row per heart, row by row: its place, and what its code says of each attribute
     about: pd.DataFrame
-    titles: Sequence[str]
-    heads: Sequence[Sequence[str]]
+    titles: Sequence[str]  # beside each row, length R
+    heads: Sequence[Sequence[str]]  # above each picture, R lists of S
+    # the one that each row is about, length R; None for none
     structures: Sequence[Structure | None]
+    # slice that it starts from, (C, H, W); None if there is not one alone
     original: np.ndarray | None
-    slices: Tensor
-    labels: np.ndarray
-    measured: np.ndarray
-    unit: str
+    slices: Tensor  # drawn slices, (R, S, C, H, W)
+    labels: np.ndarray  # how the judge labels them, same shape
+    measured: np.ndarray  # areas of LV, MYO and RV at each phase, or volumes, (R, S, 3 P)
+    unit: str  # theirs, mL of stacks
 
     @property
     def table(self) -> pd.DataFrame:

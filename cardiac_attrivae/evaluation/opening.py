@@ -25,22 +25,15 @@ LONGEST = 120
 
 @dataclass(frozen=True)
 class Opened:
-    """Models and stores by the names that tables and pictures call them.
+    """Models and stores by the names that tables and pictures call them."""
 
-    Attributes:
-        models: Name -> run.
-        methods: Name of a model -> name of its method. Models of one method differ in their seed
-            and in nothing else.
-        datasets: Name of a data set -> store.
-        splits: Name of a data set -> split whose patients are scored.
-        notes: What could not be checked.
-    """
-
-    models: dict[str, Run]
+    models: dict[str, Run]  # name -> run
+    # name of a model -> name of its method. Models of one method differ in their seed and in
+    # nothing else.
     methods: dict[str, str]
-    datasets: dict[str, SliceDataset]
-    splits: dict[str, str]
-    notes: list[str]
+    datasets: dict[str, SliceDataset]  # name of a data set -> store
+    splits: dict[str, str]  # name of a data set -> split whose patients are scored
+    notes: list[str]  # what could not be checked
 
     @property
     def synthetic(self) -> frozenset[str]:

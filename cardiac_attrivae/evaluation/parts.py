@@ -43,19 +43,12 @@ Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 
 
 class Patients(NamedTuple):
-    """The patients of one split of a store, one slice each: the most basal one.
+    """The patients of one split of a store, one slice each: the most basal one."""
 
-    Attributes:
-        folder: Store.
-        content: Its content hash.
-        split: ``train``, ``val`` or ``test``.
-        names: Attributes that must be known of them; others are left out.
-    """
-
-    folder: Path
-    content: str
-    split: str
-    names: tuple[str, ...] = ()
+    folder: Path  # the store
+    content: str  # its content hash
+    split: str  # ``train``, ``val`` or ``test``
+    names: tuple[str, ...] = ()  # attributes that must be known of them; others are left out
 
     @classmethod
     def of(cls, store: SliceDataset, split: str, names: Sequence[str] = ()) -> Patients:
@@ -83,23 +76,14 @@ def _opened(patients: Patients) -> SliceDataset:
 
 @dataclass(frozen=True)
 class TrainingCodes:
-    """Codes of the training patients of a model, which lines are fitted on.
+    """Codes of the training patients of a model, which lines are fitted on."""
 
-    Attributes:
-        parts: Folder that keeps all parts.
-        run: Folder of the model.
-        model: Digest of its weights and facts.
-        names: Attributes of the table.
-        patients: Who they are.
-        device: Where to compute.
-    """
-
-    parts: Path
-    run: Path
-    model: str
-    names: tuple[str, ...]
-    patients: Patients
-    device: str
+    parts: Path  # folder that keeps all parts
+    run: Path  # folder of the model
+    model: str  # digest of its weights and facts
+    names: tuple[str, ...]  # attributes of the table
+    patients: Patients  # who they are
+    device: str  # where to compute
 
     @cached_property
     def folder(self) -> Path:
@@ -122,34 +106,21 @@ class TrainingCodes:
 
 @dataclass(frozen=True)
 class Part:
-    """One model on one data set, and the folder that holds what came out.
+    """One model on one data set, and the folder that holds what came out."""
 
-    Attributes:
-        parts: Folder that keeps all parts.
-        about: Values of the columns that say which model and data set it is.
-        run: Folder of the model.
-        model: Digest of its weights and facts.
-        known: Codes of its training patients, if their store was given.
-        patients: Who is scored.
-        names: Attributes.
-        rounds: Draws behind each interval and null distribution.
-        device: Where to compute.
-        segmenter: Measures what the model draws; trained on the store of the training patients, or
-            else on the scored one.
-        plain: Whether the refiner of the model is left out.
-    """
-
-    parts: Path
-    about: dict[str, Any]
-    run: Path
-    model: str
-    known: TrainingCodes | None
-    patients: Patients
-    names: tuple[str, ...]
-    rounds: int
-    device: str
+    parts: Path  # folder that keeps all parts
+    about: dict[str, Any]  # values of the columns that say which model and data set it is
+    run: Path  # folder of the model
+    model: str  # digest of its weights and facts
+    known: TrainingCodes | None  # codes of its training patients, if their store was given
+    patients: Patients  # who is scored
+    names: tuple[str, ...]  # attributes
+    rounds: int  # draws behind each interval and null distribution
+    device: str  # where to compute
+    # measures what the model draws; trained on the store of the training patients, or else on the
+    # scored one
     segmenter: Segmenter | None
-    plain: bool = False
+    plain: bool = False  # whether the refiner of the model is left out
 
     @cached_property
     def folder(self) -> Path:

@@ -29,19 +29,14 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Pass:
-    """What is kept of one pass of a network over N slices.
+    """What is kept of one pass of a network over N slices."""
 
-    Attributes:
-        table: Codes and attributes.
-        fidelity: Name -> one number per slice, (N,): every entry of `FIDELITY`, and with a
-            segmenter ``Dice_LV``, ``Dice_MYO`` and ``Dice_RV`` of the reconstructions, of a second
-            phase ``Dice_LV_ES`` and so on.
-        shown: Reconstructions of the chosen rows, (n, C, H, W).
-    """
-
-    table: LatentTable
+    table: LatentTable  # codes and attributes
+    # name -> one number per slice, (N,): every entry of `FIDELITY`, and with a segmenter
+    # ``Dice_LV``, ``Dice_MYO`` and ``Dice_RV`` of the reconstructions, of a second phase
+    # ``Dice_LV_ES`` and so on
     fidelity: dict[str, np.ndarray]
-    shown: np.ndarray
+    shown: np.ndarray  # reconstructions of the chosen rows, (n, C, H, W)
 
 
 def look(

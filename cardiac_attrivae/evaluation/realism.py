@@ -222,15 +222,10 @@ def _features(segmenter: Segmenter) -> tuple[str, _Features]:
 
 @dataclass(frozen=True)
 class Realism:
-    """The realism of one model on one data set, computed on its own and kept in a folder.
+    """The realism of one model on one data set, computed on its own and kept in a folder."""
 
-    Attributes:
-        part: The model and the data set.
-        source: Its training patients.
-    """
-
-    part: Part
-    source: Patients
+    part: Part  # the model and the data set
+    source: Patients  # its training patients
 
     @cached_property
     def folder(self) -> Path:

@@ -58,15 +58,10 @@ class Scored(NamedTuple):
 
 
 class Known(NamedTuple):
-    """Training patients: what lines are fitted on.
+    """Training patients: what lines are fitted on."""
 
-    Attributes:
-        table: Their codes and attributes.
-        areas: Their areas of LV, MYO and RV at each phase, (N, 3 C).
-    """
-
-    table: LatentTable
-    areas: np.ndarray
+    table: LatentTable  # their codes and attributes
+    areas: np.ndarray  # their areas of LV, MYO and RV at each phase, (N, 3 C)
 
 
 def score_model(

@@ -69,22 +69,15 @@ def open_trained(
 
 @dataclass(frozen=True)
 class Studio:
-    """A model with all that is needed to draw with it.
+    """A model with all that is needed to draw with it."""
 
-    Attributes:
-        run: The model.
-        store: Slices of the data set that it was trained on; None of a shipped model, which draws
-            without any patient.
-        calibration: What its dimensions stand for.
-        device: Where segmenters are trained and used.
-        tell: Called with a message before something takes minutes.
-    """
-
-    run: Run
+    run: Run  # the model
+    # slices of the data set that it was trained on; None of a shipped model, which draws without
+    # any patient
     store: SliceDataset | None
-    calibration: Calibration
-    device: torch.device
-    tell: Callable[[str], None]
+    calibration: Calibration  # what its dimensions stand for
+    device: torch.device  # where segmenters are trained and used
+    tell: Callable[[str], None]  # called with a message before something takes minutes
 
     @classmethod
     def open(

@@ -90,17 +90,11 @@ def _floor(dataset: SliceDataset, split: str) -> Iterator[dict[str, Any]]:
 
 
 class Scores(NamedTuple):
-    """Scores of the models of one method, all on the same patients.
+    """Scores of the models of one method, all on the same patients."""
 
-    Attributes:
-        names: Metric and attribute of each score, (S).
-        values: Scores of each model, (M, S).
-        draws: Scores of the same draws of patients, (M, rounds, S).
-    """
-
-    names: list[tuple[str, str]]
-    values: np.ndarray
-    draws: np.ndarray
+    names: list[tuple[str, str]]  # metric and attribute of each score, (S)
+    values: np.ndarray  # scores of each model, (M, S)
+    draws: np.ndarray  # scores of the same draws of patients, (M, rounds, S)
 
     def of(self, names: Sequence[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
         """Returns values and draws of some scores."""

@@ -60,19 +60,12 @@ TITLES = {
 
 
 class Explorer(NamedTuple):
-    """What was written.
+    """What was written."""
 
-    Attributes:
-        folder: Folder of the explorer.
-        cases: Patients whose slices are in it, or generated hearts.
-        size: Size of its files in bytes.
-        generated: Whether the hearts were drawn by the model, and no patient is in it.
-    """
-
-    folder: Path
-    cases: int
-    size: int
-    generated: bool = False
+    folder: Path  # folder of the explorer
+    cases: int  # patients whose slices are in it, or generated hearts
+    size: int  # size of its files in bytes
+    generated: bool = False  # whether the hearts were drawn by the model, and no patient is in it
 
 
 def explore(

@@ -18,15 +18,6 @@ from .patients import LEAST, checked
 class Calibration:
     """A line per attribute, ``attribute = intercept + slope * code``, through training patients.
 
-    Attributes:
-        names: Attributes, length K.
-        dimensions: The latent dimension of each, length K: the trained one, or else the one with
-            the largest information.
-        slope, intercept: Slope and intercept of the lines, (K,), in units of the attributes.
-        low, high: Least and largest value of each attribute among the training patients, (K,).
-        code_mean, code_deviation: Mean and standard deviation of the training codes in these
-            dimensions, (K,).
-
     Example:
         >>> from .patients import as_table
         >>> codes = np.array([[1.0, 2.0], [2.0, 0.0], [3.0, 1.0], [4.0, 1.0], [5.0, 2.0]])
@@ -39,14 +30,16 @@ class Calibration:
         ['attribute 0 300 is outside of what was seen in training, 120 to 200']
     """
 
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # attributes, length K
+    # the latent dimension of each, length K: the trained one, or else the one with the largest
+    # information
     dimensions: tuple[int, ...]
-    slope: np.ndarray
-    intercept: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    code_mean: np.ndarray
-    code_deviation: np.ndarray
+    slope: np.ndarray  # of the lines, (K,), in units of the attributes
+    intercept: np.ndarray  # (K,), in the same units
+    low: np.ndarray  # least value of each attribute among the training patients, (K,)
+    high: np.ndarray  # largest value of each, (K,)
+    code_mean: np.ndarray  # mean of the training codes in these dimensions, (K,)
+    code_deviation: np.ndarray  # standard deviation of the same, (K,)
 
     @classmethod
     def fit(cls, table: LatentTable) -> Calibration:

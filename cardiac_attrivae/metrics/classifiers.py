@@ -37,20 +37,14 @@ SHUFFLES = 20
 
 @dataclass(frozen=True)
 class Classifier:
-    """An entry of `CLASSIFIERS`.
+    """An entry of `CLASSIFIERS`."""
 
-    Attributes:
-        name: As in tables and files.
-        make: Builds an estimator of scikit-learn from a seed.
-        choices: Option of the estimator -> values, of which inner cross-validation takes the one
-            with the least log loss.
-        is_linear: Whether its SHAP values are known exactly, see `linear_shap`.
-    """
-
-    name: str
-    make: Callable[[int], Any]
+    name: str  # as in tables and files
+    make: Callable[[int], Any]  # builds an estimator of scikit-learn from a seed
+    # option of the estimator -> values, of which inner cross-validation takes the one with the
+    # least log loss
     choices: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    is_linear: bool = False
+    is_linear: bool = False  # whether its SHAP values are known exactly, see `linear_shap`
 
 
 def _network(seed: int) -> Any:
@@ -78,17 +72,11 @@ CLASSIFIERS = {
 
 @dataclass(frozen=True)
 class Sample:
-    """Patients whose class is known.
+    """Patients whose class is known."""
 
-    Attributes:
-        features: What classes are read from, (N, D).
-        labels: Number of the class of each row, 0 to K - 1, (N,).
-        cases: Patient of each row, (N,). A patient has one class.
-    """
-
-    features: np.ndarray
-    labels: np.ndarray
-    cases: np.ndarray
+    features: np.ndarray  # what classes are read from, (N, D)
+    labels: np.ndarray  # number of the class of each row, 0 to K - 1, (N,)
+    cases: np.ndarray  # patient of each row, (N,). A patient has one class.
 
     def __post_init__(self) -> None:
         shapes = self.features.shape[:1], self.labels.shape, self.cases.shape
@@ -125,20 +113,14 @@ class Sample:
 
 
 class Predicted(NamedTuple):
-    """What a classifier says about patients that it was not fitted on.
+    """What a classifier says about patients that it was not fitted on."""
 
-    Attributes:
-        cases: Names of the P patients, sorted.
-        truth: Number of the class of each, (P,).
-        probability: Probability of each class, mean over the rows of a patient, (P, K).
-        chosen: Option -> value that inner cross-validation took, one for each fit.
-        importance: How much each column matters, (1 or K, D), see `importance_of`.
-    """
-
-    cases: tuple[str, ...]
-    truth: np.ndarray
-    probability: np.ndarray
+    cases: tuple[str, ...]  # names of the P patients, sorted
+    truth: np.ndarray  # number of the class of each, (P,)
+    probability: np.ndarray  # probability of each class, mean over the rows of a patient, (P, K)
+    # option -> value that inner cross-validation took, one for each fit
     chosen: tuple[dict[str, float], ...] = ()
+    # how much each column matters, (1 or K, D), see `importance_of`
     importance: np.ndarray | None = None
 
 

@@ -25,15 +25,6 @@ STEPS = np.linspace(-2, 2, 9)
 class Movement:
     """What was drawn when the dimension of one attribute was moved, from each of P patients.
 
-    Attributes:
-        requested: What the attribute was asked to be, (S,).
-        measured: Areas of LV, MYO and RV in the drawn slices in cm2, at each phase, (P, S, 3 C).
-        own: Columns of the attribute's structure, one for each of its phases.
-        deviations: Standard deviation of the areas over patients, (3 C,).
-        is_size: Whether what is measured is the attribute itself: a slice holds no volume.
-        said: What these areas say of the attribute, (P, S), see `attributes.drawn`; None where that
-            is the area of its structure.
-
     Example:
         >>> requested = np.array([10.0, 20.0])
         >>> measured = np.array([[[12.0, 9.0, 9.0], [17.0, 9.0, 10.0]]])
@@ -41,11 +32,15 @@ class Movement:
         array([[0.5, 0. , 0.1]])
     """
 
-    requested: np.ndarray
+    requested: np.ndarray  # what the attribute was asked to be, (S,)
+    # areas of LV, MYO and RV in the drawn slices in cm2, at each phase, (P, S, 3 C)
     measured: np.ndarray
-    own: Sequence[int]
-    deviations: np.ndarray
+    own: Sequence[int]  # columns of the attribute's structure, one for each of its phases
+    deviations: np.ndarray  # standard deviation of the areas over patients, (3 C,)
+    # whether what is measured is the attribute itself: a slice holds no volume
     is_size: bool = True
+    # what these areas say of the attribute, (P, S), see `attributes.drawn`; None where that is the
+    # area of its structure
     said: np.ndarray | None = None
 
     @cached_property

@@ -47,20 +47,6 @@ class Section(StrEnum):
 class Metric(Generic[Inputs, Output]):
     """An entry of a table of metrics: all that scores, tables, report and docs need to know.
 
-    Attributes:
-        name: As in the column ``metric`` of metrics.csv.
-        label: Head of its column in tables.
-        meaning: One sentence that says what the number is.
-        section: Part of the report that shows it.
-        measure: The function. Its inputs and output are those of all entries of the same table.
-        digits: Decimals in tables.
-        good: Which values are good; a table marks no best value where none is.
-        scale: Scale on which its intervals are computed; it has the least and the largest value.
-        unit: Unit of the number, such as ``dB``; empty without one.
-        in_unit: Whether the number is in the unit of its attribute.
-        headline: Whether methods are compared by it on the page, and drawn with intervals.
-        question: What it answers in the summary of the report; empty if it is not in there.
-
     Example:
         >>> spread = Metric("Spread", "Spread", "Largest less smallest value.",
         ...                 Section.FURTHER, lambda values: max(values) - min(values), digits=1)
@@ -70,18 +56,21 @@ class Metric(Generic[Inputs, Output]):
         'high'
     """
 
-    name: str
-    label: str
-    meaning: str
-    section: Section
+    name: str  # as in the column ``metric`` of metrics.csv
+    label: str  # head of its column in tables
+    meaning: str  # one sentence that says what the number is
+    section: Section  # part of the report that shows it
+    # the function; its inputs and output are those of all entries of the same table
     measure: Callable[Inputs, Output]
-    digits: int = 2
-    good: Good = Good.HIGH
+    digits: int = 2  # decimals in tables
+    good: Good = Good.HIGH  # which values are good; a table marks no best value where none is
+    # scale on which its intervals are computed; it has the least and the largest value
     scale: Scale = SHARE
-    unit: str = ""
-    in_unit: bool = False
+    unit: str = ""  # unit of the number, such as ``dB``; empty without one
+    in_unit: bool = False  # whether the number is in the unit of its attribute
+    # whether methods are compared by it on the page, and drawn with intervals
     headline: bool = False
-    question: str = ""
+    question: str = ""  # what it answers in the summary of the report; empty if it is not in there
 
     def __call__(self, *args: Inputs.args, **kwargs: Inputs.kwargs) -> Output:
         return self.measure(*args, **kwargs)

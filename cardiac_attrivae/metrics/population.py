@@ -27,14 +27,6 @@ UNUSUAL = 95.0
 class Population:
     """Codes of N training patients, summarised.
 
-    Attributes:
-        mean, deviation: Of the codes, (D,). All else is in units of the deviation.
-        precision: Inverse of the covariance, shrunk (Ledoit-Wolf), (D, D).
-        distances: Percentiles 0 to 100 of the patients' Mahalanobis distances, each from the mean
-            and covariance of others, (101,).
-        axes: Directions of the map, the first two principal components, (2, D).
-        points: Patients on the map, sorted by their place, (n, 2).
-
     References:
         | A well-conditioned estimator for large-dimensional covariance matrices (Ledoit & Wolf,
         | 2004), J. Multivariate Analysis 88
@@ -48,12 +40,14 @@ class Population:
         'unlike every training patient: do not trust the code'
     """
 
-    mean: np.ndarray
-    deviation: np.ndarray
-    precision: np.ndarray
+    mean: np.ndarray  # of the codes, (D,)
+    deviation: np.ndarray  # of the codes, (D,); all else is in units of it
+    precision: np.ndarray  # inverse of the covariance, shrunk (Ledoit-Wolf), (D, D)
+    # percentiles 0 to 100 of the patients' Mahalanobis distances, each from the mean and covariance
+    # of others, (101,)
     distances: np.ndarray
-    axes: np.ndarray
-    points: np.ndarray
+    axes: np.ndarray  # directions of the map, the first two principal components, (2, D)
+    points: np.ndarray  # patients on the map, sorted by their place, (n, 2)
 
     @classmethod
     def fit(cls, codes: np.ndarray) -> Population:

@@ -24,19 +24,13 @@ COARSE = 4
 
 
 class Pictures(NamedTuple):
-    """N slices of as many patients, or hearts.
+    """N slices of as many patients, or hearts."""
 
-    Attributes:
-        images: Intensities in [0, 1], (N, H, W).
-        features: What a network sees in them, (N, F).
-        scores: How drawn they look to a network that has seen none of these patients, (N,).
-        nearest: Distances from the nearest training slice, see `nearest_distance`, (N,).
-    """
-
-    images: np.ndarray
-    features: np.ndarray
+    images: np.ndarray  # intensities in [0, 1], (N, H, W)
+    features: np.ndarray  # what a network sees in them, (N, F)
+    # how drawn they look to a network that has seen none of these patients, (N,)
     scores: np.ndarray
-    nearest: np.ndarray
+    nearest: np.ndarray  # distances from the nearest training slice, see `nearest_distance`, (N,)
 
 
 def kernel_distance(real: ArrayLike, drawn: ArrayLike) -> float:

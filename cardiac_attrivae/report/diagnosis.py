@@ -33,16 +33,11 @@ FEATURES_WORDS = {
 
 
 class Diagnosis(NamedTuple):
-    """What ``diagnose`` found.
+    """What ``diagnose`` found."""
 
-    Attributes:
-        about: Content of diagnosis.json.
-        tables: Name of a CSV file, without its ending -> table.
-        pictures: Further pictures in the folder: file -> what it shows, in words.
-    """
-
-    about: dict[str, Any]
-    tables: dict[str, pd.DataFrame]
+    about: dict[str, Any]  # content of diagnosis.json
+    tables: dict[str, pd.DataFrame]  # name of a CSV file, without its ending -> table
+    # further pictures in the folder: file -> what it shows, in words
     pictures: Mapping[str, str] = {}
 
 

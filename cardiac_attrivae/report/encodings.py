@@ -20,34 +20,21 @@ KNOWN, NEW, FAR = "#9aa5b1", "#0072b2", "#d55e00"
 
 
 class Shown(NamedTuple):
-    """What is shown of a scan.
+    """What is shown of a scan."""
 
-    Attributes:
-        name: Name of the scan.
-        crop, label, reconstruction: Slice in [0, 1], canonical labels, and what the model draws,
-            (H, W).
-        place: Place on the map; NaN if unknown.
-        percentile: Per cent of the training patients that are nearer.
-        trust: What that means, in words.
-        attributes: Rows with attribute, unit, measured, read, low, high, outside.
-        mask_source: Who made the mask.
-        where: Frame and slice, in words.
-        dice: Structure -> expected Dice of a predicted mask.
-        warnings: Sentences.
-    """
-
-    name: str
-    crop: np.ndarray
-    label: np.ndarray
-    reconstruction: np.ndarray
-    place: tuple[float, float]
-    percentile: float
-    trust: str
+    name: str  # name of the scan
+    crop: np.ndarray  # slice in [0, 1], (H, W)
+    label: np.ndarray  # canonical labels, (H, W)
+    reconstruction: np.ndarray  # what the model draws, (H, W)
+    place: tuple[float, float]  # place on the map; NaN if unknown
+    percentile: float  # per cent of the training patients that are nearer
+    trust: str  # what that means, in words
+    # rows with attribute, unit, measured, read, low, high, outside
     attributes: Sequence[Mapping[Any, Any]]
-    mask_source: str
-    where: str
-    dice: Mapping[str, float]
-    warnings: Sequence[str]
+    mask_source: str  # who made the mask
+    where: str  # frame and slice, in words
+    dice: Mapping[str, float]  # structure -> expected Dice of a predicted mask
+    warnings: Sequence[str]  # sentences
 
     @property
     def doubtful(self) -> bool:

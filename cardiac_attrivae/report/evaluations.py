@@ -70,24 +70,16 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluations:
-    """What one or more folders of ``cross-domain-eval`` hold, put together.
+    """What one or more folders of ``cross-domain-eval`` hold, put together."""
 
-    Attributes:
-        metrics, comparisons, spread, realism: The files of that name; no rows if missing.
-        models: Name and facts of each model, as in evaluation.json.
-        datasets: Facts of each data set by its name, as in evaluation.json.
-        facts: evaluation.json of each folder.
-        pictures: By kind, in the order of evaluation.json.
-    """
-
-    metrics: pd.DataFrame
+    metrics: pd.DataFrame  # the file of that name, as the next three; no rows if it is missing
     comparisons: pd.DataFrame
     spread: pd.DataFrame
     realism: pd.DataFrame
-    models: list[dict[str, Any]]
-    datasets: dict[str, dict[str, Any]]
-    facts: list[dict[str, Any]]
-    pictures: dict[str, list[Picture]]
+    models: list[dict[str, Any]]  # name and facts of each model, as in evaluation.json
+    datasets: dict[str, dict[str, Any]]  # facts of each data set by its name, as in evaluation.json
+    facts: list[dict[str, Any]]  # evaluation.json of each folder
+    pictures: dict[str, list[Picture]]  # by kind, in the order of evaluation.json
 
     @property
     def notes(self) -> list[str]:

@@ -26,19 +26,12 @@ LONGEST = 60
 
 
 class Configuration(NamedTuple):
-    """What a model is, but for its seed.
+    """What a model is, but for its seed."""
 
-    Attributes:
-        method: Name in its pipeline.
-        train_dataset: Name of the data set that it was trained on.
-        content: Content hash of that store; None if unknown.
-        pipeline: Every value of the pipeline, by section.
-    """
-
-    method: str
-    train_dataset: str
-    content: str | None
-    pipeline: Mapping[str, Any]
+    method: str  # name in its pipeline
+    train_dataset: str  # name of the data set that it was trained on
+    content: str | None  # content hash of that store; None if unknown
+    pipeline: Mapping[str, Any]  # every value of the pipeline, by section
 
 
 def method_names(models: Mapping[Name, Configuration]) -> dict[Name, str]:

@@ -27,23 +27,16 @@ DONE, FAILED, LEFT_OUT = "done", "failed", "left out"
 
 @dataclass(frozen=True)
 class Job:
-    """One command.
+    """One command."""
 
-    Attributes:
-        name: Unique name, also of its log.
-        arguments: What follows ``python -m cardiac_attrivae``.
-        needs: Names of the jobs that must be done before it can start.
-        done: File that exists when the job is done.
-        made_from: Content of ``done`` if the job was run on the same inputs; `run_jobs` writes it.
-            Empty if the command itself writes ``done``, whose existence then is enough.
-        unless: Called when the job could start; returns why it is left out, or an empty text.
-    """
-
-    name: str
-    arguments: tuple[str, ...]
-    needs: tuple[str, ...]
-    done: Path
+    name: str  # unique name, also of its log
+    arguments: tuple[str, ...]  # what follows ``python -m cardiac_attrivae``
+    needs: tuple[str, ...]  # names of the jobs that must be done before it can start
+    done: Path  # file that exists when the job is done
+    # content of ``done`` if the job was run on the same inputs; `run_jobs` writes it. Empty if the
+    # command itself writes ``done``, whose existence then is enough.
     made_from: str = ""
+    # called when the job could start; returns why it is left out, or an empty text
     unless: Callable[[], str] = str
 
     @property
@@ -53,21 +46,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended.
+    """How a job ended."""
 
-    Attributes:
-        job: Name of the job.
-        state: ``done``, ``failed`` or ``left out``.
-        why: Exit code or signal of a failure, or why the job was left out.
-        log: Last lines of the log of a failed job.
-        seconds: Run time.
-    """
-
-    job: str
-    state: str = DONE
-    why: str = ""
-    log: str = ""
-    seconds: float = 0.0
+    job: str  # name of the job
+    state: str = DONE  # ``done``, ``failed`` or ``left out``
+    why: str = ""  # exit code or signal of a failure, or why the job was left out
+    log: str = ""  # last lines of the log of a failed job
+    seconds: float = 0.0  # run time
 
     def __str__(self) -> str:
         why = f" ({self.why})" if self.why else ""

@@ -27,17 +27,11 @@ UNOWNED = (LOCK, MARKER, ".DS_Store", "Thumbs.db")
 
 
 class Claim(NamedTuple):
-    """A folder in which a command works.
-
-    Attributes:
-        folder: The folder.
-        command: Name of the command.
-        lock: File descriptor of the lock, see `locked`.
-    """
+    """A folder in which a command works."""
 
     folder: Path
     command: str
-    lock: int
+    lock: int  # file descriptor of the lock, see `locked`
 
     def plan(self, files: Iterable[str], last: Iterable[str] = ()) -> None:
         """Lists files before they are written, so that the next call removes what a kill leaves.

@@ -42,16 +42,12 @@ class Failure(Enum):
 
 @dataclass(frozen=True)
 class Pool:
-    """Workers that take calls.
+    """Workers that take calls."""
 
-    Attributes:
-        submit: Submits a call as ``Executor.submit`` does.
-        window: Number of calls that are submitted at once, including those that wait for a worker.
-        died: Error that each submitted call raises when a worker dies. One of them killed it.
-    """
-
-    submit: Callable[..., Future]
+    submit: Callable[..., Future]  # submits a call as ``Executor.submit`` does
+    # number of calls that are submitted at once, including those that wait for a worker
     window: int
+    # error that each submitted call raises when a worker dies. One of them killed it.
     died: type[Exception]
 
 

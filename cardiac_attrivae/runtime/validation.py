@@ -21,16 +21,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Rule:
-    """What a value may be.
+    """What a value may be."""
 
-    Attributes:
-        expected: In words that follow "expected".
-        fits: Whether a value is accepted.
-        ends: Accepted values next to refused ones: all choices, or smallest and largest number.
-    """
-
-    expected: str
-    fits: Callable[[Any], bool]
+    expected: str  # in words that follow "expected"
+    fits: Callable[[Any], bool]  # whether a value is accepted
+    # accepted values next to refused ones: all choices, or smallest and largest number
     ends: tuple[Any, ...] = ()
 
 

@@ -45,17 +45,12 @@ UNSEEN = 5
 
 @dataclass(frozen=True)
 class Segmenter:
-    """A trained network and what is known about it.
+    """A trained network and what is known about it."""
 
-    Attributes:
-        network: In eval mode; (N, 1, H, W) to logits of background, LV, myocardium, RV.
-        dice: Mean Dice of each structure, over basal slices of patients it was not trained on.
-        patients: Number of those patients.
-    """
-
-    network: nn.Module
+    network: nn.Module  # in eval mode; (N, 1, H, W) to logits of background, LV, myocardium, RV
+    # mean Dice of each structure, over basal slices of patients it was not trained on
     dice: dict[str, float]
-    patients: int
+    patients: int  # number of those patients
 
     def __call__(self, images: Tensor) -> Tensor:
         """Labels images in [0, 1], (N, C, H, W), each phase on its own: canonical labels, uint8, on

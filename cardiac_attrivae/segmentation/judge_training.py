@@ -58,28 +58,20 @@ class Stateful(Protocol):
 
 @dataclass(frozen=True)
 class Training:
-    """How a segmenter is trained.
+    """How a segmenter is trained."""
 
-    Attributes:
-        steps: Number of batches.
-        batch_size: Slices in a batch.
-        basal_weight: How often a basal slice is drawn, against 1 for any other slice: models are
-            asked for basal slices.
-        lr: Highest learning rate of one cycle: it rises over three tenths of the steps, then falls
-            to 0.
-        blur: Largest standard deviation of the Gaussian blur, in pixels. Each slice draws its own
-            from 0 to this, as for the next two.
-        background: Largest brightness outside the heart.
-        noise: Largest standard deviation of the noise.
-    """
-
-    steps: int = 500
-    batch_size: int = 16
+    steps: int = 500  # number of batches
+    batch_size: int = 16  # slices in a batch
+    # how often a basal slice is drawn, against 1 for any other slice: models are asked for basal
+    # slices
     basal_weight: float = 3.0
+    # highest learning rate of one cycle: it rises over three tenths of the steps, then falls to 0
     lr: float = 1e-2
+    # largest standard deviation of the Gaussian blur, in pixels. Each slice draws its own from 0 to
+    # this, as for the next two.
     blur: float = 3.0
-    background: float = 0.08
-    noise: float = 0.03
+    background: float = 0.08  # largest brightness outside the heart
+    noise: float = 0.03  # largest standard deviation of the noise
 
 
 def build(seed: int, device: torch.device | str = "cpu") -> nn.Module:

@@ -32,21 +32,17 @@ CONTEXTS = tuple(range(1, 16, 2))
 
 @dataclass(frozen=True)
 class OnnxSettings:
-    """What FILE.yaml says of FILE.onnx.
+    """What FILE.yaml says of FILE.onnx."""
 
-    Attributes:
-        spacing_mm: Side of a pixel that the network expects.
-        size: Pixels along a side of its input, a multiple of 16.
-        labels: Structure -> its channel in the output; all other channels are background.
-        context: Slices in the channels of the input, the one to outline in the middle.
-        normalisation: ``unit``: percentiles 1 and 99 of the stack are 0 and 1; ``zscore``: mean 0
-            and deviation 1 in each input.
-    """
-
-    spacing_mm: float = option(rule=number(0.1, 10))
+    spacing_mm: float = option(rule=number(0.1, 10))  # side of a pixel that the network expects
+    # pixels along a side of its input, a multiple of 16
     size: int = option(rule=number(32, 1024, whole=True))
+    # structure -> its channel in the output; all other channels are background
     labels: dict[str, int] = option(read=_labels)
+    # slices in the channels of the input, the one to outline in the middle
     context: int = option(1, Rule("an odd number from 1 to 15", lambda value: value in CONTEXTS))
+    # ``unit``: percentiles 1 and 99 of the stack are 0 and 1; ``zscore``: mean 0 and deviation 1 in
+    # each input
     normalisation: str = option("unit", one_of("unit", "zscore"))
 
 

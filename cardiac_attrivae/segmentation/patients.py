@@ -43,35 +43,24 @@ ONE_FRAME = (
 
 
 class Job(NamedTuple):
-    """A scan of a patient.
+    """A scan of a patient."""
 
-    Attributes:
-        patient: Id of the patient.
-        path: File or DICOM folder.
-        phases: Frame -> ``ED`` or ``ES``, where a data set says so; empty segments all frames.
-    """
-
-    patient: str
-    path: Path
+    patient: str  # id of the patient
+    path: Path  # file or DICOM folder
+    # frame -> ``ED`` or ``ES``, where a data set says so; empty segments all frames
     phases: Mapping[int, str] = {}
 
 
 @dataclass
 class Patient:
-    """What was found in the scans of a patient.
+    """What was found in the scans of a patient."""
 
-    Attributes:
-        name: Id of the patient.
-        rows: A row of volumes.csv for each frame.
-        shown: Phase, or name of the frame -> signal and labels of the frame for the picture.
-        spacing_mm: Of the scan.
-        warnings: Why the numbers should not be trusted, in words.
-    """
-
-    name: str
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    name: str  # id of the patient
+    rows: list[dict[str, Any]] = field(default_factory=list)  # a row of volumes.csv for each frame
+    # phase, or name of the frame -> signal and labels of the frame for the picture
     shown: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
-    spacing_mm: tuple[float, ...] = (1.0, 1.0, 1.0)
+    spacing_mm: tuple[float, ...] = (1.0, 1.0, 1.0)  # of the scan
+    # why the numbers should not be trusted, in words
     warnings: list[str] = field(default_factory=list)
 
 

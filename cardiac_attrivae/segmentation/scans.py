@@ -63,42 +63,29 @@ VIEWS = tuple(View(k, bool(k % 2) ^ mirror, mirror) for mirror in (False, True) 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """A segmented frame, in the geometry of its scan.
+    """A segmented frame, in the geometry of its scan."""
 
-    Attributes:
-        labels: Canonical labels, (X, Y, Z) uint8.
-        predicted_dice: Structure -> Dice that an expert's mask is expected to have with it.
-        warnings: Why it should not be trusted, in words; empty if it may be.
-    """
-
-    labels: NDArray[np.uint8]
+    labels: NDArray[np.uint8]  # canonical labels, (X, Y, Z) uint8
+    # structure -> Dice that an expert's mask is expected to have with it
     predicted_dice: dict[Structure, float]
-    warnings: tuple[str, ...]
+    warnings: tuple[str, ...]  # why it should not be trusted, in words; empty if it may be
 
 
 @dataclass(frozen=True)
 class ScanSegmenter:
-    """A network that outlines hearts in whole pictures, and how it is asked.
+    """A network that outlines hearts in whole pictures, and how it is asked."""
 
-    Attributes:
-        name: What masks that it makes are called after.
-        network: (N, context, H, W) to logits of background, LV, MYO, RV, (N, 4, H, W).
-        grid_mm: Side of a pixel that the network was trained on.
-        window: Pixels along a side of the window about the heart, a multiple of 16.
-        context: Slices that it sees at once.
-        views: Ways to look at a single frame.
-        locates: Whether the heart is looked for in the whole field first; else the window lies in
-            the middle of the slices.
-        dice_lines: Structure -> (intercept, slope) from the agreement of views to Dice.
-    """
-
-    name: str
+    name: str  # what masks that it makes are called after
+    # (N, context, H, W) to logits of background, LV, MYO, RV, (N, 4, H, W)
     network: Callable[[Tensor], Tensor]
-    grid_mm: float = 1.5
-    window: int = 128
-    context: int = 3
-    views: Sequence[View] = VIEWS
+    grid_mm: float = 1.5  # side of a pixel that the network was trained on
+    window: int = 128  # pixels along a side of the window about the heart, a multiple of 16
+    context: int = 3  # slices that it sees at once
+    views: Sequence[View] = VIEWS  # ways to look at a single frame
+    # whether the heart is looked for in the whole field first; else the window lies in the middle
+    # of the slices
     locates: bool = True
+    # structure -> (intercept, slope) from the agreement of views to Dice
     dice_lines: Mapping[Structure, tuple[float, float]] = field(default_factory=dict)
 
     def segment(self, image: np.ndarray, spacing_mm: Sequence[float]) -> Segmentation:

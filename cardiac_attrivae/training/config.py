@@ -50,33 +50,25 @@ def _arguments(values: Any, key: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Network:
-    """The network to train.
+    """The network to train."""
 
-    Attributes:
-        name: Name in `NETWORKS`, or the dotted path of a class.
-        arguments: Arguments of its constructor.
-    """
-
-    name: str = "BetaVAE"
+    name: str = "BetaVAE"  # name in `NETWORKS`, or the dotted path of a class
+    # arguments of its constructor
     arguments: dict[str, Any] = option(factory=dict, read=_arguments)
 
 
 @dataclass(frozen=True)
 class Data:
-    """Which slices are trained on and how they are drawn.
+    """Which slices are trained on and how they are drawn."""
 
-    Attributes:
-        slices: ``basal``: the most basal slice of each patient; ``all``: every slice of the store.
-        basal_weight: How often a basal slice is drawn, compared with 1 for any other; 0 shuffles
-            the slices, so that each is drawn once an epoch.
-        batch_size: Number of slices in a batch.
-        residual: Share of a volume that the areas of the slice do not explain and that is trained
-            on nevertheless; see `AttributeTargets`.
-    """
-
+    # ``basal``: the most basal slice of each patient; ``all``: every slice of the store
     slices: str = option("basal", one_of("basal", "all"))
+    # how often a basal slice is drawn, compared with 1 for any other; 0 shuffles the slices, so
+    # that each is drawn once an epoch
     basal_weight: float = 0.0
-    batch_size: int = option(16, number(2, 65536, whole=True))
+    batch_size: int = option(16, number(2, 65536, whole=True))  # number of slices in a batch
+    # share of a volume that the areas of the slice do not explain and that is trained on
+    # nevertheless; see `AttributeTargets`
     residual: float = option(1.0, number(0, 1))
 
 
@@ -85,44 +77,29 @@ class Augmentation:
     """How far random changes of the slices may go; 0 leaves a change out.
 
     Unless it is said otherwise, values are uniform between minus and plus the number given.
-
-    Attributes:
-        rotation: Angle in degrees.
-        shift: Displacement in pixels.
-        zoom: Log of the zoom, the same in both directions.
-        stretch: Log of a zoom along, and of its inverse across, a random direction.
-        cavity: Log of a zoom of the LV cavity alone, about its centre.
-        wall: Log of a zoom of the thickness of the myocardium; what is outside moves with it.
-        elastic: Standard deviation in pixels of smooth random displacements.
-        beat: Log of a further zoom of the LV cavity at ES, which changes the ejection fraction.
-        taper: The same of the last slice of a stack, less of those before: the LV becomes pointed.
-        right: Log of a zoom of what lies outside of the LV, away from it: the RV.
-        length: Log of a zoom along a stack; each slice is the nearest of those that there are.
-        blood: Relative change of the brightness of both cavities.
-        muscle: Brightness added to the myocardium.
-        contrast: Log of the gamma exponent.
-        bias: Standard deviation of the log of a smooth bias field.
-        blur: Largest share of a 3 x 3 mean, uniform from 0.
-        noise: Largest standard deviation of Gaussian noise, uniform from 0.
     """
 
-    rotation: float = 0.0
-    shift: float = 0.0
-    zoom: float = 0.0
-    stretch: float = 0.0
-    cavity: float = 0.0
+    rotation: float = 0.0  # angle in degrees
+    shift: float = 0.0  # displacement in pixels
+    zoom: float = 0.0  # log of the zoom, the same in both directions
+    stretch: float = 0.0  # log of a zoom along, and of its inverse across, a random direction
+    cavity: float = 0.0  # log of a zoom of the LV cavity alone, about its centre
+    # log of a zoom of the thickness of the myocardium; what is outside moves with it
     wall: float = 0.0
-    elastic: float = 0.0
+    elastic: float = 0.0  # standard deviation in pixels of smooth random displacements
+    # log of a further zoom of the LV cavity at ES, which changes the ejection fraction
     beat: float = 0.0
+    # the same of the last slice of a stack, less of those before: the LV becomes pointed
     taper: float = 0.0
-    right: float = 0.0
+    right: float = 0.0  # log of a zoom of what lies outside of the LV, away from it: the RV
+    # log of a zoom along a stack; each slice is the nearest of those that there are
     length: float = 0.0
-    blood: float = 0.0
-    muscle: float = 0.0
-    contrast: float = 0.0
-    bias: float = 0.0
-    blur: float = 0.0
-    noise: float = 0.0
+    blood: float = 0.0  # relative change of the brightness of both cavities
+    muscle: float = 0.0  # brightness added to the myocardium
+    contrast: float = 0.0  # log of the gamma exponent
+    bias: float = 0.0  # standard deviation of the log of a smooth bias field
+    blur: float = 0.0  # largest share of a 3 x 3 mean, uniform from 0
+    noise: float = 0.0  # largest standard deviation of Gaussian noise, uniform from 0
 
     def __post_init__(self) -> None:
         check(self)
@@ -130,65 +107,45 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Optimiser:
-    """Adam, its learning rate, and the average of the weights.
+    """Adam, its learning rate, and the average of the weights."""
 
-    Attributes:
-        lr: Learning rate; its largest value if there is a schedule.
-        betas: Decay rates of Adam's two averages.
-        weight_decay: Decoupled weight decay (AdamW); 0 gives Adam.
-        warmup: Share of all steps in which the rate rises linearly.
-        schedule: ``constant``, or ``cosine``, which falls from the end of the warm-up down to 0.
-        milestones: Epochs after which the rate falls to a tenth.
-        average: Decay of a running average of the weights, which is then evaluated and saved; 0
-            for none.
-    """
-
+    # learning rate; its largest value if there is a schedule
     lr: float = option(1e-4, number(1e-9, 10), searched=True)
-    betas: tuple[float, float] = option((0.9, 0.999), DECAY)
-    weight_decay: float = option(0.0, searched=True)
-    warmup: float = option(0.0, number(0, 1))
+    betas: tuple[float, float] = option((0.9, 0.999), DECAY)  # decay rates of Adam's two averages
+    weight_decay: float = option(0.0, searched=True)  # decoupled weight decay (AdamW); 0 gives Adam
+    warmup: float = option(0.0, number(0, 1))  # share of all steps in which the rate rises linearly
+    # ``constant``, or ``cosine``, which falls from the end of the warm-up down to 0
     schedule: str = option("constant", one_of("constant", "cosine"))
-    milestones: tuple[int, ...] = option((), EPOCHS)
+    milestones: tuple[int, ...] = option((), EPOCHS)  # epochs after which the rate falls to a tenth
+    # decay of a running average of the weights, which is then evaluated and saved; 0 for none
     average: float = option(0.0, DECAY)
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long to train, and what to keep.
+    """How long to train, and what to keep."""
 
-    Attributes:
-        epochs: Largest number of epochs.
-        steps_per_epoch: Number of batches; 0: as many as it takes to draw each slice once.
-        patience: Number of epochs without a better validation loss after which training stops; 0:
-            it never stops early.
-        evaluate_every: Number of epochs between validations; checkpoints are written then.
-        keep: Weights to save: those of the ``best`` validation loss, or of the ``last`` epoch.
-        pictures_every: Number of epochs between pictures; 0: at the end alone.
-    """
-
-    epochs: int = option(100, EPOCHS)
-    steps_per_epoch: int = 0
+    epochs: int = option(100, EPOCHS)  # largest number of epochs
+    steps_per_epoch: int = 0  # number of batches; 0: as many as it takes to draw each slice once
+    # number of epochs without a better validation loss after which training stops; 0: it never
+    # stops early
     patience: int = 0
+    # number of epochs between validations; checkpoints are written then
     evaluate_every: int = option(1, EPOCHS)
+    # weights to save: those of the ``best`` validation loss, or of the ``last`` epoch
     keep: str = option("best", one_of("best", "last"))
-    pictures_every: int = 0
+    pictures_every: int = 0  # number of epochs between pictures; 0: at the end alone
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What makes a step faster; apart from rounding, results stay the same.
+    """What makes a step faster; apart from rounding, results stay the same."""
 
-    Attributes:
-        channels_last: Whether channels come last in the memory of images and weights.
-        fused: Whether the optimiser changes all parameters in one pass.
-        shared_passes: Whether passes of the network are shared, see `SoftIntroTrainer`.
-        compile: Whether torch.compile is used for encoder and decoder; it needs a C++ compiler, or
-            a GPU with Triton.
-    """
-
-    channels_last: bool = True
-    fused: bool = True
-    shared_passes: bool = True
+    channels_last: bool = True  # whether channels come last in the memory of images and weights
+    fused: bool = True  # whether the optimiser changes all parameters in one pass
+    shared_passes: bool = True  # whether passes of the network are shared, see `SoftIntroTrainer`
+    # whether torch.compile is used for encoder and decoder; it needs a C++ compiler, or a GPU with
+    # Triton
     compile: bool = False
 
 
@@ -202,28 +159,11 @@ def _objective(values: Any, key: str) -> Objective:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Everything that a training run depends on, apart from the data and the seed.
+    """Everything that a training run depends on, apart from the data and the seed."""
 
-    Attributes:
-        method: Name of the method in tables and pictures.
-        attributes: Attributes that the first latent dimensions are trained on, in this order; none
-            for an objective without codes.
-        network, objective, data, augmentation, optimiser, schedule, speed: See their classes.
-        precision: Number format of the networks while they are trained; losses are in float32.
-            ``auto`` is the faster one on the device at hand, see `known_precision`. A run says
-            which one it was, and keeps it when it is resumed.
-        codes: Codes that are scored: the posterior ``mean``, or ``sampled`` ones.
-        decorrelate: Whether what a line on the trained dimensions says is taken out of the free
-            ones, once, at the end of training, see `models.independence`.
-        bn_recalibrate: Whether the running statistics of batch norm are estimated again on training
-            slices before each evaluation, see `recalibrate`.
-        deterministic: Whether operations that sum in a varying order on a GPU are replaced by
-            slower ones, or refused. One seed then gives the same bits on the same kind of GPU with
-            the same versions. A CPU does not need it: with the same number of threads, runs are
-            equal to the bit anyway.
-    """
-
-    method: str = option(rule=LINE)
+    method: str = option(rule=LINE)  # name of the method in tables and pictures
+    # attributes that the first latent dimensions are trained on, in this order; none for an
+    # objective without codes
     attributes: tuple[str, ...] = option()
     network: Network = Network()
     objective: Objective = option(DEFAULT, read=_objective)
@@ -232,10 +172,21 @@ class Pipeline:
     optimiser: Optimiser = Optimiser()
     schedule: Schedule = Schedule()
     speed: Speed = Speed()
+    # number format of the networks while they are trained; losses are in float32. ``auto`` is the
+    # faster one on the device at hand, see `known_precision`. A run says which one it was, and
+    # keeps it when it is resumed.
     precision: str = option(AUTO, one_of(AUTO, *PRECISIONS))
+    # codes that are scored: the posterior ``mean``, or ``sampled`` ones
     codes: str = option("mean", one_of("mean", "sampled"))
+    # whether the running statistics of batch norm are estimated again on training slices before
+    # each evaluation, see `recalibrate`
     bn_recalibrate: bool = True
+    # whether what a line on the trained dimensions says is taken out of the free ones, once, at the
+    # end of training, see `models.independence`
     decorrelate: bool = False
+    # whether operations that sum in a varying order on a GPU are replaced by slower ones, or
+    # refused. One seed then gives the same bits on the same kind of GPU with the same versions. A
+    # CPU does not need it: with the same number of threads, runs are equal to the bit anyway.
     deterministic: bool = False
 
     def __post_init__(self) -> None:

@@ -34,17 +34,11 @@ Look = Callable[[VAEOutput, Callable[[Tensor], Tensor]], dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Guide:
-    """A trained segmenter and what is recorded of it in a run.
+    """A trained segmenter and what is recorded of it in a run."""
 
-    Attributes:
-        network: (N, 1, H, W) to logits of background, LV, myocardium and RV, (N, 4, H, W).
-        kind: Name of its architecture.
-        cases: Patients that it was trained on -> fingerprint of their slices.
-    """
-
-    network: nn.Module
-    kind: str
-    cases: Mapping[str, str]
+    network: nn.Module  # (N, 1, H, W) to logits of background, LV, myocardium and RV, (N, 4, H, W)
+    kind: str  # name of its architecture
+    cases: Mapping[str, str]  # patients that it was trained on -> fingerprint of their slices
 
     def facts(self) -> dict[str, Any]:
         """What the model file says of it; the patients are left out of exported models."""

@@ -22,20 +22,13 @@ if TYPE_CHECKING:
 
 
 class Objective:
-    """What all objectives have in common.
+    """What all objectives have in common."""
 
-    Attributes:
-        name: Its name in pipelines.
-        whole: Whether it is trained on whole pictures (``preprocess --slice whole``), else on
-            crops.
-        kind: What its network does, see `KINDS`.
-        gamma: Weight of the attribute term, 0 where there is none.
-    """
-
-    name: str
+    name: str  # its name in pipelines
+    # whether it is trained on whole pictures (``preprocess --slice whole``), else on crops
     whole: ClassVar[bool] = False
-    kind: ClassVar[str] = "codes"
-    gamma: float = 0.0
+    kind: ClassVar[str] = "codes"  # what its network does, see `KINDS`
+    gamma: float = 0.0  # weight of the attribute term, 0 where there is none
 
     @property
     def has_codes(self) -> bool:
@@ -89,21 +82,19 @@ class AttributeObjective(Objective):
 
     Guidance needs a guide, a frozen segmenter that looks at what is drawn, see `Guidance`; both
     weights are 0 as published.
-
-    Attributes:
-        control: Weight of the distance between the areas that are drawn when a dimension is turned
-            and those that were asked for, see `control_distance`. Turned are the dimensions of
-            attributes that are areas; without one there is no such term.
-        anatomy: Weight of one minus the soft Dice of reconstructions, see `mask_distance`.
-        guided_from: Share of all steps after which both begin: before, there is nothing to look at.
     """
 
     gamma: float = option(0.0, searched=True)
     delta: float = option(10.0, number(1e-6, 1e6))
     attribute_target: str = option("sign", one_of("sign", "graded"))
     attribute_codes: str = option("sampled", one_of("sampled", "mean"))
+    # weight of the distance between the areas that are drawn when a dimension is turned and those
+    # that were asked for, see `control_distance`. Turned are the dimensions of attributes that are
+    # areas; without one there is no such term.
     control: float = 0.0
+    # weight of one minus the soft Dice of reconstructions, see `mask_distance`
     anatomy: float = 0.0
+    # share of all steps after which both begin: before, there is nothing to look at
     guided_from: float = option(0.0, number(0, 1))
     name: str = ""
 
@@ -142,17 +133,13 @@ class AttriVAEObjective(AttributeObjective):
 
 @dataclass(frozen=True)
 class BetaTCVAEObjective(AttriVAEObjective):
-    """beta-TC-VAE, with attributes too; see `BetaTCVAELoss`.
-
-    Attributes:
-        samples: N of its estimates; 0 stands for the number of slices that are trained on.
-    """
+    """beta-TC-VAE, with attributes too; see `BetaTCVAELoss`."""
 
     name: str = "BetaTCVAE"
     alpha: float = option(1.0, searched=True)
     beta: float = option(6.0, searched=True)
     beta_kl: float = option(1.0, searched=True)
-    samples: int = 0
+    samples: int = 0  # N of its estimates; 0 stands for the number of slices that are trained on
 
     def fitted(self, slices: int) -> BetaTCVAEObjective:
         return replace(self, samples=self.samples or slices)
@@ -187,13 +174,7 @@ class CapacityObjective(AttriVAEObjective):
 
 @dataclass(frozen=True)
 class SoftIntroObjective(AttributeObjective):
-    """Soft-Intro VAE and Attri-SIVAE; see `SoftIntroLoss`.
-
-    Attributes:
-        vae_epochs: Epochs as a plain VAE before introspection begins.
-        perceptual: Feature network of the perceptual loss, see `perceptual_loss`.
-        perceptual_weights: File of its weights; empty looks in the usual places.
-    """
+    """Soft-Intro VAE and Attri-SIVAE; see `SoftIntroLoss`."""
 
     name: str = "SoftIntro"
     beta_rec: float = option(1.0, searched=True)
@@ -202,10 +183,10 @@ class SoftIntroObjective(AttributeObjective):
     gamma_r: float = 1e-8
     w_mse: float = 1.0
     w_perceptual: float = 0.0
-    perceptual: str = "none"
-    perceptual_weights: str = ""
+    perceptual: str = "none"  # feature network of the perceptual loss, see `perceptual_loss`
+    perceptual_weights: str = ""  # file of its weights; empty looks in the usual places
     attribute_scaled: bool = False
-    vae_epochs: int = 0
+    vae_epochs: int = 0  # epochs as a plain VAE before introspection begins
 
     def make_loss(self) -> AttributeLoss:
         from ..models.losses import SoftIntroLoss
@@ -237,14 +218,11 @@ class SoftIntroObjective(AttributeObjective):
 
 @dataclass(frozen=True)
 class BootstrapObjective(SoftIntroObjective):
-    """Soft-Intro VAE with a target decoder, and attributes too; see `BootstrapTrainer`.
-
-    Attributes:
-        target_epochs: Number of epochs between two copies of the decoder into the target.
-    """
+    """Soft-Intro VAE with a target decoder, and attributes too; see `BootstrapTrainer`."""
 
     name: str = "SoftIntroBootstrap"
     gamma_r: float = 1.0
+    # number of epochs between two copies of the decoder into the target
     target_epochs: int = option(1, number(1, whole=True))
 
     def make_trainer(self, pipeline: Pipeline, network: VAE, **options: Any) -> NetworkTrainer:
@@ -256,21 +234,18 @@ class BootstrapObjective(SoftIntroObjective):
 
 @dataclass(frozen=True)
 class SegmentationObjective(Objective):
-    """Outlines hearts in whole pictures: Dice and cross-entropy of windows, see `ScanAugmenter`.
-
-    Attributes:
-        window: Pixels along a side of a window, a multiple of 16.
-        off_heart: Share of windows that are placed anywhere; the others lie about the heart.
-        ghost: Largest strength of a shifted copy, in a fifth of the windows.
-        cut: Largest share of a window that lies outside the field of view, in a fifth of them.
-    """
+    """Outlines hearts in whole pictures: Dice and cross-entropy of windows, see `ScanAugmenter`."""
 
     whole: ClassVar[bool] = True
     kind: ClassVar[str] = "outlines"
     name: str = "Segmentation"
+    # pixels along a side of a window, a multiple of 16
     window: int = option(128, number(32, 1024, whole=True))
+    # share of windows that are placed anywhere; the others lie about the heart
     off_heart: float = option(0.2, number(0, 1))
+    # largest strength of a shifted copy, in a fifth of the windows
     ghost: float = option(0.25, number(0, 1))
+    # largest share of a window that lies outside the field of view, in a fifth of them
     cut: float = option(0.35, number(0, 1))
 
     def make_learner(self, *arguments: Any) -> Learner:
@@ -296,21 +271,17 @@ class RefinerObjective(Objective):
     """Paints over the pictures of a trained run, see `models.refiner` and `FlowLoss`.
 
     Its slices are moved and mirrored by whole pixels: anything else would blur their texture.
-
-    Attributes:
-        anatomy: Weight of one minus the soft Dice between the outlines of what is painted and of
-            what was to be painted, as the guide sees them.
-        background: Weight of a pixel far from the heart, compared with 1 in it.
-        shift: Largest displacement in pixels.
-        mirrored: Share of slices that are turned upside down.
     """
 
     kind: ClassVar[str] = "paints"
     name: str = "Refiner"
+    # weight of one minus the soft Dice between the outlines of what is painted and of what was to
+    # be painted, as the guide sees them
     anatomy: float = 0.0
+    # weight of a pixel far from the heart, compared with 1 in it
     background: float = option(0.1, number(0, 1))
-    shift: int = option(6, number(0, 64, whole=True))
-    mirrored: float = option(0.5, number(0, 1))
+    shift: int = option(6, number(0, 64, whole=True))  # largest displacement in pixels
+    mirrored: float = option(0.5, number(0, 1))  # share of slices that are turned upside down
 
     @property
     def is_guided(self) -> bool:

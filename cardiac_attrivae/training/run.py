@@ -45,21 +45,13 @@ NO_CODES = {
 
 @dataclass(frozen=True)
 class Run:
-    """A trained run, as model.safetensors holds it.
+    """A trained run, as model.safetensors holds it."""
 
-    Attributes:
-        folder: The folder of the run.
-        network: The trained network in eval mode.
-        pipeline: What it was trained with.
-        about: Everything else: seed, data set, mean and deviation of training codes.
-        refiner: Paints over what the network draws; None if the run has no refiner, or it is left
-            out.
-    """
-
-    folder: Path
-    network: VAE
-    pipeline: Pipeline
-    about: dict[str, Any]
+    folder: Path  # the folder of the run
+    network: VAE  # the trained network in eval mode
+    pipeline: Pipeline  # what it was trained with
+    about: dict[str, Any]  # everything else: seed, data set, mean and deviation of training codes
+    # paints over what the network draws; None if the run has no refiner, or it is left out
     refiner: Refiner | None = None
 
     @property

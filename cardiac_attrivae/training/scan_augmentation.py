@@ -23,11 +23,6 @@ from .objectives import SegmentationObjective
 class ScanAugmenter:
     """Draws a changed window of each picture of a batch.
 
-    Attributes:
-        objective: Size and place of the windows, ghosts and cuts.
-        how: The other changes. Each window is mirrored, and its slices reversed, with a chance of
-            a half; contrast, stretch and elastic are standard deviations here.
-
     Example:
         >>> from .objectives import SegmentationObjective
         >>> augment = ScanAugmenter(SegmentationObjective(window=32), Augmentation(rotation=180))
@@ -37,7 +32,9 @@ class ScanAugmenter:
         ((2, 3, 32, 32), (2, 1, 32, 32))
     """
 
-    objective: SegmentationObjective
+    objective: SegmentationObjective  # size and place of the windows, ghosts and cuts
+    # the other changes. Each window is mirrored, and its slices reversed, with a chance of a half;
+    # contrast, stretch and elastic are standard deviations here.
     how: Augmentation
 
     def __call__(self, batch: dict[str, Tensor], generator: Generator) -> dict[str, Tensor]:

@@ -45,17 +45,11 @@ PRIVATE = {
 
 
 class Tracked(NamedTuple):
-    """What a tracker knows about a run from the start.
+    """What a tracker knows about a run from the start."""
 
-    Attributes:
-        id: Id of this run alone; the same when it is resumed.
-        name: Name that is shown; it contains the id.
-        parameters: Dotted key -> value, everything that is known before training.
-    """
-
-    id: str
-    name: str
-    parameters: dict[str, Any]
+    id: str  # id of this run alone; the same when it is resumed
+    name: str  # name that is shown; it contains the id
+    parameters: dict[str, Any]  # dotted key -> value, everything that is known before training
 
 
 class Tracker(Protocol):

@@ -40,17 +40,11 @@ NOT_COVERED = (
 
 
 class Finding(NamedTuple):
-    """One thing that was checked.
+    """One thing that was checked."""
 
-    Attributes:
-        what: What was compared.
-        holds: Whether it is unchanged; None if that cannot be found out.
-        text: The result in words.
-    """
-
-    what: str
-    holds: bool | None
-    text: str
+    what: str  # what was compared
+    holds: bool | None  # whether it is unchanged; None if that cannot be found out
+    text: str  # the result in words
 
 
 Answer = tuple[bool | None, str]

@@ -129,21 +129,17 @@ class TrainingWorkflow(PythonicWorkflow):
             one, with the training slices of all levels.
         on: Folder of the run whose pictures a refiner paints over; None for any other objective.
 
-    Attributes:
-        learner: Network, loss and targets; there after ``initialize``.
-        records: What is written into the folder; there after ``initialize``.
-
     Raises:
         DataError: If there are too few slices, the folder holds another run, another process has
             locked it, or there is too little space.
         ValueError: If the pipeline does not fit network, store or device.
     """
 
-    learner: Learner
+    learner: Learner  # network, loss and targets; there after ``initialize``
     _trainer: NetworkTrainer  # MONAI uses trainer, evaluator and device itself
     _evaluator: SupervisedEvaluator | None
     stopping: EarlyStopping | None
-    records: Records
+    records: Records  # what is written into the folder; there after ``initialize``
 
     def __init__(
         self,
