@@ -73,6 +73,7 @@ class Keys(StrEnum):
     IMAGE = "image"  # (N, C, H, W) slices in [0, 1], 0 outside the mask
     LABEL = "label"  # (N, C, H, W) canonical masks
     ATTRIBUTES = "attributes"  # (N, K) in the order of the pipeline's attribute list
+    CONDITION = "condition"  # (N, M) category that a conditional network is told, see `one_hot`
     ROW = "row"  # (N,) row of cases.csv
     RECONSTRUCTION = "reconstruction"  # (N, C, H, W)
     PREDICTION = "prediction"  # (N, C, H, W) labels that a network found

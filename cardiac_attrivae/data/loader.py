@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -121,6 +122,8 @@ class DeviceLoader:
         prepare: What is done to slices on the device, independent of the other slices of a batch:
             once to each slice of a block, and to each batch that is read ahead.
         resident: Whether slices are kept on the device as a block; None decides by `room`.
+        more: Further values of each row, (N, ...) by their key in a batch: categories of cases.csv
+            as `one_hot` gives them, for example.
     """
 
     def __init__(
@@ -134,13 +137,17 @@ class DeviceLoader:
         batches: int | None = None,
         prepare: Callable[[Slices], Slices] = dict,
         resident: bool | None = None,
+        more: Mapping[str, np.ndarray] = MappingProxyType({}),
     ) -> None:
         if batch_size < 2 and generator is not None:
             raise ValueError(f"batch_size is {batch_size}; expected at least 2 for training")
         if generator is not None and len(dataset) < 2:
             raise DataError(f"{len(dataset)} slices to train on; expected at least 2")
         self.dataset, self.device, self.prepare = dataset, torch.device(device), prepare
-        self.attributes = torch.as_tensor(attributes, dtype=torch.float32, device=device)
+        self.values = {
+            key: torch.as_tensor(values, dtype=torch.float32, device=device)
+            for key, values in {Keys.ATTRIBUTES: attributes, **more}.items()
+        }
         self.batch_size, self.generator, self.batches = batch_size, generator, batches
         # where each row's share of [0, 1] ends; multinomial has no fixed order on a GPU
         self.ends: Tensor | None = None
@@ -169,7 +176,8 @@ class DeviceLoader:
             block = self.block
             batches = ({key: field[rows] for key, field in block.items()} for rows in chunks)
         for rows, slices in zip(chunks, batches, strict=True):
-            yield {**slices, Keys.ATTRIBUTES: self.attributes[rows], Keys.ROW: rows}
+            values = {key: of_all[rows] for key, of_all in self.values.items()}
+            yield {**slices, **values, Keys.ROW: rows}
 
     def _order(self) -> Tensor:
         """Draws the rows of a pass, on the device."""

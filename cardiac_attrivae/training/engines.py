@@ -93,7 +93,7 @@ class NetworkTrainer(SupervisedTrainer):
         batch = as_batch(batchdata, self.state.device)
         if self.augment is not None:
             with torch.no_grad():
-                batch = self.augment(batch, self.generator)
+                batch = batch | self.augment(batch, self.generator)
         self.network.train()
         n = len(batch[Keys.IMAGE])
         noise = draw_noise(self.network, batch[Keys.IMAGE], self.generator, self.draws)
