@@ -174,14 +174,18 @@ def join(stores: tuple[Path, ...], output: Path, name: str, overwrite: bool) -> 
 @click.option("--dataset", required=True, type=click.Choice(["acdc", "mnms"]))
 @options.output
 @click.option("--cases", default=20, show_default=True, help="Synthetic patients.")
+@click.option(
+    "--vendor", type=click.Choice(["A", "B", "C", "D"]),
+    help="Scanner of all pictures (mnms); default: several, as in the challenge.",
+)  # fmt: skip
 @options.seed
 @explained
-def phantom(dataset: str, output: Path, cases: int, seed: int) -> None:
+def phantom(dataset: str, output: Path, cases: int, vendor: str | None, seed: int) -> None:
     """Write synthetic hearts of known volumes.
 
     Files and folders have the names and the peculiarities of the real ACDC or M&Ms.
     """
     from ..data.phantom import write_phantoms
 
-    truths = write_phantoms(dataset, output, cases, seed)
+    truths = write_phantoms(dataset, output, cases, seed, vendor=vendor)
     say(f"{len(truths)} cases in {output}")

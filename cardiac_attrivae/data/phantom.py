@@ -52,6 +52,7 @@ def write_phantoms(
     seed: int = 0,
     quirks: bool = True,
     cine: bool = True,
+    vendor: str | None = None,
 ) -> list[Truth]:
     """Writes a data set of phantoms in the layout of the real one.
 
@@ -67,12 +68,15 @@ def write_phantoms(
             gaps in the table.
         cine: False saves time where ED and ES are enough: ACDC then lacks its 4-D files, and those
             of M&Ms are cut to these two time points.
+        vendor: Of M&Ms: a key of `SCANNERS`, which then takes the pictures of every heart. Hearts
+            and splits are the same whatever the vendor. None gives each heart a vendor as in the
+            challenge; ACDC has one scanner.
 
     Returns:
         The known facts of each case, in order.
 
     Raises:
-        ValueError: If there is no such data set, or it cannot have so many cases.
+        ValueError: If there is no such data set or vendor, or it cannot have so many cases.
         DataError: If the folder is not empty, or another run writes into it.
 
     Example:
@@ -86,14 +90,17 @@ def write_phantoms(
         raise ValueError(f"dataset must be one of {', '.join(MAX_CASES)}, got {dataset!r}")
     if not 1 <= cases <= MAX_CASES[dataset]:
         raise ValueError(f"cases must lie in 1..{MAX_CASES[dataset]} for {dataset}, got {cases}")
+    if vendor is not None and (dataset != "mnms" or vendor not in SCANNERS):
+        raise ValueError(f"vendor is {vendor!r}; expected one of {', '.join(SCANNERS)}, with mnms")
     output = Path(output)
     with locked(output):
         if not is_empty(output):
             raise DataError(f"{output} is not empty; choose another folder")
         origin = f"Synthetic hearts in the layout of {dataset}, written by cardiac-attrivae phantom"
         write(output / SYNTHETIC, f"{origin}.\n")
-        written = _write_acdc if dataset == "acdc" else _write_mnms
-        return written(output, cases, seed, quirks, cine)
+        if dataset == "acdc":
+            return _write_acdc(output, cases, seed, quirks, cine)
+        return _write_mnms(output, cases, seed, quirks, cine, vendor)
 
 
 def _truth(scan: Scan, folder: Path, vendor: str = "", labelled: bool = True) -> Truth:
@@ -192,24 +199,27 @@ def _mnms_code(index: int) -> str:
     return code
 
 
-def _mnms_scan(index: int, seed: int) -> tuple[str, Scan]:
+def _mnms_scan(index: int, seed: int, vendor: str | None) -> tuple[str, Scan]:
     """Returns slot and scan of an M&Ms phantom."""
     slot, code = MNMS_SLOTS[index % len(MNMS_SLOTS)], _mnms_code(index)
+    slot = slot[0] + (vendor or slot[1])
     pathology = list(POPULATIONS)[(index + index // 20) % 5]
     return slot, draw_scan("mnms", code, pathology, SCANNERS[slot[1]], 6, seed)
 
 
-def _write_mnms(output: Path, cases: int, seed: int, quirks: bool, cine: bool) -> list[Truth]:
+def _write_mnms(
+    output: Path, cases: int, seed: int, quirks: bool, cine: bool, vendor: str | None
+) -> list[Truth]:
     truths, rows = [], []
     for index in range(cases):
-        slot, scan = _mnms_scan(index, seed)
+        slot, scan = _mnms_scan(index, seed, vendor)
         if not quirks:
             slot = slot.replace("U", "L")
         if quirks and index % 7 == 2:
             scan = replace(scan, ed=5)  # gated from the R wave: end diastole comes last
         drawn = scan
         if quirks and index == 9:  # the scan of index 5 again: another split, another vendor
-            scan = replace(_mnms_scan(5, seed)[1], case=scan.case)
+            scan = replace(_mnms_scan(5, seed, vendor)[1], case=scan.case)
             drawn = redrawn(scan)
         unlabelled = slot[0] == "U"
         folder = output / MNMS_FOLDERS[slot[0]] / scan.case

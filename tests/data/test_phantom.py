@@ -308,6 +308,19 @@ def test_a_scan_occurs_twice_with_a_mask_drawn_anew(dataset, original, copy, tre
         assert truths[original].folder.parent != truths[copy].folder.parent
 
 
+def test_the_same_hearts_are_in_every_vendors_scanner(tmp_path):
+    found = {v: write_phantoms("mnms", tmp_path / v, 2, cine=False, vendor=v) for v in "AD"}
+    for one, other in zip(*found.values(), strict=True):
+        assert (one.vendor, other.vendor) == ("A", "D")
+        assert one.folder.relative_to(tmp_path / "A") == other.folder.relative_to(tmp_path / "D")
+        assert (one.LVEDV, one.MEDV, one.RVEDV) == (other.LVEDV, other.MEDV, other.RVEDV)
+        (_, mask_a, a), (_, mask_d, d) = (
+            at_end_diastole("mnms", tmp_path / truth.vendor, truth) for truth in (one, other)
+        )
+        areas = counts("mnms", mask_a) * a[:2].prod(), counts("mnms", mask_d) * d[:2].prod()
+        np.testing.assert_allclose(*areas, atol=60)  # mm2: pixels at the edges
+
+
 def test_without_quirks_nothing_is_odd(tmp_path):
     for dataset, cases in (("acdc", 4), ("mnms", 7)):
         truths = write_phantoms(dataset, tmp_path / dataset, cases, quirks=False, cine=False)
@@ -370,6 +383,12 @@ def test_vendors_differ_in_contrast_and_noise(trees):
 def test_impossible_requests_say_what_is_accepted(dataset, cases, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         write_phantoms(dataset, tmp_path, cases)
+
+
+@pytest.mark.parametrize(("dataset", "vendor"), [("acdc", "A"), ("mnms", "E")])
+def test_a_vendor_that_a_data_set_lacks_is_an_error(dataset, vendor, tmp_path):
+    with pytest.raises(ValueError, match=f"vendor is '{vendor}'; expected one of A, B, C, D, with"):
+        write_phantoms(dataset, tmp_path, 1, vendor=vendor)
 
 
 @pytest.mark.parametrize("dataset", ["acdc", "mnms"])
