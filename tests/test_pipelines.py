@@ -9,6 +9,8 @@ import torch
 import yaml
 from conftest import quick_guide
 
+from cardiac_attrivae.data.preprocess import preprocess
+from cardiac_attrivae.data.recipe import Recipe
 from cardiac_attrivae.data.store import SliceDataset
 from cardiac_attrivae.models.networks import build_network
 from cardiac_attrivae.training.config import load_pipeline, parse_pipeline, shipped_pipelines
@@ -50,9 +52,16 @@ LAYERS = {
 }  # fmt: skip
 
 
+STACKS = ["attri_vae_stack"]
+"""Pipelines of whole hearts; all others are given single slices."""
+
+
 @pytest.fixture(scope="module")
-def store(acdc_store_all):
-    return SliceDataset.open(acdc_store_all)
+def stores(acdc_store_all, acdc_tree, tmp_path_factory):
+    """Slices, and stacks of the same phantoms."""
+    folder = tmp_path_factory.mktemp("stores") / "stacks"
+    preprocess("acdc", acdc_tree, folder, Recipe(phases=("ED", "ES"), stack=5))
+    return SliceDataset.open(acdc_store_all), SliceDataset.open(folder)
 
 
 AUTOENCODERS = [n for n in sorted(shipped_pipelines()) if load_pipeline(n).objective.has_codes]
@@ -60,11 +69,12 @@ AUTOENCODERS = [n for n in sorted(shipped_pipelines()) if load_pipeline(n).objec
 
 
 @pytest.fixture(scope="module", params=AUTOENCODERS)
-def workflow(request, store, tmp_path_factory):
+def workflow(request, stores, tmp_path_factory):
     """A run of a shipped pipeline, two steps long."""
     folder = tmp_path_factory.mktemp("runs") / request.param
     small = SMALL[load_pipeline(request.param).network.name]
     pipeline = load_pipeline(request.param, (*SHORT, *small))
+    store = stores[request.param in STACKS]
     data = store.split("train"), store.split("val")
     workflow = TrainingWorkflow(pipeline, *data, folder, device="cpu", guide=quick_guide)
     workflow.initialize()
@@ -125,8 +135,8 @@ def test_two_steps_change_the_weights_of_encoder_and_decoder(workflow):
         assert not torch.equal(start[name], end[name]), name
 
 
-def test_the_saved_model_encodes_slices_of_the_store(workflow, store):
-    run = load_run(workflow.output)
+def test_the_saved_model_encodes_slices_of_the_store(workflow):
+    run, store = load_run(workflow.output), workflow.get_train_dataset()
     mu, logvar = encode(run.network, store.images)
     assert mu.shape == logvar.shape == (len(store), run.network.latent_size)
     assert np.isfinite(mu).all()

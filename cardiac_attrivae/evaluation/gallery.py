@@ -79,7 +79,9 @@ def draw_gallery(
         if scores["low"].notna().any():
             draw_forest(scores, file("intervals", "", train, test))
         if len(turned):
-            draw_control(turned, file("control", "", train, test))
+            first = next(part for part in shown if _place(part) == (train, test))
+            unit = first.patients.open().scale.unit
+            draw_control(turned, file("control", "", train, test), unit)
     for name, run in models.items():
         train, names = run.about["train_dataset"], run.pipeline.attributes
         own = {_place(part)[1]: part for part in shown if part.about["model"] == name}
@@ -140,8 +142,8 @@ def draw_forest(scores: pd.DataFrame, path: Path) -> None:
     charts.intervals(rows.iloc[order].rename(columns={"metric": "row"}), path, "score")
 
 
-def draw_control(turned: pd.DataFrame, path: Path) -> None:
-    """Draws requested against measured areas, all seeds of a method together."""
+def draw_control(turned: pd.DataFrame, path: Path, measured_in: str) -> None:
+    """Draws requested against measured areas, or volumes in mL, all seeds of a method together."""
     table = turned.melt(
         ["method", "attribute", "requested"],
         [c for c in structures_at(Phase) if c in turned],
@@ -149,7 +151,7 @@ def draw_control(turned: pd.DataFrame, path: Path) -> None:
         "measured",
     )
     units = {name: ATTRIBUTES[name].unit for name in table["attribute"].unique()}
-    charts.control(table, path, units)
+    charts.control(table, path, units, measured_in)
 
 
 def middle_row(table: LatentTable) -> int:

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from ..attributes import ATTRIBUTES, is_area, label_of, structures_of
-from ..schema import HEART
+from ..attributes import ATTRIBUTES, is_size, label_of, structures_of
+from ..schema import Phase, structures_at
 from .published import dataset_label, method_label
 from .style import SYMBOLS, Look, fitted, legend, looks, plain, save
 
@@ -155,7 +155,9 @@ def intervals(table: pd.DataFrame, path: str | Path, label: str) -> None:
 # ---------------------------------------------------------------------------- control
 
 
-def control(table: pd.DataFrame, path: str | Path, units: Mapping[str, str]) -> None:
+def control(
+    table: pd.DataFrame, path: str | Path, units: Mapping[str, str], measured_in: str = "cm2"
+) -> None:
     """Draws what is measured in decoded pictures against what they were asked for.
 
     A column of panels per attribute that was moved, a row per structure that was measured: the
@@ -164,11 +166,12 @@ def control(table: pd.DataFrame, path: str | Path, units: Mapping[str, str]) -> 
 
     Args:
         table: A row per picture and structure: ``method``, ``attribute`` (that was moved),
-            ``structure`` (LV, MYO or RV), ``requested`` in the attribute's unit, ``measured`` area
-            in cm2.
+            ``structure`` (LV, MYO or RV, of a second phase LV_ES, MYO_ES or RV_ES), ``requested``
+            in the attribute's unit, ``measured`` area or volume.
         path: PNG to write; its folders are created.
-        units: Attribute -> unit of its requested values; of areas a dotted line shows what was
-            asked for.
+        units: Attribute -> unit of its requested values; where that is what is measured, a dotted
+            line shows what was asked for.
+        measured_in: ``cm2`` of areas, ``mL`` of the volumes in stacks.
 
     Raises:
         ValueError: If a column or unit is missing, or no measured value is finite.
@@ -179,7 +182,8 @@ def control(table: pd.DataFrame, path: str | Path, units: Mapping[str, str]) -> 
     missing = [name for name in attributes if name not in units]
     if missing:
         raise ValueError(f"no unit for {', '.join(missing)}; units are of {', '.join(units)}")
-    structures = [s.name for s in HEART if s.name in set(table["structure"])]
+    structures = [name for name in structures_at(Phase) if name in set(table["structure"])]
+    sizes = {name for name in attributes if is_size(name, measured_in)}
     figure = Figure(
         (2.3 * len(attributes) + 0.5, 2.1 * len(structures) + 0.5), layout="constrained"
     )
@@ -193,7 +197,7 @@ def control(table: pd.DataFrame, path: str | Path, units: Mapping[str, str]) -> 
             own = name in ATTRIBUTES and structure in structures_of(name)
             if own:
                 axis.set_facecolor("0.95")
-            if own and is_area(name) and len(part):
+            if own and name in sizes and len(part):
                 ends = part["requested"].min(), part["requested"].max()
                 axis.plot(ends, ends, ":", color="0.4", lw=1.2, zorder=1)
             for method, drawn in look.items():
@@ -208,9 +212,10 @@ def control(table: pd.DataFrame, path: str | Path, units: Mapping[str, str]) -> 
     for axis, name in zip(axes[-1], attributes, strict=True):
         axis.set_xlabel(f"{label_of(name)}\n{_with_unit('requested', units[name])}", fontsize=8)
     for axis, structure in zip(axes[:, 0], structures, strict=True):
-        axis.set_ylabel(f"{structure} measured (cm²)", fontsize=8)
+        what = f"{structure.replace('_', ' at ')} measured"
+        axis.set_ylabel(_with_unit(what, measured_in), fontsize=8)
     more: list[Patch | Line2D] = [Patch(color="0.85", label="10th to 90th centile")]
-    if any(map(is_area, attributes)):
+    if sizes:
         more.append(Line2D([], [], color="0.4", ls=":", lw=1.2, label="as requested"))
     legend(figure, look, method_label, more, lines=True)
     save(figure, path)

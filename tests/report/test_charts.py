@@ -196,6 +196,24 @@ def test_only_the_own_structure_in_the_same_unit_has_a_line_of_requests(drawn):
     assert tinted == [True, False, False, True]
 
 
+def test_of_stacks_volumes_are_measured_and_have_the_line_of_requests(drawn):
+    charts.control(pictures(), "c.png", UNITS, "mL")
+    axes = drawn[0].axes
+    assert [axis.get_ylabel() for axis in axes[::2]] == ["LV measured (mL)", "RV measured (mL)"]
+    dotted = [[line for line in axis.lines if line.get_linestyle() == ":"] for axis in axes]
+    assert [len(lines) for lines in dotted] == [0, 0, 0, 1]
+
+
+def test_a_second_phase_has_panels_of_its_own(drawn):
+    both = [pictures(), pictures().replace({"LV": "LV_ES", "RV": "RV_ES", "LVEDA": "LVEF"})]
+    charts.control(pd.concat(both), "c.png", UNITS | {"LVEF": "%"})
+    axes = np.reshape(drawn[0].axes, (4, 3))
+    found = [axis.get_ylabel().partition(" measured")[0] for axis in axes[:, 0]]
+    assert found == ["LV", "RV", "LV at ES", "RV at ES"]
+    tinted = [[axis.get_facecolor() != (1, 1, 1, 1) for axis in row] for row in axes]
+    assert [row[2] for row in tinted] == [True, False, True, False]  # LVEF is of LV at both
+
+
 def test_requests_of_many_models_are_gathered(drawn):
     charts.control(pictures(steps=6, models=7), "c.png", UNITS)
     assert len(drawn[0].axes[0].lines[-1].get_xdata()) == 9
