@@ -7,7 +7,8 @@ attributes are fitted, and the U-Net that measures is taught, on the patients th
 this fold were trained on; turned, reconstructed and measured are those left out. Prints, per
 method, the mean over seeds and its standard deviation: measured control over all patients, Dice of
 reconstructions, and the median absolute error of 30 random requests per fold, of one attribute and
-of all at once, uniform between the smallest and the largest heart of the training patients. What
+of all areas at once (volumes of stacks), uniform between the smallest and the largest heart of the
+training patients. Of an ejection fraction the fractional area change of the slice is measured. What
 one U-Net aimed at is measured by another one; each was taught by half of the training patients.
 Models that were trained through a guide are measured by the U-Net of the half that it never saw.
 """
@@ -25,8 +26,9 @@ import numpy as np
 import pandas as pd
 from cross_validation import folds_of
 from joblib import Parallel, delayed
+from torch import Tensor
 
-from cardiac_attrivae.attributes import AREAS
+from cardiac_attrivae.attributes import ATTRIBUTES, drawn, is_size
 from cardiac_attrivae.data.store import SliceDataset, areas
 from cardiac_attrivae.evaluation.aiming import aimed
 from cardiac_attrivae.evaluation.control import measure_control
@@ -35,7 +37,7 @@ from cardiac_attrivae.metrics.calibration import Calibration
 from cardiac_attrivae.metrics.control import control_scores
 from cardiac_attrivae.metrics.images import dice
 from cardiac_attrivae.runtime.device import find_device
-from cardiac_attrivae.schema import STRUCTURES, Scale
+from cardiac_attrivae.schema import Scale, structures_at
 from cardiac_attrivae.segmentation.guide import refuse_guide
 from cardiac_attrivae.segmentation.judge import Segmenter, scored
 from cardiac_attrivae.segmentation.judge_training import train_network
@@ -60,9 +62,9 @@ def measure_fold(
         for part in (names, names[::2], names[1::2])
     )
     known, target = train.basal(), unseen.basal()
-    own = dice(segmenter(target.images).cpu(), target.labels.cpu()).mean(axis=0)
+    own = dice_of(segmenter(target.images), target)
     tables = {"control": [], "dice": [], "requests": []}
-    tables["segmenter"] = [pd.DataFrame([own], columns=list(STRUCTURES))]
+    tables["segmenter"] = [own.mean().to_frame().T]
     for folder in folders:
         for file in sorted(folder.glob(f"run_seed*_fold{fold}/model.safetensors")):
             run = load_run(file.parent)
@@ -78,18 +80,22 @@ def measure_fold(
                 "control": measure_control(
                     run.network, measuring, calibration, table.codes, table.cases, scale
                 ),
-                "dice": pd.DataFrame(
-                    dice(
-                        measuring(reconstruct(run.network, target.images)).cpu(),
-                        target.labels.cpu(),
-                    ),
-                    columns=list(STRUCTURES),
-                ),
+                "dice": dice_of(measuring(reconstruct(run.network, target.images)), target),
                 "requests": requests(run, calibration, aim, judge, table.codes, scale, fold),
             }
             for name, part in found.items():
                 tables[name].append(part.assign(**about))
     return {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
+
+
+def dice_of(labels: Tensor, target: SliceDataset) -> pd.DataFrame:
+    """Dice of each structure at each phase, over all slices of a stack."""
+    phases = zip(
+        *(some.cpu().chunk(len(target.phases), dim=1) for some in (labels, target.labels)),
+        strict=True,
+    )
+    found = np.concatenate([dice(*both) for both in phases], axis=1)
+    return pd.DataFrame(found, columns=list(structures_at(target.phases)))
 
 
 def requests(
@@ -101,14 +107,14 @@ def requests(
     scale: Scale,
     seed: int,
 ) -> pd.DataFrame:
-    """Errors (cm^2) of random requests, from the codes of random patients."""
+    """Errors of random requests in the unit of each, from the codes of random patients."""
     rng = np.random.default_rng(seed)
     values = rng.uniform(calibration.low, calibration.high, (REQUESTS, len(calibration.names)))
     wanted = dict(zip(calibration.names, values.T, strict=True))
     start = codes[rng.integers(len(codes), size=REQUESTS)]
     asked = [(name,) for name in calibration.names]
     if len(set(calibration.dimensions)) == len(asked):  # else they cannot all be asked at once
-        asked.append(calibration.names)
+        asked.append(tuple(name for name in calibration.names if is_size(name, scale.unit)))
     rows = []
     for names in asked:
         request = {name: wanted[name] for name in names}
@@ -116,11 +122,11 @@ def requests(
             "by the line": calibration.set(start, request),
             "aimed": aimed(run.network, aim, calibration, start, request, scale),
         }
-        for way, drawn in ways.items():
-            measured = areas(judge(decode(run.network, drawn)), scale)
+        for way, places in ways.items():
+            measured = areas(judge(decode(run.network, places)), scale)
             how = f"{'alone' if len(names) == 1 else 'together'}, {way}"
             for name in names:
-                error = measured[:, AREAS.index(name)] - wanted[name]
+                error = drawn(name, measured, scale.unit) - wanted[name]
                 rows.append(pd.DataFrame({"attribute": name, "how": how, "error": error}))
     return pd.concat(rows, ignore_index=True)
 
@@ -136,17 +142,21 @@ def main(data: Path, output: Path, folds: int, jobs: int, folders: tuple[Path, .
         delayed(measure_fold)(data, folders, fold, folds) for fold in range(folds)
     )
     tables = {name: pd.concat([part[name] for part in parts]) for name in parts[0]}
-    deviations = SliceDataset.open(data).basal().attributes(AREAS).std(axis=0)
+    known = SliceDataset.open(data).basal()
+    deviations, unit = known.areas.std(axis=0), known.scale.unit
     rows = []
     for (method, seed), group in tables["control"].groupby(["method", "seed"]):
-        scores = control_scores(group, deviations, rounds=1)
+        scores = control_scores(group, deviations, rounds=1, unit=unit)
         rows += [(method, seed, score.metric, score.attribute, score.value) for score in scores]
     for (method, seed), group in tables["dice"].groupby(["method", "seed"]):
-        rows += [(method, seed, "Dice", name, group[name].mean()) for name in STRUCTURES]
+        rows += [
+            (method, seed, "Dice", name, group[name].mean()) for name in structures_at(known.phases)
+        ]
     grouped = tables["requests"].groupby(["method", "seed", "how", "attribute"])
     for (method, seed, how, attribute), group in grouped:
         error = group["error"].abs().median()
-        rows.append((method, seed, f"request {how}: median error, cm2", attribute, error))
+        unit = ATTRIBUTES[attribute].unit
+        rows.append((method, seed, f"request {how}: median error, {unit}", attribute, error))
     table = pd.DataFrame(rows, columns=["method", "seed", "metric", "attribute", "value"])
     table.to_csv(output, index=False)
     seeds = table.groupby(["metric", "attribute", "method"], sort=False)["value"]

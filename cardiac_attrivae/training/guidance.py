@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from ..attributes import areas_at, column_of, is_size
+from ..attributes import ATTRIBUTES, Kind, areas_at, column_of, drawn, is_size
 from ..data.store import SliceDataset, over_slices
 from ..models.anatomy_terms import control_distance, mask_distance, soft_areas, turned
 from ..models.independence import predicting
@@ -74,7 +74,9 @@ class Guidance:
         guide: The segmenter; its weights are frozen here.
         objective: Weights of the terms.
         names: Attributes of the first latent dimensions. Those that are areas are turned: one slice
-            shows no volume. In stacks, those that are volumes.
+            shows no volume. In stacks, those that are volumes. Of an ejection fraction, or another
+            ratio, what the areas say of it is turned, unless the last of these areas is an
+            attribute, too: one of the two says what the other does.
         train: Training slices, whose spread of areas or volumes is the unit.
         device: Where to train.
     """
@@ -91,6 +93,12 @@ class Guidance:
         self.network = guide.network.to(device).eval().requires_grad_(False)
         self.scale, unit = train.scale, train.scale.unit
         found = {k: column_of(name) for k, name in enumerate(names) if is_size(name, unit)}
+        ratios = {
+            k: name
+            for k, name in enumerate(names)
+            if ATTRIBUTES[name].kind is Kind.RATIO and column_of(name) not in found.values()
+        }
+        found |= {k: column_of(name) for k, name in ratios.items()}
         self.dimensions = torch.tensor([*found], dtype=torch.long, device=device)
         self.structures = torch.tensor([*found.values()], dtype=torch.long, device=device)
         self.control = objective.control if found else 0.0
@@ -100,6 +108,10 @@ class Guidance:
             spread = train.areas.std(axis=0)
         deviation = spread / self.scale.pixel
         self.deviation = torch.tensor(deviation, dtype=torch.float32, device=device)
+        self.ratios = {
+            [*found].index(k): (name, float(drawn(name, train.areas).std()))
+            for k, name in ratios.items()
+        }
         self.along: Tensor | None = None  # set where `decorrelate` will move codes together
 
     def follow(self, codes: np.ndarray, trained: Sequence[int]) -> None:
@@ -136,16 +148,35 @@ class Guidance:
                 distance = mask_distance(logits, each_phase(label)).unflatten(0, (len(label), -1))
                 found["anatomy"] = self.anatomy * batch_mean(distance.mean(dim=1))
             if self.control:
-                drawn = decode(turned(output.z, self.dimensions[which], amount, self.along))
+                turn = decode(turned(output.z, self.dimensions[which], amount, self.along))
                 before, after = (
-                    over_slices(soft_areas(seen).view(len(drawn), -1), self.scale) / self.deviation
-                    for seen in (logits, self.network(each_phase(drawn)))
+                    self.sizes(soft_areas(seen).view(len(turn), -1), which)
+                    for seen in (logits, self.network(each_phase(turn)))
                 )
                 distance = control_distance(before, after, self.structures[which], amount)
                 found["control"] = self.control * batch_mean(distance)
             return found
 
         return terms
+
+    def sizes(self, pixels: Tensor, which: Tensor) -> Tensor:
+        """Expresses what is seen in deviations over patients.
+
+        Args:
+            pixels: Of LV, myocardium and RV in each channel, (n, 3 C).
+            which: Which of the turned dimensions is turned, (n,).
+
+        Returns:
+            Sizes at each phase, (n, 3 P). Where a ratio is turned it stands in the place of the
+            size that changes with it.
+        """
+        areas = over_slices(pixels, self.scale)
+        found = areas / self.deviation
+        for number, (name, deviation) in self.ratios.items():
+            place = column_of(name)
+            ratio = torch.where(which == number, drawn(name, areas) / deviation, found[:, place])
+            found = torch.cat([found[:, :place], ratio[:, None], found[:, place + 1 :]], dim=1)
+        return found
 
 
 def no_guidance(output: VAEOutput, decode: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:

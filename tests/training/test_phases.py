@@ -9,7 +9,7 @@ from conftest import heart, trained
 from cardiac_attrivae.attributes import areas_at, drawn, measure
 from cardiac_attrivae.data.store import SliceDataset, areas
 from cardiac_attrivae.heart import Outlines
-from cardiac_attrivae.schema import Keys, Phase, Scale
+from cardiac_attrivae.schema import Keys, Phase, Scale, VAEOutput
 from cardiac_attrivae.segmentation.judge import Segmenter
 from cardiac_attrivae.training.augmentation import (
     AttributeTargets,
@@ -18,6 +18,8 @@ from cardiac_attrivae.training.augmentation import (
     prepared,
     structure_masks,
 )
+from cardiac_attrivae.training.guidance import Guidance, Guide
+from cardiac_attrivae.training.objectives import AttriVAEObjective
 
 NAMES = ("LVEDA", "LVESA", "RVESA", "LVEF", "WT_mean_ED", "LV_eccentricity")
 
@@ -101,6 +103,46 @@ def test_both_phases_are_deformed_alike(beating):
     after, _ = augmented(twin, ("LVEDA",), rotation=20, shift=4, elastic=2, cavity=0.2)
     first, second = after[Keys.LABEL].unbind(1)
     assert torch.equal(first, second)
+
+
+class Count(torch.nn.Module):
+    """Sees of a picture of 2 x 2 the shares of LV, myocardium and RV in three of its pixels."""
+
+    def forward(self, image):
+        share = image.flatten(1)[:, 1:]
+        share = torch.cat([1 - share.sum(1, keepdim=True), share], dim=1)
+        return share.log()[:, :, None, None].expand(-1, -1, 2, 2)
+
+
+@pytest.mark.parametrize(("share", "obeys"), [(1.0, True), (0.5, False)])
+def test_a_turned_ejection_fraction_is_seen_in_the_cavity_at_es_alone(beating, share, obeys):
+    deviation = drawn("LVEF", beating.areas).std() / 100
+
+    def decode(z):
+        """LV of .2 at ED, and of what the ejection fraction leaves at ES; all else stays."""
+        pixels = torch.full((len(z), 2, 4), 0.1)
+        pixels[:, 0, 1] = 0.2
+        pixels[:, 1, 1] = 0.2 * (0.5 - share * deviation * z[:, 0])
+        return pixels.view(-1, 2, 2, 2)
+
+    guide, objective = Guide(Count(), "count", {}), AttriVAEObjective(control=2.0)
+    guidance = Guidance(guide, objective, ("LVEF", "LVEDV"), beating, torch.device("cpu"))
+    assert guidance.structures.tolist() == [3]
+    random = torch.Generator().manual_seed(0)
+    z = torch.zeros(6, 2)
+    output = VAEOutput(decode(z), z, z, z)
+    found = guidance.look({Keys.IMAGE: output.reconstruction}, random)(output, decode)
+    assert (float(found["control"]) < 1e-6) == obeys
+
+
+def test_an_ejection_fraction_is_not_turned_beside_the_area_that_it_changes(beating):
+    guide, weights = Guide(Count(), "count", {}), AttriVAEObjective(control=1.0)
+    for names, turned in (
+        (("LVEDA", "LVESA", "LVEF"), [0, 1]),
+        (("LVEDA", "LVEF", "RVEF", "MESA"), [0, 3, 1, 2]),
+    ):
+        guidance = Guidance(guide, weights, names, beating, torch.device("cpu"))
+        assert guidance.dimensions.tolist() == turned
 
 
 def test_a_segmenter_labels_each_phase_on_its_own(beating):
