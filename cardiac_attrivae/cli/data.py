@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ..runtime.contents import require_store
-from ..runtime.messages import shell_word
+from ..runtime.messages import counted, shell_word
 from . import options
 from .console import columns, explained, is_terminal, progress, say, suggest, warn
 
@@ -117,9 +117,12 @@ def preprocess(
     bar = progress("preprocess")
     summary = run(manifest, source, output, recipe, key=key, masks=elsewhere, progress=bar, **given)
     splits = ", ".join(f"{count} {name}" for name, count in summary.splits.items())
-    say(f"{summary.cases} cases ({splits}), {summary.slices} slices in {summary.output}")
+    say(
+        f"{counted(summary.cases, 'case')} ({splits}), {counted(summary.slices, 'slice')} "
+        f"in {summary.output}"
+    )
     if summary.skipped:
-        say(f"{len(summary.skipped)} cases skipped, reasons in {output / 'skipped.csv'}:")
+        say(f"{counted(len(summary.skipped), 'case')} skipped, see {output / 'skipped.csv'}:")
         for case, reason in summary.skipped[:5]:
             say(f"  {case}: {reason}")
     for line in summary.observations:
@@ -188,4 +191,4 @@ def phantom(dataset: str, output: Path, cases: int, vendor: str | None, seed: in
     from ..data.phantom import write_phantoms
 
     truths = write_phantoms(dataset, output, cases, seed, vendor=vendor)
-    say(f"{len(truths)} cases in {output}")
+    say(f"{counted(len(truths), 'case')} in {output}")

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from ..runtime.contents import require_case, require_run, require_store, store_of
+from ..runtime.messages import counted
 from ..runtime.shipped_models import judges_of, model_folder
 from ..schema import SIZES, STRUCTURES
 from . import options
@@ -164,7 +165,7 @@ def explore(
     if written.generated:
         say(f"It holds {written.cases} generated hearts to start from, and nothing of a patient.")
     else:
-        say(f"It holds slices of {written.cases} patients: as private as the store.")
+        say(f"It holds slices of {counted(written.cases, 'patient')}: as private as the store.")
     if not serve:
         say(
             "To open it, repeat the command with --serve, or put the folder on a web server. "
@@ -195,7 +196,7 @@ def _generate_data_set(
     for name in ranges:
         say(f"{name}: requested {table[f'requested_{name}'].mean():.1f} on average")
     measured = ", ".join(f"{name} {table[name].mean():.1f}" for name in STRUCTURES)
-    say(f"Drew {len(table)} hearts; measured on average {measured} cm2")
+    say(f"Drew {counted(len(table), 'heart')}; measured on average {measured} cm2")
     say(f"Images, masks, table and manifest are in {output}; see {output / 'README.md'}")
     suggest(
         "preprocess", "--dataset", output / "dataset.yaml", "--source", output,

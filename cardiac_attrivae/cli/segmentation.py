@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ..runtime.messages import counted
 from . import options
 from .console import explained, progress, say, suggest, warn
 
@@ -61,6 +62,6 @@ def segment(
         if row["warnings"]:
             say(f"  {row['warnings']}")
     doubtful = int((found["trusted"] == "no").sum())
-    say(f"{len(found)} patients in {output}, {doubtful} of them not to be trusted as they are")
+    say(f"{counted(len(found), 'patient')} in {output}, {doubtful} not to be trusted as they are")
     suggest("preprocess", "--dataset", dataset or "FILE.yaml", "--source", sources[0],
             "--masks", output, "--output", "STORE")  # fmt: skip

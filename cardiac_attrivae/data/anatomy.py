@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..heart import pixel_counts
+from ..runtime.messages import counted
 from ..schema import HEART, DataError, Structure
 from .crop import barycentre
 from .images import reordered
@@ -262,7 +263,7 @@ def missing_slices(labels: np.ndarray) -> str:
         places = np.flatnonzero(shown)
         lacking = int(np.ptp(places)) + 1 - len(places) if len(places) else 0
         if lacking:
-            found.append(f"{structure.name} in {lacking} slice{'s' * (lacking > 1)}")
+            found.append(f"{structure.name} in {counted(lacking, 'slice')}")
     return ", ".join(found)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..attributes import ATTRIBUTES
+from ..runtime.messages import counted
 from ..schema import SPLITS, Phase
 from .manifest import Manifest
 
@@ -21,7 +22,7 @@ class Finding:
 
     def lines(self, width: int, most: int = 5) -> list[str]:
         """Formats the statement, then the details of the first cases."""
-        count = f": {len(self.cases)} case{'s' * (len(self.cases) != 1)}" if self.cases else ""
+        count = f": {counted(len(self.cases), 'case')}" if self.cases else ""
         out = _wrap(f"- {self.what}{count}", width)
         if any(detail for _, detail in self.cases):
             for case, detail in self.cases[:most]:

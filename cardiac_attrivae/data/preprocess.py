@@ -23,7 +23,7 @@ from monai.transforms import Compose
 
 from ..runtime.files import enough_space, real_place, replace_folder
 from ..runtime.folders import empty, is_empty, locked
-from ..runtime.messages import without_folder
+from ..runtime.messages import counted, without_folder
 from ..runtime.outputs import check_apart, check_own
 from ..runtime.pool import Failure, Pool, cluster, processes, run_each
 from ..runtime.provenance import __version__
@@ -72,7 +72,9 @@ class Summary:
         """Sentences that a user should read before the store is used."""
         lines, crop = [], self.crop
         if self.kept:
-            lines.append(f"{self.kept} cases taken from an earlier call that was interrupted.")
+            lines.append(
+                f"{counted(self.kept, 'case')} taken from an earlier call that was interrupted."
+            )
         if told := predicted_masks(self.mask_sources):
             lines.append(f"{told[0].upper()}{told[1:]}.")
         for what, count in self.remarks.items():

@@ -19,6 +19,7 @@ from ..report.text_tables import latex, markdown
 from ..runtime.device import find_device
 from ..runtime.file_names import told_apart
 from ..runtime.files import read_json, write
+from ..runtime.messages import counted
 from ..runtime.outputs import claimed
 from ..runtime.provenance import digest, versions
 from ..runtime.spreadsheet import csv_text
@@ -310,9 +311,11 @@ def _notes(opened: Opened, needed: Sequence[str]) -> list[str]:
                 f"{', '.join(needed)} is blank, because no mask shows it"
             )
         if n < LEAST:
-            notes.append(f"{name} has {n} {split} patients: scores of codes need {LEAST}")
+            notes.append(
+                f"{name} has {counted(n, f'{split} patient')}: scores of codes need {LEAST}"
+            )
         elif n < FEWEST:
-            notes.append(f"{name} has {n} {split} patients: intervals need {FEWEST}")
+            notes.append(f"{name} has {counted(n, f'{split} patient')}: intervals need {FEWEST}")
         if not can_teach(dataset):
             notes.append(
                 f"{name} has fewer than {LEAST} training patients: too few to train a segmenter or "

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ..runtime.files import atomic_file
+from ..runtime.messages import counted
 from ..schema import HEART
 from .style import COLOURS, INK, PAPER, font, outlined, wrap
 
@@ -84,7 +85,7 @@ def contact_sheet(
 
     draw = ImageDraw.Draw(sheet)
     total = of or n
-    count = f"{total:,} slices" if total > 1 else "1 slice"
+    count = counted(total, "slice")
     _legend(draw, count if total == n else f"{n:,} of {count}")
     for k, text in enumerate(texts):
         row, column = divmod(k, columns)

@@ -11,6 +11,7 @@ import psutil
 import torch
 
 from .environment import GIVEN
+from .messages import counted
 
 ACCEPTED = "expected auto, cpu, cuda, cuda:N or mps"
 
@@ -51,7 +52,7 @@ def describe_device(device: torch.device) -> str:
     if device.type == "mps":
         return "Apple GPU"
     threads = torch.get_num_threads()
-    return f"cpu, {threads} thread{'s' * (threads > 1)}"
+    return f"cpu, {counted(threads, 'thread')}"
 
 
 @contextmanager

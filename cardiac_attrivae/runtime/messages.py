@@ -44,6 +44,16 @@ def _without(text: str, folders: set[PurePath]) -> str:
     return ABSOLUTE.sub("", text)
 
 
+def counted(number: int, noun: str) -> str:
+    """Returns a number and its noun, in the plural where there is not one.
+
+    Example:
+        >>> counted(1, "case"), counted(1200, "case")
+        ('1 case', '1,200 cases')
+    """
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def printable(text: str) -> str:
     r"""Returns a text with control characters and undecodable bytes spelled out.
 
