@@ -86,7 +86,10 @@ class Keys(StrEnum):
 
 
 class DataError(ValueError):
-    """A case or folder that cannot be used as it is; the message says why and what is accepted."""
+    """A case or folder that cannot be used as it is; the message says why and what is accepted.
+
+    What a docstring says is refused raises it.
+    """
 
 
 class ManifestError(DataError):

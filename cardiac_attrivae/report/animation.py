@@ -28,12 +28,9 @@ def traversal_gif(
         images: Decoded slices in [0, 1] of one traversal, (S, H, W), or of several side by side,
             (K, S, H, W).
         names: Title of each, length K (1 for one traversal).
-        path: GIF to write; its folders are created.
+        path: GIF to write.
         captions: Text below each picture, for example its value; as the images, (S,) or
             (K, S).
-
-    Raises:
-        ValueError: If there is no picture, or the lengths differ.
     """
     images = np.asarray(images)
     texts = np.full(images.shape[:-2], "") if captions is None else np.asarray(captions)

@@ -24,15 +24,8 @@ def draw_attention(
     names: Sequence[str],
     path: str | Path,
 ) -> None:
-    """Draws a row for each attribute: its attention over the slices of some patients.
-
-    Args:
-        maps: Attribute -> maps of the n patients, (n, H, W).
-        images: Their slices in [0, 1], (n, H, W).
-        labels: Canonical masks, (n, H, W).
-        names: What stands above each patient.
-        path: PNG to write.
-    """
+    """Draws a row for each attribute: its attention, maps (n, H, W), over the slices of n patients,
+    whose names stand above."""
     figure = Figure((1.5 * len(images) + 0.4, 1.55 * len(maps) + 0.3), layout="constrained")
     axes = figure.subplots(len(maps), len(images), squeeze=False)
     for line, (attribute, found) in zip(axes, maps.items(), strict=True):

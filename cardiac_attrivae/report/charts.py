@@ -42,12 +42,9 @@ def distributions(
 
     Args:
         table: A row per patient: ``method``, ``group`` (for example ``acdc → mnms``), ``value``.
-        path: PNG to write; its folders are created.
+        path: PNG to write.
         label: The score, and its unit if it has one.
         floor: Group -> what a black image scores; a dashed line.
-
-    Raises:
-        ValueError: If a column is missing or no value is finite.
     """
     table = _checked(table, ("method", "group", "value"), "value")
     look, groups = looks(sorted(set(table["method"]))), list(dict.fromkeys(table["group"]))
@@ -105,11 +102,8 @@ def intervals(table: pd.DataFrame, path: str | Path, label: str) -> None:
         table: ``row`` (what is scored), ``method``, ``value``, ``low``, ``high``; ``null`` and
             ``null_95``, mean and 95th centile of the null distribution. The last four
             may be NaN.
-        path: PNG to write; its folders are created.
+        path: PNG to write.
         label: What the axis is.
-
-    Raises:
-        ValueError: If a column is missing or no value is finite.
     """
     columns = ["value", "low", "high", "null", "null_95"]
     table = _checked(table, ("row", "method", *columns), "value")
@@ -168,13 +162,10 @@ def control(
         table: A row per picture and structure: ``method``, ``attribute`` (that was moved),
             ``structure`` (LV, MYO or RV, of a second phase LV_ES, MYO_ES or RV_ES), ``requested``
             in the attribute's unit, ``measured`` area or volume.
-        path: PNG to write; its folders are created.
+        path: PNG to write.
         units: Attribute -> unit of its requested values; where that is what is measured, a dotted
             line shows what was asked for.
         measured_in: ``cm2`` of areas, ``mL`` of the volumes in stacks.
-
-    Raises:
-        ValueError: If a column or unit is missing, or no measured value is finite.
     """
     columns = ("method", "attribute", "structure", "requested", "measured")
     table = _checked(table, columns, "measured", "requested")
@@ -319,11 +310,8 @@ def correlations(
     Args:
         matrix: Absolute rank correlation of dimension and attribute in [0, 1], (D, K).
         names: Attributes, length K.
-        path: PNG to write; its folders are created.
+        path: PNG to write.
         trained: Dimension that was trained on each attribute, length K; None where there is none.
-
-    Raises:
-        ValueError: If the lengths differ.
     """
     matrix = np.abs(np.asarray(matrix, float))
     if matrix.ndim != 2 or not len(matrix) or not matrix.shape[1] == len(names) == len(trained):

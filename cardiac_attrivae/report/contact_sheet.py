@@ -42,17 +42,13 @@ def contact_sheet(
     """Shows slices with the outlines of their structures and a caption below.
 
     One pixel of a slice is one pixel of the sheet; above 300 slices the tiles are half as large.
+    Captions that do not fit in two lines are shortened.
 
     Args:
-        images: Slices in [0, 1], (N, H, W).
-        labels: Canonical masks, (N, H, W).
-        captions: A few words per slice, length N; what does not fit in two lines is shortened.
-        path: PNG to write; its folders are created.
+        images, labels, captions: N slices, their masks, and a few words for each.
+        path: PNG to write.
         columns: Tiles per row; by default the sheet is about three units wide to two high.
         of: Number of slices from which these were `chosen`; None if these are all.
-
-    Raises:
-        ValueError: If there is no slice, or the three lengths differ.
     """
     images, labels = np.asarray(images), np.asarray(labels)
     if images.ndim != 3 or images.shape != labels.shape or len(captions) != len(images):

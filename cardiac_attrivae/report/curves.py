@@ -34,10 +34,7 @@ def training_curves(history: pd.DataFrame, path: str | Path) -> None:
 
     Args:
         history: A row per epoch, a column per loss term and score; ``epoch`` is the axis if there.
-        path: PNG to write; its folders are created.
-
-    Raises:
-        ValueError: If no column is a curve.
+        path: PNG to write.
     """
     epochs = _epochs(history)
     numeric = history.select_dtypes("number")
@@ -73,14 +70,11 @@ def compare_curves(
     Losses of different size, as different objectives have, are in panels of their own.
 
     Args:
-        histories: Run -> a row per epoch, as for `training_curves`. A run's
-            name is its method, `` · `` and its data set. Runs of one method share a colour and a
-            marker, runs on one data set a dash.
+        histories: Run -> a row per epoch, as for `training_curves`. A run's name is its method,
+            `` · `` and its data set. Runs of one method share a colour and a marker, runs on one
+            data set a dash.
         columns: What to draw; columns that no run has are left out.
-        path: PNG to write; its folders are created.
-
-    Raises:
-        ValueError: If no run has any of the columns.
+        path: PNG to write.
     """
     drawn = {
         column: {

@@ -93,12 +93,7 @@ def _ways(table: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]
 
 
 def draw_scores(table: pd.DataFrame, path: Path) -> None:
-    """Draws balanced accuracy and AUROC with their intervals, and what chance reaches.
-
-    Args:
-        table: Rows of scores.csv of one data set.
-        path: PNG to write.
-    """
+    """Draws balanced accuracy and AUROC with their intervals, and what chance reaches."""
     metrics = METRICS[:2]
     means = table[table["class"] == MEAN]
     names = [way for way, _ in _ways(means)]
@@ -119,12 +114,7 @@ def draw_scores(table: pd.DataFrame, path: Path) -> None:
 
 
 def draw_confusion(table: pd.DataFrame, path: Path) -> None:
-    """Draws the confusion matrix of each way; a row is a true class, shades are shares of it.
-
-    Args:
-        table: Rows of confusion.csv of one data set.
-        path: PNG to write.
-    """
+    """Draws the confusion matrix of each way; a row is a true class, shades are shares of it."""
 
     def one(axis: Axes, rows: pd.DataFrame) -> None:
         counts = rows.pivot(index="truth", columns="predicted", values="patients")
@@ -141,12 +131,7 @@ def draw_confusion(table: pd.DataFrame, path: Path) -> None:
 
 
 def draw_reliability(table: pd.DataFrame, path: Path) -> None:
-    """Draws the share that is right against the confidence, a point per bin, large if of many.
-
-    Args:
-        table: Rows of reliability.csv of one data set.
-        path: PNG to write.
-    """
+    """Draws the share that is right against the confidence, a point per bin, large if of many."""
 
     def one(axis: Axes, rows: pd.DataFrame) -> None:
         filled = rows[rows["patients"] > 0]
@@ -162,12 +147,7 @@ def draw_reliability(table: pd.DataFrame, path: Path) -> None:
 
 
 def draw_importance(table: pd.DataFrame, path: Path) -> None:
-    """Draws how much columns matter, the largest above; of linear classifiers a part per class.
-
-    Args:
-        table: Rows of importance.csv of one data set.
-        path: PNG to write.
-    """
+    """Draws how much columns matter, the largest above; of linear classifiers a part per class."""
     look = looks(sorted(set(table["class"]) - {""}))
 
     def one(axis: Axes, rows: pd.DataFrame) -> None:

@@ -43,12 +43,7 @@ class Shown(NamedTuple):
 
 
 def draw_patient(shown: Shown, path: str | Path) -> None:
-    """Draws the slice, its outlines, and what the model makes of it, side by side.
-
-    Args:
-        shown: The scan.
-        path: PNG to write.
-    """
+    """Draws the slice, its outlines, and what the model makes of it, side by side."""
     tiles = {
         "slice": np.repeat(grey(shown.crop)[..., None], 3, axis=2),
         "mask": outlined(shown.crop, shown.label),
@@ -68,13 +63,7 @@ def draw_patient(shown: Shown, path: str | Path) -> None:
 
 
 def draw_map(points: np.ndarray, shown: Sequence[Shown], path: str | Path) -> None:
-    """Draws scans on the map of the training patients.
-
-    Args:
-        points: Training patients, (n, 2).
-        shown: Scans; those without a place are left out.
-        path: PNG to write.
-    """
+    """Draws scans that have a place on the map of the training patients, (n, 2)."""
     figure = Figure((6.2, 4.4), layout="constrained")
     axis = figure.add_subplot()
     axis.scatter(points[:, 0], points[:, 1], s=14, color=KNOWN, lw=0, label="training patients")

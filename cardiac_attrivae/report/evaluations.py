@@ -95,9 +95,8 @@ class Evaluations:
 def read_evaluations(folders: Sequence[Path]) -> Evaluations:
     """Reads folders that ``cross-domain-eval`` wrote; what two of them share counts once.
 
-    Raises:
-        DataError: If there is no folder, one holds no metrics.csv or is unfinished, a file is not
-            what it should be, or a listed picture is not inside its evaluation.
+    Refuses an unfinished one, a file that is not what it should be, and a listed picture that is
+    not inside its evaluation.
     """
     folders = [Path(folder) for folder in folders]
     if not folders:

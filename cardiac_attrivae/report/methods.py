@@ -39,9 +39,6 @@ def method_names(models: Mapping[Name, Configuration]) -> dict[Name, str]:
 
     Models that differ in more than the seed get names that say in what.
 
-    Args:
-        models: Any key -> configuration.
-
     Example:
         >>> small, large = ({"network": {"latent_size": size}} for size in (8, 32))
         >>> models = {1: Configuration("vae", "acdc", None, small),

@@ -35,9 +35,6 @@ def patient_sheet(
         title: Printed above.
         remarks: Warnings, printed below the title.
         path: PNG to write.
-
-    Raises:
-        ValueError: If there is no frame.
     """
     if not frames:
         raise ValueError("no frame; expected one or more, with its labels")

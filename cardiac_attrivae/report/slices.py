@@ -45,11 +45,8 @@ def methods_side_by_side(
         rebuilt: What each method made of them, name -> (N, H, W); a row takes the
             `method_label` of the name.
         captions: A few words per slice, length N.
-        path: PNG to write; its folders are created.
+        path: PNG to write.
         scores: SSIM of each reconstruction, name -> length N; printed below it.
-
-    Raises:
-        ValueError: If there are no or more than eight slices, no method, or the lengths differ.
     """
     originals = np.asarray(originals)
     rebuilt = {name: np.asarray(images) for name, images in rebuilt.items()}
@@ -115,7 +112,7 @@ def traversals(
         images: Decoded slices in [0, 1], (K, S, H, W).
         names: Attribute of each row, length K.
         steps: Position of each column in standard deviations, length S.
-        path: PNG to write; its folders are created.
+        path: PNG to write.
         original: The slice that the traversal started from, (H, W); shown on the left.
         dimensions: Latent dimension of each row, length K; 0 to K - 1 by default.
         labels: Canonical masks of the decoded slices, (K, S, H, W); outlined if given.
@@ -125,9 +122,6 @@ def traversals(
             "below 0".
         units: Units of the requested values, length K.
         measured_in: Unit of areas, mL of stacks.
-
-    Raises:
-        ValueError: If the lengths differ.
     """
     images = np.asarray(images)
     dimensions = range(len(names)) if dimensions is None else dimensions
@@ -189,8 +183,7 @@ def drawn_slices(
         images: Decoded slices in [0, 1], (R, S, H, W).
         titles: Up to two lines beside each row, length R.
         heads: Lines above each picture, R lists of S.
-        path: PNG to write; its folders are created.
-        original, labels, areas, measured_in: See `traversals`.
+        path, original, labels, areas, measured_in: See `traversals`.
         structures: The one whose area is in bold in each row, length R; None for none.
         note: A line below all.
     """
@@ -239,18 +232,13 @@ def requested_slice(
 
     Args:
         original: Slice in [0, 1], (H, W).
-        images: Decoded before and after the change, two of (H, W).
-        labels: Canonical masks of both, outlined; two of (H, W).
+        images, labels: Decoded before and after the change, and their masks, two of (H, W).
         areas: LV, MYO and RV measured in both, two of (3 P,); printed below.
         request: Attribute -> value that was asked for, in its unit.
-        path: PNG to write; its folders are created.
+        path: PNG to write.
         title: Title of the original.
         missed: Attributes that were not reached: their measured areas stand beside the request.
         measured_in: Unit of areas, mL of stacks.
-
-    Raises:
-        ValueError: If the lengths differ.
-        KeyError: If an attribute is unknown.
     """
     original = np.asarray(original)
     shapes = [np.shape(part) for part in (*images, *labels, *areas)]

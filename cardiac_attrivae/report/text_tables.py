@@ -30,13 +30,8 @@ background, SSIM in mask does not. Sharpness 1 is as sharp as the slice, below i
 def markdown(
     metrics: pd.DataFrame, notes: Sequence[str] = (), synthetic: Collection[str] = ()
 ) -> str:
-    """Writes table.md: Table 1, what was read from the trained dimensions and drawn, pictures.
-
-    Args:
-        metrics: Columns of metrics.csv.
-        notes: What a reader must know before the numbers.
-        synthetic: Data sets of phantoms, beside which no published score is shown.
-    """
+    """Writes table.md of metrics.csv: Table 1, what was read from the trained dimensions and drawn,
+    pictures. The notes say what a reader must know before the numbers."""
     scores = summarise(metrics)
     counts = metrics.drop_duplicates("test_dataset").set_index("test_dataset")["n"]
     tested = ", ".join(
@@ -100,12 +95,8 @@ def table(heads: list[str], rows: list[list[str]]) -> str:
 
 
 def latex(metrics: pd.DataFrame, synthetic: Collection[str] = ()) -> str:
-    """Writes table.tex: Table 1 as the paper prints it, for booktabs; ours and the published.
-
-    Args:
-        metrics: Columns of metrics.csv.
-        synthetic: Data sets of phantoms, beside which no published score is shown.
-    """
+    """Writes table.tex of metrics.csv: Table 1 as the paper prints it, for booktabs; ours and the
+    published."""
     heads = [label(metric) for metric in TABLE_1]
     return render("table.tex", paired=table_1(summarise(metrics), synthetic), heads=heads)
 

@@ -48,11 +48,7 @@ def describe(folder: Path) -> str:
 
 
 def require_store(folder: str | Path) -> dict[str, Any]:
-    """Returns dataset.json of a store that ``preprocess`` wrote; its values are not checked.
-
-    Raises:
-        DataError: If the folder is no store.
-    """
+    """Returns dataset.json of a store that ``preprocess`` wrote; its values are not checked."""
     folder = Path(folder)
     file = folder / "dataset.json"
     if file.is_file() and (folder / "cases.csv").is_file():
@@ -69,11 +65,7 @@ def require_store(folder: str | Path) -> dict[str, Any]:
 
 
 def require_run(folder: str | Path) -> None:
-    """Checks that a folder holds a finished run.
-
-    Raises:
-        DataError: If it does not.
-    """
+    """Refuses a folder that holds no finished run."""
     folder = model_folder(folder)
     if (folder / "model.safetensors").is_file():
         return
@@ -87,11 +79,7 @@ def require_run(folder: str | Path) -> None:
 
 
 def require_evaluation(folder: str | Path) -> None:
-    """Checks that a folder holds a finished evaluation.
-
-    Raises:
-        DataError: If it does not.
-    """
+    """Refuses a folder that holds no finished evaluation."""
     folder = Path(folder)
     for name in ("metrics.csv", "evaluation.json"):
         if not (folder / name).is_file():
@@ -102,11 +90,7 @@ def require_evaluation(folder: str | Path) -> None:
 
 
 def store_of(run: Path, store: Path | None) -> Path:
-    """Returns the store to use with a run: the given one, or the one it was trained on.
-
-    Raises:
-        DataError: If there is no such folder, or it is no store.
-    """
+    """Returns the store to use with a run: the given one, or the one it was trained on."""
     summary = run / "summary.json"
     known = store or (read_json(summary).get("store") if summary.is_file() else None)
     if not isinstance(known, (str, Path)) or not Path(known).is_dir():
@@ -116,11 +100,7 @@ def store_of(run: Path, store: Path | None) -> Path:
 
 
 def require_case(store: Path, case: str) -> None:
-    """Checks that a store holds a patient.
-
-    Raises:
-        DataError: If it does not; names similar ones.
-    """
+    """Refuses a patient that a store does not hold; names similar ones."""
     with open(store / "cases.csv", newline="", encoding="utf-8") as file:
         cases = sorted({row.get("case") or "" for row in csv.DictReader(file)})
     if case not in cases:
@@ -131,12 +111,8 @@ def require_case(store: Path, case: str) -> None:
 
 
 def require_column(store: Path, column: str) -> None:
-    """Checks that cases.csv of a store has a column that sorts patients into classes.
-
-    Raises:
-        DataError: If it has no such column, or all patients have the same text in it, or too many
-            have a text of their own.
-    """
+    """Refuses a column of cases.csv that is missing, or does not sort patients into classes: all
+    have the same text in it, or too many have a text of their own."""
     with open(store / "cases.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     found = {name: {row.get(name) or "" for row in rows} - {""} for name in (rows[:1] or [{}])[0]}
@@ -166,11 +142,7 @@ def patients(info: Mapping[str, Any], split: str) -> int:
 
 
 def require_patients(folder: Path, info: Mapping[str, Any], split: str) -> None:
-    """Checks that a store has patients in a split.
-
-    Raises:
-        DataError: If it has none; lists the splits that have some.
-    """
+    """Refuses a split without patients; lists those that have some."""
     if patients(info, split):
         return
     filled = [name for name in ("train", "val", "test") if patients(info, name)]

@@ -61,10 +61,7 @@ def idle_cores(seconds: float = 0.5) -> Iterator[None]:
 
     Threads that share a core wait for each other: where others kept two cores busy, a step of
     attri_vae_unguided in bfloat16 took 5 s with two threads and .4 s with one (.55 s and .76 s in
-    float32).
-
-    Args:
-        seconds: How long the load is measured.
+    float32). The load is measured for some ``seconds``.
     """
     before = torch.get_num_threads()
     if before > 1 and not GIVEN:
@@ -87,11 +84,7 @@ def idle_threads(most: int, cores: int, busy: float) -> int:
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """Returns the most memory that this process has used so far: of the GPU, else of the machine.
-
-    Returns:
-        MiB.
-    """
+    """Returns the most memory that this process has used so far: of the GPU, if it has one."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = getattr(psutil.Process().memory_info(), "peak_wset", None)

@@ -101,14 +101,8 @@ def share(n: int) -> slice:
 
 
 def batch_mean(values: Tensor) -> Tensor:
-    """Computes the mean over the rows of all processes.
-
-    Args:
-        values: The rows of this process, (n, ...); every row counts the same.
-
-    Returns:
-        (...), the same in every process.
-    """
+    """Computes the mean over the rows of all processes: (n, ...) in this one to (...), the same in
+    every process; every row counts the same."""
     if world_size() == 1:
         return values.mean(dim=0)
     wide = _at_least_float32(values)  # counts above 256 are not exact in bfloat16
@@ -144,11 +138,8 @@ def gather_rows(values: Tensor, n: int) -> Tensor:
 
 
 def average_gradients(gradients: Sequence[Tensor]) -> None:
-    """Replaces each gradient by its mean over the processes, in place.
-
-    Args:
-        gradients: Of the same shapes in the same order in every process.
-    """
+    """Replaces each gradient by its mean over the processes, in place; they must come in the same
+    order, with the same shapes, in every process."""
     if world_size() == 1:
         return
     for dtype in dict.fromkeys(gradient.dtype for gradient in gradients):
@@ -187,12 +178,10 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
 
 
 def synchronise(network: nn.Module) -> nn.Module:
-    """Turns every `nn.BatchNorm2d` of a network into a `GlobalBatchNorm2d`, in place.
+    """Turns every `nn.BatchNorm2d` of a network into a `GlobalBatchNorm2d`, in place; refuses other
+    kinds of batch norm, which would see their own rows only.
 
     Only the class changes: parameters, buffers, their names and the mode stay.
-
-    Raises:
-        ValueError: If it holds another kind of batch norm, which would see its own rows only.
     """
     if world_size() == 1:
         return network

@@ -57,18 +57,12 @@ def _patiently(rename: Callable[[Path, Path], None], source: Path, target: Path)
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """Writes a file atomically.
+    """Writes a file atomically; its folders are created.
 
     Yields a temporary path in the same folder, with the same ending, to write to. When the block
     ends, that file is flushed to the disk and renamed; if the block raises, it is removed and the
     file that was there before stays. A kill or a power cut leaves the old file or the new one,
-    never a part. A link at ``path`` is replaced, not followed.
-
-    Args:
-        path: Where the file goes; its folders are created.
-
-    Raises:
-        OSError: If the file cannot be written; the message names ``path``.
+    never a part. A link at ``path`` is replaced, not followed. An OSError names ``path``.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,15 +94,12 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 def replace_folder(folder: Path, place: Path) -> None:
-    """Flushes a folder to the disk and gives it another name; what had that name is removed.
+    """Flushes a complete folder to the disk and gives it another name on the same file system; what
+    had that name is removed.
 
     The old folder is renamed, then the new one, then the old one is removed. A kill between the two
     renames leaves no folder of that name: the next call, or the next run that locks the folder
     around it, brings the old one back.
-
-    Args:
-        folder: Complete, on the same file system as ``place``.
-        place: Its new name.
     """
     for root, _, files in os.walk(folder):
         for name in files:
@@ -131,11 +122,8 @@ def replace_folder(folder: Path, place: Path) -> None:
 
 
 def real_place(path: str | Path) -> Path:
-    """Where a folder that replaces another one goes: absolute, the user's own links followed.
-
-    Raises:
-        DataError: If the current folder is that place or inside of it.
-    """
+    """Returns where a folder that replaces another one goes: absolute, the user's own links
+    followed. Refuses the current folder and those that hold it."""
     place, here = Path(os.path.realpath(path)), Path.cwd()
     if place == here or place in here.parents:
         raise DataError(
@@ -156,15 +144,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def enough_space(folder: Path, needed: float) -> None:
-    """Checks before a long write whether there is room for it.
-
-    Args:
-        folder: Where the files go; must exist.
-        needed: Size in bytes.
-
-    Raises:
-        DataError: If fewer bytes are free.
-    """
+    """Raises a DataError if fewer bytes are free than a long write needs."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise DataError(
@@ -174,11 +154,8 @@ def enough_space(folder: Path, needed: float) -> None:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Reads a JSON file of a store or a run.
-
-    Raises:
-        DataError: If the file is missing, or holds no names with values (it was cut off, say).
-    """
+    """Reads a JSON file of a store or a run; a DataError if it is missing, or holds no names with
+    values (it was cut off, say)."""
     if not file.is_file():
         raise DataError(f"{file} is missing")
     try:
@@ -224,15 +201,9 @@ def _temporary(path: Path, create: Callable[[Path], None]) -> Iterator[Path]:
 
 
 def _hold(path: Path) -> int | None:
-    """Locks a temporary file or folder.
-
-    Returns:
-        The descriptor that holds the lock; None where there are no such locks.
-
-    Raises:
-        BlockingIOError: If another process holds the lock.
-        FileNotFoundError: If another process removed it.
-    """
+    """Locks a temporary file or folder; returns the descriptor that holds the lock, or None where
+    there are no such locks. Raises a BlockingIOError if another process holds it, a
+    FileNotFoundError if one removed it."""
     if WINDOWS:  # a folder cannot be opened there, nor an open file be renamed
         return None
     opened = os.open(path, (os.O_RDONLY if path.is_dir() else os.O_RDWR) | NO_LINK)

@@ -29,8 +29,8 @@ def locked(folder: str | Path, called: str | Path | None = None) -> Iterator[int
 
     The lock is one of the operating system (through filelock) on the file `LOCK` in the folder: it
     ends with the last process that holds it, however that process ends, so that a file left behind
-    never keeps a run from starting. It works between containers, and between machines as far as
-    the shared file system has locks (NFS has); where there are none, a warning says so.
+    never keeps a run from starting. It works between containers, and between machines as far as the
+    shared file system has locks (NFS has); where there are none, a warning says so.
 
     Args:
         folder: Created if absent, and then removed again if it is empty in the end.

@@ -74,11 +74,7 @@ class Claim(NamedTuple):
 def claimed(
     folder: str | Path, command: str, older: Callable[[Path], bool] = lambda folder: False
 ) -> Iterator[Claim]:
-    """Locks a folder for a command, see `locked` and `claim`; an empty one loses its marker again.
-
-    Raises:
-        DataError: As `locked` and `claim`.
-    """
+    """Locks a folder for a command, see `locked` and `claim`; an empty one loses its marker."""
     folder = Path(folder)
     with locked(folder) as lock:
         claim(folder, command, older)
@@ -90,16 +86,11 @@ def claimed(
 
 
 def claim(folder: Path, command: str, older: Callable[[Path], bool] = lambda folder: False) -> None:
-    """Marks a folder as one of a command.
+    """Marks an existing folder as one of a command.
 
-    Args:
-        folder: Existing folder.
-        command: Name of the command.
-        older: Whether a folder without a marker was written by a version that knew none.
-
-    Raises:
-        DataError: If the folder is not empty and was not written by the same command, or contains
-            a link to a folder.
+    Refuses a folder that is not empty and was not written by the same command, or contains a link
+    to a folder. ``older`` says whether one without a marker was written by a version that knew
+    none.
     """
     refuse_links(folder)
     if not is_empty(folder):
@@ -119,11 +110,7 @@ def claim(folder: Path, command: str, older: Callable[[Path], bool] = lambda fol
 
 
 def refuse_links(folder: Path) -> None:
-    """Refuses a folder that contains links to folders: files would be written elsewhere.
-
-    Raises:
-        DataError: If it does.
-    """
+    """Refuses a folder that contains links to folders: files would be written elsewhere."""
     for root, folders, _ in os.walk(folder):
         for path in (Path(root, name) for name in folders):
             if path.is_symlink():
@@ -134,15 +121,13 @@ def refuse_links(folder: Path) -> None:
 
 
 def check_own(folder: Path, names: Sequence[str], what: str) -> None:
-    """Refuses to replace a folder that holds what its writer did not put there.
+    """Refuses to replace a folder that holds what its writer did not put there, or links to
+    folders.
 
     Args:
         folder: Existing folder.
-        names: Patterns of the paths of its files, relative to it, with ``/``.
+        names: Patterns of the paths of its files, see `foreign`.
         what: What the folder is, for the error: "a store".
-
-    Raises:
-        DataError: If there are other files in it, or links to folders.
     """
     if others := foreign(folder, names):
         raise DataError(
@@ -152,15 +137,8 @@ def check_own(folder: Path, names: Sequence[str], what: str) -> None:
 
 
 def foreign(folder: Path, names: Sequence[str]) -> list[str]:
-    """Lists the files below a folder, and links to folders, that match none of the patterns.
-
-    Args:
-        folder: Existing folder.
-        names: As `fnmatch` reads them; ``*`` also matches ``/``.
-
-    Returns:
-        Paths relative to the folder, sorted.
-    """
+    """Lists the files below a folder, and links to folders, that match none of the patterns: paths
+    relative to it, with ``/``, as `fnmatch` reads them; ``*`` also matches ``/``."""
     found = []
     for root, folders, files in os.walk(folder):
         links = [name for name in folders if os.path.islink(os.path.join(root, name))]
@@ -174,11 +152,7 @@ def foreign(folder: Path, names: Sequence[str]) -> list[str]:
 
 
 def check_apart(source: Path, output: Path) -> None:
-    """Refuses an output that is the source, holds it or lies in it.
-
-    Raises:
-        DataError: In these cases.
-    """
+    """Refuses an output that is the source, holds it or lies in it."""
     one, other = (Path(os.path.realpath(path)) for path in (source, output))
     if one == other or one in other.parents or other in one.parents:
         raise DataError(

@@ -63,14 +63,10 @@ def run_each(
 ) -> Iterator[tuple[Item, Result | Failure]]:
     """Yields every item with its result as they come; KILLED if its worker died twice.
 
-    Items that were submitted when a worker died are retried at the end, one at a time: a second
-    death then shows which item is the cause, and no other item can take the memory that it needs.
-
-    Args:
-        pool: Workers of `processes` or `cluster`.
-        work: Called with each item. It must tolerate a second call with the same item, since a
-            worker may die after the work was done.
-        items: Items, drawn as workers become free.
+    Items are drawn as workers become free. Those that were submitted when a worker died are retried
+    at the end, one at a time: a second death then shows which item is the cause, and no other item
+    can take the memory that it needs. ``work`` must tolerate a second call with the same item,
+    since a worker may die after the work was done.
     """
     retried = []
     for item, result in _once(pool, work, items):
@@ -251,11 +247,7 @@ def _checked(
 
 
 def _check_worker(version: str, folders: tuple[Path, ...]) -> None:
-    """Checks that this process would do the work as the submitting process does.
-
-    Raises:
-        DataError: If this process has another version of the package, or does not see a folder.
-    """
+    """Refuses a worker with another version of the package, or one that does not see a folder."""
     host = socket.gethostname()
     if version != __version__:
         raise DataError(

@@ -40,13 +40,8 @@ def _defaults(names: list[str]) -> dict[str, str]:
 
 
 def model_folder(name: str | Path) -> Path:
-    """Returns the folder that holds a model's weights: a shipped one by its name.
-
-    A folder of the user's comes first.
-
-    Args:
-        name: Folder of a run, or a name in `shipped_models`.
-    """
+    """Returns the folder that holds a model's weights: a shipped one by its name in
+    `shipped_models`. A folder of the user's comes first."""
     folder, known = Path(name), shipped_models()
     model = folder.as_posix()  # Windows turns the slash
     if folder.exists() or model not in known:
@@ -56,11 +51,8 @@ def model_folder(name: str | Path) -> Path:
 
 
 def judges_of(folder: Path) -> list[Path]:
-    """Returns the files of the networks that measure what a shipped model draws; none of others.
-
-    Args:
-        folder: What `model_folder` returned.
-    """
+    """Returns the files of the networks that measure what a shipped model draws, by its
+    `model_folder`; none of other models."""
     if PRETRAINED not in folder.parents:
         return []
     return sorted((folder.parents[1] / JUDGES).glob("*.safetensors"))

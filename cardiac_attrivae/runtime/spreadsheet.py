@@ -35,11 +35,9 @@ def unquoted(cell: str) -> str:
 
 
 def csv_text(table: pd.DataFrame, float_format: str | None = None) -> str:
-    """Returns a table as CSV, with its texts `quoted` and no index.
+    """Returns a table as CSV, with its texts `quoted` and no index; columns are not quoted.
 
-    Args:
-        table: Table; its columns are not quoted.
-        float_format: How to write numbers, such as ``%.6g``; None gives all digits.
+    ``float_format`` says how to write numbers, such as ``%.6g``; None gives all digits.
 
     Example:
         >>> import pandas as pd

@@ -144,22 +144,14 @@ def build(kind: type[T], values: Any, key: str = "") -> T:
 
 
 def check(record: Any) -> None:
-    """Refuses a dataclass, made in Python, of which a value is not accepted.
-
-    Raises:
-        ValueError: Names the field, its value and what is accepted.
-    """
+    """Refuses a dataclass, made in Python, of which a value is not accepted; names the field."""
     hints = get_type_hints(type(record))
     for f in fields(record):
         _value(hints[f.name], getattr(record, f.name), f.name, f.metadata)
 
 
 def check_mapping(values: Any, key: str) -> None:
-    """Refuses what is no mapping from text, and names the key that it stands at.
-
-    Raises:
-        ValueError: If it is none.
-    """
+    """Refuses what is no mapping from text, and names the key that it stands at."""
     if not isinstance(values, Mapping):
         raise ValueError(f"{key} is {short(values)}; expected keys and values")
     for name in values:
@@ -171,21 +163,13 @@ def check_mapping(values: Any, key: str) -> None:
 
 
 def require(key: str, value: Any, rule: Rule) -> None:
-    """Refuses a value that a rule does not accept.
-
-    Raises:
-        ValueError: Names the key, the value and what is accepted.
-    """
+    """Refuses a value that a rule does not accept; names the key and what is accepted."""
     if not rule.fits(value):
         refuse(key, value, rule.expected)
 
 
 def refuse(key: str, value: Any, expected: str) -> NoReturn:
-    """Raises the error of a value that is not accepted.
-
-    Raises:
-        ValueError: Always.
-    """
+    """Raises the ValueError of a value that is not accepted."""
     raise ValueError(f"{key} is {short(value)}; expected {expected}")
 
 

@@ -34,13 +34,8 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
 
 
 def write_weights(file: str | Path, weights: Mapping[str, Tensor], facts: Facts) -> None:
-    """Writes weights with facts about them, and seals both by a hash; see `files.write`.
-
-    Args:
-        file: Path to write to.
-        weights: Tensors by their name, on any device.
-        facts: Values that JSON can hold, by name.
-    """
+    """Writes weights by their names, with facts about them that JSON can hold, and seals both by a
+    hash; see `files.write`."""
     weights = {name: values.detach().cpu().contiguous() for name, values in weights.items()}
     sealed = facts | {SEAL: seal(facts, weights_digest(weights))}
     write(file, save(weights, {FACTS: json.dumps(sealed)}))
