@@ -37,6 +37,8 @@ Outlines LV, myocardium and RV in short-axis cine MRI that has no masks. It is u
   `docs/evidence/segmentation.md` has volumes, ejection fractions, other scanners and failures.
 - **Not for.** Diagnosis or treatment: this is no medical device. Children, congenital heart
   disease, long-axis and late-enhancement pictures were never seen. Check what `segment` draws.
+- **Remembers** its training pictures by digests of coarse brightness, so that `segment` and
+  `encode` say of a scan that it was trained on it.
 - **Fingerprint.** model.safetensors has SHA-256 `{digest}`.
 
 ## Licence and citation
@@ -61,7 +63,7 @@ def main(run: Path, measured: Path, about: str, unseen: str) -> None:
     weights, facts = read_weights(run / "model.safetensors")
     table = pd.read_csv(measured)
     manifest = load_manifest("acdc")
-    facts = {key: facts[key] for key in ("pipeline", "recipe", "outlines")}
+    facts = {key: facts[key] for key in ("pipeline", "recipe", "outlines", "train_pictures")}
     facts |= {"title": manifest.title, "citation": manifest.citation, "licence": manifest.licence}
     facts["dice_lines"] = {
         name: list(

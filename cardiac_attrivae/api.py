@@ -154,7 +154,7 @@ class Model:
         self,
         path: str | Path,
         mask: str | Path | None = None,
-        segmenter: str | Path = "acdc",
+        segmenter: str | Path | Sequence[str | Path] = "acdc",
         labels: Mapping[str, int] | None = None,
     ) -> Encoded:
         """Encodes a scan as the scanner's files hold it, with its mask or without one.
@@ -162,7 +162,7 @@ class Model:
         Args:
             path: NIfTI file (3-D or 4-D), .nrrd, .mha, or a folder of DICOM files.
             mask: Its mask; None segments the scan.
-            segmenter: ``acdc``, a run of ``segment_scans``, or ``onnx:FILE``.
+            segmenter: ``acdc``, a run of ``segment_scans``, or ``onnx:FILE``; several vote.
             labels: Structure -> its number in the mask; None is ``{"LV": 1, "MYO": 2, "RV": 3}``.
 
         Raises:

@@ -132,13 +132,13 @@ def test_patients_that_some_systems_take_for_one_have_a_picture_and_a_mask_each(
         nibabel.save(nibabel.Nifti1Image(image, np.eye(4)), tmp_path / str(n) / "sax.nii")
         jobs.append(Job(patient, tmp_path / str(n) / "sax.nii"))
     out = tmp_path / "out"
-    segment_patients(jobs, out, ScanSegmenter("fake", by_brightness))
+    segment_patients(jobs, out, ScanSegmenter("fake", [by_brightness]))
     names = [path.stem for path in (out / "pictures").iterdir()]
     assert sorted(names) == ["_AUX-2", "_aux"]
     masks = Masks(out)
     found = [masks.find(job.path, job.patient).parent.name for job in jobs]
     assert found == ["_aux", "_AUX-2"]
-    again = segment_patients(jobs[:1], out, ScanSegmenter("fake", by_brightness))
+    again = segment_patients(jobs[:1], out, ScanSegmenter("fake", [by_brightness]))
     assert list(again["patient"]) == ["aux"]
     assert [path.stem for path in (out / "pictures").iterdir()] == ["_aux"]
 

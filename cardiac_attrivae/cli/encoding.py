@@ -22,10 +22,7 @@ from .console import explained, progress, say, suggest, warn
     help="Mask of the scan, or a folder of masks named as their scans; default: segment it.",
 )  # fmt: skip
 @options.labels
-@click.option(
-    "--segmenter", default="acdc", show_default=True, metavar="acdc|RUN|onnx:FILE",
-    help="What outlines hearts where there is no mask.",
-)  # fmt: skip
+@options.segmenters("--segmenter", "What outlines hearts where there is no mask.")
 @click.option("--mirror", is_flag=True, help="The scans are mirror images: turn them round.")
 @options.output
 @options.device
@@ -35,7 +32,7 @@ def encode(
     sources: tuple[Path, ...],
     mask: Path | None,
     labels: str,
-    segmenter: str,
+    segmenters: tuple[str, ...],
     mirror: bool,
     output: Path,
     device: str,
@@ -52,7 +49,7 @@ def encode(
     from ..evaluation.encoding_batch import encode_scans
 
     found, skipped = encode_scans(
-        run, sources, output, mask=mask, segmenter=segmenter, labels=numbers, mirror=mirror,
+        run, sources, output, mask=mask, segmenter=segmenters, labels=numbers, mirror=mirror,
         device=device, progress=progress("encode"),
     )  # fmt: skip
     for one in found:

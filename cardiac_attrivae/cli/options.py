@@ -101,6 +101,14 @@ rounds = click.option(
 )  # fmt: skip
 
 
+def segmenters(name: str, help: str) -> Callable[..., Any]:
+    """Option for what outlines hearts; given several times, they vote."""
+    return click.option(
+        name, "segmenters", default=("acdc",), show_default=True, multiple=True,
+        metavar="acdc|RUN|onnx:FILE", help=f"{help} Given several times, they vote.",
+    )  # fmt: skip
+
+
 def store_and_split(given: Path, otherwise: str) -> tuple[Path, str]:
     """Returns folder and split of STORE:SPLIT; a folder of that very name comes first.
 

@@ -20,17 +20,18 @@ from .console import explained, progress, say, suggest, warn
     "--dataset", metavar="acdc|mnms|FILE.yaml",
     help="Take ED and ES of this data set; --source is then its folder.",
 )  # fmt: skip
-@click.option(
-    "--model", default="acdc", show_default=True, metavar="acdc|RUN|onnx:FILE",
-    help="What outlines the hearts.",
-)  # fmt: skip
+@options.segmenters("--model", "What outlines the hearts.")
 @options.output
 @click.option(
     "--labels", metavar="LV=1,MYO=2,RV=3", help="Numbers in the masks; default: as shown."
 )
 @explained
 def segment(
-    sources: tuple[Path, ...], dataset: str | None, model: str, output: Path, labels: str | None
+    sources: tuple[Path, ...],
+    dataset: str | None,
+    segmenters: tuple[str, ...],
+    output: Path,
+    labels: str | None,
 ) -> None:
     """Outline hearts in scans that have no masks.
 
@@ -56,7 +57,7 @@ def segment(
         jobs, skipped = jobs_of(load_manifest(dataset), sources[0])
         for case, reason in skipped:
             warn(f"{case}: {reason}")
-    found = segment_patients(jobs, output, load_segmenter(model), numbers, progress("segment"))
+    found = segment_patients(jobs, output, load_segmenter(segmenters), numbers, progress("segment"))
     for row in found.to_dict("records"):
         say(f"{row['patient']}: {in_words(row)}")
         if row["warnings"]:

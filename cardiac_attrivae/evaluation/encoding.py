@@ -161,7 +161,8 @@ def encode_scan(
         if not outlined[0].any():
             raise DataError(f"no heart was found in {scan.name}; look at it, or give its mask")
         source, dice = outlines.name, found[0].predicted_dice
-        said = [*dict.fromkeys(text for one in found for text in one.warnings)]
+        texts = (text for one in found for text in (*one.warnings, one.familiar))
+        said = [*dict.fromkeys(filter(None, texts))]
     else:
         given = read_scan(mask)
         frames, outlined = _given(scan, given, labels, count)

@@ -28,7 +28,7 @@ def encode_scans(
     output: str | Path,
     *,
     mask: str | Path | None = None,
-    segmenter: str | Path = "acdc",
+    segmenter: str | Path | Sequence[str | Path] = "acdc",
     labels: Mapping[int, Structure] = CANONICAL,
     mirror: bool = False,
     device: str = "auto",

@@ -226,6 +226,8 @@ def _segment(
             image = scan.frames[..., row["frame"]]
             patient.shown[row["phase"] or "frame"] = (image, one.labels)
     patient.spacing_mm = scan.spacing_mm
+    familiar = (one.familiar for one in found if one.familiar)
+    patient.warnings = [*dict.fromkeys([*patient.warnings, *familiar])]
     write_mask(job.path, scan, renumbered(labels, numbers), place)
 
 

@@ -2,15 +2,15 @@
 
 A slice is seen with its neighbours. A first look at the whole field finds the heart; a window about
 it is then looked at turned, mirrored and in the other order of slices, and the views are averaged.
-How far they agree says how far the result may be trusted.
+Several networks may vote. How far all of them agree says how far the result may be trusted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..data.anatomy import unlikely_size
 from ..data.grid import from_grid, grid_size, to_grid, windowed
+from ..data.known_pictures import KnownPictures
 from ..data.recipe import Recipe
 from ..metrics.cardiac_function import find_phases
 from ..models.networks import kind_of
@@ -32,6 +33,7 @@ from ..training.objectives import SegmentationObjective
 from ..training.run import restored
 from .onnx_network import read_onnx
 from .plausible import border_faults, cleaned, left_out
+from .views import VIEWS, View, agreement, average, joint, put_back, seen_in
 
 BATCH = 16
 """Slices that pass through the network at a time."""
@@ -45,20 +47,11 @@ ONNX = "onnx:"
 MOST_PIXELS = 2**26
 """Pixels of all slices of a frame on the grid: a hundred times those of any scan."""
 
+SAME = (0.0, 1.0)
+"""Line from the agreement of views to the Dice of a segmenter that was not measured."""
+
 DOUBTFUL = 0.85
 """Predicted Dice below which a structure is reported."""
-
-
-class View(NamedTuple):
-    """One way to look at a stack: turned by quarters, mirrored, its slices in reverse order."""
-
-    quarters: int
-    mirrored: bool
-    reverse: bool
-
-
-VIEWS = tuple(View(k, bool(k % 2) ^ mirror, mirror) for mirror in (False, True) for k in range(4))
-"""All quarter turns, half of them mirrored, half of them in the other order."""
 
 
 @dataclass(frozen=True)
@@ -69,24 +62,46 @@ class Segmentation:
     # structure -> Dice that an expert's mask is expected to have with it
     predicted_dice: dict[Structure, float]
     warnings: tuple[str, ...]  # why it should not be trusted, in words; empty if it may be
+    trained_by: tuple[str, ...] = ()  # segmenters that were trained on this very picture
+
+    @property
+    def familiar(self) -> str:
+        """Says which segmenters were trained on the picture; empty if none is known to be."""
+        if not self.trained_by:
+            return ""
+        return (
+            f"{' and '.join(self.trained_by)} was trained on this scan, and its mask is better "
+            "than that of a new scan would be"
+        )
 
 
 @dataclass(frozen=True)
 class ScanSegmenter:
-    """A network that outlines hearts in whole pictures, and how it is asked."""
+    """Networks that outline hearts in whole pictures, and how they are asked."""
 
     name: str  # what masks that it makes are called after
-    # (N, context, H, W) to logits of background, LV, MYO, RV, (N, 4, H, W)
-    network: Callable[[Tensor], Tensor]
-    grid_mm: float = 1.5  # side of a pixel that the network was trained on
+    # each of (N, context, H, W) to logits of background, LV, MYO, RV, (N, 4, H, W); the
+    # probabilities of several are averaged, and their order does not matter
+    networks: Sequence[Callable[[Tensor], Tensor]]
+    grid_mm: float = 1.5  # side of a pixel that the networks were trained on
     window: int = 128  # pixels along a side of the window about the heart, a multiple of 16
-    context: int = 3  # slices that it sees at once
+    context: int = 3  # slices that they see at once
     views: Sequence[View] = VIEWS  # ways to look at a single frame
     # whether the heart is looked for in the whole field first; else the window lies in the middle
     # of the slices
     locates: bool = True
     # structure -> (intercept, slope) from the agreement of views to Dice
     dice_lines: Mapping[Structure, tuple[float, float]] = field(default_factory=dict)
+    known: Sequence[KnownPictures] = ()  # pictures they were trained on, as far as that is known
+
+    @property
+    def sees(self) -> str:
+        """What the networks see of a scan, in words."""
+        place = "about the heart" if self.locates else "in the middle"
+        return (
+            f"{self.context} slices of {self.window} x {self.window} pixels of {self.grid_mm:g} mm "
+            f"{place}"
+        )
 
     def segment(self, image: np.ndarray, spacing_mm: Sequence[float]) -> Segmentation:
         """Outlines the heart in one frame.
@@ -99,7 +114,8 @@ class ScanSegmenter:
             DataError: If it is no stack of numbers.
         """
         slices = self._slices(image, spacing_mm)
-        return self._outlined(slices, image.shape, spacing_mm, self.centre(slices), self.views)
+        found = self._outlined(slices, image.shape, spacing_mm, self.centre(slices), self.views)
+        return self._remembered(found, image, spacing_mm)
 
     def segment_cine(
         self,
@@ -132,13 +148,21 @@ class ScanSegmenter:
             sizes = np.array([(frame.labels == Structure.LV).sum() for frame in found])
             for t in {*find_phases(sizes)}:
                 found[t] = self._outlined(stacks[t], shape, spacing_mm, centre, self.views)
-        return found
+        return [self._remembered(one, frames[..., t], spacing_mm) for t, one in enumerate(found)]
+
+    def _remembered(
+        self, found: Segmentation, image: np.ndarray, spacing_mm: Sequence[float]
+    ) -> Segmentation:
+        """Adds which segmenters were trained on the picture."""
+        names = {known.name for known in self.known if known.holds(image, tuple(spacing_mm))}
+        return replace(found, trained_by=tuple(sorted(names)))
 
     def centre(self, slices: Tensor) -> tuple[int, int]:
         """Finds the pixel in the middle of the heart in slices on the grid, (Z, H, W)."""
         if not self.locates:
             return slices.shape[1] // 2, slices.shape[2] // 2
-        fields = self._fields(slices, View(0, False, False))
+        straight = View(0, False, False)
+        fields = joint([self._fields(slices, straight, network) for network in self.networks])
         heart = 1 - fields[:, 0]
         weight = (heart * (heart > 0.5)).sum(0)
         if not weight.any():
@@ -183,15 +207,16 @@ class ScanSegmenter:
             for c, side in zip(centre, slices.shape[1:], strict=True)
         ]
         box = tuple(slice(s, s + self.window) for s in start)
-        seen = [self._fields(slices[:, box[0], box[1]], view) for view in views]
-        mean = torch.stack(seen).mean(0)
+        near = slices[:, box[0], box[1]]
+        seen = [[self._fields(near, view, network) for view in views] for network in self.networks]
+        mean = joint([torch.stack(fields).mean(0) for fields in seen])
         whole = torch.zeros(len(slices), mean.shape[1], *slices.shape[1:])
         whole[:, 0] = 1
         whole[:, :, box[0], box[1]] = mean
         native = from_grid(whole, shape, tuple(spacing_mm), self.grid_mm)
         seen_labels = native.argmax(1).permute(1, 2, 0).numpy().astype(np.uint8)
         labels = cleaned(seen_labels)
-        predicted = self._predicted(agreement(seen, mean))
+        predicted = self._predicted([agreement(fields, mean) for fields in seen])
         doubts = [
             f"the {s.name} is doubtful: a Dice of {d:.2f} is expected"
             for s, d in predicted.items()
@@ -202,76 +227,46 @@ class ScanSegmenter:
             faults.append(f"{size}: is the spacing that of the scan?")
         return Segmentation(labels, predicted, (*faults, *doubts))
 
-    def _predicted(self, agreed: Mapping[Structure, float]) -> dict[Structure, float]:
+    def _predicted(self, agreed: Sequence[Mapping[Structure, float]]) -> dict[Structure, float]:
+        """Reads the Dice off what each network's views agree with what all say together."""
         found = {}
-        for structure, value in agreed.items():
-            intercept, slope = self.dice_lines.get(structure, (0.0, 1.0))
+        for structure in HEART:
+            intercept, slope = self.dice_lines.get(structure, SAME)
+            value = average(one[structure] for one in agreed)
             found[structure] = float(np.clip(intercept + slope * value, 0, 1))
         return found
 
-    def _fields(self, slices: Tensor, view: View) -> Tensor:
-        """Probabilities of the classes as one view sees them, (Z, 4, H, W)."""
-        turned = _seen(slices, view)
+    def _fields(self, slices: Tensor, view: View, network: Callable[[Tensor], Tensor]) -> Tensor:
+        """Probabilities of the classes as a network sees them in one view, (Z, 4, H, W)."""
+        turned = seen_in(slices, view)
         if view.reverse:
             turned = turned.flip(0)
         stacks = with_neighbours(turned, self.context)
         with torch.inference_mode():
-            parts = [self.network(part).float().softmax(1) for part in stacks.split(BATCH)]
+            parts = [network(part).float().softmax(1) for part in stacks.split(BATCH)]
         fields = torch.cat(parts)
-        return _unseen(fields.flip(0) if view.reverse else fields, view)
+        return put_back(fields.flip(0) if view.reverse else fields, view)
 
 
-def _seen(fields: Tensor, view: View) -> Tensor:
-    """Turns and mirrors the last two axes."""
-    fields = fields.rot90(view.quarters, (-2, -1))
-    return fields.flip(-1) if view.mirrored else fields
-
-
-def _unseen(fields: Tensor, view: View) -> Tensor:
-    """Undoes `_seen`."""
-    return (fields.flip(-1) if view.mirrored else fields).rot90(-view.quarters, (-2, -1))
-
-
-def agreement(seen: Sequence[Tensor], mean: Tensor) -> dict[Structure, float]:
-    """Computes the mean Dice of the views with their average.
-
-    Args:
-        seen: Probabilities of each view, (Z, 4, H, W).
-        mean: Their average.
-
-    Example:
-        >>> fields = torch.eye(4)[[0, 1, 2, 3]].T.reshape(1, 4, 2, 2)
-        >>> agreement([fields, fields], fields)[Structure.LV]
-        1.0
-    """
-    joint = mean.argmax(1)
-    found = {}
-    for structure in HEART:
-        own = joint == structure
-        shares = []
-        for fields in seen:
-            other = fields.argmax(1) == structure
-            total = own.sum() + other.sum()
-            shares.append(float(2 * (own & other).sum() / total) if total else 1.0)
-        found[structure] = float(np.mean(shares))
-    return found
-
-
-def load_segmenter(model: str | Path) -> ScanSegmenter:
-    """Opens a segmenter of whole pictures.
+def load_segmenter(model: str | Path | Sequence[str | Path]) -> ScanSegmenter:
+    """Opens a segmenter of whole pictures, or several that vote.
 
     Args:
         model: ``acdc``, which is shipped; the folder of a run of ``segment_scans``; or
-            ``onnx:FILE``, with FILE.yaml beside it.
+            ``onnx:FILE``, with FILE.yaml beside it. Several vote, see `vote`.
 
     Raises:
-        DataError: If there is none, or it is damaged.
+        DataError: If there is none, or it is damaged, or they see different things.
     """
+    if not isinstance(model, (str, Path)):
+        return vote([load_segmenter(one) for one in model])
     if str(model).startswith(ONNX):
         file = Path(str(model).removeprefix(ONNX))
         other = read_onnx(file)
         how = other.settings
-        return ScanSegmenter(file.stem, other, how.spacing_mm, how.size, how.context, locates=False)
+        return ScanSegmenter(
+            file.stem, [other], how.spacing_mm, how.size, how.context, locates=False
+        )
     folder = Path(model)
     if str(model) in shipped_segmenters() and not folder.exists():
         folder = PRETRAINED / str(model) / "segmenter"
@@ -287,11 +282,12 @@ def load_segmenter(model: str | Path) -> ScanSegmenter:
         pipeline = parse_pipeline(about["pipeline"])
         if not isinstance(pipeline.objective, SegmentationObjective):
             raise ValueError("it is a model with codes; expected a run of segment_scans")
-        if kind_of(name := pipeline.network.name) != pipeline.objective.kind:
-            raise ValueError(f"its network is {name}, which outlines no hearts")
+        if kind_of(pipeline.network.name) != pipeline.objective.kind:
+            raise ValueError(f"its network is {pipeline.network.name}, which outlines no hearts")
         whole = {name: values.float() for name, values in weights.items()}
         network = cast(ScanUNet, restored(pipeline, whole))
-        grid_mm = build(Recipe, about["recipe"], "recipe").spacing
+        recipe, name = build(Recipe, about["recipe"], "recipe"), Path(model).name
+        pictures = KnownPictures(name, recipe, frozenset(map(str, about.get("train_pictures", ()))))
         window, lines = pipeline.objective.window, about.get("dice_lines", {})
         dice_lines = {Structure[name]: (float(a), float(b)) for name, (a, b) in lines.items()}
         if not np.isfinite([*dice_lines.values()]).all():
@@ -301,7 +297,50 @@ def load_segmenter(model: str | Path) -> ScanSegmenter:
     network.eval()
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
     return ScanSegmenter(
-        Path(model).name, network, grid_mm, window, network.context, dice_lines=dice_lines
+        name, [network], recipe.spacing, window, network.context, dice_lines=dice_lines,
+        known=[pictures],
+    )  # fmt: skip
+
+
+def vote(segmenters: Sequence[ScanSegmenter]) -> ScanSegmenter:
+    """Makes one segmenter of several: it averages what they see, in any order of them.
+
+    Args:
+        segmenters: One or more; one is returned as it is.
+
+    Raises:
+        DataError: If there is none, or they see different things.
+
+    Example:
+        >>> first, second = (ScanSegmenter(name, [torch.zeros_like]) for name in ("a", "b"))
+        >>> both = vote([second, first])
+        >>> both.name, len(both.networks)
+        ('a+b', 2)
+    """
+    if not segmenters:
+        raise DataError("no segmenter is given; expected one or more")
+    first, *others = segmenters
+    for other in others:
+        if other.sees != first.sees:
+            raise DataError(
+                f"{first.name} sees {first.sees}, and {other.name} sees {other.sees}; segmenters "
+                "that vote must see the same"
+            )
+    if not others:
+        return first
+    lines = {
+        structure: [one.dice_lines.get(structure, SAME) for one in segmenters]
+        for structure in HEART
+    }
+    return replace(
+        first,
+        name="+".join(sorted(one.name for one in segmenters)),
+        networks=[network for one in segmenters for network in one.networks],
+        dice_lines={
+            structure: (average(a for a, _ in found), average(b for _, b in found))
+            for structure, found in lines.items()
+        },
+        known=[known for one in segmenters for known in one.known],
     )
 
 

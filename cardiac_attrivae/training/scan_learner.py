@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ..data.known_pictures import picture_digests
 from ..data.loader import DeviceLoader
 from ..data.store import SliceDataset, Slices
 from ..models.scan_unet import ScanUNet
@@ -105,7 +106,10 @@ class ScanLearner(Learner):
         )
 
     def facts(self) -> dict[str, Any]:
-        return {"outlines": "whole pictures"}
+        frames = self.train.cases.groupby(["case", "phase"], sort=False).indices.values()
+        pictures = (self.train.read(np.asarray(rows))[Keys.IMAGE][:, 0].numpy() for rows in frames)
+        known = set().union(*map(picture_digests, pictures))
+        return {"outlines": "whole pictures", "train_pictures": sorted(known)}
 
     def draw(
         self, folder: Path, history: Sequence[Mapping[str, float]], val: SliceDataset

@@ -28,7 +28,7 @@ from cardiac_attrivae.segmentation.patients import (
 from cardiac_attrivae.segmentation.scans import ScanSegmenter
 
 SPACING = (1.5, 1.5, 8.0)
-FAKE = ScanSegmenter("fake", by_brightness)
+FAKE = ScanSegmenter("fake", [by_brightness])
 AFFINE = np.array([[0, -1.5, 0, 10], [1.5, 0, 0, -20], [0, 0, 8, 5], [0, 0, 0, 1.0]])
 
 

@@ -1,30 +1,31 @@
 """Segmenting whole pictures: the geometry comes back, views agree, one heart is left."""
 
+from dataclasses import replace
+from itertools import permutations
+
 import numpy as np
 import pytest
 import torch
 from scans import by_brightness, heart
 
+from cardiac_attrivae.data.grid import to_grid, windowed
+from cardiac_attrivae.data.known_pictures import KnownPictures, picture_digests
+from cardiac_attrivae.data.recipe import Recipe
 from cardiac_attrivae.metrics.images import dice
 from cardiac_attrivae.runtime.shipped_models import PRETRAINED
 from cardiac_attrivae.runtime.weights import read_weights, write_weights
-from cardiac_attrivae.schema import DataError
-from cardiac_attrivae.segmentation.scans import (
-    VIEWS,
-    ScanSegmenter,
-    _seen,
-    _unseen,
-    load_segmenter,
-)
+from cardiac_attrivae.schema import HEART, DataError, Structure
+from cardiac_attrivae.segmentation.scans import ScanSegmenter, load_segmenter, vote
+from cardiac_attrivae.segmentation.views import VIEWS, put_back, seen_in
 
 
 def test_views_are_all_eight_orientations_and_both_orders():
     corner = torch.arange(6.0).reshape(2, 3)
-    seen = {tuple(_seen(corner, view).flatten().tolist()) for view in VIEWS}
+    seen = {tuple(seen_in(corner, view).flatten().tolist()) for view in VIEWS}
     assert len(seen) == 8
     assert {view.reverse for view in VIEWS} == {True, False}
     for view in VIEWS:
-        assert torch.equal(_unseen(_seen(corner, view), view), corner)
+        assert torch.equal(put_back(seen_in(corner, view), view), corner)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,7 @@ def test_views_are_all_eight_orientations_and_both_orders():
 )  # fmt: skip
 def test_labels_come_back_in_the_geometry_of_the_scan(shape, spacing_mm):
     labels, image = heart(shape, spacing_mm)
-    found = ScanSegmenter("fake", by_brightness).segment(image * 700 + 30, spacing_mm)
+    found = ScanSegmenter("fake", [by_brightness]).segment(image * 700 + 30, spacing_mm)
     assert found.labels.shape == shape
     assert found.labels.dtype == np.uint8
     scores = dice(found.labels[None], labels[None])
@@ -44,7 +45,7 @@ def test_labels_come_back_in_the_geometry_of_the_scan(shape, spacing_mm):
 
 
 def test_a_picture_without_a_heart_is_said_to_have_none():
-    found = ScanSegmenter("fake", by_brightness).segment(np.zeros((90, 90, 3)), (1.5, 1.5, 8.0))
+    found = ScanSegmenter("fake", [by_brightness]).segment(np.zeros((90, 90, 3)), (1.5, 1.5, 8.0))
     assert not found.labels.any()
     assert "no heart was found" in found.warnings
 
@@ -52,7 +53,7 @@ def test_a_picture_without_a_heart_is_said_to_have_none():
 def test_a_stack_with_a_black_slice_is_not_trusted():
     labels, image = heart()
     image[..., 2] = 0
-    found = ScanSegmenter("fake", by_brightness).segment(image, (1.5, 1.5, 8.0))
+    found = ScanSegmenter("fake", [by_brightness]).segment(image, (1.5, 1.5, 8.0))
     assert (found.labels == 1).sum() < 0.8 * (labels == 1).sum()
     (told,) = [said for said in found.warnings if "left out" in said]
     assert told.startswith("a second part that looks like the LV was left out, ")
@@ -61,7 +62,7 @@ def test_a_stack_with_a_black_slice_is_not_trusted():
 def test_a_scan_that_lost_its_spacing_is_not_trusted():
     _, image = heart((120, 100, 6), (1.5, 1.5, 8.0))
     wide = np.kron(image, np.ones((2, 2, 1)))
-    found = ScanSegmenter("fake", by_brightness).segment(wide, (1.0, 1.0, 1.0))
+    found = ScanSegmenter("fake", [by_brightness]).segment(wide, (1.0, 1.0, 1.0))
     assert (
         "an LV of 6 mm length in a heart of 92.6 mm width: is the spacing that of the scan?"
         in " ".join(found.warnings)
@@ -110,4 +111,71 @@ def test_a_crafted_segmenter_runs_no_code_and_takes_no_memory(harm, tmp_path, mo
 def test_a_field_that_no_scanner_has_is_refused_before_memory_is_taken():
     image = np.zeros((400, 400, 2), np.float32)
     with pytest.raises(DataError, match="2 slices over 40008 mm are 26672 x 26672 pixels"):
-        ScanSegmenter("fake", by_brightness).segment(image, (100.0, 100.0, 8.0))
+        ScanSegmenter("fake", [by_brightness]).segment(image, (100.0, 100.0, 8.0))
+
+
+def dimmed(images):
+    """Sees hearts as `by_brightness` does, but takes the RV for background where it is large."""
+    logits = by_brightness(images).clone()
+    logits[:, 3] -= 40.0 * (torch.arange(images.shape[-1]) % 3 == 0)
+    return logits
+
+
+def same(one, other):
+    return np.array_equal(one.labels, other.labels) and (
+        (one.predicted_dice, one.warnings) == (other.predicted_dice, other.warnings)
+    )
+
+
+def test_two_equal_segmenters_are_one_and_their_order_does_not_matter():
+    _, image = heart((120, 100, 3))
+    image += np.random.default_rng(0).normal(0, 0.15, image.shape)
+    lines, spacing = {Structure.LV: (-0.3, 1.2)}, (1.5, 1.5, 8.0)
+    one = ScanSegmenter("one", [by_brightness], dice_lines=lines, views=VIEWS[::3])
+    other = replace(one, name="other", networks=[dimmed], dice_lines={})
+    third = replace(other, name="third", networks=[lambda images: dimmed(images.flip(-1)).flip(-1)])
+    alone = one.segment(image, spacing)
+    for count in (2, 3):
+        assert same(vote([one] * count).segment(image, spacing), alone)
+    votes = [vote(order) for order in permutations((one, other, third))]
+    found = [both.segment(image, spacing) for both in votes]
+    assert all(same(found[0], again) for again in found[1:])
+    assert {both.name for both in votes} == {"one+other+third"}
+    assert not same(found[0], alone)
+
+
+def test_where_segmenters_disagree_a_lower_dice_is_expected():
+    def coarse(images):
+        return by_brightness(torch.nn.functional.avg_pool2d(images, 9, 1, 4))
+
+    _, image = heart()
+    one, other = ScanSegmenter("one", [by_brightness]), ScanSegmenter("other", [coarse])
+    alone = [each.segment(image, (1.5, 1.5, 8.0)).predicted_dice for each in (one, other)]
+    both = vote([one, other]).segment(image, (1.5, 1.5, 8.0)).predicted_dice
+    for structure in HEART:
+        assert both[structure] < min(dice[structure] for dice in alone) - 0.02
+
+
+def test_segmenters_that_see_different_things_do_not_vote():
+    one = ScanSegmenter("one", [by_brightness])
+    with pytest.raises(DataError, match="one sees 3 slices of 128 x 128 pixels of 1.5 mm about "
+                       "the heart, and two sees .* of 1.25 mm .*must see the same"):  # fmt: skip
+        vote([one, replace(one, name="two", grid_mm=1.25)])
+    with pytest.raises(DataError, match="expected one or more"):
+        load_segmenter([])
+
+
+def test_whoever_of_the_voters_was_trained_on_a_picture_is_told():
+    _, image = heart()
+    image += np.random.default_rng(0).normal(0, 0.05, image.shape)
+    how, spacing = Recipe("whole", 1.5, 96), (1.5, 1.5, 8.0)
+    digests = picture_digests(to_grid(windowed(image), spacing, 1.5, 96).numpy())
+    one, other = (
+        ScanSegmenter(name, [by_brightness], known=[KnownPictures(name, how, frozenset(known))])
+        for name, known in (("one", digests), ("other", ()))
+    )
+    both = vote([other, one])
+    found = both.segment_cine(np.stack([np.roll(image, 9, 0), 4 * image + 8], -1), spacing)
+    assert [frame.trained_by for frame in found] == [(), ("one",)]
+    assert found[1].familiar.startswith("one was trained on this scan")
+    assert found[0].familiar == ""

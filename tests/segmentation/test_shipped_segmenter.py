@@ -42,6 +42,16 @@ def test_it_outlines_a_phantom_that_has_no_mask():
 
 
 @pytest.mark.realdata
+@pytest.mark.parametrize(("dataset", "trained"), [("acdc", True), ("mnms", False)])
+def test_it_says_which_patients_it_was_trained_on(dataset, trained, real_data):
+    (known,) = load_segmenter("acdc").known
+    for phase in ("ED", "ES"):
+        for record in find_cases(load_manifest(dataset), real_data / dataset, phase).records[:2]:
+            image = read_image(record.image, record.frame)
+            assert known.holds(image.voxels, image.spacing_mm) == trained
+
+
+@pytest.mark.realdata
 def test_it_outlines_a_patient_of_scanners_it_has_never_seen(real_data):
     record = find_cases(load_manifest("mnms"), real_data / "mnms").records[0]
     image, mask = read_image(record.image, record.frame), read_mask(record.mask, record.frame)

@@ -5,6 +5,9 @@ import pandas as pd
 import pytest
 import torch
 
+from cardiac_attrivae.data.cases import find_cases
+from cardiac_attrivae.data.images import read_image
+from cardiac_attrivae.data.manifest import load_manifest
 from cardiac_attrivae.data.phantom import write_phantoms
 from cardiac_attrivae.data.preprocess import preprocess
 from cardiac_attrivae.data.recipe import Recipe
@@ -75,6 +78,16 @@ def test_a_trained_segmenter_outlines_a_scan(run):
     assert (segmenter.grid_mm, segmenter.window, segmenter.context) == (4.5, 32, 3)
     found = segmenter.segment(np.random.default_rng(0).random((70, 60, 4)), (4.0, 4.0, 9.0))
     assert found.labels.shape == (70, 60, 4)
+
+
+def test_a_trained_segmenter_remembers_its_pictures(run, pictures):
+    segmenter, raw = load_segmenter(run.output), pictures.folder.parent / "raw"
+    splits = pictures.cases.drop_duplicates("case").set_index("case")["split"]
+    for phase in ("ED", "ES"):
+        for record in find_cases(load_manifest("acdc"), raw, phase).records:
+            image = read_image(record.image, record.frame)
+            found = segmenter.segment(np.float32(image.voxels), image.spacing_mm)
+            assert found.trained_by == (("run",) if splits[record.case] == "train" else ())
 
 
 def test_an_interrupted_training_ends_with_the_same_weights(run, pictures, tmp_path):
