@@ -125,7 +125,6 @@ def test_training_is_the_same_for_one_seed_and_the_first_steps_are_those_of_a_va
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_soft_intro_vae_generates_all_modes_and_less_between_them_than_a_vae():
     """On seeds 0 to 4 it puts .75 to .87 of the points on a mode, the VAE on 0 to 2 .44 to .51."""
     options = {"steps": 3_000, "seed": 0, **bench.QUICK}
