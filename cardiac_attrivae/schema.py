@@ -131,6 +131,7 @@ class CaseRecord:
     pathology: str = ""
     phase: str = "ED"  # ``ED`` or ``ES``
     match: str = "order"  # one of ``MATCHES``
+    mirror: bool = False  # whether it is stored as a mirror image, and is turned round
     mask_source: str = MANUAL  # who made the mask: ``manual``, or the name of a segmenter
     # id in the source where ``case`` is a pseudonym; it is never written
     source_case: str = field(default="", repr=False)

@@ -14,6 +14,9 @@ from ..runtime.messages import counted, shell_word
 from . import options
 from .console import columns, explained, is_terminal, progress, say, suggest, warn
 
+EVERY = "*"
+"""What ``--mirror`` without cases stands for."""
+
 
 @click.command()
 @options.dataset
@@ -75,6 +78,10 @@ def check(dataset: str, source: Path) -> None:
     help="Take the masks from here, each named as its scan (segment, nnU-Net).",
 )  # fmt: skip
 @click.option("--only-missing", is_flag=True, help="Of --masks, for cases without a mask alone.")
+@click.option(
+    "--mirror", is_flag=False, flag_value=EVERY, metavar="[CASE,CASE]",
+    help="The scans, or these, are mirror images: turn them round.",
+)  # fmt: skip
 @options.labels
 @click.option("--mask-source", metavar="NAME", default="", help="Who made --masks, for cases.csv.")
 @click.option("--overwrite", is_flag=True, help="Replace a store that is there already.")
@@ -92,6 +99,7 @@ def preprocess(
     pseudonymise: Path | None,
     masks: Path | None,
     only_missing: bool,
+    mirror: str | None,
     labels: str,
     mask_source: str,
     **given: Any,
@@ -115,7 +123,11 @@ def preprocess(
     recipe = Recipe(slices, grid, size, phases=tuple(phases.split(",")), stack=stack)
     key = read_key(pseudonymise, output) if pseudonymise else None
     bar = progress("preprocess")
-    summary = run(manifest, source, output, recipe, key=key, masks=elsewhere, progress=bar, **given)
+    turned = mirror == EVERY or (mirror.split(",") if mirror else False)
+    summary = run(
+        manifest, source, output, recipe, key=key, masks=elsewhere, mirror=turned, progress=bar,
+        **given,
+    )  # fmt: skip
     splits = ", ".join(f"{count} {name}" for name, count in summary.splits.items())
     say(
         f"{counted(summary.cases, 'case')} ({splits}), {counted(summary.slices, 'slice')} "

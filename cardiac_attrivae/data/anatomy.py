@@ -46,8 +46,8 @@ FLIPPED = (
     "manifest reorders the mask"
 )
 MIRRORED = (
-    "the stack is a mirror image of the patient by its affine: flip image and mask, "
-    "nibabel.load(FILE).slicer[:, ::-1]"
+    "the stack is a mirror image of the patient by its affine: preprocess --mirror turns all "
+    "cases round, --mirror CASE,CASE these"
 )
 
 CUT = "heart cut off by the border of the image"
@@ -67,8 +67,8 @@ UNIT = (
 )
 
 MIRROR_IMAGE = (
-    "the pictures show a mirror image of a heart by its shape: flip image and mask, "
-    "nibabel.load(FILE).slicer[:, ::-1]"
+    "the pictures show a mirror image of a heart by its shape: preprocess --mirror turns all "
+    "cases round, --mirror CASE,CASE these"
 )
 
 

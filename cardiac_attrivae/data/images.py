@@ -71,6 +71,20 @@ def refuse_turned(name: str, shape: tuple[int, ...], spacing_mm: Spacing) -> Non
             )
 
 
+def turned_round(volume: Volume) -> Volume:
+    """Reverses the rows, along j, of a stack: each voxel stays where its affine puts it.
+
+    Example:
+        >>> stack = Volume(np.arange(6).reshape(2, 3, 1), (1.0, 1.0, 8.0), np.diag([1.0, 1, 8, 1]))
+        >>> round = turned_round(stack)
+        >>> round.voxels[0, :, 0].tolist(), (round.affine @ [0, 0, 0, 1]).tolist()
+        ([2, 1, 0], [0.0, 2.0, 0.0, 1.0])
+    """
+    reverse = np.diag([1.0, -1, 1, 1])
+    reverse[1, 3] = volume.voxels.shape[1] - 1
+    return volume._replace(voxels=volume.voxels[:, ::-1], affine=volume.affine @ reverse)
+
+
 def laid_on(image: Volume, mask: Volume, record: CaseRecord) -> Volume:
     """Puts the voxels of a mask into the order of its image's, by the record's ``match``.
 

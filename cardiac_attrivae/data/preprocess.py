@@ -11,11 +11,12 @@ import hmac
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
+from reprlib import repr as short
 from typing import NamedTuple
 
 import numpy as np
@@ -66,6 +67,7 @@ class Summary:
     remarks: dict[str, int]  # what is probably wrong -> number of cases
     crop: dict[str, float]  # see `crop_facts`
     mask_sources: dict[str, int]  # who made the masks -> number of cases
+    mirrored: int = 0  # cases that were turned round because they are stored as mirror images
 
     @property
     def observations(self) -> list[str]:
@@ -74,6 +76,10 @@ class Summary:
         if self.kept:
             lines.append(
                 f"{counted(self.kept, 'case')} taken from an earlier call that was interrupted."
+            )
+        if self.mirrored:
+            lines.append(
+                f"{counted(self.mirrored, 'case')} turned round, as stored as a mirror image."
             )
         if told := predicted_masks(self.mask_sources):
             lines.append(f"{told[0].upper()}{told[1:]}.")
@@ -100,6 +106,7 @@ def preprocess(
     without_duplicates: bool = False,
     key: bytes | None = None,
     masks: Masks | str | Path | None = None,
+    mirror: bool | Collection[str] = False,
     progress: Progress = lambda items, _: items,
 ) -> Summary:
     """Writes a slice store.
@@ -116,6 +123,7 @@ def preprocess(
         without_duplicates: Whether one of each known pair of duplicate scans is left out.
         key: Replaces case ids by pseudonyms, see `pseudonym`; None keeps the ids of the source.
         masks: Masks that lie elsewhere, or their folder; None takes those that the manifest names.
+        mirror: Whether the cases are stored as mirror images, and are turned round; or which are.
         progress: Called with the cases and their number.
 
     Raises:
@@ -145,7 +153,7 @@ def preprocess(
     with locked(partial, output):
         check_own(partial, UNFINISHED, "an interrupted preprocess")
         check_replaceable(output, overwrite)
-        found = _found(manifest, source, recipe, without_duplicates, key, masks)
+        found = _found(manifest, source, recipe, without_duplicates, key, masks, mirror)
         # the name depends on recipe, source, key and version: files of another run are not reused
         cases = partial / _fingerprint(recipe, manifest, found.records, key or b"")[:16]
         empty(partial, cases.name)
@@ -176,6 +184,9 @@ def preprocess(
             "pseudonymised": key is not None,
             "recipe": asdict(recipe),
         }
+        turned = {r.case for r in found.records if r.mirror and r.case not in lost}
+        if turned:
+            about["mirrored"] = sorted(turned)
         info = assemble(store, finished, skipped, about, recipe.phases)
         replace_folder(store, place)
         empty(partial)
@@ -187,7 +198,7 @@ def preprocess(
         remarks[ACROSS] = twins
     return Summary(
         output, info["cases"], info["slices"], skipped, info["splits"], kept, remarks,
-        info["crop"], info["mask_sources"],
+        info["crop"], info["mask_sources"], len(turned),
     )  # fmt: skip
 
 
@@ -220,6 +231,7 @@ def _found(
     without_duplicates: bool,
     key: bytes | None,
     masks: Masks | None,
+    mirror: bool | Collection[str],
 ) -> Cases:
     found = find_cases(manifest, source, masks=masks)
     if without_duplicates:
@@ -232,7 +244,25 @@ def _found(
         later = find_cases(manifest, source, "ES", masks).records
         both = [*found.records, *(record for record in later if record.case in at_ed)]
         found = Cases(sorted(both, key=lambda record: (record.case, record.phase)), found.skipped)
+    if mirror:
+        found = _mirrored(found, mirror)
     return found if key is None else pseudonymised(found, manifest, key)
+
+
+def _mirrored(found: Cases, mirror: bool | Collection[str]) -> Cases:
+    """Marks cases that are stored as mirror images."""
+    known = {record.case for record in found.records} | {case for case, _ in found.skipped}
+    wanted = known if isinstance(mirror, bool) else {*mirror}
+    if unknown := sorted(wanted - known):
+        raise DataError(
+            f"no case {short(unknown[0])} to turn round; expected ids such as {min(known)!r}"
+        )
+    records = []
+    for record in found.records:
+        here = record.case in wanted
+        later = record.later and replace(record.later, mirror=here)
+        records.append(replace(record, mirror=here, later=later))
+    return Cases(records, found.skipped)
 
 
 def _with_later(found: Cases, later: Cases, recipe: Recipe) -> Cases:

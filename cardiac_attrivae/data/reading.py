@@ -15,7 +15,7 @@ from torch import Tensor
 from ..heart import is_one_heart, pixel_counts
 from ..schema import CaseRecord, DataError, Keys, Structure
 from .anatomy import PHASES_EXCHANGED, heart_box, oddities
-from .images import laid_on, read_image
+from .images import laid_on, read_image, turned_round
 from .nifti import are_finite, read_mask
 
 Case = Mapping[Hashable, Any]
@@ -49,6 +49,8 @@ class ReadPhased(MapTransform):
         image = read_image(record.image, record.frame)
         stored = read_mask(record.mask, record.frame)
         mask = laid_on(image, stored, record)
+        if record.mirror:
+            image, stored, mask = map(turned_round, (image, stored, mask))
         if image.voxels.shape != mask.voxels.shape:
             raise DataError(
                 f"image has shape {image.voxels.shape} and mask {mask.voxels.shape}; expected equal"

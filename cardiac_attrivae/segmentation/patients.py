@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 USUAL_EF = (5.0, 85.0)
 """Ejection fractions in percent beyond which the masks, or ED and ES, are probably wrong."""
 
-MIRROR_IMAGE = "the pictures show a mirror image of a heart: encode --mirror turns it round"
+MIRROR_IMAGE = (
+    "the pictures show a mirror image of a heart: encode and preprocess turn it round with --mirror"
+)
 ONE_FRAME = (
     "a single frame came: it is not known whether it is ED, and there is no ejection fraction"
 )

@@ -6,9 +6,14 @@ from dataclasses import replace
 
 import nibabel
 import numpy as np
+import pandas as pd
 import pytest
+import torch
+import yaml
+from click.testing import CliRunner
 from faults import OWN, SPACING_MM, heart, picture, save
 
+from cardiac_attrivae.cli.main import main
 from cardiac_attrivae.data.anatomy import (
     APART,
     CUT,
@@ -33,8 +38,10 @@ from cardiac_attrivae.data.check import check_dataset
 from cardiac_attrivae.data.images import laid_on, read_image
 from cardiac_attrivae.data.manifest import load_manifest, parse_manifest
 from cardiac_attrivae.data.nifti import Volume, read_mask
+from cardiac_attrivae.data.phantom import write_phantoms
 from cardiac_attrivae.data.preprocess import preprocess
 from cardiac_attrivae.data.recipe import Recipe
+from cardiac_attrivae.data.store import SliceDataset
 from cardiac_attrivae.data.transforms import ToCanonicalLabelsd
 from cardiac_attrivae.schema import DataError, Keys, Structure
 
@@ -60,6 +67,13 @@ def change(source, function, names=("image", "mask"), affine=None):
             voxels = np.ascontiguousarray(function(np.asarray(image.dataobj)))
             new = nibabel.Nifti1Image(voxels, image.affine if affine is None else affine)
             nibabel.save(new, file)
+
+
+def flip(file):
+    """Stores a stack as its mirror image, with its header: nibabel's slicer loses ACDC's pixdim."""
+    image = nibabel.load(file)
+    voxels = np.asarray(image.dataobj)[:, ::-1]
+    nibabel.save(nibabel.Nifti1Image(voxels, None, image.header), file)
 
 
 def notes_and_problems(source):
@@ -134,6 +148,43 @@ def test_a_mirrored_stack_is_noted_with_the_mend(own, tmp_path):
     for file in own.rglob("*.nii.gz"):  # the mend that the note names
         nibabel.load(file).slicer[:, ::-1].to_filename(file)
     assert MIRRORED not in notes_and_problems(own)[0]
+
+
+@pytest.mark.parametrize("phases", [("ED",), ("ED", "ES")])
+def test_mirrored_stacks_are_turned_round_on_request(tmp_path, phases):
+    recipe, stores = Recipe("all", size=64, spacing=2.6, phases=phases), {}
+    write_phantoms("acdc", tmp_path / "raw", cases=2, cine=False)
+    preprocess("acdc", tmp_path / "raw", tmp_path / "right", recipe)
+    for file in (tmp_path / "raw").rglob("*.nii.gz"):
+        flip(file)
+    turned = preprocess("acdc", tmp_path / "raw", tmp_path / "turned", recipe, mirror=True)
+    kept = preprocess("acdc", tmp_path / "raw", tmp_path / "kept", recipe)
+    for name in ("right", "turned", "kept"):
+        stores[name] = SliceDataset.open(tmp_path / name)
+    right, mended = stores["right"], stores["turned"]
+    assert torch.equal(right.images, mended.images)
+    assert torch.equal(right.labels, mended.labels)
+    pd.testing.assert_frame_equal(right.cases, mended.cases)
+    assert not torch.equal(right.images, stores["kept"].images)
+    cases = sorted(set(right.cases["case"]))
+    assert mended.info["mirrored"] == cases
+    assert "mirrored" not in stores["kept"].info
+    assert turned.observations[0].startswith(f"{len(cases)} cases turned round")
+    assert kept.observations[:1] != turned.observations[:1]
+
+
+def test_some_cases_are_turned_round_alone(own, tmp_path):
+    change(own, lambda v: v, affine=TURNED)
+    words = ["preprocess", "--dataset", own / "own.yaml", "--source", own, "--output"]
+    (own / "own.yaml").write_text(yaml.safe_dump(OWN))
+    for given, told in (("--mirror", "3 cases turned round"), ("--mirror=p2", "1 case turned")):
+        place = tmp_path / given
+        result = CliRunner().invoke(main, [*map(str, words), str(place), given])
+        assert result.exit_code == 0, result.output
+        assert told in result.output
+    result = CliRunner().invoke(main, [*map(str, words), "out", "--mirror", "p1,p7"])
+    assert result.exit_code == 2
+    assert "no case 'p7' to turn round; expected ids such as 'p1'" in result.stderr
 
 
 @pytest.mark.parametrize("base_first", [True, False])
