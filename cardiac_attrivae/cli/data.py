@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ..runtime.contents import require_store
+from ..runtime.contents import part_to_score, require_store
 from ..runtime.messages import counted, shell_word
 from . import options
 from .console import columns, explained, is_terminal, progress, say, suggest, warn
@@ -160,8 +160,7 @@ def _empty_splits(splits: Mapping[str, int], output: Path) -> Iterator[str]:
             "attri_vae_fast, which keeps its last, is not affected"
         )
     if not splits.get("test"):
-        filled = next((name for name in ("val", "train") if splits.get(name)), "val")
-        part = shell_word(f"{output}:{filled}")
+        part = shell_word(part_to_score(output, {"splits": splits}))
         yield (
             f"0 test patients: score another split of this store, with cross-domain-eval --data "
             f"{part}, or add the folder of the test patients and preprocess again"

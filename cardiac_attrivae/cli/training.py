@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..runtime.contents import require_run, require_store
+from ..runtime.contents import part_to_score, require_run, require_store
 from . import options
 from .console import explained, is_terminal, row, say, suggest, tell
 
@@ -87,14 +87,15 @@ def train(
     from ..training.folder import REFINER
 
     place = output or (base or Path()) / REFINER
-    train_and_show(configuration, SliceDataset.open(data), place, on=base, **given)
+    store = SliceDataset.open(data)
+    train_and_show(configuration, store, place, on=base, **given)
     if base and place.resolve() != (base / REFINER).resolve():
         say(f"The run uses this refiner once it is moved to {base / REFINER}")
     if configuration.objective.whole:
         suggest("segment", "--model", place, "--source", "SCANS", "--output", "masks")
     else:
-        run = base or place
-        suggest("cross-domain-eval", "--model", run, "--data", data, "--output", "evaluation")
+        run, part = base or place, part_to_score(data, store.info)
+        suggest("cross-domain-eval", "--model", run, "--data", part, "--output", "evaluation")
 
 
 @click.command()

@@ -141,6 +141,20 @@ def patients(info: Mapping[str, Any], split: str) -> int:
     return count if isinstance(count, int) else 0
 
 
+def part_to_score(folder: Path, info: Mapping[str, Any]) -> str:
+    """Returns what ``--data`` takes to score a store: its test patients, or what it has instead.
+
+    Example:
+        >>> part_to_score(Path("acdc"), {"splits": {"train": 9, "val": 1, "test": 0}})
+        'acdc:val'
+        >>> part_to_score(Path("acdc"), {"splits": {"train": 9, "val": 1, "test": 5}})
+        'acdc'
+    """
+    if patients(info, "test"):
+        return str(folder)
+    return f"{folder}:{'val' if patients(info, 'val') else 'train'}"
+
+
 def require_patients(folder: Path, info: Mapping[str, Any], split: str) -> None:
     """Refuses a split without patients; lists those that have some."""
     if patients(info, split):
