@@ -18,6 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: one process, one 
 import json
 import time
 from pathlib import Path
+from typing import cast
 
 import click
 import numpy as np
@@ -29,7 +30,7 @@ from cardiac_attrivae.data.manifest import load_manifest
 from cardiac_attrivae.data.store import SliceDataset
 from cardiac_attrivae.segmentation.guide import train_guide
 from cardiac_attrivae.training.config import Pipeline, load_pipeline
-from cardiac_attrivae.training.run import encode
+from cardiac_attrivae.training.learner import VAELearner
 from cardiac_attrivae.training.scores import make_evaluator
 from cardiac_attrivae.training.workflow import TrainingWorkflow
 
@@ -80,13 +81,13 @@ def run_fold(
     seconds = time.process_time() - start
 
     names = pipeline.attributes
+    learner = cast(VAELearner, workflow.learner)
     evaluator = make_evaluator(
-        workflow.learner.model, unseen, names, dimensions=pipeline.dimensions(names), device=device
-    )
+        learner.model, unseen, names, dimensions=pipeline.dimensions(names), device=device,
+        more=learner.columns(unseen),
+    )  # fmt: skip
     evaluator.run()
-    known = train.basal()
-    images = known.images.to(device)
-    codes, values = encode(workflow.learner.model, images)[0], known.measured(names)
+    codes, values = learner.basal_codes(), learner.known.measured(names)
     table = evaluator.state.table
     lines = [np.polyfit(codes[:, k], values[:, k], 1) for k in range(len(names))]
     predicted = np.stack([np.polyval(line, table.codes[:, k]) for k, line in enumerate(lines)], 1)

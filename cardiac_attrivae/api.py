@@ -126,16 +126,20 @@ class Model:
         plain = self.run.refiner is None
         return Studio.open(self.run.folder, self.store, self.device, self.tell, plain)
 
-    def encode(self, slices: SliceDataset | str | Path | np.ndarray | Tensor) -> np.ndarray:
+    def encode(
+        self, slices: SliceDataset | str | Path | np.ndarray | Tensor, condition: str | None = None
+    ) -> np.ndarray:
         """Returns codes (N, D), the posterior means, of slices.
 
         Args:
             slices: A store, its folder, or an array (N, H, W) or (N, C, H, W) that holds what a
                 store does: values in [0, 1], 0 outside the heart, cropped and aligned as
                 preprocessing does.
+            condition: What a conditional network is told, ``"pathology=DCM"``; None is nothing.
 
         Raises:
-            ValueError: If an array has another shape, or values outside [0, 1].
+            ValueError: If an array has another shape, or values outside [0, 1], or there is no such
+                condition.
             DataError: If the slices of the store were cropped in another way than the training's.
         """
         slices = open_store(slices) if isinstance(slices, (str, Path)) else slices
@@ -144,7 +148,10 @@ class Model:
             images = slices.images
         else:
             images = self._checked(slices)
-        return encode(self.run.network, images.to(find_device(self.device)))[0]
+        return encode(self._telling(condition).network, images.to(find_device(self.device)))[0]
+
+    def _telling(self, condition: str | None) -> Run:
+        return self.run if condition is None else self.run.telling(condition)
 
     @cached_property
     def _population(self) -> Population | None:
@@ -173,11 +180,16 @@ class Model:
             labels=label_numbers(labels) if labels else CANONICAL, known=self._population,
         )  # fmt: skip
 
-    def decode(self, codes: np.ndarray) -> np.ndarray:
+    def decode(self, codes: np.ndarray, condition: str | None = None) -> np.ndarray:
         """Returns slices in [0, 1], (N, H, W), of codes (N, D); (N, C, H, W) of several channels.
 
+        Args:
+            codes: Codes, (N, D).
+            condition: As in `encode`.
+
         Raises:
-            ValueError: If the codes have another shape, or are not finite.
+            ValueError: If the codes have another shape, or are not finite, or there is no such
+                condition.
         """
         codes, size = np.asarray(codes, dtype=np.float32), len(self.run.about["code_mean"])
         if codes.shape == (size,):
@@ -189,7 +201,7 @@ class Model:
             raise ValueError(f"codes has shape {codes.shape}; expected (N, {size})")
         if not np.isfinite(codes).all():
             raise ValueError("codes hold NaN or infinite values; expected numbers")
-        slices = decode(self.run.painter, codes).numpy()
+        slices = decode(self._telling(condition).painter, codes).numpy()
         return slices[:, 0] if slices.shape[1] == 1 else slices
 
     def read(
@@ -262,27 +274,41 @@ class Model:
         mean = np.asarray(self.run.about["code_mean"])[None]
         return tuple(decode(self.run.network, mean).shape[1:])
 
-    def traverse(self, case: str | None = None, reach: float = 3.0, steps: int = 7) -> Turned:
+    def traverse(
+        self,
+        case: str | None = None,
+        reach: float = 3.0,
+        steps: int = 7,
+        condition: str | None = None,
+    ) -> Turned:
         """Turns every attribute of one heart by ``reach`` deviations each way, and measures it.
 
         Args:
             case: Patient to start from; None is the mean of the training patients.
             reach: Standard deviations of the training codes.
             steps: Pictures per attribute.
+            condition: What a conditional network is told, ``"pathology=DCM"``; None is what is
+                known of the patient.
         """
-        return self.studio.turned(case, reach, steps)
+        return self.studio.telling(condition, case).turned(case, reach, steps)
 
-    def between(self, start: str, end: str, steps: int = 7) -> Grid:
+    def between(self, start: str, end: str, steps: int = 7, condition: str | None = None) -> Grid:
         """Draws and measures hearts between two patients, along a line and along the sphere.
 
         Args:
             start, end: Patients of the store.
             steps: Pictures per path, both patients among them.
+            condition: As in `encode`.
         """
-        return between(self.studio, start, end, steps)
+        return between(self.studio.telling(condition), start, end, steps)
 
     def surface(
-        self, names: Sequence[str], case: str | None = None, reach: float = 3.0, steps: int = 7
+        self,
+        names: Sequence[str],
+        case: str | None = None,
+        reach: float = 3.0,
+        steps: int = 7,
+        condition: str | None = None,
     ) -> Grid:
         """Turns two attributes of one heart at once, and measures every heart of the grid.
 
@@ -291,17 +317,21 @@ class Model:
             case: Patient to start from; None is the mean of the training patients.
             reach: Standard deviations of the training codes.
             steps: Rows, and columns.
+            condition: As in `traverse`.
         """
-        return surface(self.studio, names, case, reach, steps)
+        return surface(self.studio.telling(condition, case), names, case, reach, steps)
 
-    def generate(self, request: Mapping[str, float], case: str | None = None) -> Heart:
+    def generate(
+        self, request: Mapping[str, float], case: str | None = None, condition: str | None = None
+    ) -> Heart:
         """Draws a heart with requested values, and measures it with a segmenter.
 
         Args:
             request: Attribute -> value in its unit, ``{"LVEDA": 28}``.
             case: Patient to start from; None is the mean of the training patients.
+            condition: As in `traverse`.
         """
-        return self.studio.heart(request, case)
+        return self.studio.telling(condition, case).heart(request, case)
 
     def evaluate(
         self, store: SliceDataset | str | Path, split: str = "test", rounds: int = 1000

@@ -166,6 +166,7 @@ def slices_of(patients, folder):
             labels.append(label)
             rows.append(
                 {"case": case, "dataset": "drawn", "split": "train", "slice_index": index}
+                | {"pathology": ("NOR", "DCM")[number % 2]}
                 | dict(zip(("spacing_x_mm", "spacing_y_mm", "spacing_z_mm"), spacing, strict=True))
                 | measure({Phase.ED: Outlines(masks[case], spacing, index)}, names_at([Phase.ED]))
             )

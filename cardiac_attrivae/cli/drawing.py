@@ -26,6 +26,7 @@ from .console import explained, progress, say, suggest, tell, warn
     "range, LVEDA=15:35.",
 )  # fmt: skip
 @options.case
+@options.condition
 @options.output
 @click.option(
     "--count", type=click.IntRange(1, 99_999), help="Draw so many hearts, as a labelled data set."
@@ -88,6 +89,7 @@ def generate(
 @click.command()
 @options.run
 @options.case
+@options.condition
 @options.output
 @click.option(
     "--steps", default=7, show_default=True, type=click.IntRange(2), help="Pictures per attribute."

@@ -81,6 +81,11 @@ plain = click.option(
     "--plain", is_flag=True, help="Leave the refiner of the run out, if it has one."
 )
 case = click.option("--case", help="Patient to start from; default: the mean of all.")
+condition = click.option(
+    "--condition", metavar="COLUMN=CATEGORY",
+    help="What a conditional model is told, as in pathology=DCM; default: that of --case, else "
+    "nothing.",
+)  # fmt: skip
 output = click.option("--output", required=True, type=PLACE, help="Folder to write.")
 seed = click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="Random seed."

@@ -24,7 +24,9 @@ from ..runtime.outputs import claimed
 from ..runtime.provenance import digest, versions
 from ..runtime.spreadsheet import csv_text
 from ..runtime.weights import weights_digest
+from ..schema import Keys
 from ..segmentation.judge import KIND, Segmenter, Training, cache_of, segmenters_for
+from ..training.batches import conditions
 from ..training.folder import REFINER
 from ..training.run import Run
 from .baselines import Baselines
@@ -273,6 +275,19 @@ def _about_dataset(dataset: SliceDataset, judge: Segmenter | None) -> dict[str, 
     return about
 
 
+def _told(name: str, run: Run, opened: Opened) -> list[str]:
+    """Says of how many patients a conditional network is told a category."""
+    found = []
+    for dataset, data in opened.datasets.items() if run.condition else ():
+        split = opened.splits[dataset]
+        known = conditions(run.network, data.split(split).basal().cases)[Keys.CONDITION].sum(axis=1)
+        found.append(
+            f"{name} is told the {run.condition} of {int(known.sum())} of {len(known)} {split} "
+            f"patients of {dataset}: all its scores are those of a model that knows it"
+        )
+    return found
+
+
 def _notes(opened: Opened, needed: Sequence[str]) -> list[str]:
     """Says what could not be done, and why."""
     notes = [CAVEAT, *opened.notes]
@@ -287,6 +302,7 @@ def _notes(opened: Opened, needed: Sequence[str]) -> list[str]:
                 f"{name} has a refiner: pictures, Dice and control are those of what it painted; "
                 "--plain leaves it out"
             )
+        notes += _told(name, run, opened)
     for name, dataset in opened.datasets.items():
         if dataset.info.get("synthetic"):
             notes.append(

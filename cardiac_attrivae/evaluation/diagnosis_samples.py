@@ -211,7 +211,9 @@ def _labelled(
 
 def _encoded(run: Run, data: SliceDataset, column: str, device: torch.device) -> Patients:
     names = run.pipeline.attributes
-    codes = codes_of(run, data, names, device).codes if len(data) else np.empty((0, 0))
+    codes = np.empty((0, 0))
+    if len(data):  # what is to be predicted must not be told
+        codes = codes_of(run, data, names, device, telling=run.condition != column).codes
     return Patients(data, codes, data.cases[column].to_numpy(dtype=str))
 
 

@@ -80,6 +80,7 @@ def draw_data_set(
     request: Mapping[str, Range] | None = None,
     like: SliceDataset | None = None,
     store: str | Path | None = None,
+    condition: str | None = None,
     seed: int = 0,
     device: str = "auto",
     plain: bool = False,
@@ -98,6 +99,7 @@ def draw_data_set(
         like: Slices of patients whose areas are distributed as those of the hearts shall be; an
             attribute in ``request`` is taken from there.
         store: See `Studio.open`.
+        condition: What a conditional network is told, see `Run.telling`; None is nothing.
         seed: Of all draws.
         device, plain, tell: See `Studio.open`.
         progress: Called with the batches and their number.
@@ -113,7 +115,7 @@ def draw_data_set(
     """
     output, request = Path(output), request or {}
     with claimed(output, "generate") as claim:
-        studio = Studio.open(run, store, device, tell, plain=plain)
+        studio = Studio.open(run, store, device, tell, plain=plain).telling(condition)
         if studio.scale.slices > 1:
             raise DataError(
                 f"{run} draws stacks, and a data set of drawn hearts holds one slice of each; draw "

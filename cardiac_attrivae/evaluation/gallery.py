@@ -170,7 +170,8 @@ def draw_traversal(
     path: Path,
 ) -> None:
     """Draws each attribute from -3 to 3 standard deviations, with measured areas below."""
-    slices, requested = traversed(run.painter, code, calibration, TRAVERSAL)
+    ((told, _),) = run.by_condition(patient.cases)
+    slices, requested = traversed(told.painter, code, calibration, TRAVERSAL)
     labels = measured = None
     if segmenter is not None:
         labels, measured = segmented(segmenter, slices, patient.scale)

@@ -32,6 +32,7 @@ def generate(
     *,
     store: str | Path | None = None,
     case: str | None = None,
+    condition: str | None = None,
     device: str = "auto",
     tell: Callable[[str], None] = lambda message: None,
     plain: bool = False,
@@ -47,6 +48,7 @@ def generate(
         output: Folder to write into.
         store: See `Studio.open`.
         case: Patient to start from; None is the mean code of the training patients.
+        condition: See `Studio.telling`.
         device, tell, plain: See `Studio.open`.
 
     Returns:
@@ -54,7 +56,7 @@ def generate(
     """
     output = Path(output)
     with claimed(output, "generate"):
-        studio = Studio.open(run, store, device, tell, plain)
+        studio = Studio.open(run, store, device, tell, plain).telling(condition, case)
         heart, spacing = studio.heart(request, case), studio.spacing_mm
         write(output / "measured.csv", csv_text(heart.table))
         save_nifti(heart.after.slices[0], output / "slice.nii.gz", spacing)
@@ -69,6 +71,7 @@ def traverse(
     *,
     store: str | Path | None = None,
     case: str | None = None,
+    condition: str | None = None,
     reach: float = 3.0,
     steps: int = 7,
     device: str = "auto",
@@ -81,7 +84,7 @@ def traverse(
     attribute with the steps as slices (of two phases ED and ES in turn), and traversal.csv.
 
     Args:
-        run, output, store, case, device, tell, plain: As in `generate`.
+        run, output, store, case, condition, device, tell, plain: As in `generate`.
         reach: Standard deviations of the training codes to either side.
         steps: Pictures per attribute.
 
@@ -92,7 +95,7 @@ def traverse(
     _check_steps(steps, reach)
     output = Path(output)
     with claimed(output, "traverse"):
-        studio = Studio.open(run, store, device, tell, plain)
+        studio = Studio.open(run, store, device, tell, plain).telling(condition, case)
         turned = studio.turned(case, reach, steps)
         turned.draw(output / "traversal.png")
         code, names = studio.start(case)[0], turned.calibration.names
@@ -122,6 +125,7 @@ def traverse_between(
     end: str,
     *,
     store: str | Path | None = None,
+    condition: str | None = None,
     steps: int = 7,
     device: str = "auto",
     tell: Callable[[str], None] = lambda message: None,
@@ -135,6 +139,7 @@ def traverse_between(
     Args:
         run, output, store, device, tell, plain: As in `generate`.
         start, end: Patients.
+        condition: What a conditional network is told, see `Run.telling`; None is nothing.
         steps: Pictures per path.
 
     Returns:
@@ -144,7 +149,7 @@ def traverse_between(
     _check_steps(steps)
     output = Path(output)
     with claimed(output, "traverse"):
-        studio = Studio.open(run, store, device, tell, plain)
+        studio = Studio.open(run, store, device, tell, plain).telling(condition)
         return _written(between(studio, start, end, steps), output, studio.spacing_mm)
 
 
@@ -155,6 +160,7 @@ def traverse_surface(
     *,
     store: str | Path | None = None,
     case: str | None = None,
+    condition: str | None = None,
     reach: float = 3.0,
     steps: int = 7,
     device: str = "auto",
@@ -166,7 +172,7 @@ def traverse_surface(
     Writes what `traverse_between` writes.
 
     Args:
-        run, output, store, case, device, tell, plain: As in `generate`.
+        run, output, store, case, condition, device, tell, plain: As in `generate`.
         names: The attribute that changes from row to row, and the one from column to column.
         reach: Standard deviations of the training codes to either side.
         steps: Rows, and columns.
@@ -178,7 +184,7 @@ def traverse_surface(
     _check_steps(steps, reach)
     output = Path(output)
     with claimed(output, "traverse"):
-        studio = Studio.open(run, store, device, tell, plain)
+        studio = Studio.open(run, store, device, tell, plain).telling(condition, case)
         return _written(surface(studio, names, case, reach, steps), output, studio.spacing_mm)
 
 

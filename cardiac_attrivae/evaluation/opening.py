@@ -12,11 +12,13 @@ from ..data.store import SliceDataset
 from ..metrics.patients import LEAST
 from ..report.methods import Configuration, method_names
 from ..runtime.contents import require_patients
+from ..runtime.device import find_device
 from ..runtime.file_names import told_apart
 from ..runtime.weights import weights_digest
-from ..schema import DataError
+from ..schema import DataError, LatentTable
 from ..training.config import Pipeline
 from ..training.run import Run, load_run
+from .passes import codes_of
 from .score import check_fit
 
 LONGEST = 120
@@ -77,6 +79,33 @@ def open_all(
     for name, dataset in datasets.items():
         notes += check_unseen(list(models.values()), dataset, splits[name])
     return Opened(models, _methods(models), datasets, splits, notes)
+
+
+def open_trained(
+    run: str | Path,
+    store: str | Path | None = None,
+    device: str = "auto",
+    plain: bool = False,
+    telling: bool = True,
+) -> tuple[Run, SliceDataset, LatentTable]:
+    """Opens a run, the store that it was trained on, and the codes of its training patients.
+
+    Arguments and errors are those of `Studio.open`; for ``telling`` see `codes_of`.
+    """
+    model = load_run(run, device, plain=plain)
+    store = store or model.summary.get("store")
+    if store is None or not Path(store).is_dir():
+        raise DataError(f"the store that {run} was trained on is gone; give it with --data")
+    opened = SliceDataset.open(store)
+    if opened.name != model.about["train_dataset"]:
+        raise DataError(
+            f"{run} was trained on {model.about['train_dataset']} and {store} holds "
+            f"{opened.name}; give the store that it was trained on"
+        )
+    check_fit(model, opened)
+    names = model.pipeline.attributes
+    known = opened.split("train").basal().complete(names)
+    return model, opened, codes_of(model, known, names, find_device(device), telling)
 
 
 def configuration_of(run: Run) -> Configuration:

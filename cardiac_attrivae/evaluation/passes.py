@@ -17,10 +17,11 @@ from torch import Generator, Tensor
 from ..data.loader import DeviceLoader
 from ..data.store import SliceDataset, Slices
 from ..metrics.images import FIDELITY, dice
+from ..models.conditional import told
 from ..models.vae import VAE
 from ..schema import Keys, LatentTable, VAEOutput, structures_at
 from ..segmentation.judge import Segmenter
-from ..training.batches import draw_noise
+from ..training.batches import conditions, draw_noise
 from ..training.run import Run
 
 BATCH = 64
@@ -85,17 +86,25 @@ def _phases(labels: Tensor, dataset: SliceDataset) -> tuple[Tensor, ...]:
 
 
 def codes_of(
-    run: Run, dataset: SliceDataset, names: Sequence[str], device: torch.device
+    run: Run,
+    dataset: SliceDataset,
+    names: Sequence[str],
+    device: torch.device,
+    telling: bool = True,
 ) -> LatentTable:
-    """Passes slices through a network for their codes alone; arguments as in `look`."""
-    codes = [
-        output.z.float().cpu().numpy() for _, output in _outputs(run, run.network, dataset, device)
-    ]
+    """Passes slices through a network for their codes alone.
+
+    Args:
+        run, dataset, names, device: As in `look`.
+        telling: Whether a conditional network is told the categories of the patients.
+    """
+    outputs = _outputs(run, run.network, dataset, device, telling)
+    codes = [output.z.float().cpu().numpy() for _, output in outputs]
     return _table(run, dataset, names, np.concatenate(codes))
 
 
 def _outputs(
-    run: Run, network: VAE, dataset: SliceDataset, device: torch.device
+    run: Run, network: VAE, dataset: SliceDataset, device: torch.device, telling: bool = True
 ) -> Iterator[tuple[Slices, VAEOutput]]:
     """Yields batches in the order of the rows, and what the network makes of each.
 
@@ -105,10 +114,11 @@ def _outputs(
     sampled = run.pipeline.codes == "sampled"
     generator = Generator(device).manual_seed(0) if sampled else None
     nothing = np.zeros((len(dataset), 1))  # attributes are measured afterwards, from the masks
-    for batch in DeviceLoader(dataset, nothing, BATCH, device, resident=False):
+    more = conditions(run.network, dataset.cases) if telling else {}
+    for batch in DeviceLoader(dataset, nothing, BATCH, device, resident=False, more=more):
         image = batch[Keys.IMAGE]
         noise = draw_noise(network, image, generator)[0] if generator is not None else None
-        with torch.no_grad():
+        with torch.no_grad(), told(network, batch.get(Keys.CONDITION)):
             output = network(image, noise)
         yield batch, output
 

@@ -106,10 +106,14 @@ def score_model(
 
     control, fitted = pd.DataFrame(), table if lines is None else lines
     if segmenter is not None and len(fitted.cases) >= LEAST:
-        control = measure_control(
-            run.painter, segmenter, Calibration.fit(fitted), table.codes, table.cases,
-            target.scale,
-        )  # fmt: skip
+        fit, cases = Calibration.fit(fitted), np.asarray(table.cases, dtype=object)
+        parts = [
+            measure_control(
+                one.painter, segmenter, fit, table.codes[rows], cases[rows], target.scale
+            )
+            for one, rows in run.by_condition(target.cases)
+        ]
+        control = pd.concat(parts, ignore_index=True)
         if len(target) >= FEWEST:
             areas = target.areas if known is None else known.areas
             rows += control_scores(control, areas.std(axis=0), rounds, unit=target.scale.unit)

@@ -9,7 +9,7 @@ segmenter, trained on other patients, which took no part in the correction.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from ..report.slices import requested_slice, traversals
 from ..report.style import picture, stacked
 from ..runtime.device import find_device
 from ..runtime.shipped_models import judges_of, model_folder
-from ..schema import SIZES, DataError, LatentTable, Phase, Scale, structures_at
+from ..schema import SIZES, DataError, Phase, Scale, structures_at
 from ..segmentation.guide import refuse_guide
 from ..segmentation.judge import (
     Segmenter,
@@ -37,34 +37,10 @@ from ..segmentation.judge import (
 from ..training.run import Run, decode, encode, load_run
 from .aiming import aimed, check_request
 from .control import segmented, traversed
-from .passes import codes_of
-from .score import check_fit
+from .opening import open_trained
 
 NEAR, NEAR_CM2 = 0.1, 1.0
 """An area is reached if it is measured within this share of the request, or within so many cm2."""
-
-
-def open_trained(
-    run: str | Path, store: str | Path | None = None, device: str = "auto", plain: bool = False
-) -> tuple[Run, SliceDataset, LatentTable]:
-    """Opens a run, the store that it was trained on, and the codes of its training patients.
-
-    Arguments and errors are those of `Studio.open`.
-    """
-    model = load_run(run, device, plain=plain)
-    store = store or model.summary.get("store")
-    if store is None or not Path(store).is_dir():
-        raise DataError(f"the store that {run} was trained on is gone; give it with --data")
-    opened = SliceDataset.open(store)
-    if opened.name != model.about["train_dataset"]:
-        raise DataError(
-            f"{run} was trained on {model.about['train_dataset']} and {store} holds "
-            f"{opened.name}; give the store that it was trained on"
-        )
-    check_fit(model, opened)
-    names = model.pipeline.attributes
-    known = opened.split("train").basal().complete(names)
-    return model, opened, codes_of(model, known, names, find_device(device))
 
 
 @dataclass(frozen=True)
@@ -106,6 +82,24 @@ class Studio:
             return cls(shipped, None, lines, find_device(device), tell)
         model, opened, known = open_trained(run, store, device, plain)
         return cls(model, opened, Calibration.fit(known), find_device(device), tell)
+
+    def telling(self, condition: str | None, case: str | None = None) -> Studio:
+        """The same studio, whose network is told a category with all that it draws.
+
+        Args:
+            condition: See `Run.telling`; None is that of the patient.
+            case: Patient to start from; None is the mean code, of which nothing is told.
+
+        Raises:
+            ValueError: See `Run.telling`.
+            DataError: If the store has no such patient.
+        """
+        run = self.run
+        if condition is not None:
+            run = run.telling(condition)
+        elif run.condition and case is not None:
+            ((run, _),) = run.by_condition(self._patient(case).cases)
+        return replace(self, run=run)
 
     @property
     def spacing_mm(self) -> float:
@@ -153,6 +147,12 @@ class Studio:
         if case is None:
             code = np.asarray(self.run.about["code_mean"])[None]
             return code, decode(self.run.painter, code)
+        slices = self._patient(case).images
+        device = next(self.run.network.parameters()).device
+        return encode(self.run.network, slices.to(device))[0], slices
+
+    def _patient(self, case: str) -> SliceDataset:
+        """The most basal slice of a patient."""
         if self.store is None:
             raise DataError(f"no case {case!r}: a shipped model has no patients; give --data STORE")
         patients = self.store.basal()
@@ -162,9 +162,7 @@ class Studio:
             raise DataError(
                 f"{self.store.folder} has no case {case!r}; expected one of {some}, ..."
             )
-        slices = patients.take(rows).images
-        device = next(self.run.network.parameters()).device
-        return encode(self.run.network, slices.to(device))[0], slices
+        return patients.take(rows)
 
     def heart(self, request: Mapping[str, float], case: str | None = None) -> Heart:
         """Draws one heart with the requested attributes, from a patient or from the mean code.

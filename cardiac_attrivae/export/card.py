@@ -144,6 +144,15 @@ def phases_of(run: Run) -> list[str]:
     return list(full_recipe(run.about["recipe"])["phases"])
 
 
+def _condition(run: Run) -> str:
+    if not run.condition:
+        return ""
+    known = ", ".join(run.network.categories)
+    return (
+        f" In training it was told the {run.condition} of patients ({known}); here it is told none."
+    )
+
+
 def describe(run: Run, scores: Scores | None) -> dict[str, Any]:
     """Returns the content of metadata.json."""
     size, spacing = (run.about["recipe"][key] for key in ("size", "spacing"))
@@ -191,6 +200,7 @@ def describe(run: Run, scores: Scores | None) -> dict[str, Any]:
             f"{' and '.join(at[phase] for phase in phases)}. "
             + (f"Trained so that {', '.join(meaning.values())} each turn one dimension."
                if meaning else "No dimension was trained on an attribute.")
+            + _condition(run)
         ),
         "authors": "The cardiac-attrivae developers (software); whoever trained it (weights)",
         "copyright": "Copyright (c) The cardiac-attrivae developers (software)",

@@ -21,7 +21,7 @@ from ..attributes import ATTRIBUTES, areas_at, column_of
 from ..data.recipe import scale_of
 from ..data.store import SliceDataset, areas
 from ..evaluation.aiming import REACH
-from ..evaluation.studio import open_trained
+from ..evaluation.opening import open_trained
 from ..metrics.calibration import Calibration
 from ..metrics.population import Population
 from ..report.style import COLOURS, SYMBOLS, grey
@@ -98,7 +98,9 @@ def explore(
         shipped = load_run(run, device)
         judge = read_judge(judges[-1], where)
         return write_explorer(output, shipped, imagined(shipped, judge), None, judge)
-    model, slices, known = open_trained(run, store, device)
+    model, slices, known = open_trained(run, store, device, telling=False)
+    if model.condition:
+        tell(f"the explorer draws and encodes without telling the network the {model.condition}")
     if model.refiner is not None:
         tell("the explorer draws without the refiner of the run")
     cache = cache_of(slices, model.folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -36,6 +37,7 @@ class BetaVAE(VAE):
         channels: C.
         output: ``sigmoid`` for pixels in [0, 1], or ``linear``.
         init: ``published`` or ``he``.
+        condition, categories: See `VAE`.
 
     Raises:
         ValueError: If an argument is not among the accepted ones.
@@ -60,20 +62,22 @@ class BetaVAE(VAE):
         channels: int = 1,
         output: str = "sigmoid",
         init: str = "published",
+        condition: str = "",
+        categories: Sequence[str] = (),
     ) -> None:
-        super().__init__(latent_size, image_size, channels, output, smallest=16)
+        super().__init__(latent_size, image_size, channels, output, 16, condition, categories)
         require("init", init, one_of("published", "he"))
         between = int(math.log2(image_size // 4)) - 1  # the outermost one sees the image
 
         self.encoder = nn.Sequential(
-            *_relu(nn.Conv2d(channels, FILTERS, 4, stride=2, padding=1)),
+            *_relu(nn.Conv2d(channels + len(categories), FILTERS, 4, stride=2, padding=1)),
             *_relu(*(nn.Conv2d(FILTERS, FILTERS, 4, stride=2, padding=1) for _ in range(between))),
             *_relu(nn.Conv2d(FILTERS, FEATURES, 4)),
             nn.Flatten(),
         )
         self.posterior = nn.Linear(FEATURES, 2 * latent_size)  # mu, then log of the variance
         self.decoder = nn.Sequential(
-            *_relu(nn.Linear(latent_size, FEATURES)),
+            *_relu(nn.Linear(latent_size + len(categories), FEATURES)),
             nn.Unflatten(1, (FEATURES, 1, 1)),
             *_relu(nn.ConvTranspose2d(FEATURES, FILTERS, 4)),
             *_relu(

@@ -80,9 +80,9 @@ def decorrelate(network: VAE, codes: np.ndarray, trained: Sequence[int]) -> None
         weight, bias = last.weight[:d].cpu().double(), last.bias[:d].cpu().double()
         last.weight[:d] = ((unit - change) @ weight).to(last.weight)
         last.bias[:d] = ((unit - change) @ bias + shift).to(last.bias)
-        weight = first.weight.cpu().double()
+        weight = first.weight[:, :d].cpu().double()  # behind them is what the network is told
         first.bias.copy_(first.bias.cpu() - weight @ shift)
-        first.weight.copy_(weight @ (unit + change))
+        first.weight[:, :d] = (weight @ (unit + change)).to(first.weight)
 
 
 def code_layers(network: nn.Module) -> tuple[nn.Linear, nn.Linear]:

@@ -36,6 +36,7 @@ class SoftIntroVAE(VAE):
             number of filters. ``published``: also beside one block of 512 filters in encoder and
             decoder, where the published code compares two equal numbers with ``is`` (33,101,057
             parameters).
+        condition, categories: See `VAE`.
 
     Raises:
         ValueError: If an argument is not among the accepted ones.
@@ -61,11 +62,13 @@ class SoftIntroVAE(VAE):
         output: str = "sigmoid",
         bn: str = "train",
         shortcut: str = "changed",
+        condition: str = "",
+        categories: Sequence[str] = (),
     ) -> None:
         filters = tuple(filters)
         require("filters", filters, WIDTHS)
         smallest = max(8, 2 ** len(filters))
-        super().__init__(latent_size, image_size, channels, output, smallest)
+        super().__init__(latent_size, image_size, channels, output, smallest, condition, categories)
         require("bn", bn, one_of("train", "frozen"))
         require("shortcut", shortcut, one_of("changed", "published"))
         self.bn = bn
@@ -73,7 +76,7 @@ class SoftIntroVAE(VAE):
 
         size = image_size // 2
         main = OrderedDict(
-            {"0": _conv(channels, filters[0], 5), "1": nn.BatchNorm2d(filters[0])}
+            {"0": _conv(channels + len(categories), filters[0], 5), "1": nn.BatchNorm2d(filters[0])}
             | {"2": nn.LeakyReLU(0.2), "3": nn.AvgPool2d(2)}
         )
         for before, after in zip(filters, filters[1:], strict=False):
@@ -95,7 +98,7 @@ class SoftIntroVAE(VAE):
         main[f"res_in_{size}"] = _Residual(filters[0], filters[0])
         main["predict"] = nn.Conv2d(filters[0], channels, 5, padding=2)
         self.decoder = nn.Sequential(OrderedDict(
-            fc=nn.Sequential(nn.Linear(latent_size, inner), nn.ReLU()),
+            fc=nn.Sequential(nn.Linear(latent_size + len(categories), inner), nn.ReLU()),
             unflatten=nn.Unflatten(1, (filters[-1], start, start)),
             main=nn.Sequential(main),
         ))  # fmt: skip

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..runtime.validation import number, one_of, require
+from ..runtime.validation import Rule, number, one_of, require
 from ..schema import VAEOutput
 from .precision import at_least_float32
 
 LARGEST = 4096
 """Largest image, and most latent dimensions, channels and filters: more is a mistake or attack."""
+
+
+LONGEST = 64
+NAMES = Rule(
+    f"texts of 1 to {LONGEST} printable characters, each once",
+    lambda names: (
+        not isinstance(names, str)
+        and all(isinstance(n, str) and 1 <= len(n) <= LONGEST and n.isprintable() for n in names)
+        and len({*names}) == len(names)
+    ),
+)
+"""What may be names of categories, which stand on pages and in model cards."""
 
 
 class VAE(nn.Module):
@@ -19,21 +34,38 @@ class VAE(nn.Module):
     A subclass sets ``decoder`` and implements `posterior_of`. The parameters of ``decoder`` are
     trained as those of the decoder, all others as those of the encoder.
 
+    With M categories of a condition the network is told that of each patient, see
+    `models.conditional`: as M constant channels behind those of the slice, and as M entries behind
+    those of the code. A subclass that takes a condition gives its encoder and decoder so many more.
+
     Args:
         latent_size: D.
         image_size: H = W, a power of two of at least ``smallest``.
         channels: C.
         output: ``sigmoid`` for pixels in [0, 1], or ``linear``.
         smallest: Smallest image that the network can halve often enough.
+        condition: Column of cases.csv that the network is told; empty for none.
+        categories: Its M categories among the training patients, which training fills in.
+
+    Attributes:
+        told: Categories of what passes through, one-hot, see `conditional.told`; None for nothing.
 
     Raises:
         ValueError: If an argument is not among the accepted ones.
     """
 
     decoder: nn.Module
+    told: Tensor | None = None
 
     def __init__(
-        self, latent_size: int, image_size: int, channels: int, output: str, smallest: int
+        self,
+        latent_size: int,
+        image_size: int,
+        channels: int,
+        output: str,
+        smallest: int,
+        condition: str = "",
+        categories: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if not smallest <= image_size <= LARGEST or image_size & (image_size - 1):
@@ -46,6 +78,9 @@ class VAE(nn.Module):
         require("output", output, one_of("sigmoid", "linear"))
         self.latent_size, self.image_size, self.channels = latent_size, image_size, channels
         self.output = output
+        require("condition", [condition] if condition else [], NAMES)
+        require("categories", categories, NAMES)
+        self.condition, self.categories = condition, tuple(categories)
 
     @property
     def code_layers(self) -> tuple[nn.Module, ...]:
@@ -74,13 +109,24 @@ class VAE(nn.Module):
             raise ValueError(
                 f"image is {tuple(image.shape)}; expected (N, C, H, W) = (N, *{expected})"
             )
-        mu, logvar = at_least_float32(self.posterior_of(image)).chunk(2, dim=1)
+        posterior = self.posterior_of(self._with_condition(image))
+        mu, logvar = at_least_float32(posterior).chunk(2, dim=1)
         return mu, logvar
 
     def decode(self, z: Tensor) -> Tensor:
         """Decodes codes (N, D) into images (N, C, H, W), in float32 also under autocast."""
-        image = at_least_float32(self.decoder(z))
+        image = at_least_float32(self.decoder(self._with_condition(z)))
         return torch.sigmoid(image) if self.output == "sigmoid" else image
+
+    def _with_condition(self, values: Tensor) -> Tensor:
+        """Puts what the network is told behind slices (N, C, H, W) or codes (N, D)."""
+        count, places = len(self.categories), values.shape[2:]
+        if not count:
+            return values
+        if self.told is None:
+            return F.pad(values, (0, 0) * len(places) + (0, count))
+        told = self.told.to(values).view(-1, count, *(1 for _ in places))
+        return torch.cat([values, told.expand(len(values), count, *places)], dim=1)
 
     def forward(self, image: Tensor, noise: Tensor | None = None) -> VAEOutput:
         """Encodes, samples, decodes.

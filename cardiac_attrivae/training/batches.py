@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Generator, Tensor
 
+from ..data.categories import one_hot
 from ..models.vae import VAE
 from ..schema import Keys, VAEOutput
 
@@ -44,6 +47,17 @@ def as_batch(data: Any, device: torch.device | str | None) -> Batch:
     image = batch[Keys.IMAGE]
     batch.setdefault(Keys.ROW, torch.full((len(image),), -1, device=image.device))
     return batch
+
+
+def conditions(network: VAE, cases: pd.DataFrame) -> dict[str, np.ndarray]:
+    """What a conditional network is told of patients, by its key in a batch, see `one_hot`.
+
+    Args:
+        network: The network; of one without a condition nothing comes.
+        cases: N rows of cases.csv.
+    """
+    categories = getattr(network, "categories", ())  # that of another package may not know any
+    return {Keys.CONDITION: one_hot(cases, network.condition, categories)} if categories else {}
 
 
 def draw_noise(network: VAE, image: Tensor, generator: Generator, draws: int = 1) -> Tensor:

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
+from ..models.conditional import told, withheld
 from ..models.loss_terms import kl_divergence
 from ..models.losses import SoftIntroLoss
 from ..models.vae import VAE, reparameterise
@@ -36,8 +37,8 @@ NEGLIGIBLE = 1e-8
 class NetworkTrainer(SupervisedTrainer):
     """Does what all objectives have in common in a step; a subclass writes `step`.
 
-    Batches are dictionaries with IMAGE, and ATTRIBUTES and ROW where they exist. Pairs, as a plain
-    `torch.utils.data.TensorDataset` gives them, are read as image and attributes.
+    Batches are dictionaries with IMAGE, and ATTRIBUTES, CONDITION and ROW where they exist. Pairs,
+    as a plain `torch.utils.data.TensorDataset` gives them, are read as image and attributes.
 
     Args:
         generator: Draws the noise and what ``augment`` draws, on the training device.
@@ -103,7 +104,11 @@ class NetworkTrainer(SupervisedTrainer):
             image = image.contiguous(memory_format=self.memory_format)
         if self.guidance is not None and self.state.iteration > self.guided_from * self.steps:
             self.look = self.guidance.look(batch, self.generator)
-        output, terms, health = self.step(image, batch.get(Keys.ATTRIBUTES), noise[:, mine])
+        condition = batch.get(Keys.CONDITION)
+        if condition is not None:
+            condition = withheld(condition, self.generator)[mine]
+        with told(self.network, condition):
+            output, terms, health = self.step(image, batch.get(Keys.ATTRIBUTES), noise[:, mine])
         self.after_step()
         batch = batch | {Keys.IMAGE: image, Keys.ROW: batch[Keys.ROW][mine]}
         loss = torch.stack(list(terms.values())).sum()
@@ -346,7 +351,7 @@ class VAEEvaluator(SupervisedEvaluator):
         """
         self.network.eval()
         image = batchdata[Keys.IMAGE]
-        with torch.no_grad():
+        with torch.no_grad(), told(self.network, batchdata.get(Keys.CONDITION)):
             output = self.network(image)
             terms = {}
             if self.loss_function is not None:

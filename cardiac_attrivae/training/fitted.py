@@ -1,17 +1,24 @@
-"""Fits a pipeline to a store: its network takes size and channels of the slices, or is refused."""
+"""Fits a pipeline to a store: its network takes size and channels of the slices, and categories of
+the patients, or is refused."""
 
 from __future__ import annotations
 
 import inspect
 from dataclasses import replace
+from typing import Any
 
+from ..data.categories import categories_of, one_hot
 from ..data.store import SliceDataset
 from ..models.networks import KINDS, kind_of, network_class
+from ..models.vae import NAMES
+from ..runtime.validation import require
+from ..schema import DataError
 from .config import Pipeline
 
 
 def fitted(pipeline: Pipeline, store: SliceDataset) -> Pipeline:
-    """A pipeline whose network is of the size and channels of a store's slices.
+    """A pipeline whose network is of the size and channels of a store's slices, and is told the
+    categories of its patients if it has a condition.
 
     Args:
         pipeline: It need not name them; where it does, they must be those of the store.
@@ -20,6 +27,7 @@ def fitted(pipeline: Pipeline, store: SliceDataset) -> Pipeline:
     Raises:
         ValueError: If the pipeline names other ones, there is no such network, or it is not one for
             the objective or for these slices.
+        DataError: If the store does not hold the categories of the condition.
     """
     name, arguments = pipeline.network.name, dict(pipeline.network.arguments)
     _check_kind(pipeline, store)
@@ -33,7 +41,25 @@ def fitted(pipeline: Pipeline, store: SliceDataset) -> Pipeline:
         # one channel, which networks expect unless told otherwise, is not written down
         if parameter is not None and (key == "image_size" or parameter.default != found):
             arguments[key] = found
+    arguments |= _categories(arguments, store)
     return replace(pipeline, network=replace(pipeline.network, arguments=arguments))
+
+
+def _categories(arguments: dict[str, Any], store: SliceDataset) -> dict[str, Any]:
+    """The categories of a condition: those that are given, else all that the patients have."""
+    column, given = (arguments.get(key) for key in ("condition", "categories"))
+    if not column:
+        return {}
+    require("network.arguments.condition", [column], NAMES)
+    if given is None:
+        return {"categories": [*categories_of(store.cases, column)]}
+    require("network.arguments.categories", given, NAMES)
+    if not one_hot(store.cases, column, given).any():
+        raise DataError(
+            f"no training patient of {store.folder} has a {column} of {', '.join(given)}, as "
+            "network.arguments.categories asks; leave them out, the store says them"
+        )
+    return {}
 
 
 def _check_kind(pipeline: Pipeline, store: SliceDataset) -> None:

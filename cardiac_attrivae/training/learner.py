@@ -19,12 +19,14 @@ from ..data.loader import DeviceLoader, Readable, read_ahead
 from ..data.store import SliceDataset
 from ..metrics.calibration import calibration_lines
 from ..metrics.population import population_facts
+from ..models.conditional import told
 from ..models.independence import code_layers, decorrelate
 from ..models.networks import build_network, recalibrate
 from ..models.vae import VAE
 from ..runtime.distributed import barrier, from_first, is_first, share, synchronise
 from ..schema import Keys, LatentTable
 from .augmentation import AttributeTargets, Augmenter, prepared
+from .batches import conditions
 from .config import Augmentation, Pipeline
 from .engines import Augment, NetworkTrainer, VAEEvaluator
 from .guidance import Guidance, Guide
@@ -159,8 +161,8 @@ class Learner:
 
     def _known_images(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """Known slices (n, C, H, W) on the device, for each batch of rows (n,)."""
-        read = read_ahead(self.known, batches, self.device)
-        return (slices[Keys.IMAGE] for slices in read)
+        for slices in read_ahead(self.known, batches, self.device):
+            yield slices[Keys.IMAGE]
 
     def facts(self) -> dict[str, Any]:
         """What the model says of its training, but for what depends on its weights."""
@@ -217,7 +219,23 @@ class VAELearner(Learner):
             weights,
             steps.steps_per_epoch or None,
             prepared if self._augments else dict,
+            more=self.columns(self.train),
         )
+
+    def columns(self, slices: SliceDataset) -> dict[str, np.ndarray]:
+        """Values of cases.csv that are learnt from, (N, ...) by their key in a batch."""
+        return conditions(self.network, slices.cases)
+
+    def _known_images(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """See `Learner`; the networks are told the categories of the slices meanwhile."""
+        batches = [*batches]
+        columns = self.columns(self.known)
+        for rows, images in zip(batches, super()._known_images(batches), strict=True):
+            condition = None
+            if Keys.CONDITION in columns:
+                condition = torch.from_numpy(columns[Keys.CONDITION])[rows]
+            with told(self.network, condition), told(self.model, condition):
+                yield images
 
     @property
     def _augments(self) -> bool:
@@ -239,6 +257,7 @@ class VAELearner(Learner):
             device=self.device,
             standardised=self.targets.standardise(val.attributes(names)),
             loss_function=self.loss,
+            more=self.columns(val),
         )
         evaluator.add_event_handler(Events.STARTED, self.recalibrate)
         return evaluator

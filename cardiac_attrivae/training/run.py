@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -20,7 +22,8 @@ from ..runtime.device import find_device
 from ..runtime.files import read_json
 from ..runtime.shipped_models import model_folder
 from ..runtime.weights import read_weights, weights_digest
-from ..schema import DataError
+from ..schema import DataError, Keys
+from .batches import conditions
 from .config import Pipeline, parse_pipeline
 from .facts import check_facts, check_pipeline
 from .folder import REFINER
@@ -67,6 +70,56 @@ class Run:
             if dimension is not None:
                 scale[dimension] = 0
         return Painted(self.network, refiner, middle, scale)
+
+    @property
+    def condition(self) -> str:
+        """Column of cases.csv that the network is told; empty if it has none."""
+        return getattr(self.network, "condition", "")  # that of another package may lack it
+
+    def telling(self, condition: str) -> Run:
+        """The same run, whose network is told one category with all that it encodes and decodes.
+
+        Args:
+            condition: ``COLUMN=CATEGORY``, as in ``pathology=DCM``; without a category it is told
+                nothing, like this run.
+
+        Raises:
+            ValueError: If the network has no condition, another one, or no such category.
+        """
+        column, _, category = condition.partition("=")
+        if not self.condition:
+            raise ValueError(
+                f"condition is {condition!r}, but the network of {self.folder} is told nothing; "
+                "leave it out"
+            )
+        accepted = [f"{self.condition}={name}" for name in ("", *self.network.categories)]
+        if condition.strip() not in accepted:
+            raise ValueError(
+                f"condition is {condition!r}; expected one of {', '.join(accepted[1:])}, or "
+                f"{accepted[0]} to tell nothing"
+            )
+        return self._told(np.array([name == category for name in self.network.categories]))
+
+    def by_condition(self, cases: pd.DataFrame) -> Iterator[tuple[Run, np.ndarray]]:
+        """Groups patients by what the network is told of them.
+
+        Args:
+            cases: N rows of cases.csv.
+
+        Yields:
+            The run that tells it, and the rows of the patients; one group without a condition.
+        """
+        known = conditions(self.network, cases).get(Keys.CONDITION)
+        if known is None:
+            yield self, np.arange(len(cases))
+            return
+        for told in np.unique(known, axis=0):
+            yield self._told(told), np.flatnonzero((known == told).all(axis=1))
+
+    def _told(self, category: np.ndarray) -> Run:
+        network = copy.copy(self.network)  # with the same weights
+        network.told = torch.tensor(category, dtype=torch.float32)[None]
+        return replace(self, network=network)
 
     @property
     def summary(self) -> dict[str, Any]:

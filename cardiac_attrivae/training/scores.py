@@ -6,7 +6,8 @@ Each class is a handler of an engine. Scores go to ``engine.state.metrics`` by t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -164,6 +165,7 @@ def make_evaluator(
     device: torch.device,
     standardised: np.ndarray | None = None,
     loss_function: nn.Module | None = None,
+    more: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> VAEEvaluator:
     """Builds an evaluator that measures codes, reconstructions and, with a loss, its terms.
 
@@ -175,11 +177,12 @@ def make_evaluator(
         device: Where the network is.
         standardised: Attributes as the loss expects them, (N, K); needed only with a loss.
         loss_function: See `VAEEvaluator`.
+        more: See `DeviceLoader`.
     """
     values = np.zeros((len(dataset), len(names))) if standardised is None else standardised
     return VAEEvaluator(
         device=device,
-        val_data_loader=DeviceLoader(dataset, values, 64, device),
+        val_data_loader=DeviceLoader(dataset, values, 64, device, more=more),
         epoch_length=math.ceil(len(dataset) / 64),
         network=network,
         loss_function=loss_function,

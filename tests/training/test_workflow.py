@@ -79,6 +79,13 @@ BOOTSTRAP = EVERYTHING | {
     "objective": INTRO["objective"] | {"name": "SoftIntroBootstrap", "target_epochs": 3},
 }
 INTRO_EVERYTHING = EVERYTHING | {key: INTRO[key] for key in ("network", "objective")}
+# What is told is withheld at random, and goes to networks and target alike.
+CONDITIONAL = BOOTSTRAP | {
+    "network": {
+        "name": "SoftIntroVAE",
+        "arguments": INTRO["network"]["arguments"] | {"condition": "pathology"},
+    },
+}
 CAPACITY = {"name": "Capacity", "gamma": 1.0, "capacity": 8.0, "capacity_steps": 3}
 RUNS = {
     "plain": PLAIN,
@@ -87,6 +94,7 @@ RUNS = {
     "intro": INTRO,
     "intro_everything": INTRO_EVERYTHING,
     "bootstrap": BOOTSTRAP,
+    "conditional": CONDITIONAL,
 }
 
 
@@ -525,7 +533,9 @@ def test_a_loaded_run_answers_as_the_trained_network_did(train, halves, values):
     with torch.no_grad():
         expected, found = workflow.learner.model.eval()(image), run.network(image)
     assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
-    codes, _ = encode(run.network, halves[0].basal().images)
+    known = halves[0].basal()
+    told = run.by_condition(known.cases)
+    codes = np.concatenate([encode(one.network, known.images[rows])[0] for one, rows in told])
     np.testing.assert_allclose(run.about["code_mean"], codes.mean(axis=0), atol=1e-6)
     np.testing.assert_allclose(run.about["code_deviation"], codes.std(axis=0), atol=1e-6)
     assert run.about["seed"] == 7
