@@ -319,11 +319,11 @@ DICOM = {
     ),
     "a frame of one slice missing": (
         lambda f: (f / "02_01.dcm").unlink(),
-        "has 1 images at one slice position and 2 at another",
+        "has 1 images at slice position 4 of 6, 02_00.dcm for example, and 2 at others",
     ),
     "an image twice": (
         lambda f: shutil.copy(f / "02_01.dcm", f / "copy.dcm"),
-        "has 2 images at one slice position and 3 at another",
+        "has 3 images at slice position 4 of 6, 02_00.dcm for example, and 2 at others",
     ),
     "all images twice": (
         lambda f: shutil.copytree(f, f / "copy"),

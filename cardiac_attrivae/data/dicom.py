@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
+from statistics import mode
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -291,11 +292,14 @@ def arranged(headers: Sequence[Header]) -> tuple[list[list[Header]], float]:
         raise DataError("holds a single slice position; expected a stack")
     if any(len({header.series for header in times}) > 1 for times in slices):
         raise DataError("shows a slice position in two series; expected one")
-    counts = sorted({len(times) for times in slices})
-    if len(counts) > 1:
+    usual = mode(len(times) for times in slices)
+    for place, times in enumerate(slices, 1):
+        if len(times) == usual:
+            continue
         raise DataError(
-            f"has {counts[0]} images at one slice position and {counts[-1]} at another; expected "
-            "as many frames in each"
+            f"has {len(times)} images at slice position {place} of {len(slices)}, "
+            f"{times[0].file.name} for example, and {usual} at others; expected as many frames in "
+            "each: remove copies, or add the missing files"
         )
     shifts = np.abs((places - first.position_mm) @ first.directions.T) / first.spacing_mm
     if shifts.max() > 0.5:

@@ -64,7 +64,10 @@ def read_scan(path: str | Path) -> Scan:
         volume = _read_itk(path) if path.suffix.lower() in BY_ITK else read_cine(path)
     refuse_turned(path.name, volume.voxels.shape[:3], volume.spacing_mm)
     if not are_finite(volume.voxels):
-        raise DataError(f"{path.name} holds NaN or infinite values, or beyond float32")
+        raise DataError(
+            f"{path.name} holds NaN or infinite values, or beyond float32; expected numbers: where "
+            "NaN stands for outside of the picture, write 0 there (numpy.nan_to_num)"
+        )
     return Scan(scan_name(path), *volume)
 
 

@@ -5,15 +5,23 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from ..data.anatomy import border_share
+from ..data.anatomy import base_first, border_share, unlikely_size
 from ..schema import HEART, STRUCTURES, Structure
 
 LEAST_PIXELS = 10
 """Pixels of a structure in a slice below which its shape says nothing."""
 OPEN = 0.8
 """Share of the LV's border that is wall, below which a slice counts as open."""
+LEAST_AT_BASE = 0.6
+"""Share of the RV's area in the next slice below which its most basal one is taken for atrium: in
+the experts' masks of 80 patients of ACDC at ED and ES it is that small in 2 of 160 frames."""
 LEFT_OUT = 0.05
 """Share of the LV above which another part is reported that is not connected with it."""
+SHORTEST_MM = 50
+"""What a stack must cover to hold a heart: the LV of 102 patients is 50 to 110 mm long."""
+ENDLESS = 0.45
+"""Ratio of the smallest to the largest area of the heart in a stack above which it ends nowhere:
+in 200 frames of ACDC it is .38 at the most."""
 RISE = 1.3
 """Ratio by which an area may exceed that of the next slice towards the base."""
 
@@ -22,7 +30,7 @@ _IN_PLANE[:, :, [0, 2]] = False
 
 
 def cleaned(labels: np.ndarray) -> np.ndarray:
-    """Keeps one heart of predicted labels, without holes, its RV in one place.
+    """Keeps one heart of predicted labels, without holes, its RV in one place and below the base.
 
     Args:
         labels: Canonical labels, (X, Y, Z).
@@ -46,6 +54,64 @@ def cleaned(labels: np.ndarray) -> np.ndarray:
         for z in range(labels.shape[2]):
             holes = ndimage.binary_fill_holes(region[..., z]) & (kept[..., z] == 0)
             kept[holes, z] = structure
+    return without_atrium(unbroken(kept))
+
+
+def unbroken(labels: np.ndarray) -> np.ndarray:
+    """Removes LV and wall from slices that lie beyond a slice without LV: no expert's mask of
+    ACDC's 200 training frames has such a gap. The run of slices with most LV is kept.
+
+    Args:
+        labels: Canonical labels, (X, Y, Z).
+
+    Returns:
+        Labels, (X, Y, Z) uint8.
+
+    Example:
+        >>> labels = np.zeros((9, 9, 5), np.uint8)
+        >>> labels[2:7, 2:7], labels[3:6, 3:6] = Structure.MYO, Structure.LV
+        >>> labels[3:6, 3:6, 3] = Structure.MYO  # the cavity ends, and appears again below the apex
+        >>> (unbroken(labels) > 0).sum((0, 1)).tolist()
+        [25, 25, 25, 25, 0]
+    """
+    kept, areas = labels.copy(), (labels == Structure.LV).sum((0, 1))
+    runs, count = ndimage.label(areas > 0)
+    if count > 1:
+        main = np.bincount(runs, areas)[1:].argmax() + 1
+        beyond = kept[..., (areas > 0) & (runs != main)]
+        beyond[beyond != Structure.RV] = Structure.BACKGROUND
+        kept[..., (areas > 0) & (runs != main)] = beyond
+    return kept
+
+
+def without_atrium(labels: np.ndarray) -> np.ndarray:
+    """Removes the RV from slices at the base where it is far smaller than in the next one.
+
+    The base moves towards the apex in systole, and the most basal slice then shows the atrium, of
+    which a part looks like RV. Where the base is unclear, or under three slices show RV, nothing is
+    removed.
+
+    Args:
+        labels: Canonical labels, (X, Y, Z).
+
+    Returns:
+        Labels, (X, Y, Z) uint8.
+
+    Example:
+        >>> labels = np.zeros((9, 9, 5), np.uint8)
+        >>> for z, rows in enumerate((3, 9, 8, 6, 3)):
+        ...     labels[:rows, :5, z], labels[:rows, 5:, z] = Structure.RV, Structure.LV
+        >>> (without_atrium(labels) == Structure.RV).sum((0, 1)).tolist()
+        [0, 45, 40, 30, 15]
+    """
+    order, kept = base_first(labels), labels.copy()
+    if order is None:
+        return kept
+    areas = (labels == Structure.RV).sum((0, 1))
+    shown = [*np.flatnonzero(areas)] if order else [*np.flatnonzero(areas)[::-1]]
+    while len(shown) > 2 and areas[shown[0]] < LEAST_AT_BASE * areas[shown[1]]:
+        base = kept[..., shown.pop(0)]
+        base[base == Structure.RV] = Structure.BACKGROUND
     return kept
 
 
@@ -117,12 +183,39 @@ def border_faults(labels: np.ndarray) -> list[str]:
     apart = [z for z in range(labels.shape[2]) if rv[z] > LEAST_PIXELS and not areas[1][z]]
     if len(apart) > 1:
         faults.append(f"the RV stands alone in {len(apart)} slices")
-    if jumps(areas.sum(axis=0)):
+    sizes = areas.sum(axis=0)
+    if len(sizes) > 2 and sizes.min() > ENDLESS * sizes.max():
+        faults.append(
+            "all slices show nearly as much heart: they are a part of it, or moments of one slice"
+        )
+    if jumps(sizes):
         faults.append("the area of the heart does not fall from base to apex")
     edges = (labels[[0, -1]] > 0).any() or (labels[:, [0, -1]] > 0).any()
     if edges:
         faults.append("the heart is cut off by the border of the image")
     return faults
+
+
+def size_faults(labels: np.ndarray, spacing_mm: tuple[float, ...]) -> list[str]:
+    """Says in words if a stack cannot hold a heart, or shows one of impossible size; else empty.
+
+    Args:
+        labels: Canonical labels of one frame, (X, Y, Z).
+        spacing_mm: Spacing along X, Y and Z.
+
+    Example:
+        >>> size_faults(np.ones((40, 40, 1), np.uint8), (1.5, 1.5, 8.0))
+        ['the stack covers 8 mm, less than a heart: volumes are those of a part']
+        >>> size_faults(np.ones((40, 40, 9), np.uint8), (1.5, 1.5, 8.0))
+        []
+    """
+    covered = labels.shape[2] * spacing_mm[2]
+    if labels.shape[2] < 3 and covered < SHORTEST_MM:
+        return [
+            f"the stack covers {covered:.3g} mm, less than a heart: volumes are those of a part"
+        ]
+    size = unlikely_size(labels, spacing_mm)
+    return [f"{size}: is the spacing that of the scan?"] if size else []
 
 
 def jumps(areas: np.ndarray) -> bool:

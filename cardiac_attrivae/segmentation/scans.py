@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..data.anatomy import unlikely_size
 from ..data.grid import from_grid, grid_size, to_grid, windowed
 from ..data.known_pictures import KnownPictures
 from ..data.recipe import Recipe
@@ -32,7 +31,7 @@ from ..training.config import parse_pipeline
 from ..training.objectives import SegmentationObjective
 from ..training.run import restored
 from .onnx_network import read_onnx
-from .plausible import border_faults, cleaned, left_out
+from .plausible import border_faults, cleaned, left_out, size_faults
 from .views import VIEWS, View, agreement, average, joint, put_back, seen_in
 
 BATCH = 16
@@ -223,8 +222,7 @@ class ScanSegmenter:
             if d < DOUBTFUL
         ]
         faults = [*border_faults(labels), *left_out(seen_labels, labels)]
-        if size := unlikely_size(labels, tuple(spacing_mm)):
-            faults.append(f"{size}: is the spacing that of the scan?")
+        faults += size_faults(labels, tuple(spacing_mm))
         return Segmentation(labels, predicted, (*faults, *doubts))
 
     def _predicted(self, agreed: Sequence[Mapping[Structure, float]]) -> dict[Structure, float]:

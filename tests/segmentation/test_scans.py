@@ -8,13 +8,17 @@ import pytest
 import torch
 from scans import by_brightness, heart
 
+from cardiac_attrivae.data.cases import find_cases
 from cardiac_attrivae.data.grid import to_grid, windowed
 from cardiac_attrivae.data.known_pictures import KnownPictures, picture_digests
+from cardiac_attrivae.data.manifest import load_manifest
+from cardiac_attrivae.data.nifti import read_mask
 from cardiac_attrivae.data.recipe import Recipe
 from cardiac_attrivae.metrics.images import dice
 from cardiac_attrivae.runtime.shipped_models import PRETRAINED
 from cardiac_attrivae.runtime.weights import read_weights, write_weights
 from cardiac_attrivae.schema import HEART, DataError, Structure
+from cardiac_attrivae.segmentation.plausible import LEAST_AT_BASE, unbroken, without_atrium
 from cardiac_attrivae.segmentation.scans import ScanSegmenter, load_segmenter, vote
 from cardiac_attrivae.segmentation.views import VIEWS, put_back, seen_in
 
@@ -31,7 +35,7 @@ def test_views_are_all_eight_orientations_and_both_orders():
 @pytest.mark.parametrize(
     ("shape", "spacing_mm"),
     [((120, 100, 6), (1.5, 1.5, 8.0)), ((200, 260, 5), (0.8, 0.8, 10.0)),
-     ((110, 100, 4), (1.9, 1.7, 9.0))],
+     ((110, 100, 5), (1.9, 1.7, 9.0))],
 )  # fmt: skip
 def test_labels_come_back_in_the_geometry_of_the_scan(shape, spacing_mm):
     labels, image = heart(shape, spacing_mm)
@@ -179,3 +183,55 @@ def test_whoever_of_the_voters_was_trained_on_a_picture_is_told():
     assert [frame.trained_by for frame in found] == [(), ("one",)]
     assert found[1].familiar.startswith("one was trained on this scan")
     assert found[0].familiar == ""
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_an_atrium_at_the_base_is_no_right_ventricle(order):
+    labels, image = heart((120, 100, 6))
+    stolen = labels[..., 0].copy()
+    stolen[:38][stolen[:38] == Structure.RV] = Structure.BACKGROUND  # a part of the RV is left
+    kept = (stolen == Structure.RV).sum() / (labels[..., 1] == Structure.RV).sum()
+    assert 0.2 < kept < LEAST_AT_BASE
+    stack = np.dstack([stolen[..., None], labels[..., 1:]])[..., ::order]
+    found = without_atrium(stack)[..., ::order]
+    assert not (found[..., 0] == Structure.RV).any()
+    assert np.array_equal(found[..., 1:], labels[..., 1:])
+    assert np.array_equal(found[..., 0] * (stolen != Structure.RV), found[..., 0])
+    assert np.array_equal(without_atrium(labels[..., ::order]), labels[..., ::order])
+    unclear = np.dstack([stolen, *[labels[..., 1]] * 4, stolen])
+    assert np.array_equal(without_atrium(unclear), unclear)
+
+
+@pytest.mark.realdata
+def test_experts_masks_hardly_ever_look_like_an_atrium(real_data):
+    records = find_cases(load_manifest("acdc"), real_data / "acdc", "ES").records[::5]
+    table, changed = np.array([0, 3, 2, 1], np.uint8), 0
+    for record in records:
+        labels = table[read_mask(record.mask, record.frame).voxels.astype(int)]
+        changed += not np.array_equal(without_atrium(labels), labels)
+    assert changed <= 1 < len(records)
+
+
+@pytest.mark.parametrize(
+    ("slices", "said"),
+    [([2], "the stack covers 8 mm, less than a heart: volumes are those of a part"),
+     ([0, 0, 1, 1, 0], "all slices show nearly as much heart: they are a part of it, or moments")],
+)  # fmt: skip
+def test_slices_that_are_no_stack_of_a_heart_are_not_trusted(slices, said):
+    _, image = heart()
+    segmenter = ScanSegmenter("fake", [by_brightness], views=VIEWS[:1])
+    found = segmenter.segment(image[..., slices], (1.5, 1.5, 8.0))
+    assert said in "; ".join(found.warnings)
+    assert "is the spacing that of the scan?" not in "; ".join(found.warnings)
+    assert segmenter.segment(image, (1.5, 1.5, 8.0)).warnings == ()
+
+
+def test_a_cavity_below_the_apex_is_removed():
+    labels, _ = heart()
+    broken = labels.copy()
+    broken[..., 4][broken[..., 4] == Structure.LV] = Structure.MYO
+    found = unbroken(broken)
+    assert np.array_equal(found[..., :5], broken[..., :5])
+    assert set(np.unique(found[..., 5])) == {Structure.BACKGROUND, Structure.RV}
+    assert np.array_equal(unbroken(labels), labels)
+    assert not unbroken(np.zeros_like(labels)).any()
