@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -11,6 +12,10 @@ from ..runtime.validation import one_of, require
 from .vae import VAE
 
 FILTERS, FEATURES = 32, 256
+NORMALISATIONS: dict[str, tuple[Callable[[int], nn.Module], ...]] = {
+    "none": (), "instance": (partial(nn.InstanceNorm2d, affine=True),), "batch": (nn.BatchNorm2d,),
+}  # fmt: skip
+"""What follows a convolution: layers for a number of filters."""
 DARK = -2.5  # logit of .08; the mean pixel of ACDC, 0 outside the mask, is .09 over all slices
 
 
@@ -38,6 +43,8 @@ class BetaVAE(VAE):
         output: ``sigmoid`` for pixels in [0, 1], or ``linear``.
         init: ``published`` or ``he``.
         condition, categories: See `VAE`.
+        normalisation: What follows a convolution of the encoder, a key of `NORMALISATIONS`; not
+            the last one, of whose single pixel there are no statistics.
 
     Raises:
         ValueError: If an argument is not among the accepted ones.
@@ -64,14 +71,19 @@ class BetaVAE(VAE):
         init: str = "published",
         condition: str = "",
         categories: Sequence[str] = (),
+        normalisation: str = "none",
     ) -> None:
         super().__init__(latent_size, image_size, channels, output, 16, condition, categories)
         require("init", init, one_of("published", "he"))
+        require("normalisation", normalisation, one_of(*NORMALISATIONS))
         between = int(math.log2(image_size // 4)) - 1  # the outermost one sees the image
 
         self.encoder = nn.Sequential(
-            *_relu(nn.Conv2d(channels + len(categories), FILTERS, 4, stride=2, padding=1)),
-            *_relu(*(nn.Conv2d(FILTERS, FILTERS, 4, stride=2, padding=1) for _ in range(between))),
+            *_relu(
+                nn.Conv2d(channels + len(categories), FILTERS, 4, stride=2, padding=1),
+                *(nn.Conv2d(FILTERS, FILTERS, 4, stride=2, padding=1) for _ in range(between)),
+                after=NORMALISATIONS[normalisation],
+            ),
             *_relu(nn.Conv2d(FILTERS, FEATURES, 4)),
             nn.Flatten(),
         )
@@ -121,6 +133,10 @@ class BetaVAE(VAE):
         return self.posterior(self.encoder(image))
 
 
-def _relu(*layers: nn.Module) -> list[nn.Module]:
-    """Each layer followed by a ReLU."""
-    return [part for layer in layers for part in (layer, nn.ReLU())]
+def _relu(*layers: nn.Module, after: Sequence[Callable[[int], nn.Module]] = ()) -> list[nn.Module]:
+    """Each layer followed by a ReLU, with normalisation between them."""
+    return [
+        part
+        for layer in layers
+        for part in (layer, *(normal(FILTERS) for normal in after), nn.ReLU())
+    ]

@@ -34,7 +34,7 @@ AUGMENTATION = Augmentation(
 )  # fmt: skip
 """Wider than what models are trained with: what they draw at three deviations is measured too."""
 
-LATER = ("beat", "taper", "right", "length")
+LATER = ("beat", "taper", "right", "length", "style")
 """Later options of `AUGMENTATION`: while 0, fingerprints of segmenters stay without them."""
 
 CHECKPOINT_EVERY = 50

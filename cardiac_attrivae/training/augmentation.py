@@ -271,6 +271,10 @@ def relight(image: Tensor, masks: Tensor, ranges: Augmentation, generator: Gener
         generator: Draws the random numbers.
     """
     draw = _Draw(len(image), generator, image.device)
+    if ranges.style:  # else nothing is drawn: other pipelines keep their random numbers
+        partner = torch.randperm(len(image), generator=generator, device=image.device)
+        inside = masks.sum(1, keepdim=True) > 0
+        image = restyled(image, inside, partner, draw.share() * ranges.style)
     left, muscle, right = masks.split(1, dim=1)
     gain = 1 + (left + right) * draw.uniform(ranges.blood)[..., None]
     offset = muscle * draw.uniform(ranges.muscle)[..., None]
@@ -284,6 +288,35 @@ def relight(image: Tensor, masks: Tensor, ranges: Augmentation, generator: Gener
     image = image + draw.share() * ranges.blur * (_mean3(image) - image)
     noise = torch.randn(image.shape, generator=generator, device=image.device)
     return (image + noise * draw.share() * ranges.noise).clamp(0, 1)
+
+
+def restyled(image: Tensor, inside: Tensor, partner: Tensor, share: Tensor) -> Tensor:
+    r"""Moves the mean and the deviation inside each heart towards those of another one.
+
+    .. math:: x' = \sigma' \frac{x - \mu}{\sigma} + \mu', \quad
+        \mu' = (1 - s) \mu + s \mu_p, \quad \sigma' = (1 - s) \sigma + s \sigma_p
+
+    Args:
+        image: Slices, (N, 1, H, W).
+        inside: Pixels that count, (N, 1, H, W).
+        partner: Row p of the other slice, (N,).
+        share: s in [0, 1], (N, 1, 1, 1).
+
+    References:
+        | Domain Generalization with MixStyle (Zhou et al., 2021), equations 3 to 5
+        | https://arxiv.org/abs/2104.02008
+
+    Example:
+        >>> image = torch.tensor([[0.0, 2.0], [4.0, 4.0]])[:, None, None]
+        >>> inside, share = torch.ones(2, 1, 1, 2), torch.ones(2, 1, 1, 1)
+        >>> restyled(image, inside, torch.tensor([1, 0]), share).squeeze().tolist()
+        [[4.0, 4.0], [1.0, 1.0]]
+    """
+    axes, count = (1, 2, 3), inside.sum((1, 2, 3), keepdim=True).clamp_min(1)
+    mean = (image * inside).sum(axes, keepdim=True) / count
+    deviation = (((image - mean) * inside) ** 2).sum(axes, keepdim=True).div(count).sqrt()
+    new_mean, new_deviation = (torch.lerp(own, own[partner], share) for own in (mean, deviation))
+    return (image - mean) * (new_deviation / deviation.clamp_min(1e-6)) + new_mean
 
 
 def ventricle_geometry(masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:

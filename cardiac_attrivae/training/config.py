@@ -100,6 +100,7 @@ class Augmentation:
     bias: float = 0.0  # standard deviation of the log of a smooth bias field
     blur: float = 0.0  # largest share of a 3 x 3 mean, uniform from 0
     noise: float = 0.0  # largest standard deviation of Gaussian noise, uniform from 0
+    style: float = 0.0  # largest share of another slice's mean and deviation, uniform from 0
 
     def __post_init__(self) -> None:
         check(self)

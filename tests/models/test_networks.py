@@ -167,6 +167,24 @@ def test_he_and_published_have_the_same_parameters():
     assert {k: v.shape for k, v in he.items()} == {k: v.shape for k, v in published.items()}
 
 
+@pytest.mark.parametrize(("normalisation", "same"), [("instance", True), ("none", False)])
+def test_instance_normalisation_takes_the_gain_of_an_image_out_of_its_code(normalisation, same):
+    network = BetaVAE(image_size=16, init="he", normalisation=normalisation)
+    image = images(4, size=16)
+    codes = [network.encode(gain * image)[0] for gain in (1, 3)]
+    assert torch.allclose(*codes, atol=1e-3) == same  # 1e-5 is added to each variance
+
+
+def test_normalisation_follows_every_convolution_of_the_encoder_but_the_last():
+    network = BetaVAE(normalisation="batch")
+    kinds = [type(layer) for layer in network.encoder]
+    convolutions = kinds.count(nn.Conv2d)
+    assert kinds[: 3 * convolutions - 3] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU] * (
+        convolutions - 1
+    )
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in network.decoder)
+
+
 @pytest.mark.parametrize("size", [0, 8, 24, 100, -16])
 def test_a_size_that_is_no_power_of_two_is_refused(size):
     with pytest.raises(ValueError, match=f"image_size is {size}; expected a power of two"):
@@ -178,6 +196,7 @@ def test_a_size_that_is_no_power_of_two_is_refused(size):
     [
         ({"output": "tanh"}, "output is 'tanh'; expected one of sigmoid, linear"),
         ({"init": "best"}, "init is 'best'; expected one of published, he"),
+        ({"normalisation": "group"}, "is 'group'; expected one of none, instance, batch"),
         ({"latent_size": 0}, "latent_size is 0; expected a whole number from 1"),
         ({"channels": 0}, "channels is 0; expected a whole number from 1"),
         ({"depth": 3}, "it takes latent_size, image_size, channels, output, init"),

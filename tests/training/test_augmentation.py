@@ -15,6 +15,7 @@ from cardiac_attrivae.training.augmentation import (
     extend_over_edge,
     prepared,
     relight,
+    restyled,
     structure_masks,
     ventricle_geometry,
 )
@@ -23,7 +24,7 @@ AREAS, VOLUMES = ("LVEDA", "MEDA", "RVEDA"), ("LVEDV", "MEDV", "RVEDV")
 LV, MYO, RV = range(3)
 DEFORMING = ("rotation", "shift", "zoom", "stretch", "cavity", "wall", "elastic")
 OF_STACKS = ("beat", "taper", "right", "length")  # see test_stack.py
-LIGHT = ("blood", "muscle", "contrast", "bias", "blur", "noise")
+LIGHT = ("blood", "muscle", "contrast", "bias", "blur", "noise", "style")
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +152,8 @@ def test_labels_stay_canonical_and_the_image_is_0_outside_the_new_mask(hearts):
 
 @pytest.mark.parametrize("name", LIGHT)
 def test_light_changes_the_image_and_no_attribute(hearts, name):
-    before, after, _ = augmented(hearts, **{name: 0.3})
+    reach = 1.0 if name == "style" else 0.3  # these hearts are much alike
+    before, after, _ = augmented(hearts, **{name: reach})
     assert torch.equal(after[Keys.LABEL], before[Keys.LABEL].float())
     assert torch.allclose(after[Keys.ATTRIBUTES], before[Keys.ATTRIBUTES], atol=1e-5)
     assert (after[Keys.IMAGE] - before[Keys.IMAGE]).abs().max() > 0.01
@@ -167,6 +169,51 @@ def test_blood_brightens_the_cavities_and_muscle_the_wall(hearts):
     change = relight(image, masks, Augmentation(muscle=0.1), torch.Generator()) - image
     assert torch.allclose(change[:, 0][inside[:, MYO]], torch.tensor(0.1), atol=2e-4)
     assert (change[:, 0][inside[:, RV]].abs() < 2e-4).all()
+
+
+@pytest.fixture
+def slices():
+    """Five slices, of which about half of the pixels count."""
+    random = torch.Generator().manual_seed(0)
+    image = torch.rand(5, 1, 16, 16, generator=random)
+    return image, torch.rand(5, 1, 16, 16, generator=random) > 0.5
+
+
+def statistics(image, inside):
+    """Mean and deviation inside, by NumPy, (2, N)."""
+    values = [i.numpy()[m.numpy()] for i, m in zip(image, inside, strict=True)]
+    return np.array([[v.mean() for v in values], [v.std() for v in values]])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_mean_and_deviation_are_mixed_as_mixstyle_mixes_them(slices, share):
+    image, inside = slices
+    partner = torch.tensor([4, 0, 1, 2, 3])
+    new = restyled(image, inside, partner, torch.full((5, 1, 1, 1), share))
+    own = statistics(image, inside)
+    expected = (1 - share) * own + share * own[:, partner.numpy()]
+    np.testing.assert_allclose(statistics(new, inside), expected, atol=1e-6)
+
+
+def test_a_slice_that_is_its_own_partner_stays_as_it_is(slices):
+    image, inside = slices
+    new = restyled(image, inside, torch.arange(5), torch.ones(5, 1, 1, 1))
+    torch.testing.assert_close(new, image)
+
+
+def test_another_gain_and_offset_end_in_the_same_style(slices):
+    """With the whole share, what a slice's own scale was is forgotten."""
+    image, inside = slices
+    image[1] = 0.4 * image[0] + 0.3
+    inside[1] = inside[0]
+    new = restyled(image, inside, torch.full((5,), 3), torch.ones(5, 1, 1, 1))
+    torch.testing.assert_close(new[0], new[1])
+
+
+def test_an_empty_or_even_slice_stays_finite(slices):
+    image, inside = slices
+    inside[0], image[1] = False, 0.5
+    assert restyled(image, inside, torch.arange(5).flip(0), torch.ones(5, 1, 1, 1)).isfinite().all()
 
 
 def test_the_generator_decides_everything(hearts):

@@ -58,7 +58,8 @@ PLAIN = {
 # All that has a state of its own: draws by weight, augmentation, schedule, average, stopping.
 EVERYTHING = PLAIN | {
     "data": {"batch_size": 8, "slices": "all", "basal_weight": 2.0, "residual": 0.5},
-    "augmentation": {"rotation": 10, "zoom": 0.1, "cavity": 0.1, "elastic": 1, "noise": 0.05},
+    "augmentation": {"rotation": 10, "zoom": 0.1, "cavity": 0.1, "elastic": 1, "noise": 0.05}
+    | {"style": 1.0},
     "optimiser": {"lr": 1e-3, "warmup": 0.3, "schedule": "cosine", "average": 0.9},
     "schedule": {"epochs": 4, "steps_per_epoch": 3, "patience": 50, "keep": "last"},
     "precision": "bfloat16",
