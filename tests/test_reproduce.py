@@ -329,7 +329,7 @@ def test_a_file_that_is_not_a_plan_is_refused(world, sources, tmp_path, text):
 def test_a_folder_that_holds_something_else_is_left_alone(world, sources, tmp_path):
     result = call(sources["acdc"].parent, sources)
     assert result.exit_code == 2
-    assert "is neither a reproduction nor empty" in result.stderr
+    assert "was not written by cardiac-attrivae reproduce" in result.stderr
     assert files_below(tmp_path) == set()
     (tmp_path / "file").write_text("keep")
     assert "is a file" in call(tmp_path / "file", sources).stderr

@@ -12,6 +12,7 @@ import click
 
 from ..runtime.contents import require_case, require_run, require_store, store_of
 from ..runtime.messages import counted
+from ..runtime.provenance import ONNX, require_packages
 from ..runtime.shipped_models import judges_of, model_folder
 from ..schema import SIZES, STRUCTURES
 from . import options
@@ -156,6 +157,7 @@ def explore(
     Writes a folder that any web server can hand out and that needs no network.
     """
     _check_inputs(run, store)
+    require_packages(*ONNX)
     if serve and port:
         _check_port(port)
     from ..export.explorer import explore as write

@@ -7,6 +7,8 @@ from pathlib import Path
 import click
 
 from ..runtime.contents import require_evaluation, require_run
+from ..runtime.outputs import require_new
+from ..runtime.provenance import ONNX, require_packages
 from . import options
 from .console import explained, say
 
@@ -31,6 +33,10 @@ def export(run: Path, form: str, output: Path, evaluation: Path | None, plain: b
     Every file is opened again and its output compared with PyTorch's.
     """
     require_run(run)
+    if form == "onnx":
+        require_packages(*ONNX)
+    if form == "bundle":
+        require_new(output)
     if evaluation:
         require_evaluation(evaluation)
     from ..export.bundle import export as write

@@ -9,7 +9,9 @@ from typing import Any
 
 import click
 
-from ..schema import SPLITS
+from ..runtime.outputs import require_free
+from ..schema import SPLITS, DataError
+from .console import Mistake
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 """A folder whose content the command itself checks."""
@@ -37,6 +39,32 @@ class Place(click.Path):
 
 PLACE = Place(path_type=Path)
 """A file or folder that may be there or not."""
+
+
+UNMARKED = {
+    "preprocess": ["dataset.json"],
+    "join": ["dataset.json"],
+    "train": ["config.yaml"],
+    "tune": ["study.db"],
+    "cross-domain-eval": ["evaluation.json"],
+    "explore": ["data.json"],
+    "export": ["configs", "model.safetensors", "model.ts", "encoder.onnx", "decoder.onnx"],
+    "reproduce": ["plan.json"],
+}
+"""Commands -> files by which they know a folder of their own that has no marker."""
+
+
+def free(context: click.Context, option: click.Parameter, output: Path | None) -> Path | None:
+    """Refuses a folder of somebody else before anything large is imported; what a command may
+    replace of its own it checks by itself."""
+    command = str(context.info_name)
+    names = UNMARKED.get(command, [])
+    if output is not None:
+        try:
+            require_free(output, command, lambda folder: any((folder / n).exists() for n in names))
+        except DataError as error:
+            raise Mistake(str(error)) from None
+    return output
 
 
 def _shipped(folder: str) -> Callable[..., list]:
@@ -86,7 +114,7 @@ condition = click.option(
     help="What a conditional model is told, as in pathology=DCM; default: that of --case, else "
     "nothing.",
 )  # fmt: skip
-output = click.option("--output", required=True, type=PLACE, help="Folder to write.")
+output = click.option("--output", required=True, type=PLACE, callback=free, help="Folder to write.")
 seed = click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="Random seed."
 )

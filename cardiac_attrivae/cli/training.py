@@ -37,7 +37,10 @@ class UnlessPrinting(click.Option):
     help="Store that preprocess wrote.",
 )  # fmt: skip
 @click.option(
-    "--output", type=options.PLACE, help="Folder to write; default for a refiner: RUN/refiner."
+    "--output",
+    type=options.PLACE,
+    callback=options.free,
+    help="Folder to write; default for a refiner: RUN/refiner.",
 )
 @click.option(
     "--on", "base", type=options.FOLDER, metavar="RUN",
@@ -83,10 +86,12 @@ def train(
     require_store(data)
     if base:
         require_run(base)
-    from ..data.store import SliceDataset
-    from ..training.folder import REFINER
+    from ..training.folder import REFINER, require_room
 
     place = output or (base or Path()) / REFINER
+    require_room(place, resume=given["resume"], overwrite=False)
+    from ..data.store import SliceDataset
+
     store = SliceDataset.open(data)
     train_and_show(configuration, store, place, on=base, **given)
     if base and place.resolve() != (base / REFINER).resolve():

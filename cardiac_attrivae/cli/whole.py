@@ -15,6 +15,7 @@ from .console import explained, progress, say, tell
 @click.command()
 @click.option(
     "--output", default=Path("cardiac-attrivae-demo"), show_default=True, type=options.PLACE,
+    callback=options.free,
     help="Folder to write.",
 )  # fmt: skip
 @click.option("--cases", default=42, show_default=True, help="Synthetic patients per data set.")

@@ -19,6 +19,7 @@ import torch
 from ..data.recipe import full_recipe
 from ..report.render import render
 from ..runtime.files import atomic_file, atomic_folder, write
+from ..runtime.outputs import require_new
 from ..schema import DataError
 from ..training.facts import CROP
 from ..training.run import Run, load_run
@@ -94,8 +95,7 @@ def write_bundle(
         DataError: See `export`.
     """
     output = Path(output)
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise DataError(f"{output} is there already; choose another folder for the bundle")
+    require_new(output)
     scores = Scores.read(evaluation, run) if evaluation else None
     about = describe(run, scores) | {"bundle_format": FORMAT}
     configs = {

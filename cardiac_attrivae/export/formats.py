@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ..models.vae import VAE
 from ..runtime.files import atomic_file
-from ..runtime.provenance import install_line
+from ..runtime.provenance import ONNX, require_packages
 from ..runtime.weights import read_weights, write_weights
 from ..schema import DataError
 from ..training.facts import SHARED
@@ -163,13 +163,10 @@ def write_module(
     Raises:
         DataError: If the packages are missing, or the difference is more than `TOLERANCE`.
     """
-    try:
-        import onnxruntime
-        from onnx_ir.passes.common import ClearMetadataAndDocStringPass
-    except ImportError as error:
-        raise DataError(
-            f"ONNX needs a package that is missing ({error.name}); {install_line('onnx')}"
-        ) from None
+    require_packages(*ONNX)
+    import onnxruntime
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
     rows = torch.export.Dim("batch")
     with _quiet():
         program = torch.onnx.export(

@@ -93,20 +93,32 @@ def claim(folder: Path, command: str, older: Callable[[Path], bool] = lambda fol
     none.
     """
     refuse_links(folder)
-    if not is_empty(folder):
-        marked = command_of(folder)
-        if marked is None and not older(folder):
-            found = _some(path.name for path in folder.iterdir() if path.name not in UNOWNED)
-            raise DataError(
-                f"{folder} is not empty and was not written by cardiac-attrivae {command}: it "
-                f"holds {found}; choose another folder"
-            )
-        if marked not in (None, command):
-            raise DataError(
-                f"{folder} was written by cardiac-attrivae {marked}, not by {command}; choose "
-                "another folder"
-            )
+    require_free(folder, command, older)
     _mark(folder, command, _listed(folder), _marker(folder).get("sealed") or {})
+
+
+def require_free(folder: Path, command: str, older: Callable[[Path], bool]) -> None:
+    """Refuses a folder that is not empty and was not written by a command, see `claim`."""
+    if not folder.is_dir() or is_empty(folder):
+        return
+    marked = command_of(folder)
+    if marked is None and not older(folder):
+        found = _some(path.name for path in folder.iterdir() if path.name not in UNOWNED)
+        raise DataError(
+            f"{folder} is not empty and was not written by cardiac-attrivae {command}: it "
+            f"holds {found}; choose another folder"
+        )
+    if marked not in (None, command):
+        raise DataError(
+            f"{folder} was written by cardiac-attrivae {marked}, not by {command}; choose "
+            "another folder"
+        )
+
+
+def require_new(folder: Path) -> None:
+    """Refuses a folder that is there already, unless it is empty."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise DataError(f"{folder} is there already; choose another folder")
 
 
 def refuse_links(folder: Path) -> None:

@@ -8,6 +8,7 @@ import platform
 import re
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,25 @@ def digest(file: Path) -> str:
     """Returns the SHA-256 of a file."""
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+ONNX = ("ONNX", "onnx", ("onnx", "onnxruntime", "onnxscript"))
+"""What `require_packages` takes before a network is written as ONNX."""
+
+
+def require_packages(purpose: str, extra: str, modules: Iterable[str]) -> None:
+    """Refuses what needs packages of an extra that are not installed, without importing them.
+
+    Example:
+        >>> require_packages("It", "tune", ["csv", "no_such"])
+        Traceback (most recent call last):
+        cardiac_attrivae.schema.DataError: It needs a package that is missing (no_such); pip ...
+    """
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise DataError(
+            f"{purpose} needs a package that is missing ({missing[0]}); {install_line(extra)}"
+        )
 
 
 def install_line(extra: str) -> str:

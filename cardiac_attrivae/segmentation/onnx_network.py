@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..runtime.provenance import install_line
+from ..runtime.provenance import require_packages
 from ..runtime.validation import Rule, build, number, one_of, option, refuse
 from ..runtime.yaml_files import read_yaml
 from ..schema import HEART, STRUCTURES, DataError
@@ -59,12 +59,9 @@ class OnnxNetwork:
     """
 
     def __init__(self, file: Path, settings: OnnxSettings) -> None:
-        try:
-            import onnxruntime
-        except ImportError:
-            raise DataError(
-                f"an ONNX segmenter needs onnxruntime: {install_line('onnx')}"
-            ) from None
+        require_packages("an ONNX segmenter", "onnx", ["onnxruntime"])
+        import onnxruntime
+
         try:
             self.session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime raises errors of its own kinds

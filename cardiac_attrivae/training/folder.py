@@ -61,24 +61,31 @@ def _make_room(
 ) -> None:
     config = folder / CONFIG
     refuse_links(folder)
-    if not config.is_file():
-        if not is_empty(folder):
-            raise DataError(f"{folder} is neither a run nor an empty folder; choose another")
-    elif not any((folder / name).is_file() for name in (LAST, MODEL)):
-        _remove(folder)  # it ended before its first checkpoint: nothing of it is lost
-    elif resume:
+    require_room(folder, resume=resume, overwrite=overwrite)
+    if resume and _began(folder):
         if configuration(config) != wanted:
             raise DataError(
                 f"{folder} holds a run with another configuration, seed or data; "
                 "resume with the same, or choose another folder"
             )
         return
-    elif not overwrite:
-        raise DataError(f"{folder} holds a run; add --resume, or choose another folder")
-    else:
-        _remove(folder)
+    if config.is_file():
+        _remove(folder)  # of a run that ended before its first checkpoint, nothing is lost
     enough_space(folder, COPIES * size)
     write(config, yaml.safe_dump(dict(wanted), sort_keys=False))
+
+
+def require_room(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuses a folder with another's files, or with a run that shall neither go on nor go."""
+    if not (folder / CONFIG).is_file() and folder.is_dir() and not is_empty(folder):
+        raise DataError(f"{folder} is neither a run nor an empty folder; choose another")
+    if _began(folder) and not (resume or overwrite):
+        raise DataError(f"{folder} holds a run; add --resume, or choose another folder")
+
+
+def _began(folder: Path) -> bool:
+    """Whether a folder holds a run with a checkpoint."""
+    return (folder / CONFIG).is_file() and any((folder / name).is_file() for name in (LAST, MODEL))
 
 
 def _remove(folder: Path) -> None:

@@ -23,7 +23,7 @@ from ..data.store import SliceDataset
 from ..runtime.files import atomic_file, write
 from ..runtime.folders import LOCK
 from ..runtime.outputs import claim
-from ..runtime.provenance import install_line
+from ..runtime.provenance import require_packages
 from ..runtime.spreadsheet import csv_text
 from ..runtime.yaml_files import read_yaml
 from ..schema import DataError
@@ -335,9 +335,8 @@ def _storage(file: Path) -> Any:
 
 
 def _optuna() -> Any:
-    try:
-        import optuna
-    except ImportError:
-        raise ValueError(f"tune needs Optuna: {install_line('tune')}") from None
+    require_packages("tune", "tune", ["optuna"])
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna

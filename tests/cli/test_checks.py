@@ -33,6 +33,9 @@ def world(acdc_tree, acdc_store, tmp_path_factory):
         (folder / name).mkdir()
     (folder / "run" / "model.safetensors").touch()
     (folder / "run" / "summary.json").write_text(json.dumps({"store": str(acdc_store)}))
+    (folder / "run" / "config.yaml").touch()
+    (folder / "notes").mkdir()
+    (folder / "notes" / "a.txt").touch()
     (folder / "lonely" / "model.safetensors").touch()
     (folder / "unfinished" / "last.pt").touch()
     (folder / "evaluation" / "evaluation.json").touch()
@@ -70,6 +73,14 @@ MISTAKES = {
         "holds 1 different texts; expected 2 to 50 classes, as in split, pathology",
     "report --evaluation run --output o": "no finished evaluation in run: metrics.csv is missing",
     "report --evaluation evaluation --output o": "metrics.csv is missing",
+    "generate --model run --set LVEDA=20 --output notes":
+        "notes is not empty and was not written by cardiac-attrivae generate: it holds a.txt",
+    "explore --model run --output run": "was not written by cardiac-attrivae explore",
+    "export --model run --format onnx --output notes": "was not written by cardiac-attrivae export",
+    "export --model run --format bundle --output run": "run is there already",
+    "preprocess --dataset acdc --source images --output run": "not written by cardiac-attrivae",
+    "demo --output notes": "was not written by cardiac-attrivae demo",
+    "train --pipeline attri_vae_fast --data store --output run": "holds a run; add --resume",
     "preprocess --dataset acdc --source images --output o --workers 0": "is not in the range x>=1",
     "train --pipeline attri_vae_fast --data store --output o --seed 99999999999999999999":
         "is not in the range 0<=x<=4294967295",

@@ -160,7 +160,7 @@ def test_demo_refuses_a_folder_that_is_not_empty_or_in_use(tmp_path):
     full = call("demo", "--output", tmp_path)
     assert (used.exit_code, full.exit_code) == (2, 2)
     assert "is being worked on by another process" in used.stderr
-    assert "is not empty; choose another folder with --output" in full.stderr
+    assert "is not empty and was not written by cardiac-attrivae demo" in full.stderr
     assert os.listdir(tmp_path) == ["mine.txt"]
 
 
