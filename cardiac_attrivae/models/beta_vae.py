@@ -102,6 +102,7 @@ class BetaVAE(VAE):
         )
         if not self.posterior.weight.is_meta:  # there, random numbers import half a second of torch
             self._initialise(init)
+        self._begin_untold(self.encoder[0], self.decoder[0])
 
     def _initialise(self, init: str) -> None:
         for layer in self.modules():

@@ -35,7 +35,8 @@ def told(network: nn.Module, categories: Tensor | None) -> Iterator[None]:
     Example:
         >>> from .beta_vae import BetaVAE
         >>> network = BetaVAE(4, 16, condition="vendor", categories=["GE", "Siemens"])
-        >>> code = torch.zeros(1, 4)
+        >>> code, weight = torch.zeros(1, 4), network.decoder[0].weight
+        >>> _ = nn.init.ones_(weight)  # a new network ignores what it is told
         >>> with told(network, torch.tensor([[1.0, 0.0]])):
         ...     slice_of_ge = network.decode(code)
         >>> torch.equal(network.decode(code), slice_of_ge)

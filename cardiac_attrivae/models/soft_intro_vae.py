@@ -106,6 +106,8 @@ class SoftIntroVAE(VAE):
             for layer in self.encoder.modules():
                 if isinstance(layer, nn.BatchNorm2d):
                     layer.get_buffer("running_var").fill_(0.9)
+        self._begin_untold(*(part.get_submodule(name) for part, name in
+                             ((self.encoder, "main.0"), (self.decoder, "fc.0"))))  # fmt: skip
         self.train()
 
     @property

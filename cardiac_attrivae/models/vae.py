@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -81,6 +82,20 @@ class VAE(nn.Module):
         require("condition", [condition] if condition else [], NAMES)
         require("categories", categories, NAMES)
         self.condition, self.categories = condition, tuple(categories)
+
+    def _begin_untold(self, *layers: nn.Module) -> None:
+        """Lets a new network ignore what it is told: its weights there are 0, and all others as
+        large as if there was nothing to be told.
+
+        Args:
+            layers: Those that take the slice and the code.
+        """
+        count = len(self.categories)
+        for layer in layers if count else ():
+            weight = layer.get_parameter("weight").data
+            own = weight[:, :-count]
+            own *= math.sqrt(weight.shape[1] / own.shape[1])
+            weight[:, -count:] = 0
 
     @property
     def code_layers(self) -> tuple[nn.Module, ...]:

@@ -3,16 +3,20 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import quick_guide, trained
 
 from cardiac_attrivae.api import load_model
 from cardiac_attrivae.data.store import SliceDataset
+from cardiac_attrivae.evaluation.cross_domain import cross_domain_eval
+from cardiac_attrivae.evaluation.diagnosis_samples import _encoded
 from cardiac_attrivae.evaluation.passes import codes_of
 from cardiac_attrivae.evaluation.studio import Studio
 from cardiac_attrivae.export.bundle import export
 from cardiac_attrivae.export.bundle_inference import bundled_network
+from cardiac_attrivae.metrics.control import STEPS
 from cardiac_attrivae.schema import DataError
 from cardiac_attrivae.training.config import load_pipeline
 from cardiac_attrivae.training.fitted import fitted
@@ -23,10 +27,10 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def folder(acdc_store, tmp_path_factory):
-    """A run of three steps."""
-    return trained(
-        acdc_store, tmp_path_factory.mktemp("runs") / "told", pipeline="attri_vae_conditional"
-    )
+    """A run of three steps, long enough to heed what it is told."""
+    fast = ("optimiser.lr=0.004", "optimiser.warmup=0", "optimiser.average=0")
+    told = tmp_path_factory.mktemp("runs") / "told"
+    return trained(acdc_store, told, *fast, pipeline="attri_vae_conditional")
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +149,26 @@ def test_an_exported_model_is_told_nothing_and_its_card_says_so(folder, store, t
         with torch.no_grad():
             code = written.encode(images)[0].numpy()
         np.testing.assert_allclose(code, encode(run.network, images)[0], atol=1e-4)
+
+
+def test_a_classifier_is_not_given_codes_that_were_told_what_it_predicts(folder, store):
+    run = load_run(folder)
+    told, silent = (
+        codes_of(run, store, ["LVEDA"], CPU, telling=telling).codes for telling in (True, False)
+    )
+    np.testing.assert_array_equal(_encoded(run, store, "pathology", CPU).codes, silent)
+    np.testing.assert_array_equal(_encoded(run, store, "vendor", CPU).codes, told)
+
+
+@pytest.mark.usefixtures("hasty_segmenters")
+def test_an_evaluation_counts_who_is_told_and_turns_every_patient(folder, acdc_store, tmp_path):
+    cross_domain_eval(folder, acdc_store, tmp_path, split="train", rounds=9, device="cpu")
+    notes = json.loads((tmp_path / "evaluation.json").read_text())["notes"]
+    assert any("told is told the pathology of 5 of 5 train patients of acdc" in n for n in notes)
+    control = pd.read_csv(tmp_path / "control.csv")
+    turns = control.groupby(["case", "attribute"]).size()
+    assert len(turns) == 5 * 3
+    assert set(turns) == {len(STEPS)}
 
 
 def test_guided_training_is_told_too(acdc_store, tmp_path):
