@@ -32,15 +32,19 @@ from cardiac_attrivae.report.render import render
 from cardiac_attrivae.runtime.files import write
 from cardiac_attrivae.runtime.provenance import digest
 from cardiac_attrivae.runtime.shipped_models import JUDGES, MODELS, PRETRAINED
-from cardiac_attrivae.runtime.weights import write_weights
+from cardiac_attrivae.runtime.weights import read_weights, weights_digest, write_weights
 from cardiac_attrivae.segmentation.guide import train_guide
 from cardiac_attrivae.segmentation.judge import segmenters_for
 from cardiac_attrivae.training.config import load_pipeline
 from cardiac_attrivae.training.facts import SHARED
+from cardiac_attrivae.training.folder import REFINER
+from cardiac_attrivae.training.refiner_learner import about_base
 from cardiac_attrivae.training.run import Run, encode, load_run
 from cardiac_attrivae.training.workflow import train
 
 PIPELINES = ("attri_vae_fast", "attri_sivae_fast")
+REFINED = "attri_sivae_fast"
+"""The one whose pictures a refiner paints over."""
 SMALL = 1024
 """Tensors with fewer numbers (biases, statistics of batch norm) stay in float32."""
 
@@ -61,13 +65,20 @@ The last writes a complete MONAI bundle; this folder has its layout, with weight
 without configurations.
 
 SHA-256 of models/model.safetensors: `{sha256}`
-
+{refiner}
 Trained on all 100 training patients of ACDC, none held out: no score of it on them, or on
 patient118 (the scan of patient055), means anything. It holds no slice, no mask and no code of a
 patient. Its map of training codes shows {points} points in two of {dimensions} dimensions, sorted,
 without ids. Whether weights derived from ACDC may be used as you intend is for the terms of its
 licence to say; if in doubt, ask its authors.
 
+"""
+
+
+PAINTED = """
+With `--refined`, `generate`, `traverse` and `export` draw with a refiner, trained on the same
+patients: hearts that look like MRI. SHA-256 of models/refiner/model.safetensors:
+`{sha256}`
 """
 
 
@@ -86,7 +97,10 @@ def write_shipped(run: Run, folder: Path, name: str) -> float:
     facts = {key: run.about[key] for key in SHARED if key in run.about}
     network = plain(run.network)
     write_weights(file, halved(network.state_dict()), {"pipeline": pipeline_of(run)} | facts)
-    sha256, data = digest(file), Source.of(run)
+    sha256, data, refiner = digest(file), Source.of(run), ""
+    painting = run.folder / REFINER / file.name
+    if painting.is_file():
+        refiner = PAINTED.format(sha256=write_refiner(painting, run, file.parent / REFINER))
     about = describe(run, None) | {"bundle_format": FORMAT, "weights_sha256": sha256}
     write(folder / "configs" / "metadata.json", json.dumps(about, indent=4) + "\n")
     text = {"run": run, "about": about, "data": data, "scores": None}
@@ -94,7 +108,7 @@ def write_shipped(run: Run, folder: Path, name: str) -> float:
     before, _, rest = card.partition("## Use")
     use = USE.format(
         name=name, sha256=sha256, points=len(run.about["population"]["points"]),
-        dimensions=len(run.about["code_mean"]),
+        dimensions=len(run.about["code_mean"]), refiner=refiner,
     )  # fmt: skip
     write(folder / "docs" / "README.md", before + use + rest[rest.index("## Dimensions") :])
     write(folder / "LICENSE", render("bundle_licence.txt", "cardiac_attrivae.export", **text))
@@ -102,6 +116,16 @@ def write_shipped(run: Run, folder: Path, name: str) -> float:
     images = torch.rand(8, *_shape(run), generator=torch.Generator().manual_seed(0))
     one, other = (encode(net, images)[0] for net in (network, again.network))
     return float((abs(one - other) / run.about["code_deviation"]).max())
+
+
+def write_refiner(file: Path, run: Run, folder: Path) -> str:
+    """Writes the refiner of a run, for the run's weights as they are shipped; returns its hash."""
+    weights, about = read_weights(file)
+    base = about_base(run) | {"sha256": weights_digest(halved(plain(run.network).state_dict()))}
+    write_weights(
+        folder / file.name, halved(weights), {"pipeline": about["pipeline"], "base": base}
+    )
+    return digest(folder / file.name)
 
 
 def _shape(run: Run) -> tuple[int, int, int]:
@@ -126,7 +150,14 @@ def write_judges(store: SliceDataset, work: Path, folder: Path) -> dict[str, str
 @click.option("--work", required=True, type=click.Path(path_type=Path))
 @click.option("--output", default=PRETRAINED / "acdc", type=click.Path(path_type=Path))
 @click.option("--set", "changes", multiple=True, help="Change one value of both pipelines.")
-def main(source: Path, work: Path, output: Path, changes: tuple[str, ...]) -> None:
+@click.option("--set-refiner", "refiner_changes", multiple=True, help="The same for the refiner.")
+def main(
+    source: Path,
+    work: Path,
+    output: Path,
+    changes: tuple[str, ...],
+    refiner_changes: tuple[str, ...],
+) -> None:
     folder = work / "store"
     if not folder.exists():
         manifest = replace(load_manifest("acdc"), hold_out=None)
@@ -141,7 +172,11 @@ def main(source: Path, work: Path, output: Path, changes: tuple[str, ...]) -> No
             train(
                 load_pipeline(name, changes), store, place, device="cpu", resume=True, guide=guide
             )
-        change = write_shipped(load_run(place), output / name, f"acdc/{name}")
+        if name == REFINED:
+            where, guide = place / REFINER, partial(train_guide, tell=click.echo)
+            refiner = load_pipeline("refiner", refiner_changes)
+            train(refiner, store, where, device="cpu", resume=True, guide=guide, on=place)
+        change = write_shipped(load_run(place, plain=True), output / name, f"acdc/{name}")
         click.echo(f"{name}: float16 changes codes by up to {change:.4f} deviations")
     hashes = write_judges(store, work, output / JUDGES)
     write(output / JUDGES / "sha256.json", json.dumps(hashes, indent=2) + "\n")

@@ -45,7 +45,7 @@ def load_model(
     store: str | Path | None = None,
     device: str = "auto",
     tell: Callable[[str], None] = print,
-    plain: bool = False,
+    plain: bool | None = None,
 ) -> Model:
     """Opens a run that ``train`` wrote.
 
@@ -55,7 +55,7 @@ def load_model(
             where that folder was during training. Needed by ``traverse`` and ``generate``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         tell: Called with a message before something takes minutes.
-        plain: Whether the refiner of the run is left out, if it has one.
+        plain: Whether the refiner of the run is left out, see `load_run`.
 
     Raises:
         DataError: If the folder holds no finished run, or a damaged one.

@@ -27,7 +27,7 @@ from .console import explained, say
 )  # fmt: skip
 @options.plain
 @explained
-def export(run: Path, form: str, output: Path, evaluation: Path | None, plain: bool) -> None:
+def export(run: Path, form: str, output: Path, evaluation: Path | None, plain: bool | None) -> None:
     """Write a model for other programs.
 
     Every file is opened again and its output compared with PyTorch's.

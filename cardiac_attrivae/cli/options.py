@@ -106,8 +106,10 @@ run = click.option(
     help="Run that train wrote, or a shipped model: acdc, acdc/attri_vae_fast.",
 )  # fmt: skip
 plain = click.option(
-    "--plain", is_flag=True, help="Leave the refiner of the run out, if it has one."
-)
+    "--plain/--refined", default=None,
+    help="Leave the refiner of a model out, or draw with it; default: with it, but for a shipped "
+    "model.",
+)  # fmt: skip
 case = click.option("--case", help="Patient to start from; default: the mean of all.")
 condition = click.option(
     "--condition", metavar="COLUMN=CATEGORY",

@@ -48,7 +48,7 @@ def cross_domain_eval(
     rounds: int = 1000,
     workers: int = 1,
     training: Training | None = None,
-    plain: bool = False,
+    plain: bool | None = None,
     realism: bool = False,
     progress: Progress = lambda items, total: items,
     tell: Callable[[str], None] = lambda message: None,
@@ -70,7 +70,7 @@ def cross_domain_eval(
         rounds: Draws of patients, and permutations.
         workers: Processes.
         training: How segmenters are trained; None is `Training` as it stands.
-        plain: Whether the refiners of runs are left out.
+        plain: Whether the refiners of runs are left out, see `load_run`.
         realism: Whether drawn hearts are compared with real ones, see `measure_realism`; then
             realism.csv is written, too.
         progress: Wraps the finished jobs and their number.

@@ -83,7 +83,7 @@ def draw_data_set(
     condition: str | None = None,
     seed: int = 0,
     device: str = "auto",
-    plain: bool = False,
+    plain: bool | None = None,
     tell: Callable[[str], None] = lambda message: None,
     progress: Progress = lambda batches, _: batches,
 ) -> pd.DataFrame:

@@ -35,7 +35,7 @@ def generate(
     condition: str | None = None,
     device: str = "auto",
     tell: Callable[[str], None] = lambda message: None,
-    plain: bool = False,
+    plain: bool | None = None,
 ) -> tuple[pd.DataFrame, list[str]]:
     """Draws one heart as asked for.
 
@@ -76,7 +76,7 @@ def traverse(
     steps: int = 7,
     device: str = "auto",
     tell: Callable[[str], None] = lambda message: None,
-    plain: bool = False,
+    plain: bool | None = None,
 ) -> pd.DataFrame:
     """Turns every attribute of one heart.
 
@@ -129,7 +129,7 @@ def traverse_between(
     steps: int = 7,
     device: str = "auto",
     tell: Callable[[str], None] = lambda message: None,
-    plain: bool = False,
+    plain: bool | None = None,
 ) -> pd.DataFrame:
     """Draws hearts between two patients, along a line and along the sphere, see `between`.
 
@@ -165,7 +165,7 @@ def traverse_surface(
     steps: int = 7,
     device: str = "auto",
     tell: Callable[[str], None] = lambda message: None,
-    plain: bool = False,
+    plain: bool | None = None,
 ) -> pd.DataFrame:
     """Turns two attributes of one heart at once, see `surface`.
 

@@ -51,7 +51,7 @@ def open_all(
     runs: Sequence[str | Path],
     stores: Sequence[str | Path],
     split: str | Sequence[str],
-    plain: bool = False,
+    plain: bool | None = None,
 ) -> Opened:
     """Opens everything that is evaluated.
 
@@ -59,7 +59,7 @@ def open_all(
         runs: Folders that ``train`` wrote.
         stores: Folders that ``preprocess`` wrote, each of another data set.
         split: Which patients are scored: one split for all stores, or one for each.
-        plain: Whether the refiners of runs are left out.
+        plain: Whether the refiners of runs are left out, see `load_run`.
 
     Raises:
         ValueError: If there are more or fewer splits than stores.
@@ -85,7 +85,7 @@ def open_trained(
     run: str | Path,
     store: str | Path | None = None,
     device: str = "auto",
-    plain: bool = False,
+    plain: bool | None = None,
     telling: bool = True,
 ) -> tuple[Run, SliceDataset, LatentTable]:
     """Opens a run, the store that it was trained on, and the codes of its training patients.

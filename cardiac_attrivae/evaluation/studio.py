@@ -62,7 +62,7 @@ class Studio:
         store: str | Path | None = None,
         device: str = "auto",
         tell: Callable[[str], None] = lambda message: None,
-        plain: bool = False,
+        plain: bool | None = None,
     ) -> Studio:
         """Reads run and store, and fits the calibration.
 
@@ -71,7 +71,7 @@ class Studio:
             store: Folder that ``preprocess`` wrote; None is the one that the run was trained on.
             device: See `find_device`.
             tell: Called with a message before something takes minutes.
-            plain: Whether the refiner of the run is left out, if it has one.
+            plain: Whether the refiner of the run is left out, see `load_run`.
 
         Raises:
             DataError: If the store is gone, of another data set, or does not fit the model.

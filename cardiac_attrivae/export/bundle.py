@@ -41,7 +41,7 @@ def export(
     output: str | Path,
     evaluation: str | Path | None = None,
     tell: Callable[[str], None] = lambda message: None,
-    plain: bool = False,
+    plain: bool | None = None,
 ) -> None:
     """Writes a run in another form.
 
@@ -51,7 +51,8 @@ def export(
         output: Folder to write; a bundle is a new one.
         evaluation: Folder that ``cross-domain-eval`` wrote, whose scores a bundle's card shows.
         tell: Called with the outcome of each check.
-        plain: Whether the refiner of the run is left out; a bundle has no place for it.
+        plain: Whether the refiner of the run is left out, see `load_run`; a bundle has no place for
+            it.
 
     Raises:
         DataError: If the run cannot be read, the output is there already, or a check fails.

@@ -53,6 +53,9 @@ def model_folder(name: str | Path) -> Path:
 def judges_of(folder: Path) -> list[Path]:
     """Returns the files of the networks that measure what a shipped model draws, by its
     `model_folder`; none of other models."""
-    if PRETRAINED not in folder.parents:
-        return []
-    return sorted((folder.parents[1] / JUDGES).glob("*.safetensors"))
+    return sorted((folder.parents[1] / JUDGES).glob("*.safetensors")) if is_shipped(folder) else []
+
+
+def is_shipped(folder: Path) -> bool:
+    """Tells whether a folder of weights comes with the package."""
+    return PRETRAINED in folder.parents

@@ -20,7 +20,7 @@ from ..models.vae import VAE
 from ..runtime.contents import require_run
 from ..runtime.device import find_device
 from ..runtime.files import read_json
-from ..runtime.shipped_models import model_folder
+from ..runtime.shipped_models import is_shipped, model_folder
 from ..runtime.weights import read_weights, weights_digest
 from ..schema import DataError, Keys
 from .batches import conditions
@@ -131,7 +131,7 @@ class Run:
         return read_json(self.folder / "summary.json")
 
 
-def load_run(folder: str | Path, device: str = "cpu", *, plain: bool = False) -> Run:
+def load_run(folder: str | Path, device: str = "cpu", *, plain: bool | None = None) -> Run:
     """Reads a finished run. Its file holds weights and plain values; no code of it is executed.
 
     A network that the run names by a dotted path is code of another package. It is imported only
@@ -140,11 +140,12 @@ def load_run(folder: str | Path, device: str = "cpu", *, plain: bool = False) ->
     Args:
         folder: The folder that ``train`` wrote, or the name of a shipped model.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-        plain: Whether its refiner is left out, if it has one, see `read_refiner`.
+        plain: Whether its refiner is left out, if it has one, see `read_refiner`; None leaves out
+            those of shipped models alone.
 
     Raises:
         DataError: If the folder holds no finished run, or one that is damaged or names a network
-            that is not trusted, or its refiner is damaged or that of another run.
+            that is not trusted, or its refiner is missing, damaged or that of another run.
     """
     folder = model_folder(folder)
     require_run(folder)
@@ -165,6 +166,12 @@ def load_run(folder: str | Path, device: str = "cpu", *, plain: bool = False) ->
     painting = folder / REFINER / file.name
     about.pop("refiner", None)  # what its own file says counts
     refiner = None
+    if plain is False and not painting.is_file():
+        raise DataError(
+            f"{folder} has no refiner to draw with: leave --refined out, or train one with "
+            "train --pipeline refiner --on RUN"
+        )
+    plain = is_shipped(folder) if plain is None else plain
     if painting.is_file() and not plain:
         refiner, about["refiner"] = read_refiner(painting, weights, where)
     return Run(folder, network.eval(), pipeline, about, refiner)

@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
@@ -14,9 +15,10 @@ from cardiac_attrivae.data.phantom import write_phantoms
 from cardiac_attrivae.runtime import shipped_models as shipped
 from cardiac_attrivae.runtime.provenance import digest
 from cardiac_attrivae.runtime.shipped_models import model_folder, shipped_models
-from cardiac_attrivae.runtime.weights import read_weights
+from cardiac_attrivae.runtime.weights import read_weights, weights_digest
+from cardiac_attrivae.schema import DataError
 from cardiac_attrivae.training.facts import PRIVATE
-from cardiac_attrivae.training.run import load_run
+from cardiac_attrivae.training.run import decode, load_run
 
 BUNDLES = sorted(folder.parent for folder in shipped.PRETRAINED.glob("*/*/models"))
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "pretrained.py"
@@ -35,9 +37,31 @@ def check_bundle(folder):
         assert "CC BY-NC-SA 4.0" in text
         assert "Apache" in text
     assert "10.1109/TMI.2018.2837502" in card
-    _, about = read_weights(file)
+    weights, about = read_weights(file)
     assert not {*PRIVATE, "summary", "sha256_of"} & about.keys()
     assert "patient0" not in json.dumps(about)
+    painting = folder / "models" / "refiner" / "model.safetensors"
+    if painting.is_file():
+        assert digest(painting) in card
+        _, about = read_weights(painting)
+        assert about.keys() == {"pipeline", "base"}
+        assert about["base"]["sha256"] == weights_digest(weights)
+
+
+def check_drawn(name):
+    """Fails unless a shipped model draws smoothly by itself, and with its refiner if asked."""
+    plain, refined = load_run(name), load_run(name, plain=False)
+    assert plain.refiner is None
+    code = np.array(plain.about["code_mean"])[None]
+    smooth, painted = (decode(run.painter, code).numpy() for run in (plain, refined))
+    roughness = [np.abs(np.diff(drawn[..., 40:88, 40:88])).mean() for drawn in (smooth, painted)]
+    assert roughness[1] > 2 * roughness[0]
+
+
+def test_a_shipped_model_draws_with_its_refiner_if_it_is_asked_to():
+    check_drawn("acdc")
+    with pytest.raises(DataError, match="has no refiner"):
+        load_run("acdc/attri_vae_fast", plain=False)
 
 
 def test_all_shipped_models_together_are_small():
@@ -88,6 +112,8 @@ def made(tmp_path_factory, hasty_segmenters):
         words += [
             word for change in (*short, "objective.vae_epochs=0") for word in ("--set", change)
         ]
+        tiny = ["network.arguments.filters=[8, 8, 8]", "network.arguments.steps=2"]
+        words += [word for change in (*short[:3], *tiny) for word in ("--set-refiner", change)]
         patch.setattr(script, "PIPELINES", ("attri_sivae_fast",))
         done = CliRunner().invoke(script.main, [str(word) for word in words])
         assert done.exit_code == 0, (done.output, done.exception)
@@ -104,6 +130,8 @@ def test_the_script_ships_a_model_whose_card_belongs_to_it(made):
     assert metadata["weights_sha256"] == digest(file)
     assert digest(file) in card
     assert "--model acdc/attri_sivae_fast" in card
+    assert digest(folder / "models" / "refiner" / "model.safetensors") in card
+    assert load_run("acdc", plain=False).refiner is not None
     run, other = load_run("acdc"), load_run(made / "work" / "attri_sivae_fast")
     assert run.about["population"] == other.about["population"]
     assert not {*PRIVATE, "summary"} & run.about.keys()
@@ -116,6 +144,7 @@ def test_every_command_works_by_the_name_alone(made, tmp_path, monkeypatch):
     for words in (
         ("generate", "--model", "acdc", "--set", "LVEDA=20", "--output", "heart"),
         ("traverse", "--model", "acdc", "--output", "turned", "--steps", "2"),
+        ("generate", "--model", "acdc", "--set", "LVEDA=20", "--refined", "--output", "painted"),
         ("explore", "--model", "acdc/attri_sivae_fast", "--output", "explorer"),
         ("export", "--model", "acdc", "--format", "bundle", "--output", "bundle"),
     ):

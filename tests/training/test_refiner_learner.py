@@ -74,6 +74,12 @@ def test_a_run_draws_with_its_refiner_unless_it_is_asked_not_to(run):
     assert torch.equal(decode(model.network, codes), decode(plain.network, codes))
 
 
+def test_a_refiner_that_is_asked_for_must_be_there(run, tmp_path):
+    shutil.copy(run / "model.safetensors", tmp_path)
+    with pytest.raises(DataError, match="has no refiner to draw with: leave --refined out"):
+        load_run(tmp_path, plain=False)
+
+
 def test_an_interrupted_training_ends_with_the_same_weights(run, data, tmp_path):
     class Interruption(Exception):
         pass
