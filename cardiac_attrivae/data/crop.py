@@ -11,8 +11,12 @@ from torch.nn.functional import grid_sample
 from ..schema import HEART, DataError, Structure
 from .recipe import STACK_MM
 
+WHOLE_RV = 0.75
+"""Share of the RV's area in the next slice that it has at least in the most basal one: in the
+experts' masks of 79 of 80 patients of ACDC at ED."""
 
-def usable_slices(counts: np.ndarray, least_pixels: int = 10) -> list[int]:
+
+def usable_slices(counts: np.ndarray, least_pixels: int = 10, predicted: bool = False) -> list[int]:
     """Lists the slices that show every structure, the most basal one first.
 
     The base is the end that shows more heart, because stacks come in both orders.
@@ -20,6 +24,8 @@ def usable_slices(counts: np.ndarray, least_pixels: int = 10) -> list[int]:
     Args:
         counts: Pixels of each structure in each slice, (S, 4).
         least_pixels: A usable slice has more of each.
+        predicted: Whether a segmenter drew the mask: slices at the base are then left out whose RV
+            is far smaller than in the next one, because it was drawn in part.
 
     Raises:
         DataError: If no slice shows them all.
@@ -29,7 +35,7 @@ def usable_slices(counts: np.ndarray, least_pixels: int = 10) -> list[int]:
         >>> usable_slices(apex_first)
         [2, 1]
     """
-    counts = counts[:, HEART]
+    rv, counts = counts[:, Structure.RV], counts[:, HEART]
     usable = np.flatnonzero((counts > least_pixels).all(axis=1))
     if not len(usable):
         most = ", ".join(f"{s.name} {n}" for s, n in zip(HEART, counts.max(axis=0), strict=True))
@@ -37,7 +43,10 @@ def usable_slices(counts: np.ndarray, least_pixels: int = 10) -> list[int]:
             f"no slice shows more than {least_pixels} pixels each of LV, MYO and RV (most: {most})"
         )
     apex_first = counts[usable[-1]].sum() > counts[usable[0]].sum()
-    return [int(i) for i in (usable[::-1] if apex_first else usable)]
+    found = [int(i) for i in (usable[::-1] if apex_first else usable)]
+    while predicted and len(found) > 2 and rv[found[0]] < WHOLE_RV * rv[found[1]]:
+        found.pop(0)
+    return found
 
 
 def stack_planes(

@@ -13,7 +13,7 @@ from monai.transforms import Compose, MapTransform, Transform
 from torch import Tensor
 
 from ..heart import is_one_heart, pixel_counts
-from ..schema import CaseRecord, DataError, Keys, Structure
+from ..schema import MANUAL, CaseRecord, DataError, Keys, Structure
 from .anatomy import PHASES_EXCHANGED, heart_box, oddities
 from .images import laid_on, read_image, turned_round
 from .nifti import are_finite, read_mask
@@ -34,8 +34,8 @@ def innermost(error: BaseException) -> BaseException:
 
 
 class ReadPhased(MapTransform):
-    """Reads image and mask at the frame of the record; adds ``spacing`` (mm along i, j, slices) and
-    ``stored``, both volumes as they are in the files.
+    """Reads image and mask at the frame of the record; adds ``spacing`` (mm along i, j, slices),
+    ``stored``, both volumes as they are in the files, and whether the mask was ``predicted``.
 
     MONAI's LoadImage decodes a whole cine and takes the spacing from the affine, which in ACDC is a
     placeholder.
@@ -58,7 +58,9 @@ class ReadPhased(MapTransform):
         if not are_finite(image.voxels):
             raise DataError(f"{record.image.name} holds NaN or infinite values, or beyond float32")
         values = dict(zip(self.keys, (image.voxels, mask.voxels), strict=True))
-        return {**data, **values, "spacing": image.spacing_mm, "stored": (image, stored)}
+        predicted = record.mask_source != MANUAL
+        found = {"spacing": image.spacing_mm, "stored": (image, stored), "predicted": predicted}
+        return {**data, **values, **found}
 
 
 def stack_of(voxels: Any) -> np.ndarray:

@@ -64,7 +64,11 @@ def _cropping(recipe: Recipe) -> list[Transform]:
 
 
 def crop_heart(
-    image: np.ndarray, label: np.ndarray, spacing_mm: tuple[float, ...], recipe: Recipe
+    image: np.ndarray,
+    label: np.ndarray,
+    spacing_mm: tuple[float, ...],
+    recipe: Recipe,
+    predicted: bool = False,
 ) -> dict[Hashable, Any]:
     """Cuts the first chosen slice out of a stack that is in memory, as `preprocessing` does.
 
@@ -73,6 +77,7 @@ def crop_heart(
         label: Its canonical labels, of the same shape.
         spacing_mm: Along I, J and S.
         recipe: How to choose and crop.
+        predicted: Whether a segmenter drew the labels, see `usable_slices`.
 
     Returns:
         ``image`` and ``label`` (C, size, size), ``slice_index``, ``attributes`` and the rest.
@@ -89,6 +94,7 @@ def crop_heart(
         ((1, 128, 128), 0, 1.69)
     """
     data: dict[Hashable, Any] = {Keys.IMAGE: image, Keys.LABEL: label, "spacing": spacing_mm}
+    data["predicted"] = predicted
     measure_one, labels = MeasureHeart(), label if label.ndim == 4 else label[None]
     first, *later = (measure_one({Keys.LABEL: one}) for one in labels)
     data = first | data | {"later": later[0] if later else None}
@@ -133,7 +139,7 @@ class SelectSlices(Transform):
 
     def __call__(self, data: Case) -> list[dict[Hashable, Any]]:
         counts, (x, y, z), later = data["counts"], _spacing(data, Keys.LABEL), data.get("later")
-        usable = usable_slices(counts, self.least_pixels)
+        usable = usable_slices(counts, self.least_pixels, data.get("predicted", False))
         if later is not None and self.slice != "all" and self.stack == 1:
             enough = (later["counts"][:, HEART] > self.least_pixels).all(axis=1)
             usable = [index for index in usable if enough[index]]

@@ -180,7 +180,7 @@ def encode_scan(
     if scan.frames.shape[3] == 1:
         said.append("a single frame came: it is taken for end-diastole")
     images = np.stack([scan.frames[..., frame] for frame in frames])
-    crop = crop_heart(images, outlined, scan.spacing_mm, recipe)
+    crop = crop_heart(images, outlined, scan.spacing_mm, recipe, predicted=mask is None)
     if crop["cut"] > CUT:
         said.append(f"{crop['cut']:.0%} of the heart leaves the crop")
     slices = torch.as_tensor(np.asarray(crop[Keys.IMAGE]), dtype=torch.float32)[None]

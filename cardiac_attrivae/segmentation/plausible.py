@@ -12,7 +12,7 @@ LEAST_PIXELS = 10
 """Pixels of a structure in a slice below which its shape says nothing."""
 OPEN = 0.8
 """Share of the LV's border that is wall, below which a slice counts as open."""
-LEAST_AT_BASE = 0.6
+ATRIUM = 0.6
 """Share of the RV's area in the next slice below which its most basal one is taken for atrium: in
 the experts' masks of 80 patients of ACDC at ED and ES it is that small in 2 of 160 frames."""
 LEFT_OUT = 0.05
@@ -109,7 +109,7 @@ def without_atrium(labels: np.ndarray) -> np.ndarray:
         return kept
     areas = (labels == Structure.RV).sum((0, 1))
     shown = [*np.flatnonzero(areas)] if order else [*np.flatnonzero(areas)[::-1]]
-    while len(shown) > 2 and areas[shown[0]] < LEAST_AT_BASE * areas[shown[1]]:
+    while len(shown) > 2 and areas[shown[0]] < ATRIUM * areas[shown[1]]:
         base = kept[..., shown.pop(0)]
         base[base == Structure.RV] = Structure.BACKGROUND
     return kept

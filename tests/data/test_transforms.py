@@ -330,6 +330,12 @@ def test_slices_are_chosen_alike_in_both_orders(slice, chosen, base_first):
 def test_every_choice_is_one_of_the_usable_slices():
     assert usable_slices(COUNTS) == [2, 3, 4, 5]
     assert usable_slices(COUNTS[::-1]) == [4, 3, 2, 1]
+    partly = COUNTS.copy()
+    partly[2, Structure.RV] = 0.7 * partly[3, Structure.RV]
+    for counts, slices in ((partly, [2, 3, 4, 5]), (partly[::-1], [4, 3, 2, 1])):
+        assert usable_slices(counts) == slices
+        assert usable_slices(counts, predicted=True) == slices[1:]
+    assert usable_slices(COUNTS, predicted=True) == [2, 3, 4, 5]
     assert usable_slices(COUNTS, least_pixels=9) == [1, 2, 3, 4, 5]
     for slice in SLICES:
         items = SelectSlices(slice)(counted(COUNTS) | {"spacing": (1, 1, 1)})

@@ -18,7 +18,7 @@ from cardiac_attrivae.metrics.images import dice
 from cardiac_attrivae.runtime.shipped_models import PRETRAINED
 from cardiac_attrivae.runtime.weights import read_weights, write_weights
 from cardiac_attrivae.schema import HEART, DataError, Structure
-from cardiac_attrivae.segmentation.plausible import LEAST_AT_BASE, unbroken, without_atrium
+from cardiac_attrivae.segmentation.plausible import ATRIUM, unbroken, without_atrium
 from cardiac_attrivae.segmentation.scans import ScanSegmenter, load_segmenter, vote
 from cardiac_attrivae.segmentation.views import VIEWS, put_back, seen_in
 
@@ -191,7 +191,7 @@ def test_an_atrium_at_the_base_is_no_right_ventricle(order):
     stolen = labels[..., 0].copy()
     stolen[:38][stolen[:38] == Structure.RV] = Structure.BACKGROUND  # a part of the RV is left
     kept = (stolen == Structure.RV).sum() / (labels[..., 1] == Structure.RV).sum()
-    assert 0.2 < kept < LEAST_AT_BASE
+    assert 0.2 < kept < ATRIUM
     stack = np.dstack([stolen[..., None], labels[..., 1:]])[..., ::order]
     found = without_atrium(stack)[..., ::order]
     assert not (found[..., 0] == Structure.RV).any()
