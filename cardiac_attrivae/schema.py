@@ -74,6 +74,7 @@ class Keys(StrEnum):
     LABEL = "label"  # (N, C, H, W) canonical masks
     ATTRIBUTES = "attributes"  # (N, K) in the order of the pipeline's attribute list
     CONDITION = "condition"  # (N, M) category that a conditional network is told, see `one_hot`
+    CLASS = "class"  # (N, M) class that a classifier learns, one-hot, see `one_hot`
     ROW = "row"  # (N,) row of cases.csv
     RECONSTRUCTION = "reconstruction"  # (N, C, H, W)
     PREDICTION = "prediction"  # (N, C, H, W) labels that a network found

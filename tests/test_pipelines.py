@@ -101,6 +101,7 @@ def test_history_and_summary_tell_what_was_done(workflow):
     objective = workflow.pipeline.objective
     terms = ["reconstruction", *KL_TERMS.get(objective.name, ["kl"])]
     terms += ["attribute"] * (objective.gamma > 0)
+    terms += ["classification"] * (objective.name == "AttriVAEClassifier")
     introspective = isinstance(objective, SoftIntroObjective)
     terms += INTROSPECTIVE * introspective
     terms += ["decoder_error_generated"] * (objective.name == "SoftIntroBootstrap")

@@ -41,6 +41,7 @@ from .diagnosis_samples import (
     FREE,
     MEASURED,
     NOTHING,
+    OWN,
     TRAINED,
     Cohort,
     gather,
@@ -53,12 +54,15 @@ WAYS = (
     (CODES, "MLP"),
     (TRAINED, "logistic regression"),
     (FREE, "logistic regression"),
+    (OWN, "trained with the model"),
     (MEASURED, "logistic regression"),
     (MEASURED, "MLP"),
     (MEASURED, "random forest"),
     (NOTHING, "majority class"),
 )
 """What is predicted from, and by which classifier."""
+UNFITTED = (OWN, NOTHING)
+"""What is not explained, and has no null distribution: nothing is fitted to the classes."""
 SHOWN = 8
 """Patients whose attention is drawn, of every class."""
 BEFORE = ["dataset", "features", "classifier"]
@@ -218,9 +222,9 @@ def _ways(cohort: Cohort, folds: int, rounds: int, permutations: int, seed: int)
 
 def compute(way: Way) -> list[Found]:
     """Predicts and scores each data set, and does the same with permuted classes."""
-    predicted = _predict(way, way.known, way.new, explained=way.features != NOTHING)
+    predicted = _predict(way, way.known, way.new, explained=way.features not in UNFITTED)
     null: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in way.new}
-    for draw in range(way.permutations if way.features != NOTHING else 0):
+    for draw in range(way.permutations if way.features not in UNFITTED else 0):
         for name, one in _permuted(way, way.seed + draw).items():
             null[name].append((one.truth, one.probability))
     return [

@@ -19,6 +19,7 @@ from ..data.manifest import load_manifest
 from ..data.store import SliceDataset
 from ..metrics.classifiers import Sample
 from ..metrics.patients import LEAST
+from ..models.classifier import ClassifierHead
 from ..runtime.contents import store_of
 from ..runtime.yaml_files import shipped
 from ..schema import DataError
@@ -28,8 +29,8 @@ from .passes import codes_of
 from .score import check_fit
 
 CODES, TRAINED, FREE = "codes", "attribute dimensions", "free dimensions"
-MEASURED, NOTHING = "measured attributes", "nothing"
-FEATURES = (CODES, TRAINED, FREE, MEASURED, NOTHING)
+MEASURED, NOTHING, OWN = "measured attributes", "nothing", "classifier of the model"
+FEATURES = (CODES, TRAINED, FREE, OWN, MEASURED, NOTHING)
 """What a class is predicted from, as tables and files call it."""
 
 
@@ -40,11 +41,13 @@ class Patients:
     slices: SliceDataset  # the N slices
     codes: np.ndarray  # codes, (N, D)
     classes: np.ndarray  # class of each, (N,)
+    said: np.ndarray  # probabilities by the model's own classifier, (N, M); (N, 0) without one
 
     def of(self, classes: Sequence[str]) -> Patients:
         """Takes the patients of some classes."""
         rows = np.flatnonzero(np.isin(self.classes, classes))
-        return Patients(self.slices.take(rows), self.codes[rows], self.classes[rows])
+        fields = (field[rows] for field in (self.codes, self.classes, self.said))
+        return Patients(self.slices.take(rows), *fields)
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ class Cohort:
     def _sample(self, patients: Patients, features: str, classes: Sequence[str]) -> Sample:
         if features == MEASURED:
             values = patients.slices.attributes(self.columns[MEASURED])
+        elif features == OWN:
+            values = patients.said[:, [self.columns[OWN].index(name) for name in classes]]
         elif features == NOTHING:
             values = np.zeros((len(patients.classes), 1))
         else:
@@ -131,7 +136,8 @@ def gather(
         classes = {name: _frequent(some, name, notes) for name, some in encoded.items()}
     encoded = {name: _of(some, classes[name], name, notes) for name, some in encoded.items()}
     measured = _measured([*encoded.values(), *([fitted] if fitted else [])])
-    return Cohort(fitted, encoded, classes, _columns(run) | measured, notes)
+    columns = _columns(run) | _own_classes(run, column, classes) | measured
+    return Cohort(fitted, encoded, classes, columns, notes)
 
 
 def _seen(run: Run, data: SliceDataset, notes: list[str]) -> set[str]:
@@ -214,7 +220,28 @@ def _encoded(run: Run, data: SliceDataset, column: str, device: torch.device) ->
     codes = np.empty((0, 0))
     if len(data):  # what is to be predicted must not be told
         codes = codes_of(run, data, names, device, telling=run.condition != column).codes
-    return Patients(data, codes, data.cases[column].to_numpy(dtype=str))
+    classes, head = data.cases[column].to_numpy(dtype=str), _classifier(run, column)
+    if head is None or not len(data):
+        return Patients(data, codes, classes, np.empty((len(data), 0)))
+    with torch.no_grad():
+        said = head(torch.as_tensor(codes, device=device)).softmax(dim=1).cpu().numpy()
+    return Patients(data, codes, classes, said)
+
+
+def _classifier(run: Run, column: str) -> ClassifierHead | None:
+    """The classifier that the model was trained with, if it is one of this column."""
+    own = getattr(run.pipeline.objective, "column", None) == column
+    return run.network.classifier if own else None
+
+
+def _own_classes(
+    run: Run, column: str, classes: Mapping[str, Sequence[str]]
+) -> dict[str, list[str]]:
+    """Names what the model's own classifier tells apart, if it knows all these classes."""
+    head = _classifier(run, column)
+    if head is None or not {c for some in classes.values() for c in some} <= set(head.classes):
+        return {}
+    return {OWN: list(head.classes)}
 
 
 def _frequent(patients: Patients, name: str, notes: list[str]) -> list[str]:

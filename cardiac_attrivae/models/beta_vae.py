@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -42,7 +43,7 @@ class BetaVAE(VAE):
         channels: C.
         output: ``sigmoid`` for pixels in [0, 1], or ``linear``.
         init: ``published`` or ``he``.
-        condition, categories: See `VAE`.
+        condition, categories, classifier: See `VAE`.
         normalisation: What follows a convolution of the encoder, a key of `NORMALISATIONS`; not
             the last one, of whose single pixel there are no statistics.
 
@@ -71,9 +72,19 @@ class BetaVAE(VAE):
         init: str = "published",
         condition: str = "",
         categories: Sequence[str] = (),
+        classifier: Mapping[str, Any] | None = None,
         normalisation: str = "none",
     ) -> None:
-        super().__init__(latent_size, image_size, channels, output, 16, condition, categories)
+        super().__init__(
+            latent_size,
+            image_size,
+            channels,
+            output,
+            16,
+            condition,
+            categories,
+            classifier,
+        )
         require("init", init, one_of("published", "he"))
         require("normalisation", normalisation, one_of(*NORMALISATIONS))
         between = int(math.log2(image_size // 4)) - 1  # the outermost one sees the image

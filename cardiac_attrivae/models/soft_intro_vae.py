@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -36,7 +37,7 @@ class SoftIntroVAE(VAE):
             number of filters. ``published``: also beside one block of 512 filters in encoder and
             decoder, where the published code compares two equal numbers with ``is`` (33,101,057
             parameters).
-        condition, categories: See `VAE`.
+        condition, categories, classifier: See `VAE`.
 
     Raises:
         ValueError: If an argument is not among the accepted ones.
@@ -64,11 +65,21 @@ class SoftIntroVAE(VAE):
         shortcut: str = "changed",
         condition: str = "",
         categories: Sequence[str] = (),
+        classifier: Mapping[str, Any] | None = None,
     ) -> None:
         filters = tuple(filters)
         require("filters", filters, WIDTHS)
         smallest = max(8, 2 ** len(filters))
-        super().__init__(latent_size, image_size, channels, output, smallest, condition, categories)
+        super().__init__(
+            latent_size,
+            image_size,
+            channels,
+            output,
+            smallest,
+            condition,
+            categories,
+            classifier,
+        )
         require("bn", bn, one_of("train", "frozen"))
         require("shortcut", shortcut, one_of("changed", "published"))
         self.bn = bn

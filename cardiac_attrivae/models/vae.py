@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from ..runtime.validation import Rule, number, one_of, require
 from ..schema import VAEOutput
+from .classifier import ClassifierHead
 from .precision import at_least_float32
 
 LARGEST = 4096
@@ -47,6 +49,8 @@ class VAE(nn.Module):
         smallest: Smallest image that the network can halve often enough.
         condition: Column of cases.csv that the network is told; empty for none.
         categories: Its M categories among the training patients, which training fills in.
+        classifier: ``classes`` of a `ClassifierHead`, and its ``inputs`` if those are not all D
+            dimensions, which training fills in; None for no classifier.
 
     Attributes:
         told: Categories of what passes through, one-hot, see `conditional.told`; None for nothing.
@@ -67,6 +71,7 @@ class VAE(nn.Module):
         smallest: int,
         condition: str = "",
         categories: Sequence[str] = (),
+        classifier: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if not smallest <= image_size <= LARGEST or image_size & (image_size - 1):
@@ -82,6 +87,13 @@ class VAE(nn.Module):
         require("condition", [condition] if condition else [], NAMES)
         require("categories", categories, NAMES)
         self.condition, self.categories = condition, tuple(categories)
+        self.classifier: ClassifierHead | None = None
+        if classifier is not None:
+            require("classifier.classes", classifier.get("classes", ()), NAMES)
+            whole = {"inputs": latent_size}
+            self.classifier = ClassifierHead(**(whole | dict(classifier)))
+            inputs = number(1, latent_size, whole=True)
+            require("classifier.inputs", self.classifier.inputs, inputs)
 
     def _begin_untold(self, *layers: nn.Module) -> None:
         """Lets a new network ignore what it is told: its weights there are 0, and all others as

@@ -27,6 +27,7 @@ FEATURES_WORDS = {
     "codes": "all dimensions of the code",
     "attribute dimensions": "the dimensions that were trained on attributes",
     "free dimensions": "all other dimensions",
+    "classifier of the model": "what the model was trained to say of the class itself",
     "measured attributes": "attributes measured on the masks, without any code: the baseline",
     "nothing": "how frequent each class is",
 }

@@ -14,6 +14,7 @@ from ..models.vae import NAMES
 from ..runtime.validation import require
 from ..schema import DataError
 from .config import Pipeline
+from .objectives import ClassifierObjective
 
 
 def fitted(pipeline: Pipeline, store: SliceDataset) -> Pipeline:
@@ -41,7 +42,7 @@ def fitted(pipeline: Pipeline, store: SliceDataset) -> Pipeline:
         # one channel, which networks expect unless told otherwise, is not written down
         if parameter is not None and (key == "image_size" or parameter.default != found):
             arguments[key] = found
-    arguments |= _categories(arguments, store)
+    arguments |= _categories(arguments, store) | _classifier(pipeline, store)
     return replace(pipeline, network=replace(pipeline.network, arguments=arguments))
 
 
@@ -60,6 +61,22 @@ def _categories(arguments: dict[str, Any], store: SliceDataset) -> dict[str, Any
             "network.arguments.categories asks; leave them out, the store says them"
         )
     return {}
+
+
+def _classifier(pipeline: Pipeline, store: SliceDataset) -> dict[str, Any]:
+    """What the network's classifier tells apart, and how many dimensions it reads."""
+    objective, given = pipeline.objective, pipeline.network.arguments.get("classifier")
+    wanted: dict[str, Any] | None = None
+    if isinstance(objective, ClassifierObjective):
+        wanted = {"classes": [*categories_of(store.cases, objective.column)]}
+        if objective.reads == "attributes":
+            wanted["inputs"] = len(pipeline.attributes)
+    if given not in (None, wanted):
+        raise ValueError(
+            f"network.arguments.classifier is {given}, which does not fit {store.folder} and "
+            f"objective {objective.name}; leave it out, training fills it in"
+        )
+    return {} if wanted is None else {"classifier": wanted}
 
 
 def _check_kind(pipeline: Pipeline, store: SliceDataset) -> None:

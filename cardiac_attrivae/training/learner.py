@@ -188,7 +188,7 @@ class VAELearner(Learner):
     """
 
     known: SliceDataset
-    SUMMARISED = ("calibration",)
+    SUMMARISED: tuple[str, ...] = ("calibration",)
 
     def __init__(
         self, pipeline: Pipeline, train: SliceDataset, device: torch.device, seed: int

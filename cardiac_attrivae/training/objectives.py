@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..runtime.validation import number, one_of, option
+from ..runtime.validation import TEXT, number, one_of, option
 
 if TYPE_CHECKING:
     from torch import nn
@@ -129,6 +129,39 @@ class AttriVAEObjective(AttributeObjective):
 
         optimiser = adam(network.parameters(), pipeline)
         return VAETrainer(network=network, optimizer=optimiser, **options)
+
+
+@dataclass(frozen=True)
+class ClassifierObjective(AttriVAEObjective):
+    """Attri-VAE with a classifier that is trained together with the codes; see `ClassifierLoss`.
+
+    Attributes:
+        column: Column of cases.csv that holds the classes. Slices of patients who have none do not
+            count in this term.
+        reads: Whether the classifier sees all ``codes``, or those of the ``attributes`` alone.
+    """
+
+    name: str = "AttriVAEClassifier"
+    alpha: float = option(1.0, searched=True)
+    column: str = option("pathology", TEXT)
+    reads: str = option("codes", one_of("codes", "attributes"))
+
+    def make_learner(self, *arguments: Any) -> Learner:
+        from .classifier_learner import ClassifierLearner
+
+        return ClassifierLearner(*arguments)
+
+    def make_loss(self) -> AttributeLoss:
+        from ..models.classifier_loss import ClassifierLoss
+
+        return ClassifierLoss(**self.values("column", "reads"))
+
+    def make_trainer(self, pipeline: Pipeline, network: VAE, **options: Any) -> NetworkTrainer:
+        from .classifier_engine import ClassifierTrainer
+        from .optimisation import adam
+
+        optimiser = adam(network.parameters(), pipeline)
+        return ClassifierTrainer(network=network, optimizer=optimiser, **options)
 
 
 @dataclass(frozen=True)
@@ -313,6 +346,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
         CapacityObjective,
         SoftIntroObjective,
         BootstrapObjective,
+        ClassifierObjective,
         SegmentationObjective,
         RefinerObjective,
     )

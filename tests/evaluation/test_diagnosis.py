@@ -17,7 +17,7 @@ from cardiac_attrivae.models.vae import VAE
 from cardiac_attrivae.runtime.device import find_device
 from cardiac_attrivae.schema import DataError
 from cardiac_attrivae.training.config import parse_pipeline
-from cardiac_attrivae.training.run import load_run
+from cardiac_attrivae.training.run import encode, load_run
 from cardiac_attrivae.training.workflow import train
 
 SEEN, ALL = 12, 24
@@ -35,6 +35,7 @@ def world(tmp_path_factory):
     data = slices_of([[heart(32, 4 + 3 * w + random.uniform(0, 0.5), 3, 5)] for w in wide], folder)
     data.cases["pathology"] = np.where(wide == 1, "DCM", "NOR")
     data.cases["vendor"] = "Siemens"
+    data.cases["side"] = np.where(np.arange(ALL) % 4 < 2, "left", "right")
     data.cases["spacing_z_mm"] += np.arange(ALL) / 100  # small hearts may have equal volumes
     train(parse_pipeline(PIPELINE), data.take(range(SEEN)), folder / "run", device="cpu")
     with pytest.MonkeyPatch.context() as patch:
@@ -72,6 +73,44 @@ def test_classes_that_differ_in_size_are_read_from_measured_attributes(found):
     assert rows["measured attributes", "logistic regression"] == 1
     assert rows["nothing", "majority class"] == 0.5
     assert set(scores["metric"]) == set(DIAGNOSIS)
+
+
+def test_the_classifier_of_a_model_is_scored_on_patients_that_it_has_not_seen(world, tmp_path):
+    objective = {"name": "AttriVAEClassifier", "gamma": 1.0, "alpha": 1000.0}
+    schedule = {"epochs": 3, "steps_per_epoch": 10}
+    pipeline = parse_pipeline(PIPELINE | {"objective": objective, "schedule": schedule})
+    data = world[1]
+    train(pipeline, data.take(range(SEEN)), tmp_path / "run", device="cpu")
+    diagnose(
+        tmp_path / "run", [world[0]], tmp_path / "out", rounds=20, permutations=1, device="cpu"
+    )
+    said = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    said = said[said["features"] == "classifier of the model"]
+    assert set(said["case"]) == set(data.cases["case"][SEEN:])
+    run = load_run(tmp_path / "run")
+    unseen = data.take(range(SEEN, ALL))
+    codes = torch.as_tensor(encode(run.network, unseen.images)[0])
+    expected = run.network.classifier(codes).softmax(dim=1).detach().numpy()
+    columns = [f"p({name})" for name in run.network.classifier.classes]
+    found = said.set_index("case").loc[unseen.cases["case"], columns]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    scores = pd.read_csv(tmp_path / "out" / "scores.csv")
+    own = scores[scores["features"] == "classifier of the model"]
+    assert own["p"].isna().all()
+    assert "classifier of the model" in (tmp_path / "out" / "report.html").read_text("utf-8")
+
+
+def test_a_classifier_of_another_column_has_no_row(world, tmp_path):
+    objective = {"name": "AttriVAEClassifier", "gamma": 1.0, "column": "side"}
+    data = world[1]
+    pipeline = parse_pipeline(PIPELINE | {"objective": objective})
+    train(pipeline, data.take(range(SEEN)), tmp_path / "run", device="cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(diagnosis_samples.SliceDataset, "open", lambda folder: data)
+        run = load_run(tmp_path / "run")
+        for column, there in (("pathology", False), ("side", True)):
+            cohort = gather(run, [(world[0], None)], column, False, find_device("cpu"))
+            assert ("classifier of the model" in cohort.columns) == there
 
 
 def test_importances_name_their_columns(found):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import cardiac_attrivae
+from cardiac_attrivae.models.classifier_loss import ClassifierLoss
 from cardiac_attrivae.models.kl_losses import BetaTCVAELoss, CapacityLoss
 from cardiac_attrivae.models.loss_terms import attribute_distance
 from cardiac_attrivae.models.losses import AttriVAELoss, SoftIntroLoss
@@ -29,6 +30,7 @@ from cardiac_attrivae.runtime.distributed import (
 )
 from cardiac_attrivae.schema import Keys
 from cardiac_attrivae.training.bootstrap_engine import BootstrapTrainer
+from cardiac_attrivae.training.classifier_engine import ClassifierTrainer
 from cardiac_attrivae.training.engines import SoftIntroTrainer, VAETrainer
 from cardiac_attrivae.training.optimisation import split_parameters
 
@@ -82,7 +84,9 @@ def step(dtype):
 def train(dtype, objective):
     """One step of a trainer on a batch that every process is given whole."""
     torch.manual_seed(0)
-    network = synchronise(SoftIntroVAE(5, 16, 1, (3, 4)).to(dtype))
+    classifies = isinstance(objective, ClassifierLoss)
+    head = {"classes": ["DCM", "NOR"]} if classifies else None
+    network = synchronise(SoftIntroVAE(5, 16, 1, (3, 4), classifier=head).to(dtype))
     encoder, decoder = split_parameters(network)
     common = {
         "device": "cpu", "max_epochs": 1, "train_data_loader": [None], "epoch_length": 1,
@@ -97,11 +101,13 @@ def train(dtype, objective):
         trainer = kind(loss_function=objective, **optimisers, **common)
     else:
         optimiser = torch.optim.SGD(network.parameters(), 1e-5)
-        trainer = VAETrainer(loss_function=objective, optimizer=optimiser, **common)
+        kind = ClassifierTrainer if classifies else VAETrainer
+        trainer = kind(loss_function=objective, optimizer=optimiser, **common)
     trainer.state.epoch = 1
     batch = {
         Keys.IMAGE: normal(ROWS, 1, 16, 16, seed=1, dtype=dtype).sigmoid(),
         Keys.ATTRIBUTES: normal(ROWS, 3, seed=2, dtype=dtype),
+        Keys.CLASS: torch.eye(3)[torch.arange(ROWS) % 3, :2],  # the third class is not known
         Keys.ROW: torch.arange(ROWS),
     }
     output = trainer._iteration(trainer, batch)
@@ -118,6 +124,7 @@ OBJECTIVES = {
     ),
     "soft_intro_bootstrap": SoftIntroLoss(beta_neg=64, gamma=0.1, gamma_r=1),
     "attri_vae": AttriVAELoss(beta=2.0, gamma=10.0),
+    "classifier": ClassifierLoss(beta=2.0, alpha=50.0, gamma=10.0),
     "beta_tcvae": BetaTCVAELoss(64, gamma=10.0),
     "capacity": CapacityLoss(beta=2.0, gamma=10.0),
 }

@@ -88,10 +88,13 @@ CONDITIONAL = BOOTSTRAP | {
     },
 }
 CAPACITY = {"name": "Capacity", "gamma": 1.0, "capacity": 8.0, "capacity_steps": 3}
+# The slices of this data set have no class but their place.
+CLASSIFIER = {"name": "AttriVAEClassifier", "gamma": 1.0, "alpha": 3.0, "column": "slice_index"}
 RUNS = {
     "plain": PLAIN,
     "capacity": PLAIN | {"objective": CAPACITY},
     "everything": EVERYTHING,
+    "classifier": EVERYTHING | {"objective": CLASSIFIER},
     "intro": INTRO,
     "intro_everything": INTRO_EVERYTHING,
     "bootstrap": BOOTSTRAP,
