@@ -147,7 +147,7 @@ def load_run(folder: str | Path, device: str = "cpu", *, plain: bool | None = No
         DataError: If the folder holds no finished run, or one that is damaged or names a network
             that is not trusted, or its refiner is missing, damaged or that of another run.
     """
-    folder = model_folder(folder)
+    given, folder = folder, model_folder(folder)
     require_run(folder)
     file = folder / "model.safetensors"
     weights, about = read_weights(file)
@@ -168,7 +168,7 @@ def load_run(folder: str | Path, device: str = "cpu", *, plain: bool | None = No
     refiner = None
     if plain is False and not painting.is_file():
         raise DataError(
-            f"{folder} has no refiner to draw with: leave --refined out, or train one with "
+            f"{given} has no refiner to draw with: leave --refined out, or train one with "
             "train --pipeline refiner --on RUN"
         )
     plain = is_shipped(folder) if plain is None else plain

@@ -60,7 +60,7 @@ def check_drawn(name):
 
 def test_a_shipped_model_draws_with_its_refiner_if_it_is_asked_to():
     check_drawn("acdc")
-    with pytest.raises(DataError, match="has no refiner"):
+    with pytest.raises(DataError, match="^acdc/attri_vae_fast has no refiner"):
         load_run("acdc/attri_vae_fast", plain=False)
 
 
