@@ -24,7 +24,7 @@ from .manifest import NAME
 from .preprocess import UNFINISHED, check_replaceable
 from .recipe import full_recipe
 from .store import SliceDataset, content_hash
-from .store_files import FORMAT, mask_entry
+from .store_files import FORMAT, mask_entry, unfinished
 from .store_writer import PACKAGES, appended
 
 PIECE = 64
@@ -69,7 +69,7 @@ def join_stores(
             "_ and -, with --name"
         )
     place = real_place(output)
-    partial = place.parent / f".{place.name}.partial"
+    partial = unfinished(place)
     with locked(partial, output):
         check_own(partial, UNFINISHED, "an interrupted join")
         check_replaceable(output, overwrite)
@@ -78,6 +78,7 @@ def join_stores(
         folder = partial / "store"
         folder.mkdir()
         _write(stores, folder, name)
+        check_replaceable(output, overwrite)  # somebody may have begun to work in it meanwhile
         replace_folder(folder, place)
     return SliceDataset.open(output)
 

@@ -23,7 +23,7 @@ import numpy as np
 from monai.transforms import Compose
 
 from ..runtime.files import enough_space, real_place, replace_folder
-from ..runtime.folders import empty, is_empty, locked
+from ..runtime.folders import check_unused, empty, is_empty, locked
 from ..runtime.messages import counted, without_folder
 from ..runtime.outputs import check_apart, check_own
 from ..runtime.pool import Failure, Pool, cluster, processes, run_each
@@ -35,7 +35,7 @@ from .masks import Masks, predicted_masks
 from .pseudonyms import fixed_reason, pseudonymised
 from .recipe import WHOLE, Recipe
 from .store import is_store
-from .store_files import SPACING, STORE
+from .store_files import SPACING, STORE, unfinished
 from .store_writer import FACTS, assemble, case_file, save_case
 from .transforms import innermost, preprocessing
 
@@ -149,7 +149,7 @@ def preprocess(
         masks = masks.named(private=key is not None)
     check_apart(source, output)
     place = real_place(output)
-    partial = place.parent / f".{place.name}.partial"
+    partial = unfinished(place)
     with locked(partial, output):
         check_own(partial, UNFINISHED, "an interrupted preprocess")
         check_replaceable(output, overwrite)
@@ -188,6 +188,7 @@ def preprocess(
         if turned:
             about["mirrored"] = sorted(turned)
         info = assemble(store, finished, skipped, about, recipe.phases)
+        check_replaceable(output, overwrite)  # somebody may have begun to work in it meanwhile
         replace_folder(store, place)
         empty(partial)
     with suppress(OSError):  # it was there before, or another run has begun
@@ -206,7 +207,8 @@ def check_replaceable(output: Path, overwrite: bool) -> None:
     """Refuses an output folder that holds anything but a store.
 
     Raises:
-        DataError: If it does, or if it exists and may not be replaced.
+        DataError: If it does, if it exists and may not be replaced, or if another process works in
+            it.
 
     Example:
         >>> check_replaceable(Path("absent"), overwrite=False)
@@ -222,6 +224,7 @@ def check_replaceable(output: Path, overwrite: bool) -> None:
     if not overwrite:
         raise DataError(f"{output} exists already; choose another folder or add --overwrite")
     check_own(output, STORE, "a store")
+    check_unused(output)
 
 
 def _found(

@@ -32,6 +32,16 @@ TEXT = ["case", "dataset", "split", "domain", "vendor", "centre", "pathology", "
 T = TypeVar("T")
 
 
+def unfinished(store: Path) -> Path:
+    """Returns the folder beside a store in which it is written, and which its writer locks.
+
+    Example:
+        >>> unfinished(Path("stores/acdc")).as_posix()
+        'stores/.acdc.partial'
+    """
+    return store.parent / f".{store.name}.partial"
+
+
 def open_files(folder: Path) -> tuple[np.ndarray, np.ndarray, ZipFile, pd.DataFrame]:
     """Opens images, labels, masks and cases of a store together.
 

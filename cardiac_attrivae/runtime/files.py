@@ -66,17 +66,17 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with errors_name(path), _temporary(path, _create_file) as temporary:
-        yield temporary
-        _flush(temporary)
-        _patiently(os.replace, temporary, path)
+    with errors_name(path), temporary(path, _create_file) as beside:
+        yield beside
+        _flush(beside)
+        _patiently(os.replace, beside, path)
         _flush(path.parent)
 
 
 def write(path: str | Path, content: str | bytes | memoryview) -> None:
     """Writes text (as UTF-8, line ends unchanged) or bytes, see `atomic_file`."""
-    with atomic_file(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    with atomic_file(path) as beside:
+        beside.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
@@ -88,9 +88,9 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """
     place = real_place(path)
     place.parent.mkdir(parents=True, exist_ok=True)
-    with errors_name(place), _temporary(place, os.mkdir) as temporary:
-        yield temporary
-        replace_folder(temporary, place)
+    with errors_name(place), temporary(place, os.mkdir) as beside:
+        yield beside
+        replace_folder(beside, place)
 
 
 def replace_folder(folder: Path, place: Path) -> None:
@@ -181,26 +181,26 @@ def _create_file(path: Path) -> None:
 
 
 @contextmanager
-def _temporary(path: Path, create: Callable[[Path], None]) -> Iterator[Path]:
+def temporary(path: Path, create: Callable[[Path], None]) -> Iterator[Path]:
     """A new file or folder beside its place: locked while the block runs, absent afterwards."""
     while True:
-        temporary = _beside(path)
-        create(temporary)
+        beside = _beside(path)
+        create(beside)
         with suppress(BlockingIOError, FileNotFoundError):  # taken for a leftover: once more
-            holder = _hold(temporary)
+            holder = hold(beside)
             break
     try:
-        yield temporary
+        yield beside
     finally:
         if holder is not None:
             os.close(holder)
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
+        if beside.is_dir():
+            shutil.rmtree(beside, ignore_errors=True)
         else:
-            temporary.unlink(missing_ok=True)
+            beside.unlink(missing_ok=True)
 
 
-def _hold(path: Path) -> int | None:
+def hold(path: Path) -> int | None:
     """Locks a temporary file or folder; returns the descriptor that holds the lock, or None where
     there are no such locks. Raises a BlockingIOError if another process holds it, a
     FileNotFoundError if one removed it."""
@@ -225,7 +225,7 @@ def _remove_leftover(path: Path) -> None:
     if not named or path.is_symlink():
         return
     try:
-        holder = _hold(path)
+        holder = hold(path)
     except OSError:  # it is being written, or was removed meanwhile, or belongs to another user
         return
     try:

@@ -8,19 +8,29 @@ import socket
 import stat
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from filelock import lock_descriptor
 
 from ..schema import DataError
 from .environment import WINDOWS
-from .files import NO_LINK, NO_LOCKS, PART, errors_name, remove_leftovers
+from .files import (
+    NO_LINK,
+    NO_LOCKS,
+    PART,
+    errors_name,
+    hold,
+    remove_leftovers,
+    temporary,
+)
 
 LOCK = ".cardiac-attrivae.lock"
 """Name of the lock file in a locked folder."""
 MARKER = ".cardiac-attrivae.json"
 """Name of the file that says which command writes a folder, see `outputs.claim`."""
+IN_USE = "in-use"
+"""End of the name of the temporary files that `in_use` makes."""
 
 
 @contextmanager
@@ -60,6 +70,50 @@ def locked(folder: str | Path, called: str | Path | None = None) -> Iterator[int
                 folder.rmdir()
 
 
+@contextmanager
+def in_use(
+    folder: Path, writer: Path | None = None, called: str | Path | None = None
+) -> Iterator[None]:
+    """Keeps a folder from being replaced or emptied while the block runs, see `check_unused`.
+
+    Any number of processes may use a folder at once. One that cannot be written is not marked.
+
+    Args:
+        folder: Existing folder.
+        writer: Folder that is locked by who replaces this one; None is the folder itself.
+        called: The name by which the user knows what is replaced, if it is another one.
+
+    Raises:
+        DataError: If another process has locked ``writer``.
+    """
+    writer = writer or folder
+    with ExitStack() as marked:
+        with suppress(OSError):
+            marked.enter_context(temporary(folder / IN_USE, _mark))
+        # marked first: of two that begin at once, at least one sees the other
+        _refuse_locked(writer, called or writer)
+        yield
+
+
+def check_unused(folder: Path) -> None:
+    """Refuses to replace or empty a folder in which another process works: it trains a run inside,
+    say, or prepares a segmenter. The lock of the folder itself does not count.
+
+    Raises:
+        DataError: If there is such a process.
+    """
+    for root, folders, files in os.walk(folder):
+        for name in (*files, *folders):
+            lock = name == LOCK and Path(root) != folder
+            if (lock or PART.fullmatch(name)) and _is_held(path := Path(root, name)):
+                told = lock or name.endswith(f"-{IN_USE}")
+                holder = f" ({path.read_text('utf-8', 'replace')[:200]})" if told else ""
+                raise DataError(
+                    f"{folder} would be replaced, but another process works in {root}{holder}; "
+                    "wait for it or end it, or choose another folder"
+                )
+
+
 def empty(folder: Path, *kept: str) -> None:
     """Removes everything in a folder but its lock and the names in ``kept``."""
     for path in folder.iterdir():
@@ -92,12 +146,47 @@ def _lock(folder: Path, called: str | Path) -> int:
                     with errors_name(file):
                         os.ftruncate(lock, 0)
                         os.lseek(lock, 0, os.SEEK_SET)
-                        os.write(lock, f"process {os.getpid()} on {socket.gethostname()}".encode())
+                        os.write(lock, _this_process().encode())
                     return lock
             except BaseException:
                 os.close(lock)
                 raise
             os.close(lock)
+
+
+def _this_process() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def _mark(path: Path) -> None:
+    mark = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    try:
+        os.write(mark, _this_process().encode())
+    finally:
+        os.close(mark)
+
+
+def _refuse_locked(folder: Path, called: str | Path) -> None:
+    """Raises what `locked` does if another process has locked a folder."""
+    with suppress(OSError):  # there is no lock
+        lock = os.open(folder / LOCK, os.O_RDWR | NO_LINK)
+        try:
+            _take(lock, folder / LOCK, called)
+        finally:
+            os.close(lock)
+
+
+def _is_held(path: Path) -> bool:
+    """Whether another process has locked a lock or a temporary file."""
+    try:
+        holder = hold(path)
+    except BlockingIOError:
+        return True
+    except OSError:  # it was removed meanwhile, say
+        return False
+    if holder is not None:
+        os.close(holder)
+    return False
 
 
 def _take(lock: int, file: Path, called: str | Path) -> None:

@@ -23,7 +23,7 @@ from ..runtime.files import remove_leftovers
 from ..runtime.weights import weights_digest, write_weights
 from ..schema import DataError
 from ..training.guidance import Guide
-from .judge import Segmenter, cache_of, read_cached
+from .judge import Segmenter, cache_of, preparing, read_cached
 from .judge_training import Progress, Training, augmentation_facts, bar, train_network
 
 FORMAT = 1
@@ -81,13 +81,14 @@ def train_guide(
             "it. About two minutes on a CPU. If it is interrupted, the next call goes on"
         )
         checkpoint = file.with_suffix(".checkpoint")
-        network = train_network(
-            half, device=device, training=training, checkpoint=checkpoint, progress=progress,
-            build=build_guide,
-        )  # fmt: skip
-        write_weights(file, network.state_dict(), {"fingerprint": file.stem})
-        checkpoint.unlink(missing_ok=True)
-        remove_leftovers(file.parent)
+        with preparing(train, file.parent):
+            network = train_network(
+                half, device=device, training=training, checkpoint=checkpoint, progress=progress,
+                build=build_guide,
+            )  # fmt: skip
+            write_weights(file, network.state_dict(), {"fingerprint": file.stem})
+            checkpoint.unlink(missing_ok=True)
+            remove_leftovers(file.parent)
     return Guide(network, KIND, half.fingerprints())
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -21,8 +22,10 @@ from torch import Tensor, nn
 from ..attributes import AREAS
 from ..data.loader import DeviceLoader
 from ..data.store import SliceDataset
+from ..data.store_files import unfinished
 from ..metrics.images import dice
 from ..runtime.files import remove_leftovers
+from ..runtime.folders import in_use
 from ..runtime.weights import Facts, read_weights, write_weights
 from ..schema import STRUCTURES, DataError, Keys
 from ..training.augmentation import each_phase
@@ -77,6 +80,23 @@ def cache_of(store: SliceDataset, otherwise: Path) -> Path:
     return (store.folder if os.access(store.folder, os.W_OK) else otherwise) / "segmenters"
 
 
+@contextmanager
+def preparing(store: SliceDataset, cache: Path) -> Iterator[None]:
+    """Keeps a store, or the run that holds its cache, from being replaced while the block trains.
+
+    Raises:
+        DataError: If the store is being replaced by another process.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    writer = unfinished(store.folder.resolve()) if cache.parent == store.folder else None
+    try:
+        with in_use(cache, writer, store.folder):
+            yield
+    finally:
+        with suppress(OSError):  # nothing was kept
+            cache.rmdir()
+
+
 def segmenters_for(
     store: SliceDataset,
     cache: Path,
@@ -123,8 +143,21 @@ def segmenters_for(
             f"about {2 * len(missing)} minutes on a CPU. If it is interrupted, the next call "
             "goes on"
         )
-    total = len(missing) * training.steps
-    steps = iter(progress(range(total), total) if total else ())  # one bar for all
+        with preparing(store, cache):
+            ready |= _prepared(missing, seed, device, training, progress)
+    return [ready[files[half]] for half in halves]
+
+
+def _prepared(
+    missing: Mapping[Path, tuple[SliceDataset, SliceDataset]],
+    seed: int,
+    device: torch.device | str,
+    training: Training,
+    progress: Progress,
+) -> dict[Path, Segmenter]:
+    """Trains segmenters and keeps them in their files; see `patients_of` for their slices."""
+    ready, total = {}, len(missing) * training.steps
+    steps = iter(progress(range(total), total))  # one bar for all
     for file, (train, unseen) in missing.items():
         checkpoint = file.with_suffix(".checkpoint")
         network = train_network(
@@ -135,7 +168,7 @@ def segmenters_for(
         _write(ready[file], file)
         checkpoint.unlink(missing_ok=True)
     next(steps, None)  # a bar closes when it is asked for more
-    return [ready[files[half]] for half in halves]
+    return ready
 
 
 def _file(

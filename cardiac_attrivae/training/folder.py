@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from ..runtime.files import enough_space, write
-from ..runtime.folders import empty, is_empty, locked
+from ..runtime.folders import check_unused, empty, is_empty, locked
 from ..runtime.outputs import check_own, refuse_links
 from ..runtime.yaml_files import read_yaml
 from ..schema import DataError
@@ -48,8 +48,8 @@ def claimed(
         overwrite: Whether a run in the folder is removed. One without a checkpoint always is.
 
     Raises:
-        DataError: If the folder holds another run or other files, another process works in it, or
-            there is too little space.
+        DataError: If the folder holds another run or other files, another process works in it or in
+            its refiner, or there is too little space.
     """
     with locked(folder):
         _make_room(folder, wanted, size, resume, overwrite)
@@ -100,6 +100,7 @@ def _remove(folder: Path) -> None:
             "else; choose another folder"
         )
     check_own(folder, [*RUN, *(f"{REFINER}/{pattern}" for pattern in RUN)], "a run")
+    check_unused(folder)
     for name in (MODEL, LAST):
         (folder / name).unlink(missing_ok=True)
     empty(folder, CONFIG, SEGMENTERS)

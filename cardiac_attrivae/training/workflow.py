@@ -19,6 +19,7 @@ from monai.engines import SupervisedEvaluator
 from ..data.store import SliceDataset
 from ..runtime.device import deterministic, find_device, idle_cores
 from ..runtime.distributed import barrier, from_first, is_first, processes
+from ..runtime.folders import in_use
 from ..schema import DataError
 from .config import AUTO, PRECISIONS, Pipeline
 from .engines import NetworkTrainer
@@ -194,6 +195,8 @@ class TrainingWorkflow(PythonicWorkflow):
             self.learner = self._learner(self.pipeline)
             config = self._configuration()
             if is_first():  # not earlier: a wrong configuration has been refused above
+                if self.base:
+                    self._resources.enter_context(in_use(self.base.folder))
                 self._claim(config)
             barrier()
             self.learner.guide = self._guide()

@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 import faults
@@ -22,6 +23,7 @@ from cardiac_attrivae.data.phantom import write_phantoms
 from cardiac_attrivae.data.preprocess import preprocess
 from cardiac_attrivae.data.recipe import Recipe
 from cardiac_attrivae.data.store import FILES, SliceDataset, content_hash
+from cardiac_attrivae.runtime.folders import locked
 from cardiac_attrivae.schema import DataError
 
 OWN = parse_manifest(faults.OWN | {"folders": {"a": "train", "b": "test"}}, "own")
@@ -538,6 +540,23 @@ def test_a_store_with_something_foreign_inside_is_not_replaced(
     with pytest.raises(DataError, match=f"holds what is not of a store: {name}; move it away"):
         preprocess(load_manifest("acdc"), acdc_tree, store, overwrite=True)
     assert (store / name).read_text() == "mine"
+
+
+def test_what_somebody_puts_into_a_store_while_it_is_rewritten_stays(
+    acdc_tree, acdc_store, tmp_path
+):
+    store = shutil.copytree(acdc_store, tmp_path / "s")
+    before = _tree(store)
+
+    def begun_inside(jobs, total):
+        yield from jobs
+        stack.enter_context(locked(store / "run"))  # as `train --output s/run` does
+
+    with ExitStack() as stack, pytest.raises(DataError, match="another process works in .*s/run"):
+        preprocess("acdc", acdc_tree, store, overwrite=True, progress=begun_inside)
+    assert _tree(store) == before
+    summary = preprocess("acdc", acdc_tree, store, overwrite=True)
+    assert summary.kept == summary.cases
 
 
 def test_what_is_foreign_beside_the_output_stays(acdc_tree, tmp_path):

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from cardiac_attrivae.cli.main import main
 from cardiac_attrivae.runtime import folders
 from cardiac_attrivae.runtime.files import write
-from cardiac_attrivae.runtime.folders import LOCK, empty, is_empty, locked
+from cardiac_attrivae.runtime.folders import LOCK, check_unused, empty, in_use, is_empty, locked
 from cardiac_attrivae.schema import DataError
 
 
@@ -21,8 +21,9 @@ def names(folder):
 
 HOLDER = """
 import sys, time
-from cardiac_attrivae.runtime.folders import locked
-with locked(sys.argv[1]):
+from pathlib import Path
+from cardiac_attrivae.runtime.folders import in_use, locked
+with globals()[sys.argv[2]](Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -30,13 +31,13 @@ with locked(sys.argv[1]):
 
 def test_a_second_run_is_told_and_a_killed_one_is_no_obstacle(tmp_path):
     folder = tmp_path / "run"
-    with subprocess.Popen([sys.executable, "-c", HOLDER, folder], stdout=subprocess.PIPE) as other:
+    command = [sys.executable, "-c", HOLDER, folder, "locked"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
         try:
             assert other.stdout.readline() == b"held\n"
             told = rf"{folder} is being worked on .*process {other.pid} on .*wait for it or end it"
             with pytest.raises(DataError, match=told), locked(folder):
                 pass
-            command = [sys.executable, "-c", HOLDER, folder]
             again = subprocess.run(command, capture_output=True, text=True, timeout=120)
             assert again.returncode
             assert "is being worked on" in again.stderr
@@ -48,6 +49,40 @@ def test_a_second_run_is_told_and_a_killed_one_is_no_obstacle(tmp_path):
         assert names(folder) == {LOCK}
         write(folder / "a", "x")
     assert names(folder) == {"a"}
+
+
+@pytest.mark.parametrize("how", ["locked", "in_use"])
+def test_a_folder_in_which_another_process_works_is_not_replaced(tmp_path, how):
+    inner = tmp_path / "run" / "refiner"
+    inner.mkdir(parents=True)
+    command = [sys.executable, "-c", HOLDER, inner, how]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        try:
+            assert other.stdout.readline() == b"held\n"
+            told = f"another process works in {inner} .process {other.pid} on .*wait for it or end"
+            with pytest.raises(DataError, match=told):
+                check_unused(tmp_path / "run")
+            with locked(tmp_path / "run"), pytest.raises(DataError, match=told):
+                check_unused(tmp_path / "run")  # whose own lock does not count
+        finally:
+            other.kill()
+    check_unused(tmp_path / "run")  # what a killed one left is no obstacle
+
+
+def test_several_use_a_folder_that_nobody_has_locked(tmp_path):
+    with in_use(tmp_path), in_use(tmp_path):
+        assert is_empty(tmp_path)
+    assert names(tmp_path) == set()
+    with locked(tmp_path), pytest.raises(DataError, match=f"{tmp_path} is being worked on"), \
+            in_use(tmp_path):  # fmt: skip
+        pass
+    with locked(tmp_path / ".a.partial"):
+        told = "a is being worked on by another process"
+        with pytest.raises(DataError, match=told), in_use(tmp_path, tmp_path / ".a.partial", "a"):
+            pass
+    with in_use(tmp_path / "read-only or absent"):
+        pass
+    assert names(tmp_path) == set()
 
 
 def test_children_that_inherit_it_keep_the_lock(tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import shutil
 import sys
 
 import numpy as np
@@ -10,11 +11,15 @@ import torch
 from conftest import heart
 from scipy.ndimage import gaussian_filter
 
+from cardiac_attrivae.data.preprocess import preprocess
 from cardiac_attrivae.data.store import SliceDataset, areas
+from cardiac_attrivae.runtime.folders import locked
 from cardiac_attrivae.schema import DataError, Scale
 from cardiac_attrivae.segmentation import judge, judge_training
+from cardiac_attrivae.segmentation.guide import train_guide
 from cardiac_attrivae.segmentation.judge import (
     Training,
+    cache_of,
     dice,
     patients_of,
     scored,
@@ -217,6 +222,40 @@ def test_one_preparation_serves_every_later_call(drawn_slices, tmp_path, monkeyp
     monkeypatch.setattr(judge, "train_network", None)  # a second training would fail
     for half in (None, 0, 1):
         segmenters_for(drawn_slices, tmp_path, (half,), training=SHORT)
+
+
+def test_no_store_is_replaced_while_segmenters_are_prepared_in_it(
+    acdc_tree, acdc_store_all, tmp_path
+):
+    store = shutil.copytree(acdc_store_all, tmp_path / "s", ignore=lambda *_: ["segmenters"])
+    slices, tried = SliceDataset.open(store), []
+
+    def replace(batches, total):
+        with pytest.raises(DataError, match="would be replaced, but another process works in"):
+            preprocess("acdc", acdc_tree, store, overwrite=True)
+        tried.append(total)
+        return batches
+
+    segmenters_for(slices, cache_of(slices, tmp_path), training=SHORT, progress=replace)
+    train_guide(
+        slices.split("train"), tmp_path, torch.device("cpu"), training=SHORT, progress=replace
+    )
+    assert len(tried) == 2
+    assert len([*(store / "segmenters").iterdir()]) == 2
+
+
+def test_no_segmenter_is_prepared_in_a_store_that_is_being_replaced(acdc_store_all, tmp_path):
+    store = shutil.copytree(acdc_store_all, tmp_path / "s", ignore=lambda *_: ["segmenters"])
+    slices = SliceDataset.open(store)
+    with locked(tmp_path / ".s.partial"):
+        for prepare in (
+            lambda: segmenters_for(slices, cache_of(slices, tmp_path), training=SHORT),
+            lambda: train_guide(slices.split("train"), tmp_path, torch.device("cpu")),
+        ):
+            with pytest.raises(DataError, match=f"{store} is being worked on by another process"):
+                prepare()
+        segmenters_for(slices, tmp_path / "segmenters", training=SHORT)  # elsewhere
+    assert not (store / "segmenters").exists()
 
 
 def test_an_interrupted_preparation_keeps_what_is_finished(drawn_slices, tmp_path, often_kept):

@@ -13,6 +13,7 @@ from cardiac_attrivae.cli.main import main
 from cardiac_attrivae.data.store import SliceDataset
 from cardiac_attrivae.export.bundle import export
 from cardiac_attrivae.models.refiner import Painted
+from cardiac_attrivae.runtime.folders import locked
 from cardiac_attrivae.runtime.weights import read_weights, weights_digest, write_weights
 from cardiac_attrivae.schema import DataError, Keys
 from cardiac_attrivae.segmentation.guide import refuse_guide
@@ -167,6 +168,32 @@ def test_a_new_training_of_the_run_removes_its_refiner(acdc_store_all, run, tmp_
     train(pipeline, SliceDataset.open(acdc_store_all), folder, device="cpu", overwrite=True)
     assert not (folder / "refiner").exists()
     assert load_run(folder).refiner is None
+
+
+@pytest.mark.parametrize("place", ["run/refiner", "elsewhere"])
+def test_a_run_is_not_replaced_while_a_refiner_of_it_is_trained(run, data, tmp_path, place):
+    folder = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("refiner"))
+    before, told = {path.name for path in folder.iterdir()}, []
+
+    short = ["schedule.epochs=1", "schedule.steps_per_epoch=1"]
+    other = load_pipeline("attri_vae_unguided", short)
+
+    def replace(row):
+        with pytest.raises(DataError, match="would be replaced, but another process works") as one:
+            train(other, data, folder, device="cpu", overwrite=True)
+        told.append(one)
+
+    refined(data, folder, tmp_path / place, tell=replace)
+    assert len(told) == 2  # once an epoch
+    assert {path.name for path in folder.iterdir()} == before | {"refiner"} & {*place.split("/")}
+    load_run(folder)
+
+
+def test_no_refiner_begins_while_its_run_is_being_worked_on(run, data, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("refiner"))
+    with locked(folder), pytest.raises(DataError, match=f"{folder} is being worked on by another"):
+        refined(data, folder, tmp_path / "elsewhere")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_a_refiner_can_be_verified(run, acdc_store_all):
