@@ -136,8 +136,8 @@ class CaseRecord:
     mask_source: str = MANUAL  # who made the mask: ``manual``, or the name of a segmenter
     # id in the source where ``case`` is a pseudonym; it is never written
     source_case: str = field(default="", repr=False)
-    # the same patient at ES, where slices are read at both phases; None where there is no mask at
-    # ES, or only ED is read
+    # the same patient at ES; None where there is no mask at ES. Where only ED is read, it tells
+    # whether the two are exchanged
     later: CaseRecord | None = None
 
     @property

@@ -48,6 +48,40 @@ def quick_guide(train, output, device):
     return Guide(build_guide(0, device), KIND, train.fingerprints())
 
 
+def check_one_call_at_a_time(first, second, output, monkeypatch):
+    """Checks that a kill before any file of the second of two calls leaves those of one of them.
+
+    Files with a name of their own for each content, which both may use, do not count.
+    """
+    import hashlib
+
+    from cardiac_attrivae.runtime import files
+    from cardiac_attrivae.runtime.folders import LOCK, MARKER
+
+    def content():
+        found = ((path, path.relative_to(output)) for path in output.rglob("*") if path.is_file())
+        return {
+            (name.as_posix(), hashlib.sha256(path.read_bytes()).hexdigest())
+            for path, name in found
+            if name.parts[0] not in ("parts", "segmenters", MARKER, LOCK)
+            and not files.PART.fullmatch(name.name)
+        }
+
+    def renamed(*paths):
+        seen.append(content())
+        real(*paths)
+
+    first(output=output)
+    old, seen, real = content(), [], files._patiently
+    monkeypatch.setattr(files, "_patiently", renamed)
+    second(output=output)
+    new = content()
+    assert new - old
+    assert len(seen) >= len(new)
+    for before in seen:
+        assert before <= old or before <= new
+
+
 def masks_apart(tree, manifest, folder, cases=None):
     """Moves masks out of a tree, canonical and named as their scans; returns the new tree."""
     import shutil

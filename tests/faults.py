@@ -482,6 +482,11 @@ TABLE = {
     "negative frame": (HEADER + "A1,HCM,GE,1,-1,9\n", "ED is frame -1; expected 0 to"),
     "frame in words": (HEADER + "A1,HCM,GE,1,x,9\n", "ED is 'x'; expected a whole number"),
     "empty": ("", "no column 'External code'"),
+    "UTF-16 without its mark": (
+        "".join(f"{sign}\0" for sign in HEADER + "A1,HCM,GE,1,0,9\n"),
+        "info.csv is no text: it is of a spreadsheet program, say, or UTF-16 without",
+    ),
+    "an .xlsx": ("PK\x03\x04\x14\0\x06\0", "info.csv is no text"),
     "no row for the case": (HEADER + "../../A1,HCM,GE,1,0,9\n", "the table has no row for it"),
 }
 

@@ -24,7 +24,9 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 from conftest import trained
+from dicoms import save_cine
 from PIL import Image
+from scans import by_brightness, heart
 
 from cardiac_attrivae.cli.main import main
 from cardiac_attrivae.data import images as volumes
@@ -48,6 +50,7 @@ from cardiac_attrivae.report.page import write_report
 from cardiac_attrivae.runtime.folders import LOCK
 from cardiac_attrivae.runtime.messages import without_folder
 from cardiac_attrivae.schema import DataError
+from cardiac_attrivae.segmentation.scans import ScanSegmenter
 
 KEY, OTHER = bytes(range(32)), bytes(range(1, 33))
 ACDC, MNMS, OWN = load_manifest("acdc"), load_manifest("mnms"), parse_manifest(faults.OWN, "own")
@@ -463,6 +466,77 @@ def test_the_key_does_not_lie_in_the_store(own, tmp_path):
 
 def cases_of(store):
     return list(pd.read_csv(store / "cases.csv")["case"])
+
+
+def test_a_joined_store_of_pseudonyms_and_its_run_tell_no_id(made, person, ids, tmp_path):
+    """Of two data sets with one key."""
+    preprocess(MNMS, person / "mnms", tmp_path / "other", key=KEY)
+    words = ("join", made[0] / "hidden", tmp_path / "other", "--output", tmp_path / "both")
+    printed = CliRunner().invoke(main, [str(word) for word in words])
+    assert printed.exit_code == 0, printed.output
+    trained(tmp_path / "both", tmp_path / "run")
+    known = {*ids, *(record.case for record in find_cases(MNMS, person / "mnms").records)}
+    shutil.rmtree(tmp_path / "other")
+    leaked = found(tmp_path, [*PERSON, *BODY, *known, str(person)])
+    assert {(n, w) for n, w in leaked if not n.startswith("run/tensorboard")} == set()
+    assert not [word for word in (*PERSON, *known) if word in printed.output]
+
+
+@pytest.fixture
+def scans(tmp_path):
+    """The same heart in every kind of file, with a person in each header and folder; one of each
+    kind is damaged."""
+    import SimpleITK
+
+    _, picture = heart()
+    cine = (1000 * np.stack([picture, picture], -1)).astype(np.int16)
+    folder = tmp_path / "Erika Mustermann 1957-03-12"
+    folder.mkdir()
+    nibabel.save(nibabel.Nifti1Image(cine, np.diag([1.5, 1.5, 8, 1])), folder / "a.nii.gz")
+    plant(folder / "a.nii.gz")
+    image = SimpleITK.GetImageFromArray(picture.T)
+    image.SetSpacing((1.5, 1.5, 8))
+    for key in ("PatientName", "0010|0010", "ITK_FileNotes", "Comment"):
+        image.SetMetaData(key, "Mustermann^Erika 19570312")
+    for name in ("b.nrrd", "c.mha"):
+        SimpleITK.WriteImage(image, folder / name)
+        damaged = (folder / name).read_bytes()
+        (folder / f"damaged_{name}").write_bytes(damaged.replace(b"16 ", b"x6 ")[:-99])
+    nrrd = (folder / "b.nrrd").read_bytes()
+    assert b"Mustermann" in nrrd
+    elsewhere = nrrd.replace(b"encoding:", b"data file: /home/Mustermann/x.raw\nencoding:")
+    (folder / "elsewhere.nrrd").write_bytes(elsewhere)
+    (folder / "damaged_a.nii.gz").write_bytes((folder / "a.nii.gz").read_bytes()[:999])
+
+    def secret(header, *_):
+        header.PatientName, header.PatientBirthDate = "Mustermann^Erika", "19570312"
+
+    save_cine(folder / "cines" / "d", cine, (1.5, 1.5, 8.0), change=secret)
+    save_cine(folder / "cines" / "damaged_d", cine[..., :2, :], (1.5, 1.5, 8.0), change=secret)
+    (folder / "cines" / "damaged_d" / "00_00.dcm").write_bytes(b"Mustermann")
+    return [*(path for path in sorted(folder.iterdir()) if path.is_file()), folder / "cines"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("command", ["segment", "encode"])
+def test_of_new_scans_nothing_of_a_header_or_folder_is_told(
+    command, scans, made, tmp_path, monkeypatch
+):
+    fake = ScanSegmenter("fake", by_brightness)
+    monkeypatch.setattr("cardiac_attrivae.segmentation.scans.load_segmenter", lambda model: fake)
+    monkeypatch.setattr(
+        "cardiac_attrivae.evaluation.encoding_batch.load_segmenter", lambda model: fake
+    )
+    words = [command, "--output", tmp_path / "out", *(w for s in scans for w in ("--source", s))]
+    words += ["--model", made[0] / "run"] if command == "encode" else []
+    printed = CliRunner().invoke(main, [str(word) for word in words])
+    assert printed.exit_code == 0, printed.output
+    assert {*pd.read_csv(tmp_path / "out/skipped.csv").iloc[:, 0]} == {
+        "damaged_a", "damaged_b", "damaged_c", "damaged_d", "elsewhere",
+    }  # fmt: skip
+    assert found(tmp_path / "out", PERSON) == set()
+    told = [line for line in printed.output.splitlines() if not line.startswith("Next:")]
+    assert not [line for line in told if any(word in line for word in PERSON)]
 
 
 def test_stores_of_one_key_can_be_joined(own, tmp_path):

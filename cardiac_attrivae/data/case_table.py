@@ -187,6 +187,11 @@ def _grouped(ids: Iterable[str]) -> dict[str, list[str]]:
 def _cells(file: Path, wanted: set[str]) -> tuple[list[str], list[dict[str, str]]]:
     """Columns and rows of a CSV. A row of another length has its values under wrong names."""
     text, encoding = _decoded(file, LARGEST_TABLE)
+    if "\0" in text:
+        raise DataError(
+            f"{file.name} is no text: it is of a spreadsheet program, say, or UTF-16 without "
+            "its mark; save it as CSV UTF-8"
+        )
     if not encoding.startswith("utf"):
         warnings.warn(
             f"{file.name} is not UTF-8 and was read as Windows-1252; if letters are wrong, save it "

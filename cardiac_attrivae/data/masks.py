@@ -9,7 +9,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from reprlib import repr as short
+from typing import Any
 
+from ..runtime.file_names import shortened
 from ..runtime.files import read_json
 from ..runtime.outputs import command_of
 from ..schema import MANUAL, STRUCTURES, CaseRecord, DataError, Structure
@@ -33,17 +35,28 @@ NOTE = "segmentation.json"
 """File in which ``segment`` says who made the masks of a folder."""
 
 
+def stem(path: Path) -> str:
+    """Returns the name of an image file or DICOM folder without its ending.
+
+    Example:
+        >>> [stem(Path(p)) for p in ("a/p1_gt.nii.gz", "p2_0000.nrrd", "cines/p3.1")]
+        ['p1_gt', 'p2_0000', 'p3.1']
+    """
+    name = path.name if path.name not in ("", "..") else os.path.basename(os.path.abspath(path))
+    name = name if name.isprintable() else ascii(name)[1:-1]
+    end = next((end for end in ENDS if name.lower().endswith(end)), "")
+    return name[: len(name) - len(end)]
+
+
 def scan_name(path: Path) -> str:
-    """Returns the name of a scan: its file or DICOM folder without ending and nnU-Net's channel.
+    """Returns the name of a scan: its file or DICOM folder without ending and nnU-Net's channel,
+    `shortened` where a mask could not be called so.
 
     Example:
         >>> [scan_name(Path(p)) for p in ("a/p1_sa.nii.gz", "p2_0000.nrrd", "cines/p3")]
         ['p1_sa', 'p2', 'p3']
     """
-    name = path.name if path.name not in ("", "..") else os.path.basename(os.path.abspath(path))
-    name = name if name.isprintable() else ascii(name)[1:-1]
-    end = next((end for end in ENDS if name.lower().endswith(end)), "")
-    return name.removesuffix(name[len(name) - len(end) :]).removesuffix(CHANNEL)
+    return shortened(stem(path).removesuffix(CHANNEL))
 
 
 def read_labels(text: str) -> dict[int, Structure]:
@@ -122,10 +135,17 @@ class Masks:
         Args:
             private: Whether what the folder says of itself may not be told on.
         """
-        file = Path(self.folder) / NOTE
-        noted = read_json(file).get("segmenter") if file.is_file() and not private else None
+        noted = None if private else self.note.get("segmenter")
         known = isinstance(noted, str) and re.fullmatch(SOURCE, noted)
         return replace(self, source=self.source or (str(noted) if known else PREDICTED))
+
+    @cached_property
+    def note(self) -> dict[str, Any]:
+        """What ``segment`` noted there, or beside them if this is its folder ``masks``."""
+        file, above = Path(self.folder) / NOTE, Path(self.folder).absolute().parent
+        if not file.is_file() and command_of(above) == "segment":
+            file = above / NOTE
+        return read_json(file) if file.is_file() else {}
 
     @cached_property
     def files(self) -> dict[str, list[Path]]:
@@ -139,8 +159,7 @@ class Masks:
     @cached_property
     def folders(self) -> dict[str, str]:
         """Case -> its folder, where ``segment`` could not call it after the case."""
-        file = Path(self.folder) / NOTE
-        noted = read_json(file).get("folders") if file.is_file() else None
+        noted = self.note.get("folders")
         return noted if isinstance(noted, dict) else {}
 
     def find(self, image: Path, case: str) -> Path:

@@ -240,13 +240,8 @@ def _found(
     if without_duplicates:
         kept = drop_duplicates(found.records, manifest)
         found = Cases(kept.records, [*found.skipped, *kept.skipped])
-    if recipe.phases[1:]:
-        found = _with_later(found, find_cases(manifest, source, "ES", masks), recipe)
-    if recipe.slice == WHOLE and manifest.gives("ES"):
-        at_ed = {record.case for record in found.records}
-        later = find_cases(manifest, source, "ES", masks).records
-        both = [*found.records, *(record for record in later if record.case in at_ed)]
-        found = Cases(sorted(both, key=lambda record: (record.case, record.phase)), found.skipped)
+    if recipe.phases[1:] or manifest.gives("ES"):
+        found = _with_later(found, manifest, source, recipe, masks)
     if mirror:
         found = _mirrored(found, mirror)
     return found if key is None else pseudonymised(found, manifest, key)
@@ -268,13 +263,25 @@ def _mirrored(found: Cases, mirror: bool | Collection[str]) -> Cases:
     return Cases(records, found.skipped)
 
 
-def _with_later(found: Cases, later: Cases, recipe: Recipe) -> Cases:
+def _with_later(
+    found: Cases, manifest: Manifest, source: Path, recipe: Recipe, masks: Masks | None
+) -> Cases:
     """Joins each case with itself at ES; where it has no mask there, it is left out, unless all
-    slices are kept with what there is."""
+    slices, or ED alone, are kept with what there is. Whole pictures become cases of their own."""
+    try:
+        later = find_cases(manifest, source, "ES", masks)
+    except DataError:
+        if recipe.phases[1:]:
+            raise
+        return found
     at_es = {record.case: record for record in later.records}
+    if recipe.slice == WHOLE:
+        own = (at_es[record.case] for record in found.records if record.case in at_es)
+        both = sorted([*found.records, *own], key=lambda record: (record.case, record.phase))
+        return Cases(both, found.skipped)
     reasons = dict(later.skipped)
     records = [replace(record, later=at_es.get(record.case)) for record in found.records]
-    if recipe.slice == "all":
+    if recipe.slice == "all" or not recipe.phases[1:]:
         return Cases(records, found.skipped)
     lost = [Skipped(r.case, f"at ES: {reasons[r.case]}") for r in records if r.later is None]
     return Cases([r for r in records if r.later], sorted([*found.skipped, *lost]))

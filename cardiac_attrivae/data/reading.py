@@ -157,6 +157,24 @@ def _lv_voxels(measured: Mapping[Hashable, Any]) -> int:
     return int(measured["counts"][:, Structure.LV].sum())
 
 
+class NotePhases(Transform):
+    """Adds a remark where the LV is larger at ES, of which nothing but the mask is read, if the
+    ``record`` says where it is."""
+
+    def __call__(self, data: Case) -> dict[Hashable, Any]:
+        later: CaseRecord | None = data["record"].later
+        try:
+            mask = read_mask(later.mask, later.frame).voxels if later else None
+        except DataError:  # `check` says what is wrong at ES
+            mask = None
+        remarks = list(data["remarks"])
+        if later and mask is not None and sorted(mask.shape) == sorted(data[Keys.LABEL].shape):
+            numbers = [n for n, found in later.label_numbers.items() if found == Structure.LV]
+            if np.isin(mask, numbers).sum() > _lv_voxels(data):
+                remarks.append(PHASES_EXCHANGED)
+        return {**data, "remarks": remarks}
+
+
 LATER_MISSING = "no usable mask at ES: attributes that need it are blank, pictures at ES are black"
 
 

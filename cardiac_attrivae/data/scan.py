@@ -15,7 +15,7 @@ from ..schema import DataError
 from .dicom import quiet_itk, read_dicom_cine
 from .images import refuse_turned
 from .links import check_content
-from .masks import ENDS, scan_name
+from .masks import ENDS, scan_name, stem
 from .nifti import MOST_CINE, Volume, are_finite, read_cine, refuse_huge, refuse_spacing
 
 BY_ITK = {".nrrd": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
@@ -182,7 +182,7 @@ def _scans_in(source: Path) -> list[Path]:
     files = [file for file in sorted(source.rglob("*")) if file.name[0] != "." and file.is_file()]
     images = [file for file in files if file.name.lower().endswith(ENDS)]
     if images:
-        return [file for file in images if not scan_name(file).endswith(MASKS)]
+        return [file for file in images if not stem(file).endswith(MASKS)]
     if any(file.parent == source for file in files):
         return [source]
     return [

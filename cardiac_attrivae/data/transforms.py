@@ -26,6 +26,7 @@ from .reading import (
     Case,
     MeasureHeart,
     NoteOddities,
+    NotePhases,
     ReadPhased,
     ToCanonicalLabelsd,
     innermost,
@@ -43,12 +44,13 @@ def preprocessing(recipe: Recipe) -> Compose:
     Example:
         >>> transform = preprocessing(Recipe(slice="all", size=96))
         >>> [type(step).__name__ for step in transform.transforms][3:6]
-        ['MeasureHeart', 'SelectSlices', 'AlignHeartd']
+        ['MeasureHeart', 'NotePhases', 'SelectSlices']
     """
     both = (Keys.IMAGE, Keys.LABEL)
     read = [ReadPhased(both), ToCanonicalLabelsd(Keys.LABEL), NoteOddities(), MeasureHeart()]
-    later = [AddLaterd(both, read, optional=recipe.slice == "all")] if recipe.phases[1:] else []
-    return Compose([*read, *later, *_cropping(recipe)])
+    two = recipe.phases[1:]
+    later = AddLaterd(both, read, optional=recipe.slice == "all") if two else NotePhases()
+    return Compose([*read, later, *_cropping(recipe)])
 
 
 def _cropping(recipe: Recipe) -> list[Transform]:

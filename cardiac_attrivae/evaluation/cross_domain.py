@@ -103,8 +103,10 @@ def cross_domain_eval(
         tables = gather(parts, trivial, opened.datasets, opened.splits, rounds)
         if looked:
             tables["realism"] = joined(looked, "realism.csv")
+        codes = _files_of_codes(parts)
+        texts = [f"{name}.csv" for name in tables] + [*codes, "table.md", "table.tex"]
         # evaluation.json is written last: without it the folder is unfinished
-        (output / "evaluation.json").unlink(missing_ok=True)
+        claim.plan([*texts, "evaluation.json"])
         figures = draw_gallery(opened, parts, judges, tables, output / "figures")
         notes = _notes(opened, needed_by(opened, attributes))
         if realism and not looked:
@@ -112,9 +114,10 @@ def cross_domain_eval(
                 f"realism was not measured: it takes {WANTED} scored patients, and the store that "
                 "the models were trained on"
             )
-        codes = _write_tables(tables, parts, notes, opened.synthetic, output)
-        sets = ["realism.csv"] if looked else []
-        claim.keep([*codes, *sets, *(figure["file"] for figure in figures)])
+        _write_tables(tables, notes, opened.synthetic, output)
+        for file, part in zip(codes, parts, strict=True):
+            write(output / file, (part.folder / "codes.csv").read_bytes())
+        claim.keep([*texts, "evaluation.json", *(figure["file"] for figure in figures)])
         about = _about(opened, judges) | {
             "rounds": rounds,
             "versions": versions(PACKAGES),
@@ -217,23 +220,19 @@ CAVEAT = (
 )
 
 
+def _files_of_codes(parts: Sequence[Part]) -> list[str]:
+    """Names the table of codes of each part."""
+    stems = [f"codes_{part.about['model']}_{part.about['test_dataset']}" for part in parts]
+    return [f"{stem}.csv" for stem in told_apart(stems)]
+
+
 def _write_tables(
-    tables: Tables,
-    parts: Sequence[Part],
-    notes: Sequence[str],
-    synthetic: Collection[str],
-    output: Path,
-) -> list[str]:
-    """Writes all tables, and the codes of each part, whose file names are returned."""
+    tables: Tables, notes: Sequence[str], synthetic: Collection[str], output: Path
+) -> None:
     for name, table in tables.items():
         write(output / f"{name}.csv", csv_text(table))
-    stems = [f"codes_{part.about['model']}_{part.about['test_dataset']}" for part in parts]
-    files = [f"{stem}.csv" for stem in told_apart(stems)]
-    for file, part in zip(files, parts, strict=True):
-        write(output / file, (part.folder / "codes.csv").read_bytes())
     write(output / "table.md", markdown(tables["metrics"], notes, synthetic))
     write(output / "table.tex", latex(tables["metrics"], synthetic))
-    return files
 
 
 def _about(opened: Opened, judges: Mapping[str, Segmenter]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from ..metrics.classifiers import (
 from ..metrics.diagnosis import BINS, confusion, diagnosis_scores, reliability
 from ..metrics.metric import Score
 from ..report.attention import WORDS, draw_attention
-from ..report.diagnosis import Diagnosis, draw_diagnosis
+from ..report.diagnosis import PICTURES, Diagnosis, draw_diagnosis
 from ..runtime.device import find_device
 from ..runtime.files import write
 from ..runtime.outputs import claimed
@@ -178,12 +178,16 @@ def diagnose(
             ],
             "versions": versions(PACKAGES),
         }  # fmt: skip
+        texts = [*(f"{name}.csv" for name in (*tables, "attention")), "diagnosis.json"]
+        kinds = (*PICTURES, "attention")
+        figures = [f"figures/{kind}_{name}.png" for name in cohort.new for kind in kinds]
+        claim.plan([*texts, *figures, "report.html"])
         pictures, tables["attention"] = _attention(model, cohort, where, output)
-        files = draw_diagnosis(Diagnosis(about, tables, pictures), output)
-        claim.keep([f"{name}.csv" for name in tables] + ["diagnosis.json", *files])
         for name, table in tables.items():
             write(output / f"{name}.csv", csv_text(table, "%.6g"))
         write(output / "diagnosis.json", json.dumps(about, indent=2) + "\n")
+        files = draw_diagnosis(Diagnosis(about, tables, pictures), output)
+        claim.keep([*texts, *files])
     return tables["scores"]
 
 

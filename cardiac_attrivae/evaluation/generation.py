@@ -15,7 +15,7 @@ from ..attributes import label_of
 from ..report.animation import traversal_gif
 from ..report.style import SYMBOLS, stacked
 from ..runtime.files import atomic_file, write
-from ..runtime.outputs import claimed
+from ..runtime.outputs import Claim, claimed
 from ..runtime.spreadsheet import csv_text
 from .control import traversed
 from .grids import Grid, between, surface
@@ -55,9 +55,11 @@ def generate(
         See `compared`; and `Heart.warnings`.
     """
     output = Path(output)
-    with claimed(output, "generate"):
+    with claimed(output, "generate") as claim:
         studio = Studio.open(run, store, device, tell, plain).telling(condition, case)
         heart, spacing = studio.heart(request, case), studio.spacing_mm
+        files = ("measured.csv", "slice.nii.gz", "labels.nii.gz", "slice.png")
+        claim.plan(files, last=files)
         write(output / "measured.csv", csv_text(heart.table))
         save_nifti(heart.after.slices[0], output / "slice.nii.gz", spacing)
         save_nifti(heart.after.labels[0], output / "labels.nii.gz", spacing)
@@ -94,11 +96,13 @@ def traverse(
     """
     _check_steps(steps, reach)
     output = Path(output)
-    with claimed(output, "traverse"):
+    with claimed(output, "traverse") as claim:
         studio = Studio.open(run, store, device, tell, plain).telling(condition, case)
         turned = studio.turned(case, reach, steps)
-        turned.draw(output / "traversal.png")
         code, names = studio.start(case)[0], turned.calibration.names
+        stacks = [f"{name}.nii.gz" for name in names]
+        claim.plan(["traversal.png", "traversal.gif", "traversal.csv", *stacks])
+        turned.draw(output / "traversal.png")
         smooth, asked = traversed(
             studio.run.painter, code[0], turned.calibration, np.linspace(-reach, reach, FRAMES)
         )
@@ -148,9 +152,9 @@ def traverse_between(
     """
     _check_steps(steps)
     output = Path(output)
-    with claimed(output, "traverse"):
+    with claimed(output, "traverse") as claim:
         studio = Studio.open(run, store, device, tell, plain).telling(condition)
-        return _written(between(studio, start, end, steps), output, studio.spacing_mm)
+        return _written(between(studio, start, end, steps), claim, studio.spacing_mm)
 
 
 def traverse_surface(
@@ -183,9 +187,9 @@ def traverse_surface(
     """
     _check_steps(steps, reach)
     output = Path(output)
-    with claimed(output, "traverse"):
+    with claimed(output, "traverse") as claim:
         studio = Studio.open(run, store, device, tell, plain).telling(condition, case)
-        return _written(surface(studio, names, case, reach, steps), output, studio.spacing_mm)
+        return _written(surface(studio, names, case, reach, steps), claim, studio.spacing_mm)
 
 
 def _check_steps(steps: int, reach: float = 1.0) -> None:
@@ -193,8 +197,10 @@ def _check_steps(steps: int, reach: float = 1.0) -> None:
         raise ValueError(f"steps is {steps} and range {reach}; expected 2 or more, and above 0")
 
 
-def _written(grid: Grid, output: Path, spacing: float) -> pd.DataFrame:
+def _written(grid: Grid, claim: Claim, spacing: float) -> pd.DataFrame:
     """Writes picture, slices and table of a grid; returns the table."""
+    output = claim.folder
+    claim.plan(["traversal.png", "traversal.nii.gz", "traversal.csv"])
     grid.draw(output / "traversal.png")
     save_nifti(grid.slices.flatten(0, 2), output / "traversal.nii.gz", spacing)
     write(output / "traversal.csv", csv_text(grid.table))

@@ -112,7 +112,8 @@ def write_report(
         realism_metrics=names_in(Section.REALISM),
     )
     output = Path(output)
-    with claimed(output, "report"):
+    with claimed(output, "report") as claim:
+        claim.plan(["table.md", "table.tex", "scores.csv", "index.html"])
         write(output / "table.md", markdown(found.metrics, found.notes, found.synthetic))
         write(output / "table.tex", latex(found.metrics, found.synthetic))
         write(output / "scores.csv", csv_text(tidy(scores, found.synthetic)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -11,11 +12,30 @@ RESERVED = re.compile(r"(con|prn|aux|nul|(com|lpt)[\d¹²³])\s*(\..*)?", re.IGN
 """Names of devices: Windows takes them for no file, whatever ending follows."""
 
 
+MOST_BYTES = 200
+"""Of a name, so that there is room for an ending and for the token of a temporary file: file
+systems take 255."""
+
+
+def shortened(name: str) -> str:
+    """Cuts a name that would be too long for a file, and ends it with a digest of the whole.
+
+    Example:
+        >>> shortened("p1"), len(shortened("long" * 60)), shortened("long" * 60)[-17:]
+        ('p1', 200, 'glon-521181365bba')
+    """
+    whole = name.encode(errors="surrogateescape")
+    if len(whole) <= MOST_BYTES:
+        return name
+    end = f"-{hashlib.sha256(whole).hexdigest()[:12]}"
+    return whole[: MOST_BYTES - len(end)].decode(errors="ignore") + end
+
+
 def file_names(names: Iterable[str]) -> dict[str, str]:
     """Gives each name one that Windows, macOS and Linux take, and that no other has.
 
     What Windows refuses becomes ``_`` or is left out at the end; a number tells names apart that
-    differ in capitals alone. Any other name stays as it is.
+    differ in capitals alone; long ones are `shortened`. Any other name stays as it is.
 
     Args:
         names: Ids of patients, say; without the ending that files get.
@@ -33,7 +53,8 @@ def file_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def told_apart(names: Iterable[str]) -> list[str]:
-    """Adds a number to each name that an earlier one has, so that files can be called after them.
+    """Adds a number to each name that an earlier one has, so that files can be called after them;
+    long ones are `shortened`.
 
     Example:
         >>> told_apart(["a", "b", "A", "a"])
@@ -41,7 +62,7 @@ def told_apart(names: Iterable[str]) -> list[str]:
     """
     taken: set[str] = set()
     found = []
-    for name in names:
+    for name in map(shortened, names):
         count, free = 1, name
         while _as_the_disk(free) in taken:
             count += 1

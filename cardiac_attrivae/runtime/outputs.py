@@ -33,13 +33,14 @@ class Claim(NamedTuple):
     command: str
     lock: int  # file descriptor of the lock, see `locked`
 
-    def plan(self, files: Iterable[str], last: Iterable[str] = ()) -> None:
+    def plan(self, files: Iterable[str], last: Iterable[str] | None = None) -> None:
         """Lists files before they are written, so that the next call removes what a kill leaves.
 
         Args:
             files: Paths relative to the folder, with ``/``.
             last: Files of earlier calls that say what is in the folder: they are removed, so that a
-                kill leaves none that describe the files of two calls.
+                kill leaves none that describe the files of two calls. None removes all that an
+                earlier call listed or that are listed here.
 
         Raises:
             DataError: If somebody changed a file that an earlier call sealed.
@@ -53,7 +54,7 @@ class Claim(NamedTuple):
                     "it, and would be replaced; move it away, or choose another folder"
                 )
         _mark(self.folder, self.command, sorted({*_listed(self.folder), *files}), sealed)
-        for name in {*last} & {*_listed(self.folder)}:
+        for name in {*_listed(self.folder)} & {*(_listed(self.folder) if last is None else last)}:
             (self.folder / name).unlink(missing_ok=True)
 
     def keep(self, files: Iterable[str], sealed: Iterable[str] = ()) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -210,30 +211,39 @@ def patients_of(
     return store.take(np.flatnonzero(known)), store.take(np.flatnonzero(cases.isin(aside)))
 
 
-def read_cached(file: Path, network: nn.Module) -> Facts | None:
+def read_cached(file: Path, network: nn.Module, needed: Collection[str] = ()) -> Facts | None:
     """Reads the weights of a cached network into it, and puts it into eval mode.
 
+    Args:
+        file: File of the cache.
+        network: Gets the weights.
+        needed: Names of what must be known about it.
+
     Returns:
-        What is known about it; None if there is no file, or a damaged one: it is trained anew.
+        What is known about it; None if there is no file, or one that was damaged or exchanged, as a
+        warning says.
     """
     if not file.is_file():
         return None
     try:
         weights, about = read_weights(file)
-        if about.get("fingerprint", file.stem) != file.stem:
-            raise ValueError("it is a segmenter of another store or recipe")
+        if about.get("fingerprint", file.stem) != file.stem or not {*needed} <= about.keys():
+            raise DataError(f"{file} is a segmenter of another store or recipe")
         network.eval().load_state_dict(weights)
-    except (RuntimeError, ValueError, TypeError):
-        return None
-    return about
+    except DataError as error:
+        reason, _, _ = str(error).partition("; ")
+    except (RuntimeError, TypeError):
+        reason = f"{file} holds the weights of another network"
+    else:
+        return about
+    warnings.warn(f"{reason}; it is not used", stacklevel=3)
+    return None
 
 
 def _read(file: Path, device: torch.device | str) -> Segmenter | None:
     network = build(0, device)
-    about = read_cached(file, network)
-    if about is None or not {"dice", "patients"} <= about.keys():
-        return None
-    return Segmenter(network, about["dice"], about["patients"])
+    about = read_cached(file, network, ("dice", "patients"))
+    return None if about is None else Segmenter(network, about["dice"], about["patients"])
 
 
 def read_judge(file: Path, device: torch.device | str = "cpu") -> Segmenter:

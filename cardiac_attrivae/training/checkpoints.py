@@ -17,6 +17,7 @@ from ..runtime.files import write
 from ..runtime.weights import weights_digest
 from ..schema import DataError
 from .folder import BEST, LAST
+from .guidance import OtherGuide
 from .handlers import is_due
 
 ADDED = ("history",)
@@ -96,7 +97,7 @@ class Checkpoints:
         Warns if the conditions are others than those of the epochs before.
 
         Raises:
-            DataError: If last.pt is damaged or of another run.
+            DataError: If last.pt is damaged or of another run, or the guide is another one.
         """
         state = read_checkpoint(self.folder / LAST, device)
         try:
@@ -108,6 +109,8 @@ class Checkpoints:
             epoch = int(state["epoch"])
             self.best_digest = str(state.get("best_sha256", ""))
             known = [(int(first), str(what)) for first, what in state.get("conditions", ())]
+        except OtherGuide:  # which is no fault of the checkpoint
+            raise
         except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             raise DataError(_damaged(self.folder / LAST, reason)) from error

@@ -106,6 +106,21 @@ def _remove(folder: Path) -> None:
     empty(folder, CONFIG, SEGMENTERS)
 
 
+def segmenters_of(run: Path, store: Path | None) -> dict[str, Path]:
+    """Lists the cached segmenters of a run: those of its store, and those in its own folder, which
+    holds them if the store cannot be written.
+
+    Returns:
+        Name, as a model records them -> file.
+    """
+    places = {"run/": run} | ({"": store} if store else {})
+    return {
+        f"{name}{SEGMENTERS}/{file.name}": file
+        for name, folder in places.items()
+        for file in sorted(folder.glob(f"{SEGMENTERS}/*.safetensors"))
+    }
+
+
 def kept_precision(folder: Path) -> Any:
     """Number format of the run in a folder; None if there is no run, or it names none."""
     file = folder / CONFIG

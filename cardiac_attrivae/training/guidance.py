@@ -32,6 +32,10 @@ Look = Callable[[VAEOutput, Callable[[Tensor], Tensor]], dict[str, Tensor]]
 """Computes terms of what the network returned for a batch, given its decoder."""
 
 
+class OtherGuide(DataError):
+    """The guide of a resumed run is not the one that it began with."""
+
+
 @dataclass(frozen=True)
 class Guide:
     """A trained segmenter and what is recorded of it in a run."""
@@ -53,12 +57,13 @@ class Guide:
         """Checks that a resumed run sees through the guide that it began with.
 
         Raises:
-            DataError: If it is another one.
+            OtherGuide: If it is another one.
         """
         if state != self.state_dict():
-            raise DataError(
+            raise OtherGuide(
                 f"the run began with guide {state['sha256'][:16]}, and that of the store is now "
-                f"{self.state_dict()['sha256'][:16]}: its patients or versions differ"
+                f"{self.state_dict()['sha256'][:16]}: its file was exchanged, or its patients or "
+                "versions differ. Put back the file, or train into another folder"
             )
 
 

@@ -28,7 +28,7 @@ from ..runtime.provenance import digest, versions
 from ..runtime.weights import write_weights
 from .checkpoints import Checkpoints
 from .engines import NetworkTrainer
-from .folder import BEST, HISTORY, LAST, MEASURED, MODEL, SUMMARY
+from .folder import BEST, HISTORY, LAST, MEASURED, MODEL, SUMMARY, segmenters_of
 from .handlers import History, KLBalance
 from .learner import Learner, validation_loss
 from .trackers import Tracking
@@ -201,7 +201,7 @@ def seals(run: Path, store: Path) -> dict[str, str]:
     """
     files = {name: run / name for name in (HISTORY, LAST, BEST)}
     files |= {"dataset.json": store / "dataset.json"}
-    files |= {f"segmenters/{f.name}": f for f in sorted(store.glob("segmenters/*.safetensors"))}
+    files |= segmenters_of(run, store)
     return {name: digest(file) for name, file in files.items() if file.is_file()}
 
 

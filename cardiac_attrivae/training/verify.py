@@ -22,7 +22,17 @@ from ..runtime.weights import Facts, Weights, open_weights, weights_digest
 from ..runtime.yaml_files import read_yaml
 from ..schema import DataError
 from .config import parse_pipeline
-from .folder import BEST, CONFIG, HISTORY, LAST, MEASURED, MODEL, REFINER, SUMMARY
+from .folder import (
+    BEST,
+    CONFIG,
+    HISTORY,
+    LAST,
+    MEASURED,
+    MODEL,
+    REFINER,
+    SUMMARY,
+    segmenters_of,
+)
 from .run import trusted_network
 
 CONFIGURATION = ("pipeline", "seed", "content_hash")
@@ -82,7 +92,7 @@ def verify_run(run: str | Path, store: str | Path | None = None) -> list[Finding
         "history": _files(run, (HISTORY,), model),
         "checkpoints": _files(run, (LAST, BEST), model),
         "data": _data(folder, store is not None, summary, model or configuration),
-        "segmenters": _segmenters(folder, model),
+        "segmenters": _segmenters(run, folder, model),
         "conditions": _conditions(model),
         "versions": _versions(summary),
         "parameters": _parameters(weights, model, summary),
@@ -213,13 +223,13 @@ def _data(folder: Path | None, given: bool, summary: dict[str, Any], model: Fact
     return True, f"{folder} holds what it held, by its hash"
 
 
-def _segmenters(folder: Path | None, model: Facts) -> Answer:
-    """Checks the segmenters of the store: their seals, their names, and the model's record. Whether
-    the guide of the run is among them is unknown where it is not: a model works without it."""
+def _segmenters(run: Path, store: Path | None, model: Facts) -> Answer:
+    """Checks the segmenters of store and run: their seals, their names, and the model's record.
+    Whether the guide of the run is among them is unknown where it is not: a model works without."""
     about = model.get("guide")
     guide = about.get("sha256") if isinstance(about, dict) else None
-    problems, files = [], sorted(folder.glob("segmenters/*.safetensors")) if folder else []
-    for file in files:
+    problems, files = [], segmenters_of(run, store)
+    for name, file in files.items():
         try:
             weights, facts, sealed = open_weights(file)
         except DataError as error:
@@ -227,7 +237,7 @@ def _segmenters(folder: Path | None, model: Facts) -> Answer:
             continue
         if guide == weights_digest(weights):
             guide = None
-        before = _recorded(model).get(f"segmenters/{file.name}")
+        before = _recorded(model).get(name)
         if not sealed or (before is not None and before != digest(file)):
             problems.append(f"{file} was changed after it was written")
         elif facts.get("fingerprint", file.stem) != file.stem:

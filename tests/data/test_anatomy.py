@@ -290,8 +290,16 @@ def test_an_lv_that_is_larger_at_es_is_noted_by_check_and_told_by_preprocess(own
     notes = {f.what: dict(f.cases) for f in check_dataset(manifest, own).notes}
     (told,) = [cases for what, cases in notes.items() if "larger at ES than at ED" in what]
     assert set(told) == {"p1"}
-    recipe = Recipe(phases=("ED", "ES"))
-    assert preprocess(manifest, own, tmp_path / "s", recipe).remarks[PHASES_EXCHANGED] == 1
+    for name, recipe in {
+        "both": Recipe(phases=("ED", "ES")),
+        "ED": Recipe(),
+        "all": Recipe(slice="all"),
+        "stack": Recipe(stack=2),
+    }.items():
+        summary = preprocess(manifest, own, tmp_path / name, recipe)
+        assert summary.remarks == {PHASES_EXCHANGED: 1}, name
+    (own / "a/p1/mask.nii.gz").unlink()  # a case without a mask at ES is used at ED
+    assert preprocess(manifest, own, tmp_path / "one").cases == 1
 
 
 @pytest.mark.realdata

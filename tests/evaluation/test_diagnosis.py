@@ -1,12 +1,13 @@
 """From a run and a store to predicted classes: who is scored, what is written, what is refused."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import heart, slices_of
+from conftest import check_one_call_at_a_time, heart, slices_of
 
 from cardiac_attrivae.evaluation import diagnosis_samples
 from cardiac_attrivae.evaluation.attention import attention, last_map
@@ -64,6 +65,15 @@ def test_patients_that_the_model_was_trained_on_are_never_scored(world, found):
     about = json.loads((found / "diagnosis.json").read_text())
     assert (about["fitted_on"], about["patients"]) == (SEEN, {"drawn": ALL - SEEN})
     assert f"drawn: {SEEN} patients that the model was trained on are not scored." in about["notes"]
+
+
+@pytest.mark.slow
+def test_a_kill_between_two_files_leaves_those_of_one_call(world, tmp_path, monkeypatch):
+    calls = [
+        partial(diagnose, world[0] / "run", [world[0]], rounds=r, permutations=0, device="cpu")
+        for r in (4, 5)
+    ]
+    check_one_call_at_a_time(*calls, tmp_path / "out", monkeypatch)
 
 
 def test_classes_that_differ_in_size_are_read_from_measured_attributes(found):

@@ -287,8 +287,17 @@ def test_a_training_shows_a_bar_on_a_terminal_and_nothing_elsewhere(drawn_slices
         assert ("segmenters:" in output.getvalue()) is shown
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "without what is known", "another network"])
-def test_a_damaged_file_is_trained_anew(drawn_slices, tmp_path, damage):
+DAMAGES = {
+    "cut": "cannot be read",
+    "empty": "cannot be read",
+    "without what is known": "was not written by cardiac-attrivae",
+    "another network": "was not written by cardiac-attrivae|was written by an older",
+    "renamed": "is a segmenter of another store or recipe",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_named_and_trained_anew(drawn_slices, tmp_path, damage):
     from safetensors.torch import save_file
 
     trained = segmenter_for(drawn_slices, tmp_path, training=SHORT)
@@ -301,9 +310,14 @@ def test_a_damaged_file_is_trained_anew(drawn_slices, tmp_path, damage):
     elif damage == "without what is known":
         state = trained.network.state_dict()
         save_file({name: value.contiguous() for name, value in state.items()}, file)
+    elif damage == "renamed":
+        other = Training(steps=2, batch_size=4)
+        segmenter_for(drawn_slices, tmp_path / "other", training=other)
+        next((tmp_path / "other").iterdir()).replace(file)
     else:
         save_file({"weight": torch.zeros(1)}, file, metadata={"cardiac_attrivae": "{}"})
-    again = segmenter_for(drawn_slices, tmp_path, training=SHORT)
+    with pytest.warns(UserWarning, match=rf"{file} ({DAMAGES[damage]}).*; it is not used"):
+        again = segmenter_for(drawn_slices, tmp_path, training=SHORT)
     assert torch.equal(weights(again.network), weights(trained.network))
     assert file.read_bytes() == whole
 

@@ -110,6 +110,25 @@ def test_a_single_frame_has_no_ejection_fraction_and_is_said_to_be_single(segmen
     assert ONE_FRAME in row["warnings"]
 
 
+def test_scans_with_names_as_long_as_a_disk_takes_have_masks_that_are_found_again(tmp_path):
+    _, image = heart()
+    long = ["x" * 244 + end for end in ("1.nii.gz", "2.nii.gz", "2.nii")] + ["ü" * 125 + ".nii"]
+    for name in long:
+        nibabel.save(nibabel.Nifti1Image(image, AFFINE), tmp_path / "scan.nii.gz")
+        (tmp_path / "in" / str(long.index(name))).mkdir(parents=True)
+        os.replace(tmp_path / "scan.nii.gz", tmp_path / "in" / str(long.index(name)) / name)
+    scans = [next(folder.iterdir()) for folder in sorted((tmp_path / "in").iterdir())]
+    for path in scans:
+        if path.suffix == ".nii":
+            path.write_bytes(gzip.decompress(path.read_bytes()))
+    jobs = [Job(f"{path.parent.name}{'y' * 250}", path) for path in scans]
+    assert len(segment_patients(jobs, tmp_path / "out", FAKE)) == len(scans)
+    masks = Masks(tmp_path / "out" / "masks")
+    found = {masks.find(job.path, job.patient) for job in jobs}
+    assert len(found) == len([*(tmp_path / "out" / "pictures").iterdir()]) == len(scans)
+    assert all(len(os.fsencode(path.name)) < 230 for path in (tmp_path / "out").rglob("*"))
+
+
 def test_a_mirror_image_is_noticed(tmp_path, monkeypatch):
     _, image = heart()
     nibabel.save(nibabel.Nifti1Image(image, AFFINE), tmp_path / "p.nii")

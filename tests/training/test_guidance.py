@@ -1,6 +1,7 @@
 """Guidance: what is drawn is compared with what was asked, through a segmenter that is frozen."""
 
 import copy
+import os
 import shutil
 from functools import partial
 
@@ -18,6 +19,7 @@ from cardiac_attrivae.models.anatomy_terms import (
     turned,
 )
 from cardiac_attrivae.models.networks import BetaVAE
+from cardiac_attrivae.runtime.weights import read_weights, write_weights
 from cardiac_attrivae.schema import DataError, Keys, VAEOutput
 from cardiac_attrivae.segmentation.guide import KIND, build_guide, refuse_guide, train_guide
 from cardiac_attrivae.segmentation.judge import Segmenter
@@ -27,7 +29,7 @@ from cardiac_attrivae.training.guidance import Guidance, Guide
 from cardiac_attrivae.training.objectives import AttriVAEObjective
 from cardiac_attrivae.training.run import load_run
 from cardiac_attrivae.training.verify import verify_run
-from cardiac_attrivae.training.workflow import TrainingWorkflow
+from cardiac_attrivae.training.workflow import TrainingWorkflow, train
 
 NAMES = ("LVEDA", "MEDA", "RVEDA")
 OFF = ("objective.control=0", "objective.anatomy=0")
@@ -197,11 +199,11 @@ def test_a_guide_is_made_of_half_the_patients_kept_recorded_and_never_measures(
     shutil.copytree(acdc_store_all, store, ignore=shutil.ignore_patterns("segmenters"))
     make = partial(train_guide, training=Training(steps=2, batch_size=4))
     made = trained(store, tmp_path / "run", *ON, guide=make)
-    train = SliceDataset.open(store).split("train")
-    guide = make(train, tmp_path, torch.device("cpu"))
+    known = SliceDataset.open(store).split("train")
+    guide = make(known, tmp_path, torch.device("cpu"))
     (file,) = (store / "segmenters").iterdir()
     about = load_run(made).about
-    patients = sorted(train.cases["case"].unique())
+    patients = sorted(known.cases["case"].unique())
     assert sorted(about["guide_cases"]) == sorted(guide.cases) == patients[::2]
     assert about["guide_cases"].items() < about["train_cases"].items()
     assert about["guide"] == guide.facts()["guide"]
@@ -213,11 +215,52 @@ def test_a_guide_is_made_of_half_the_patients_kept_recorded_and_never_measures(
     findings = {finding.what: finding for finding in verify_run(made, store)}
     assert findings["segmenters"].holds
     file.write_bytes(b"damaged")
-    assert make(train, tmp_path, torch.device("cpu")).state_dict() == guide.state_dict()
+    findings = {finding.what: finding for finding in verify_run(made, store)}
+    assert findings["segmenters"].holds is False
+    assert f"{file} cannot be read" in findings["segmenters"].text
+    with pytest.warns(UserWarning, match=f"{file} cannot be read.*; it is not used"):
+        anew = make(known, tmp_path, torch.device("cpu"))
+    assert anew.state_dict() == guide.state_dict()
+    assert make(known, tmp_path, torch.device("cpu")).state_dict() == guide.state_dict()
     file.unlink()
     findings = {finding.what: finding for finding in verify_run(made, store)}
     assert findings["segmenters"].holds is None
     assert "guide" in findings["segmenters"].text
+
+
+def exchanged(file):
+    """Puts other weights into a segmenter, and seals it anew."""
+    weights, facts = read_weights(file)
+    write_weights(file, {name: values + 1 for name, values in weights.items()}, facts)
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_a_guide_that_was_exchanged_under_its_own_seal_is_told(
+    acdc_store_all, tmp_path, monkeypatch, writable
+):
+    """It lies in the store, or in the run if the store cannot be written."""
+    store = shutil.copytree(acdc_store_all, tmp_path / "store", ignore=lambda *_: ["segmenters"])
+    if not writable:
+        access = os.access
+        monkeypatch.setattr(os, "access", lambda p, mode: p != store and access(p, mode))
+    data, run = SliceDataset.open(store), tmp_path / "run"
+    make = partial(train_guide, training=Training(steps=2, batch_size=4))
+    short = ("schedule.epochs=1", "schedule.steps_per_epoch=1", "data.batch_size=4")
+    begin = partial(
+        train, load_pipeline("attri_vae_unguided", (*ON, *short)), data, run, device="cpu",
+        guide=make,
+    )  # fmt: skip
+    begin()
+    (file,) = ((store if writable else run) / "segmenters").iterdir()
+    findings = {finding.what: finding for finding in verify_run(run, store)}
+    assert findings["segmenters"] == ("segmenters", True, "1, as written")
+    exchanged(file)
+    findings = {finding.what: finding for finding in verify_run(run, store)}
+    told = f"{file} was changed after it was written"
+    assert findings["segmenters"] == ("segmenters", False, told)
+    told = "began with guide .*: its file was exchanged, .*Put back the file, or train into another"
+    with pytest.raises(DataError, match=told):
+        begin(resume=True)
 
 
 def test_a_guide_needs_three_patients(drawn_slices, tmp_path):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,8 @@ from cardiac_attrivae.models.networks import BetaVAE
 from cardiac_attrivae.models.perceptual import perceptual_loss
 from cardiac_attrivae.runtime.device import find_device
 from cardiac_attrivae.schema import DataError, Keys
+from cardiac_attrivae.segmentation.guide import train_guide
+from cardiac_attrivae.segmentation.judge_training import Training
 from cardiac_attrivae.training import folder as folder_of_run
 from cardiac_attrivae.training import learner, records
 from cardiac_attrivae.training.config import (
@@ -364,30 +367,40 @@ from pathlib import Path
 sys.path[:0] = sys.argv[2:3]
 import test_workflow as t
 from ignite.engine import Events
+from cardiac_attrivae.segmentation import judge_training
 from cardiac_attrivae.training.config import parse_pipeline
 from cardiac_attrivae.training.records import Records
 from cardiac_attrivae.training.workflow import TrainingWorkflow
 
 folder = Path(sys.argv[1])
 Records.draw = lambda self: None
+judge_training.CHECKPOINT_EVERY = 2
 tell = t.On(Events.ITERATION_COMPLETED, lambda: print("step", flush=True))
 run = TrainingWorkflow(
-    parse_pipeline(t.LONG), *t.small_halves(folder), folder / "killed", device="cpu",
-    resume=True, handlers=(tell,),
+    parse_pipeline(getattr(t, sys.argv[3])), *t.small_halves(folder), folder / "killed",
+    device="cpu", resume=True, handlers=(tell,), guide=t.short_guide,
 )
+print("ready", flush=True)
 run.initialize()
 print("from", run.records.start_epoch, flush=True)
 run.run()
 run.finalize()
 """
 LONG = INTRO | {"data": {"batch_size": 4}, "schedule": {"epochs": 80, "keep": "last"}}
+GUIDED = LONG | {
+    "attributes": ["LVEDA", "RVEDA"],
+    "network": PLAIN["network"],
+    "objective": {"gamma": 1.0, "control": 1.0, "anatomy": 0.3, "guided_from": 0.1},
+    "optimiser": PLAIN["optimiser"],
+}
+short_guide = partial(train_guide, training=Training(steps=12, batch_size=4))
 
 
-def started(program, folder):
+def started(program, folder, *more):
     """Starts a program in a process of its own."""
     here = Path(__file__).parent
     return subprocess.Popen(
-        [sys.executable, "-c", program, str(folder), str(here)],
+        [sys.executable, "-c", program, str(folder), str(here), *more],
         cwd=here.parent,
         env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
         stdout=subprocess.PIPE,
@@ -396,33 +409,39 @@ def started(program, folder):
     )
 
 
-def killed_after(steps, seconds, folder):
-    """Trains on in a process, and kills it some time after so many steps; its first epoch."""
-    with started(KILLED_AT_RANDOM, folder) as process:
-        lines = (line for line in process.stdout if line.startswith(("from", "step")))
-        start = next(lines, "")
-        for _ in range(steps):
-            next(lines, "")
+def killed_after(steps, seconds, folder, pipeline):
+    """Trains on in a process, and kills it some time after so many steps; its first epoch, in a
+    list that is empty if it was killed before."""
+    with started(KILLED_AT_RANDOM, folder, pipeline) as process:
+        told = (line for line in process.stdout if line.startswith(("ready", "from", "step")))
+        lines = [next(told, "") for _ in range(steps + 1)]
         time.sleep(seconds)
         process.kill()
         _, errors = process.communicate()
     assert process.returncode == -signal.SIGKILL, errors
-    return int(start.split()[1])
+    return [int(line.split()[1]) for line in lines if line.startswith("from")]
 
 
 @pytest.mark.slow
-def test_an_introspective_run_that_was_killed_ten_times_ends_bit_for_bit_as_one_never_was(tmp_path):
+@pytest.mark.parametrize("pipeline", ["LONG", "GUIDED"])
+def test_a_run_that_was_killed_ten_times_ends_bit_for_bit_as_one_never_was(tmp_path, pipeline):
+    """Introspective, or guided: then the guide is killed while it is trained, too."""
     random = np.random.default_rng()  # other moments each time
-    begun = [killed_after(random.integers(7), random.uniform(0, 0.1), tmp_path) for _ in range(10)]
+    steps = [0, 0, 0, *random.integers(2, 9, size=7)]
+    begun = []
+    for n in steps:
+        begun += killed_after(n, random.uniform(0, 0.1 if n else 1), tmp_path, pipeline)
     assert begun == sorted(begun)
     assert begun[0] == 0 < begun[-1] < 80
-    data = small_halves(tmp_path)
     for name, resume, earliest in (("killed", True, begun[-1]), ("whole", False, 0)):
+        if name == "whole":
+            shutil.rmtree(tmp_path / "segmenters", ignore_errors=True)
         run = finished(
             TrainingWorkflow(
-                parse_pipeline(LONG), *data, tmp_path / name, device="cpu", resume=resume
+                parse_pipeline(globals()[pipeline]), *small_halves(tmp_path), tmp_path / name,
+                device="cpu", resume=resume, guide=short_guide,
             )
-        )
+        )  # fmt: skip
         assert earliest <= run.records.start_epoch < 80
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
     assert_same_checkpoint(tmp_path / "killed", tmp_path / "whole")
