@@ -455,7 +455,9 @@ def test_the_key_does_not_lie_in_the_store(own, tmp_path):
     (tmp_path / "own.yaml").write_text(json.dumps(faults.OWN))
     (tmp_path / "key").write_bytes(KEY)
     words = ["preprocess", "--dataset", tmp_path / "own.yaml", "--source", own, "--output"]
-    for output, told in ((tmp_path, "which it protects"), (tmp_path / "s", "")):
+    with pytest.raises(ValueError, match="which it protects"):
+        read_key(tmp_path / "key", tmp_path)
+    for output, told in ((tmp_path, "holds key, own, own.yaml"), (tmp_path / "s", "")):
         words = [*words[:6], output, "--overwrite", "--pseudonymise", tmp_path / "key"]
         result = CliRunner().invoke(main, [str(word) for word in words])
         assert result.exit_code == (2 if told else 0)
@@ -522,7 +524,7 @@ def scans(tmp_path):
 def test_of_new_scans_nothing_of_a_header_or_folder_is_told(
     command, scans, made, tmp_path, monkeypatch
 ):
-    fake = ScanSegmenter("fake", by_brightness)
+    fake = ScanSegmenter("fake", [by_brightness])
     monkeypatch.setattr("cardiac_attrivae.segmentation.scans.load_segmenter", lambda model: fake)
     monkeypatch.setattr(
         "cardiac_attrivae.evaluation.encoding_batch.load_segmenter", lambda model: fake

@@ -148,8 +148,7 @@ def preprocess(
         check_apart(masks.folder, output)
         masks = masks.named(private=key is not None)
     check_apart(source, output)
-    place = real_place(output)
-    partial = unfinished(place)
+    partial = unfinished(place := real_place(output))
     with locked(partial, output):
         check_own(partial, UNFINISHED, "an interrupted preprocess")
         check_replaceable(output, overwrite)
@@ -195,8 +194,7 @@ def preprocess(
         partial.rmdir()
     kept = len(finished) - sum(job.record.case not in lost for job in todo)
     remarks, twins = dict(info["remarks"]), across_splits(found.records, manifest)
-    if twins:
-        remarks[ACROSS] = twins
+    remarks |= {ACROSS: twins} if twins else {}
     return Summary(
         output, info["cases"], info["slices"], skipped, info["splits"], kept, remarks,
         info["crop"], info["mask_sources"], len(turned),
@@ -207,8 +205,7 @@ def check_replaceable(output: Path, overwrite: bool) -> None:
     """Refuses an output folder that holds anything but a store.
 
     Raises:
-        DataError: If it does, if it exists and may not be replaced, or if another process works in
-            it.
+        DataError: If it does, exists and may not be replaced, or another process works in it.
 
     Example:
         >>> check_replaceable(Path("absent"), overwrite=False)
@@ -276,14 +273,13 @@ def _with_later(
         return found
     at_es = {record.case: record for record in later.records}
     if recipe.slice == WHOLE:
-        own = (at_es[record.case] for record in found.records if record.case in at_es)
-        both = sorted([*found.records, *own], key=lambda record: (record.case, record.phase))
-        return Cases(both, found.skipped)
-    reasons = dict(later.skipped)
+        own = (at_es[r.case] for r in found.records if r.case in at_es)
+        return Cases(sorted([*found.records, *own], key=lambda r: (r.case, r.phase)), found.skipped)
     records = [replace(record, later=at_es.get(record.case)) for record in found.records]
     if recipe.slice == "all" or not recipe.phases[1:]:
         return Cases(records, found.skipped)
-    lost = [Skipped(r.case, f"at ES: {reasons[r.case]}") for r in records if r.later is None]
+    why = dict(later.skipped)
+    lost = [Skipped(r.case, f"at ES: {why[r.case]}") for r in records if not r.later]
     return Cases([r for r in records if r.later], sorted([*found.skipped, *lost]))
 
 

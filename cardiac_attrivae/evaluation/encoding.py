@@ -15,7 +15,18 @@ import pandas as pd
 import torch
 
 from ..attributes import ATTRIBUTES
-from ..data.anatomy import SURE, exchanged_labels, handedness, is_flipped, unlikely_size
+from ..data.anatomy import (
+    APART,
+    GAP,
+    ISLAND,
+    SURE,
+    exchanged_labels,
+    handedness,
+    is_flipped,
+    oddities,
+    unlikely_size,
+)
+from ..data.anatomy import CUT as CUT_OFF
 from ..data.masks import CANONICAL
 from ..data.nifti import NEAR, Volume
 from ..data.reading import ToCanonicalLabelsd
@@ -39,6 +50,8 @@ ANOTHER_ORDER = (
     "mask and scan are stored in different orders by their affines: voxels are matched as they are "
     "stored; save the mask in the order of its scan"
 )
+DOUBTFUL = (APART, CUT_OFF, GAP, ISLAND)
+"""What is said of a given mask in the words of ``check``."""
 CUT = 0.02
 """Share of the heart outside the crop above which it is reported."""
 
@@ -166,8 +179,10 @@ def encode_scan(
     else:
         given = read_scan(mask)
         frames, outlined = _given(scan, given, labels, count)
-        flipped = is_flipped(*(_first(volume) for volume in (scan, given)))
-        scan, source, dice, said = _turned(scan, mirror), MANUAL, {}, [ANOTHER_ORDER] * flipped
+        volumes = _first(scan), _first(given)
+        odd = (oddity.what for oddity in oddities(*volumes, outlined[0], matched=False))
+        said = [ANOTHER_ORDER] * is_flipped(*volumes) + [what for what in odd if what in DOUBTFUL]
+        scan, source, dice = _turned(scan, mirror), MANUAL, {}
         outlined = outlined[:, :, ::-1] if mirror else outlined
         if exchanged := exchanged_labels(outlined[0]):
             said.append(

@@ -11,6 +11,7 @@ from conftest import masks_apart, trained
 
 import cardiac_attrivae as ca
 from cardiac_attrivae.cli.main import main
+from cardiac_attrivae.data.anatomy import APART, ISLAND
 from cardiac_attrivae.data.cases import find_cases
 from cardiac_attrivae.data.manifest import load_manifest
 from cardiac_attrivae.data.preprocess import preprocess
@@ -18,6 +19,7 @@ from cardiac_attrivae.data.scan import read_scan
 from cardiac_attrivae.evaluation import encoding_batch
 from cardiac_attrivae.evaluation.encoding import (
     ANOTHER_ORDER,
+    DOUBTFUL,
     MIRROR_IMAGE,
     encode_scan,
     population_of,
@@ -279,6 +281,25 @@ def test_a_mask_in_another_order_than_its_scan_is_reported(world, tmp_path):
         nibabel.save(nibabel.Nifti1Image(mask, way), tmp_path / f"{name}.nii.gz")
         one = encode_scan(run, tmp_path / "image.nii.gz", tmp_path / f"{name}.nii.gz")
         assert (ANOTHER_ORDER in one.warnings) == (name == "flipped")
+
+
+def test_a_doubtful_mask_is_told_in_the_words_of_check(world, tmp_path):
+    run, _, folder, records, _ = world
+    record = records[0]
+    voxels = np.asarray(nibabel.load(folder / "masks" / record.image.name).dataobj).copy()
+    affine = np.diag([1.5, 1.5, 8, 1.0])
+    image = np.asarray(nibabel.load(record.image).dataobj)
+    nibabel.save(nibabel.Nifti1Image(image, affine), tmp_path / "image.nii.gz")
+    apart = np.diag([1.2, 1.2, 8, 1.0])
+    islands = voxels.copy()
+    islands[2:5, 2:5, 0] = 3
+    for mask, way, told in (
+        (voxels, affine, set()), (voxels, apart, {APART}), (islands, affine, {ISLAND}),
+    ):  # fmt: skip
+        nibabel.save(nibabel.Nifti1Image(mask, way), tmp_path / "mask.nii.gz")
+        one = encode_scan(run, tmp_path / "image.nii.gz", tmp_path / "mask.nii.gz")
+        assert told <= {*one.warnings}
+        assert (told or {APART, ISLAND}) & {*one.warnings} == told
 
 
 @pytest.mark.realdata
