@@ -19,7 +19,6 @@ from cardiac_attrivae.data.scan import read_scan
 from cardiac_attrivae.evaluation import encoding_batch
 from cardiac_attrivae.evaluation.encoding import (
     ANOTHER_ORDER,
-    DOUBTFUL,
     MIRROR_IMAGE,
     encode_scan,
     population_of,
