@@ -326,8 +326,8 @@ def vote(segmenters: Sequence[ScanSegmenter]) -> ScanSegmenter:
             )
     if not others:
         return first
-    lines = {
-        structure: [one.dice_lines.get(structure, SAME) for one in segmenters]
+    lines = {  # of those that were measured
+        structure: [one.dice_lines[structure] for one in segmenters if structure in one.dice_lines]
         for structure in HEART
     }
     return replace(
@@ -337,6 +337,7 @@ def vote(segmenters: Sequence[ScanSegmenter]) -> ScanSegmenter:
         dice_lines={
             structure: (average(a for a, _ in found), average(b for _, b in found))
             for structure, found in lines.items()
+            if found
         },
         known=[known for one in segmenters for known in one.known],
     )

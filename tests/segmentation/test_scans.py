@@ -145,6 +145,7 @@ def test_two_equal_segmenters_are_one_and_their_order_does_not_matter():
     found = [both.segment(image, spacing) for both in votes]
     assert all(same(found[0], again) for again in found[1:])
     assert {both.name for both in votes} == {"one+other+third"}
+    assert votes[0].dice_lines == lines  # those that were measured
     assert not same(found[0], alone)
 
 

@@ -65,7 +65,7 @@ function slider({ id, title, subtitle, unit, range, show, read, write, moved }) 
   };
 }
 
-/** A line below a slider: a band of usual values, and a mark at the patient's own value. */
+/** A line below a slider: a band of usual values, and a mark at the value of the start. */
 function marksBelow(input) {
   const marks = element("span", { className: "marks" });
   marks.setAttribute("aria-hidden", "true");
@@ -118,7 +118,7 @@ export function attributeSlider(attribute, all, cases, moved, drawnUnit = "cm²"
   const described = (value, drawn, own, outside) => {
     const parts = [slope === 0 ? "depends on no dimension of this model" : `asked ${written(value, unit)}`];
     if (slope !== 0) parts[0] += `, drawn ${drawn}${complete ? "" : " here"}`;
-    if (own !== null) parts.push(`patient ${written(own, unit)}`);
+    if (own !== null) parts.push(`start ${written(own, unit)}`);
     if (outside) parts.push("no training patient had this");
     if (partners) parts.push(`moves with ${partners}: the same dimension`);
     return parts.join(" · ");
