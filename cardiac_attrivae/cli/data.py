@@ -84,7 +84,7 @@ def check(dataset: str, source: Path) -> None:
 )  # fmt: skip
 @options.labels
 @click.option("--mask-source", metavar="NAME", default="", help="Who made --masks, for cases.csv.")
-@click.option("--overwrite", is_flag=True, help="Replace a store that is there already.")
+@options.overwrite
 @explained
 def preprocess(
     dataset: str,
@@ -171,7 +171,7 @@ def _empty_splits(splits: Mapping[str, int], output: Path) -> Iterator[str]:
 @click.argument("stores", nargs=-1, required=True, type=options.FOLDER)
 @options.output
 @click.option("--name", default="", help="Name of the new data set; default: theirs, joined.")
-@click.option("--overwrite", is_flag=True, help="Replace a store that is there already.")
+@options.overwrite
 @explained
 def join(stores: tuple[Path, ...], output: Path, name: str, overwrite: bool) -> None:
     """Join stores of several data sets, to train on all of them."""

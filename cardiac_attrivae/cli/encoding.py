@@ -13,10 +13,7 @@ from .console import explained, progress, say, suggest, warn
 
 @click.command()
 @options.run
-@click.option(
-    "--source", "sources", required=True, multiple=True, type=options.PLACE,
-    help="Scan, or folder of scans: NIfTI, .nrrd, .mha, DICOM. May be given several times.",
-)  # fmt: skip
+@options.scans
 @click.option(
     "--mask", type=options.PLACE,
     help="Mask of the scan, or a folder of masks named as their scans; default: segment it.",

@@ -93,6 +93,11 @@ pipeline = click.option(
 changes = click.option(
     "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one value."
 )
+scans = click.option(
+    "--source", "sources", required=True, multiple=True, type=PLACE,
+    help="Scan, or folder of scans: NIfTI, .nrrd, .mha, DICOM. May be given several times.",
+)  # fmt: skip
+overwrite = click.option("--overwrite", is_flag=True, help="Replace a store that is there already.")
 labels = click.option(
     "--mask-labels", "labels", default="LV=1,MYO=2,RV=3", show_default=True,
     metavar="LV=N,MYO=N,RV=N", help="Label numbers in those masks.",

@@ -12,10 +12,7 @@ from .console import explained, progress, say, suggest, warn
 
 
 @click.command()
-@click.option(
-    "--source", "sources", required=True, multiple=True, type=options.PLACE,
-    help="Scan, or folder of scans: NIfTI, .nrrd, .mha, DICOM. May be given several times.",
-)  # fmt: skip
+@options.scans
 @click.option(
     "--dataset", metavar="acdc|mnms|FILE.yaml",
     help="Take ED and ES of this data set; --source is then its folder.",

@@ -18,15 +18,8 @@ REACH = 4.0
 
 
 def check_request(request: Mapping[str, float], field_cm2: float) -> None:
-    """Checks that a heart can have the requested values.
-
-    Args:
-        request: Attribute -> value in its unit.
-        field_cm2: Area of a slice.
-
-    Raises:
-        ValueError: If an attribute is unknown, or a value is not a number above 0, or is an area
-            that does not fit in a slice.
+    """Refuses values that no heart can have, of attributes in their units: unknown attributes, what
+    is no number above 0, and areas that do not fit in a slice of ``field_cm2``.
 
     Example:
         >>> check_request({"LVEDA": -5}, field_cm2=277)
@@ -72,9 +65,6 @@ def aimed(
 
     Returns:
         The new codes, (N, D).
-
-    Raises:
-        ValueError: As `Calibration.set`.
     """
     codes = calibration.set(codes, request)
     shown = [

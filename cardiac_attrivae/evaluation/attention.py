@@ -37,15 +37,9 @@ class _Mean(nn.Module):
 
 
 def last_map(network: VAE, image: Tensor) -> str | None:
-    """Finds the last convolution of an encoder with a map of at least `FINEST` pixels a side.
-
-    Args:
-        network: The network.
-        image: A slice, (1, C, H, W).
-
-    Returns:
-        Its name, as in ``named_modules``; None if there is none, as in a network of linear layers.
-    """
+    """Finds the last convolution of an encoder whose map of a slice, (1, C, H, W), has at least
+    `FINEST` pixels a side; returns its name, or None if there is none, as in a network of linear
+    layers."""
     names: list[str] = []
 
     def note(name: str, output: Tensor) -> None:
@@ -65,12 +59,7 @@ def last_map(network: VAE, image: Tensor) -> str | None:
 
 
 def attention(network: VAE, images: Tensor, dimension: int) -> np.ndarray:
-    """Computes where a slice speaks for a larger value of a latent dimension.
-
-    Args:
-        network: The network, in eval mode.
-        images: Slices on its device, (N, C, H, W).
-        dimension: The latent dimension.
+    """Computes where slices (N, C, H, W) speak for a larger value of a latent dimension.
 
     Returns:
         Maps, (N, H, W), 0 or more, in units of nothing: compare places of one slice alone.

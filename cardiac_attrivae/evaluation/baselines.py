@@ -27,11 +27,11 @@ from ..metrics.metric import Score
 from ..metrics.patients import FEWEST, LEAST, draw_patients, drawn_rows
 from ..metrics.prediction import AGREEMENT, agreement
 from ..report.methods import BASELINE
-from ..runtime.files import atomic_folder, write
-from ..runtime.spreadsheet import csv_text, read_csv
+from ..runtime.files import write
+from ..runtime.spreadsheet import csv_text
 from ..schema import HEART, Keys
 from ..segmentation.judge import Segmenter
-from .parts import Patients, fingerprint
+from .parts import Job, Patients, fingerprint
 
 COARSE = 16
 """Pixels along a side of the coarse picture."""
@@ -79,12 +79,14 @@ def ridge() -> RidgeCV:
 def readings(source: Features, known: np.ndarray, target: Features, name: str) -> dict[str, Any]:
     """Reads one attribute of the target with every baseline, fitted on the source.
 
+    Areas by the segmenter in single slices are taken as they are, other attributes are read off
+    what it measures by a linear regression.
+
     Args:
         source: What is seen of training patients.
         known: Their attribute, (N,).
         target: What is seen of the patients to read.
-        name: Attribute. Areas by the segmenter in single slices are taken as they are, other
-            attributes are read off what it measures by a linear regression.
+        name: Attribute.
 
     Returns:
         Name of the baseline -> attribute of the target patients, (M,).
@@ -119,7 +121,7 @@ def scores_of(
 
 
 @dataclass(frozen=True)
-class Baselines:
+class Baselines(Job):
     """All baselines of one data set, fitted on the training patients of another or the same."""
 
     parts: Path  # folder that keeps all parts
@@ -136,10 +138,7 @@ class Baselines:
         facts = [*self.source[1:], *self.target[1:], self.names, self.rounds, self.judge]
         return self.parts / fingerprint("baselines", facts)
 
-    def compute(self) -> None:
-        """Scores the baselines and writes metrics.csv, unless it is there."""
-        if self.folder.is_dir():
-            return
+    def write(self, folder: Path) -> None:
         source, target = self.source.open(), self.target.open()
         seen, new = (features(dataset, self.segmenter) for dataset in (source, target))
         known, measured = (dataset.measured(self.names) for dataset in (source, target))
@@ -151,12 +150,5 @@ class Baselines:
             table = pd.DataFrame([row._asdict() for row in rows])
             table["unit"] = [unit_of(row.metric, row.attribute) for row in rows]
             tables.append(table.assign(model=baseline, method=baseline))
-        with atomic_folder(self.folder) as folder:
-            metrics = pd.concat(tables) if tables else pd.DataFrame(columns=["model", "metric"])
-            write(folder / "metrics.csv", csv_text(metrics))
-
-    def read(self, name: str) -> pd.DataFrame:
-        """Reads one of its tables, with the columns of ``about``; empty if it has none."""
-        if not (self.folder / name).is_file():
-            return pd.DataFrame()
-        return read_csv(self.folder / name).assign(**self.about)
+        metrics = pd.concat(tables) if tables else pd.DataFrame(columns=["model", "metric"])
+        write(folder / "metrics.csv", csv_text(metrics))

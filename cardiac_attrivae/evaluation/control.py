@@ -41,14 +41,8 @@ def turn(codes: np.ndarray, dimension: int, positions: np.ndarray) -> np.ndarray
 def traversed(
     network: VAE, code: np.ndarray, calibration: Calibration, steps: np.ndarray
 ) -> tuple[torch.Tensor, np.ndarray]:
-    """Turns a code (D,) along every attribute.
-
-    Args:
-        network: Decoder.
-        code: Code to start from, (D,).
-        calibration: Fitted line of each attribute, from dimension to value.
-        steps: Offsets in standard deviations of the training codes, (S,); positive is more
-            of the attribute.
+    """Turns a code (D,) along every attribute, by ``steps`` (S,) deviations of the training codes;
+    positive is more of the attribute.
 
     Returns:
         Slices (K, S, C, H, W), and the values that they stand for, (K, S); nan where the line is
@@ -91,15 +85,7 @@ def measure_control(
     cases: Sequence[str],
     scale: Scale,
 ) -> pd.DataFrame:
-    """Turns every attribute of every patient and measures what is drawn.
-
-    Args:
-        network: Network that decodes.
-        segmenter: Labels decoded slices.
-        calibration: Fitted line of each attribute, from dimension to value.
-        codes: A code per patient to start from, (N, D).
-        cases: Names of the patients, length N.
-        scale: What a pixel of the slices counts for.
+    """Turns every attribute of every patient, whose codes are (N, D), and measures what is drawn.
 
     Returns:
         A row per attribute, patient and step: attribute, dimension, case, step, requested, and the

@@ -208,7 +208,7 @@ def _plan_realism(opened: Opened, parts: Sequence[Part]) -> list[Realism]:
     """Lists the comparisons of drawn with real hearts: where training patients were given, and
     enough patients are scored."""
     return [
-        Realism(part, part.known.patients)
+        Realism(part.about, part, part.known.patients)
         for part in parts
         if part.known and part.segmenter and opened.patients(part.about["test_dataset"]) >= WANTED
     ]

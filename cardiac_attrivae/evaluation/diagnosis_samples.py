@@ -95,16 +95,15 @@ def gather(
 ) -> Cohort:
     """Opens stores, sets the patients apart that the model was trained on, and encodes all.
 
+    Refuses stores that do not fit the model or lack the column, a model that does not say on whom
+    it was trained, and too few patients or classes.
+
     Args:
         run: The model.
         stores: Folders that ``preprocess`` wrote, each with a split, or None for all patients.
         column: Column of cases.csv that holds the class.
         within: Whether classifiers are fitted within the unseen patients of each data set.
         device: Where to encode.
-
-    Raises:
-        DataError: If a store does not fit the model or lacks the column, the model does not say on
-            whom it was trained, or too few patients or classes are left.
     """
     notes: list[str] = []
     opened = [(SliceDataset.open(folder), split) for folder, split in stores]

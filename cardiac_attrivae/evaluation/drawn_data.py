@@ -49,18 +49,9 @@ A model can draw what it was trained on. The terms of {dataset} apply to what is
 def wanted_like(slices: SliceDataset, names: Sequence[str], count: int, seed: int) -> np.ndarray:
     """Draws attributes as those of a store's most basal slices are distributed together.
 
-    Args:
-        slices: Slices of patients.
-        names: K attributes.
-        count: Number of hearts.
-        seed: Of the draw.
-
-    Returns:
-        Values, (count, K), from a kernel density estimate (Scott's bandwidth), kept between half of
-        the least and one and a half times the largest value of the patients.
-
-    Raises:
-        DataError: If there are fewer than 5 patients, or an attribute is the same in all.
+    The K attributes of ``count`` hearts, (count, K), come from a kernel density estimate (Scott's
+    bandwidth), kept between half of the least and one and a half times the largest value of the
+    patients. Refuses fewer than 5 patients, and an attribute that is the same in all.
     """
     values = slices.basal().attributes(names)
     if len(values) < FEWEST or not values.std(axis=0).all():
@@ -92,16 +83,14 @@ def draw_data_set(
     Writes images/ and masks/ (NIfTI), hearts.csv, dataset.yaml (a manifest) and README.md.
 
     Args:
-        run: Folder that ``train`` wrote, or a shipped model.
+        run, store, device, plain, tell: See `Studio.open`.
         count: Number of hearts.
         output: Folder to write into.
         request: Attribute -> least and largest value, between which it is drawn uniformly.
         like: Slices of patients whose areas are distributed as those of the hearts shall be; an
             attribute in ``request`` is taken from there.
-        store: See `Studio.open`.
         condition: What a conditional network is told, see `Run.telling`; None is nothing.
         seed: Of all draws.
-        device, plain, tell: See `Studio.open`.
         progress: Called with the batches and their number.
 
     Returns:

@@ -222,13 +222,8 @@ def encode_scan(
 
 
 def attributes_of(run: Run, code: np.ndarray, measured: Mapping[str, float]) -> pd.DataFrame:
-    """Puts what was measured beside what the code says, a row per attribute of the model.
-
-    Args:
-        run: The model; without saved lines nothing is read from the code.
-        code: Code, (1, D).
-        measured: Attribute -> value on the mask.
-    """
+    """Puts what was measured on the mask beside what the code (1, D) says, a row per attribute of
+    the model; without saved lines nothing is read from the code."""
     lines = run.about.get("calibration") or {}
     values = dict(zip(lines, read_lines(code, lines)[0].tolist(), strict=True)) if lines else {}
     rows = []

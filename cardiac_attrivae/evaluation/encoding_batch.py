@@ -49,9 +49,6 @@ def encode_scans(
 
     Returns:
         What was encoded; and the name of each other scan with the reason.
-
-    Raises:
-        DataError: If no scan can be encoded, or the output belongs to something else.
     """
     model, scans = load_run(run, device), find_scans(sources)
     output = Path(output)

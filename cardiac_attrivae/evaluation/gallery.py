@@ -42,7 +42,7 @@ def draw_gallery(
     tables: Mapping[str, pd.DataFrame],
     folder: Path,
 ) -> list[dict[str, str]]:
-    """Draws everything and lists what there is.
+    """Draws everything into a folder and lists what there is.
 
     Args:
         opened: Models and stores.
@@ -88,7 +88,7 @@ def draw_gallery(
         codes = {test: part.table().select(names) for test, part in own.items()}
         home = codes.get(train) or next(iter(codes.values()))
         training = next(iter(own.values())).known
-        known = training.read().table.select(names) if training is not None else home
+        known = training.codes().table.select(names) if training is not None else home
         if len(known.cases) < LEAST:
             continue
         calibration = Calibration.fit(known)

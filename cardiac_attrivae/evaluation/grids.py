@@ -104,16 +104,8 @@ PATHS = {"line": on_line, "sphere": on_sphere}
 
 
 def between(studio: Studio, start: str, end: str, steps: int = 7) -> Grid:
-    """Draws hearts between two patients, along each of `PATHS`.
-
-    Args:
-        studio: Model and patients.
-        start, end: Patients.
-        steps: Pictures per path, both patients among them.
-
-    Raises:
-        DataError: If the store has no such patient.
-    """
+    """Draws hearts between two patients of the studio's store, along each of `PATHS`, in ``steps``
+    pictures with both patients among them."""
     first, last = (studio.start(case)[0][0] for case in (start, end))
     shares = np.linspace(0, 1, steps)
     ways = np.stack([way(first, last, shares) for way in PATHS.values()])
@@ -140,7 +132,6 @@ def surface(
 
     Raises:
         ValueError: If it is not two attributes of the model, on two dimensions.
-        DataError: If the store has no such patient.
 
     References:
         | Attribute-based regularization of latent spaces (Pati & Lerch, 2021)

@@ -148,19 +148,12 @@ def _methods(models: Mapping[str, Run]) -> dict[str, str]:
 
 
 def check_unseen(runs: Sequence[Run], dataset: SliceDataset, split: str) -> list[str]:
-    """Checks that the patients to score were not trained on; returns what could not be checked.
+    """Refuses models that were trained on a patient of the split that is scored; returns what could
+    not be checked. Those of ``train`` are scored as what they are.
 
     Patients are compared by their ids within one data set, and by the digests of `fingerprints`
     everywhere: the same patient under another id or split is found, if cropped in the same way or
     with the same mask.
-
-    Args:
-        runs: Models.
-        dataset: Store.
-        split: Which patients are scored; those of ``train`` are scored as what they are.
-
-    Raises:
-        DataError: If a model was trained on one of them.
     """
     if split == "train":
         return []
@@ -239,11 +232,8 @@ def _open_stores(stores: Sequence[str | Path], splits: Sequence[str]) -> dict[st
 
 
 def _named(folders: Sequence[str | Path]) -> dict[str, Path]:
-    """Names folders by their last part; a number tells two of the same name apart.
-
-    Raises:
-        DataError: If files that are called after a folder would have too long a name.
-    """
+    """Names folders by their last part; a number tells two of the same name apart. Refuses names
+    that are too long for the files that are called after them."""
     paths = [Path(folder) for folder in folders]
     names = [path.resolve().name for path in paths]
     for name in names:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -56,11 +57,7 @@ class Patients(NamedTuple):
         return cls(store.folder, store.info["content_hash"], split, tuple(names))
 
     def open(self) -> SliceDataset:
-        """Opens the store, once per process.
-
-        Raises:
-            DataError: If another store has taken its place since the evaluation began.
-        """
+        """Opens the store, once per process; refuses another one that has taken its place since."""
         return _opened(self)
 
 
@@ -74,8 +71,37 @@ def _opened(patients: Patients) -> SliceDataset:
     return store.split(patients.split).basal().complete(patients.names)
 
 
+class Job(ABC):
+    """Something that is computed on its own and kept in a folder."""
+
+    about: dict[str, Any]  # values of the columns that say what it is of
+
+    @property
+    @abstractmethod
+    def folder(self) -> Path:
+        """Where it is kept."""
+
+    @abstractmethod
+    def write(self, folder: Path) -> None:
+        """Computes it and writes its files."""
+
+    def compute(self) -> None:
+        """Writes its folder, unless it is there."""
+        if not self.folder.is_dir():
+            with atomic_folder(self.folder) as folder:
+                self.write(folder)
+
+    def read(self, name: str) -> pd.DataFrame:
+        """Reads one of its tables, with the columns of ``about`` in front; empty if it has none."""
+        file = self.folder / name
+        if not file.is_file():
+            return pd.DataFrame()
+        table = read_csv(file)
+        return pd.DataFrame(self.about, index=table.index).join(table)
+
+
 @dataclass(frozen=True)
-class TrainingCodes:
+class TrainingCodes(Job):
     """Codes of the training patients of a model, which lines are fitted on."""
 
     parts: Path  # folder that keeps all parts
@@ -90,22 +116,18 @@ class TrainingCodes:
         facts = [self.model, *self.patients[1:], self.names]
         return self.parts / fingerprint("codes", facts)
 
-    def compute(self) -> None:
-        """Writes them, unless they are there."""
-        if self.folder.is_dir():
-            return
+    def write(self, folder: Path) -> None:
         run, dataset = load_run(self.run, self.device, plain=True), self.patients.open()
         table = codes_of(run, dataset, self.names, find_device(self.device))
-        with atomic_folder(self.folder) as folder:
-            write_table(folder / "table.npz", table, areas=dataset.areas)
+        write_table(folder / "table.npz", table, areas=dataset.areas)
 
-    def read(self) -> Known:
+    def codes(self) -> Known:
         table, more = read_table(self.folder / "table.npz")
         return Known(table, more["areas"])
 
 
 @dataclass(frozen=True)
-class Part:
+class Part(Job):
     """One model on one data set, and the folder that holds what came out."""
 
     parts: Path  # folder that keeps all parts
@@ -129,14 +151,11 @@ class Part:
         facts = [self.model, *self.patients[1:], self.names, known, judge, self.rounds]
         return self.parts / fingerprint("scores", facts)
 
-    def compute(self) -> None:
-        """Scores the model and writes the tables, unless they are there."""
-        if self.folder.is_dir():
-            return
+    def write(self, folder: Path) -> None:
         target = self.patients.open()
         scored = score_model(
             load_run(self.run, self.device, plain=self.plain),
-            self.known.read() if self.known else None,
+            self.known.codes() if self.known else None,
             target,
             self.names,
             self.segmenter,
@@ -144,17 +163,8 @@ class Part:
             self.rounds,
             shown=shown_rows(target),
         )
-        with atomic_folder(self.folder) as folder:
-            _write(scored, target, self.names, folder)
-            write(folder / "about.json", json.dumps(self.about) + "\n")
-
-    def read(self, name: str) -> pd.DataFrame:
-        """Reads one of its tables, with the columns of ``about`` in front; empty if it has none."""
-        file = self.folder / name
-        if not file.is_file():
-            return pd.DataFrame()
-        table = read_csv(file)
-        return pd.DataFrame(self.about, index=table.index).join(table)
+        _write(scored, target, self.names, folder)
+        write(folder / "about.json", json.dumps(self.about) + "\n")
 
     def table(self) -> LatentTable:
         """Reads its codes, with the asked attributes and those the model was trained on."""
@@ -169,39 +179,17 @@ class Part:
         return np.load(self.folder / "draws.npy")
 
 
-class Job(Protocol):
-    """Something that is computed on its own and kept in a folder."""
-
-    @property
-    def folder(self) -> Path: ...
-
-    def compute(self) -> None: ...
-
-
 def compute(parts: Sequence[Part], others: Sequence[Job], workers: int, progress: Progress) -> None:
-    """Computes what is not there yet: first the codes that several parts share.
-
-    Args:
-        parts: Each model on each data set.
-        others: More jobs.
-        workers: Processes.
-        progress: Wraps the finished jobs and their number.
-
-    Raises:
-        DataError: If the worker of a job was killed twice.
-    """
+    """Computes what is not there yet: first the codes that several parts share."""
     known = {part.known.folder: part.known for part in parts if part.known is not None}
     with processes(workers) as pool:
         done = itertools.chain(
-            run_each(pool, _compute, known.values()), run_each(pool, _compute, (*parts, *others))
+            run_each(pool, Job.compute, known.values()),
+            run_each(pool, Job.compute, (*parts, *others)),
         )
         for job, result in progress(done, len(known) + len(parts) + len(others)):
             if isinstance(result, Failure):
                 raise DataError(f"{job.folder.name}: {result.value}; try fewer --workers")
-
-
-def _compute(job: Job) -> None:
-    job.compute()
 
 
 def fingerprint(kind: str, facts: Sequence[Any]) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,12 +29,12 @@ from ..metrics.patients import FEWEST, draw_patients, drawn_rows
 from ..metrics.population import Population
 from ..metrics.realism import REALISM, Pictures, nearest_distance, told_apart
 from ..models.perceptual import PERCEPTUAL
-from ..runtime.files import atomic_folder, write
+from ..runtime.files import write
 from ..runtime.spreadsheet import csv_text
 from ..schema import DataError
 from ..segmentation.judge import CHUNK, KIND, Segmenter
 from ..training.run import Run, decode, load_run, reconstruct
-from .parts import Part, Patients, fingerprint
+from .parts import Job, Part, Patients, fingerprint
 
 FOLDS, STEPS, BATCH, RATE = 5, 600, 32, 2e-3
 """How the network that tells slices apart is cross-validated over patients, and trained."""
@@ -60,9 +61,6 @@ def measure_realism(
     Returns:
         A row per set of slices (``drawn``: reconstructions, prior, real, blur, noise) and metric:
         value, low, high (of ``Told_apart``), n, and the network that gave the features.
-
-    Raises:
-        DataError: If there are too few patients.
     """
     if len(target) < WANTED:
         raise DataError(f"{len(target)} patients to compare with drawn hearts; expected {WANTED}")
@@ -221,9 +219,10 @@ def _features(segmenter: Segmenter) -> tuple[str, _Features]:
 
 
 @dataclass(frozen=True)
-class Realism:
+class Realism(Job):
     """The realism of one model on one data set, computed on its own and kept in a folder."""
 
+    about: dict[str, Any]
     part: Part  # the model and the data set
     source: Patients  # its training patients
 
@@ -232,22 +231,10 @@ class Realism:
         about = [self.part.folder.name, *self.source[1:]]
         return self.part.parts / fingerprint("realism", about)
 
-    def compute(self) -> None:
-        """Measures it and writes realism.csv, unless it is there."""
-        if self.folder.is_dir():
-            return
+    def write(self, folder: Path) -> None:
         part = self.part
         assert part.segmenter is not None
         run = load_run(part.run, part.device, plain=part.plain)
         target, known = part.patients.open(), self.source.open()
         table = measure_realism(run, known, target, part.segmenter)
-        with atomic_folder(self.folder) as folder:
-            write(folder / "realism.csv", csv_text(table))
-
-    def read(self, name: str) -> pd.DataFrame:
-        """Reads its table, with the columns of ``about`` in front; empty if it has none."""
-        file = self.folder / name
-        if not file.is_file():
-            return pd.DataFrame()
-        table = pd.read_csv(file)
-        return pd.DataFrame(self.part.about, index=table.index).join(table)
+        write(folder / "realism.csv", csv_text(table))

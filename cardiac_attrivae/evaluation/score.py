@@ -77,7 +77,8 @@ def score_model(
 ) -> Scored:
     """Measures everything about a model on one data set.
 
-    With fewer than 8 patients there are no intervals, with fewer than 5 no scores of codes.
+    With fewer than 8 patients there are no intervals, with fewer than 5 no scores of codes. Refuses
+    a model that was trained on slices that were cropped otherwise, or through this segmenter.
 
     Args:
         run: The model.
@@ -89,10 +90,6 @@ def score_model(
         where: Device.
         rounds: Draws of patients, and permutations.
         shown: Rows of the target whose reconstructions are kept.
-
-    Raises:
-        DataError: If the model was trained on slices that were cropped otherwise, or through this
-            segmenter.
     """
     check_fit(run, target)
     if segmenter is not None:
@@ -147,13 +144,8 @@ def _tidy(rows: Sequence[Score]) -> pd.DataFrame:
 def fidelity_scores(
     fidelity: Mapping[str, np.ndarray], cases: Sequence[str], rounds: int
 ) -> list[Score]:
-    """Averages over patients, with intervals if there are 8; ``Dice_LV`` is Dice of attribute LV.
-
-    Args:
-        fidelity: Name -> one value per slice, (N,).
-        cases: Patient of each slice, length N.
-        rounds: Draws of patients.
-    """
+    """Averages values per slice, name -> (N,), over patients, with intervals if there are 8;
+    ``Dice_LV`` is Dice of attribute LV."""
     values: dict[tuple[str, str], np.ndarray] = {}
     for name, value in fidelity.items():
         metric, _, structure = name.partition("_") if name.startswith("Dice_") else (name, "", MEAN)
@@ -165,11 +157,7 @@ def fidelity_scores(
 
 
 def check_fit(run: Run, dataset: SliceDataset) -> None:
-    """Checks that slices were cropped like those that the model was trained on.
-
-    Raises:
-        DataError: If they were not.
-    """
+    """Refuses slices that were not cropped like those that the model was trained on."""
     check_crop(run.about["recipe"], dataset, str(run.folder))
 
 

@@ -139,11 +139,7 @@ class Studio:
         return self.segmenters[1]
 
     def start(self, case: str | None) -> tuple[np.ndarray, Tensor]:
-        """Returns the code of a patient, or the mean code, (1, D), and its slice, (1, C, H, W).
-
-        Raises:
-            DataError: If the store has no such patient.
-        """
+        """Returns the code of a patient, or the mean code, (1, D), and its slice, (1, C, H, W)."""
         if case is None:
             code = np.asarray(self.run.about["code_mean"])[None]
             return code, decode(self.run.painter, code)
@@ -165,16 +161,8 @@ class Studio:
         return patients.take(rows)
 
     def heart(self, request: Mapping[str, float], case: str | None = None) -> Heart:
-        """Draws one heart with the requested attributes, from a patient or from the mean code.
-
-        Args:
-            request: Attribute -> value in its unit.
-            case: Patient to start from; None is the mean code of the training patients.
-
-        Raises:
-            ValueError: As `check_request`, or if the model has no such attribute.
-            DataError: If the store has no such patient.
-        """
+        """Draws one heart with requested attributes, in their units, from a patient or from the
+        mean code of the training patients; refuses what `check_request` does."""
         check_request(request, self.field_cm2)
         code, original = self.start(case)
         self.calibration.set(code, request)  # refused before minutes are spent on segmenters

@@ -17,8 +17,7 @@ from ..metrics.intervals import holm
 from ..metrics.metric import MEAN
 from ..schema import Keys, Phase, structures_at
 from .baselines import Baselines
-from .parts import Part
-from .realism import Realism
+from .parts import Job, Part
 
 FLOOR = "black image"
 """Name of the row of an image of zeros: slices are zero outside the heart, so it scores."""
@@ -67,7 +66,7 @@ def gather(
     }
 
 
-def joined(parts: Sequence[Part | Baselines | Realism], name: str) -> pd.DataFrame:
+def joined(parts: Sequence[Job], name: str) -> pd.DataFrame:
     """Joins a table of several parts, by the name of its file."""
     tables = [table for part in parts if len(table := part.read(name))]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(ABOUT))

@@ -81,19 +81,11 @@ def write_bundle(
     evaluation: str | Path | None = None,
     tell: Callable[[str], None] = lambda message: None,
 ) -> Path:
-    """Writes a bundle, atomically.
+    """Writes a bundle, atomically, into a folder that does not exist yet, or is empty; see
+    `export`.
 
     It holds weights, configurations and texts: nothing of single patients, no path, no name of a
     machine or a user.
-
-    Args:
-        run: Run to write.
-        output: Folder; must not exist yet, or be empty.
-        evaluation: See `export`.
-        tell: Called with the outcome of each check.
-
-    Raises:
-        DataError: See `export`.
     """
     output = Path(output)
     require_new(output)
@@ -120,17 +112,9 @@ def write_bundle(
 
 
 def filled(name: str, values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Fills values of a run into the template of a configuration.
-
-    Args:
-        name: ``metadata``, ``inference`` or ``train``.
-        values: Value of each key that the template leaves open.
-        folder: Folder of the run, for the error.
-
-    Raises:
-        DataError: If MONAI would run anything in the result that is not in the template: the run
-            may be crafted.
-    """
+    """Fills values of a run into the template of a configuration, ``metadata``, ``inference`` or
+    ``train``. Refuses what MONAI would run in the result and is not in the template: the run may be
+    crafted."""
     template = json.loads(render(f"bundle_{name}.json", __package__)) if name != "metadata" else {}
     finished = template | values
     for key, text in code_in(finished):

@@ -39,11 +39,7 @@ def bundled_network(name: str, arguments: Mapping[str, Any], format: int) -> Aut
     Args:
         name: A name in `NETWORKS`, or the dotted path of a class.
         arguments: Arguments of its constructor.
-        format: Format of the bundle.
-
-    Raises:
-        DataError: If the bundle has another format than `FORMAT`.
-        ValueError: If there is no such network, or it does not take these arguments.
+        format: Format of the bundle; another one than `FORMAT` is refused.
     """
     if format != FORMAT:
         raise DataError(
@@ -93,9 +89,6 @@ def read_slices(folder: str | Path, recipe: Mapping[str, Any]) -> list[dict[str,
 
     Returns:
         An item per slice: ``image`` (C, H, W), ``name`` (case, or file) and ``slice_index``.
-
-    Raises:
-        DataError: If there are none, or they were cropped in another way.
     """
     folder = Path(folder)
     if (folder / "dataset.json").is_file():
@@ -144,15 +137,12 @@ def _read_stack(file: Path, recipe: Mapping[str, Any]) -> Tensor:
 
 
 class CodeWriter:
-    """Handler that writes codes.csv and reconstructions.nii.gz when inference is complete.
+    """Handler that writes codes.csv and reconstructions.nii.gz into a folder when inference is
+    complete.
 
     codes.csv has a row per slice: ``name``, ``slice_index``, and the posterior mean as ``z0``,
-    ``z1``...; reconstructions.nii.gz is one stack in the same order, of a model of two phases with
-    ED and ES in turn.
-
-    Args:
-        folder: Folder to write into.
-        spacing: Pixel size in mm.
+    ``z1``...; reconstructions.nii.gz is one stack in the same order, of pixels of ``spacing`` mm,
+    of a model of two phases with ED and ES in turn.
     """
 
     def __init__(self, folder: str | Path, spacing: float) -> None:

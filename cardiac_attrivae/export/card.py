@@ -91,11 +91,8 @@ class Scores:
 
     @classmethod
     def read(cls, folder: str | Path, run: Run) -> Scores:
-        """Reads the scores of exactly this training, which its summary identifies.
-
-        Raises:
-            DataError: If the folder holds none, or is damaged.
-        """
+        """Reads the scores of exactly this training, which its summary identifies; refuses a folder
+        without."""
         found = read_evaluations([Path(folder)])
         own = {key: value for key, value in run.summary.items() if key != "store"}
         names = [model["name"] for model in found.models if model.get("summary") == own]

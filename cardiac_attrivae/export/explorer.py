@@ -143,11 +143,7 @@ def write_explorer(
 
 
 def check_replaceable(folder: Path) -> None:
-    """Refuses a folder that holds anything but an explorer: it would be removed.
-
-    Raises:
-        DataError: If it does, or is a file.
-    """
+    """Refuses a folder that holds anything but an explorer: it would be removed."""
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file; choose another folder")
     if folder.is_dir() and not is_empty(folder):
@@ -159,14 +155,8 @@ def check_replaceable(folder: Path) -> None:
 
 
 def spread(cases: pd.DataFrame, most: int) -> np.ndarray:
-    """Chooses patients: in turn one of each domain, diagnosis and split.
-
-    Args:
-        cases: A row per patient, with domain, pathology and split.
-        most: Largest number of patients to choose.
-
-    Returns:
-        Numbers of their rows, rising, (min(N, most),).
+    """Chooses patients, at most so many: in turn one of each domain, diagnosis and split. Returns
+    the numbers of their rows, rising.
 
     Example:
         >>> cases = pd.DataFrame({"pathology": ["NOR", "NOR", "NOR", "DCM"]})
@@ -191,14 +181,7 @@ def described(
     codes: np.ndarray,
 ) -> dict[str, Any]:
     """Returns the content of data.json, in plain values: no path, no date, nothing of a header.
-
-    Args:
-        run: The model.
-        known: Its training patients, through which the lines are fitted; None for a shipped model.
-        segmenter: Measures what is drawn.
-        shown: Slices of the patients on the page, one each.
-        codes: Their codes, (N, D).
-    """
+    Shown are slices of one patient each, with their codes, (N, D)."""
     if known is None:
         calibration, usual = Calibration.of_lines(run.about["calibration"]), _usual(run)
     else:
@@ -279,18 +262,11 @@ def _usual(run: Run) -> np.ndarray:
 
 
 def imagined(run: Run, judge: Segmenter, count: int = IMAGINED) -> SliceDataset:
-    """Draws hearts to start from, where no patient's slice may be shown.
+    """Draws hearts to start from, where no patient's slice may be shown, and labels them by the
+    judge.
 
     Codes are drawn from a normal distribution with the mean and the covariance of the training
     codes; attributes are read from them by the saved lines.
-
-    Args:
-        run: A shipped model.
-        judge: Labels the slices.
-        count: Number of hearts.
-
-    Raises:
-        DataError: If the run does not say where its training codes lie.
     """
     population, lines = Population.of_facts(run.about), run.about["calibration"]
     if population is None:

@@ -28,14 +28,10 @@ NAMES = (HOST, "localhost")
 
 
 class Server(ThreadingHTTPServer):
-    """Server of one explorer on the loopback address; ``serve_forever`` runs it.
+    """Server of one explorer, a folder that `explore` wrote, on the loopback address.
 
-    Args:
-        folder: Folder that `explore` wrote.
-        port: Port; 0 is any free one.
-
-    Attributes:
-        address: What to open in a browser. Who does not know it is refused.
+    ``serve_forever`` runs it. Its ``address`` is what to open in a browser: who does not know it is
+    refused. Port 0 is any free one.
 
     Raises:
         OSError: If the port is taken, or may not be opened.

@@ -116,16 +116,11 @@ def examples(run: Run) -> tuple[Tensor, Tensor]:
 def write_onnx(run: Run, folder: str | Path, tell: Tell = lambda message: None) -> dict[str, Path]:
     """Writes encoder.onnx (image to mu, logvar) and decoder.onnx (z to reconstruction).
 
-    Args:
-        run: Run to write.
-        folder: Folder to write into; created if absent.
-        tell: Called with the largest difference of each file.
+    Refuses a file that gives another output than PyTorch. ``tell`` is called with the largest
+    difference of each.
 
     Returns:
         The files, by ``encoder`` and ``decoder``.
-
-    Raises:
-        DataError: If the packages are missing, or a file gives another output than PyTorch.
     """
     network, (image, z) = plain(run.painter), examples(run)
     parts = {
@@ -158,10 +153,8 @@ def write_module(
         file: File to write.
 
     Returns:
-        Largest difference from PyTorch's output over all outputs and `BATCHES`.
-
-    Raises:
-        DataError: If the packages are missing, or the difference is more than `TOLERANCE`.
+        Largest difference from PyTorch's output over all outputs and `BATCHES`; one of more than
+        `TOLERANCE` is refused.
     """
     require_packages(*ONNX)
     import onnxruntime
@@ -198,17 +191,12 @@ def write_torchscript(
     tell: Tell = lambda message: None,
     extra: Mapping[str, str] | None = None,
 ) -> dict[str, Path]:
-    """Writes model.ts: forward (slices to reconstructions), encode and decode of `Autoencoder`.
+    """Writes model.ts: forward (slices to reconstructions), encode and decode of `Autoencoder`; see
+    `write_onnx`.
 
     The network is traced, not compiled; `compare` tries it with other numbers of rows. Positions in
-    the source code, with paths, and names of modules of this package are left out.
-
-    Args:
-        run, folder, tell: As in `write_onnx`.
-        extra: Texts to put into the file, by name, as ``_extra_files`` of `torch.jit.load` reads.
-
-    Raises:
-        DataError: If the file gives another output than PyTorch.
+    the source code, with paths, and names of modules of this package are left out. ``extra`` are
+    texts to put into the file, by name, as ``_extra_files`` of `torch.jit.load` reads.
     """
     network, (image, z) = Autoencoder(plain(run.painter)).eval(), examples(run)
     inputs, stream = {"forward": image, "encode": image, "decode": z}, io.BytesIO()
@@ -249,10 +237,7 @@ def write_safetensors(
     """Writes model.safetensors: float32 weights, and in its metadata all that is known of the run.
 
     A refiner is written into the folder ``refiner``. `load_run` opens the folder; any other program
-    reads the weights by their names.
-
-    Raises:
-        DataError: If a network with these weights gives another output.
+    reads the weights by their names. See `write_onnx`.
     """
     file = Path(folder) / "model.safetensors"
     network, (image, _) = plain(run.network), examples(run)
@@ -279,14 +264,8 @@ def write_safetensors(
 def compare(network: Function, written: Function, inputs: Sequence[Tensor], file: Path) -> float:
     """Returns the largest difference between two functions that should be the same.
 
-    Args:
-        network: PyTorch's function.
-        written: The function that the file holds.
-        inputs: Arguments to try, as many rows as the largest of `BATCHES`; each of those is tried.
-        file: Named in the error.
-
-    Raises:
-        DataError: If they differ by more than `TOLERANCE`, or in the shape of an output.
+    They are tried with ``inputs`` of each number of rows in `BATCHES`. A difference of more than
+    `TOLERANCE`, or in the shape of an output, is refused, naming the file.
 
     Example:
         >>> three = [torch.zeros(3, 2)]
