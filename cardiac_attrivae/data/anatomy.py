@@ -73,15 +73,10 @@ MIRROR_IMAGE = (
 
 
 def border_share(mask: np.ndarray, inner: Structure, outer: Structure) -> float:
-    """Computes which share of the in-plane neighbours of a structure belongs to another one.
+    """Computes which share of the in-plane neighbours of the inner structure belongs to the outer
+    one.
 
-    Args:
-        mask: Canonical labels, (I, J, S).
-        inner: Structure whose neighbours are counted.
-        outer: Structure that they may belong to.
-
-    Returns:
-        Share from 0 to 1; NaN if ``inner`` has no neighbour.
+    The mask is canonical, (I, J, S). NaN if the inner structure has no neighbour.
 
     Example:
         >>> mask = np.zeros((5, 5, 1), np.uint8)
@@ -98,10 +93,8 @@ def border_share(mask: np.ndarray, inner: Structure, outer: Structure) -> float:
 
 
 def exchanged_labels(mask: np.ndarray) -> str:
-    """Says which labels look exchanged, because the myocardium encloses another one than the LV.
-
-    Args:
-        mask: Canonical labels, (I, J, S).
+    """Says which labels of a canonical mask (I, J, S) look exchanged, because the myocardium
+    encloses another one than the LV.
 
     Example:
         >>> mask = np.zeros((5, 5, 1), np.uint8)
@@ -140,11 +133,8 @@ def is_mirrored(image: Volume, counts: np.ndarray) -> bool:
     """Tells whether a stack is a mirror image of the patient, by its affine and its base.
 
     Seen as it is stored, rows along j, a slice shows the heart from the apex. So (i, j, slices) are
-    right-handed axes exactly if the slices run from the apex to the base.
-
-    Args:
-        image: Stack with its affine.
-        counts: Pixels of each structure in each slice, (S, 4).
+    right-handed axes exactly if the slices run from the apex to the base. ``counts`` are the pixels
+    of each structure in each slice, (S, 4).
 
     Example:
         >>> counts = np.array([[0, 90, 60, 99], [0, 60, 50, 50]])  # the base comes first
@@ -181,10 +171,8 @@ def heart_box(labels: np.ndarray) -> tuple[slice, slice]:
 
 
 def base_first(labels: np.ndarray) -> bool | None:
-    """Tells whether the slices of a stack run from the base to the apex; None where it is unclear.
-
-    Args:
-        labels: Canonical labels, (I, J, S).
+    """Tells whether the slices of a stack of labels (I, J, S) run from the base to the apex; None
+    where it is unclear.
 
     Example:
         >>> labels = np.zeros((9, 9, 3), np.uint8)
@@ -202,16 +190,13 @@ def base_first(labels: np.ndarray) -> bool | None:
 
 
 def handedness(labels: np.ndarray, spacing_mm: tuple[float, ...]) -> float:
-    """Computes the log odds that a stack shows a heart and not its mirror image.
+    """Computes the log odds that a stack of labels (I, J, S) shows a heart and not its mirror
+    image.
 
     From base to apex the direction from LV to RV turns, and at the base the RV reaches further, and
     thins out, on one side. In a mirror image all this is the other way round. The base is found by
     its areas, so that the order of the slices does not matter; seen with columns along i and rows
     along j, patients of ACDC and M&Ms are above 0.
-
-    Args:
-        labels: Canonical labels of a frame, (I, J, S).
-        spacing_mm: Spacing along i, j (and s).
 
     Returns:
         Log odds; 0 where fewer than three slices show LV, MYO and RV, or the base is not clear.
@@ -247,10 +232,8 @@ def handedness(labels: np.ndarray, spacing_mm: tuple[float, ...]) -> float:
 
 
 def missing_slices(labels: np.ndarray) -> str:
-    """Says which structures a slice lacks that lies between slices with them; empty if none does.
-
-    Args:
-        labels: Canonical labels, (I, J, S).
+    """Says which structures a slice of labels (I, J, S) lacks that lies between slices with them;
+    empty if none does.
 
     Example:
         >>> labels = np.zeros((4, 4, 4), np.uint8)
@@ -268,11 +251,8 @@ def missing_slices(labels: np.ndarray) -> str:
 
 
 def unlikely_size(labels: np.ndarray, spacing_mm: tuple[float, ...]) -> str:
-    """Says how large a heart is that cannot be so small or large; empty if it can.
-
-    Args:
-        labels: Canonical labels, (I, J, S).
-        spacing_mm: Spacing along i, j and s.
+    """Says how large a heart is that cannot be so small or large; empty if it can. Labels are (I,
+    J, S).
 
     Example:
         >>> labels = np.ones((40, 40, 9), np.uint8)
@@ -328,13 +308,10 @@ def island(labels: np.ndarray) -> int:
 
 
 def oddities(image: Volume, mask: Volume, labels: np.ndarray, matched: bool) -> list[Oddity]:
-    """Lists what is probably wrong with a case.
+    """Lists what is probably wrong with a case, of image and mask as they are stored.
 
-    Args:
-        image: Image as stored.
-        mask: Mask as stored.
-        labels: Canonical labels in the order of the image, (I, J, S).
-        matched: Whether the mask was reordered by the affines.
+    ``labels`` are canonical, in the order of the image, (I, J, S); ``matched`` says whether the
+    mask was reordered by the affines.
 
     Example:
         >>> labels = np.zeros((5, 5, 1), np.uint8)

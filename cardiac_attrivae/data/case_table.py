@@ -39,15 +39,9 @@ def normalised(text: str) -> str:
     return unicodedata.normalize("NFC", re.sub("[\u200b-\u200d\u2060\ufeff]", "", text))
 
 
-def read_text(file: Path, largest: int = LARGEST_INFO) -> str:
-    """Reads a text in UTF-8, UTF-16 or, where it is neither, Windows-1252.
-
-    Args:
-        file: The text.
-        largest: Its largest accepted size in MiB.
-
-    Raises:
-        DataError: If it is larger.
+def read_text(file: Path) -> str:
+    """Reads a text in UTF-8, UTF-16 or, where it is neither, Windows-1252; refuses more than
+    `LARGEST_INFO`.
 
     Example:
         >>> file = Path("cases.csv")
@@ -55,7 +49,7 @@ def read_text(file: Path, largest: int = LARGEST_INFO) -> str:
         >>> read_text(file)
         'Müller'
     """
-    return _decoded(file, largest)[0]
+    return _decoded(file, LARGEST_INFO)[0]
 
 
 def _decoded(file: Path, largest: int) -> tuple[str, str]:
@@ -76,10 +70,7 @@ def _decoded(file: Path, largest: int) -> tuple[str, str]:
 
 
 def read_info(file: Path, keys: Container[str]) -> dict[str, str]:
-    """Reads lines of ``key: value``, of some keys alone.
-
-    Raises:
-        DataError: If a key has two values.
+    """Reads lines of ``key: value``, of some keys alone; refuses a key with two values.
 
     Example:
         >>> file = Path("Info.cfg")
@@ -134,17 +125,10 @@ def read_table(manifest: Manifest, file: Path) -> Rows:
 
 
 def match_rows(ids: Iterable[str], cases: Iterable[str]) -> dict[str, str]:
-    """Finds the id under which each case stands in a table.
+    """Finds the id under which each case stands in a table: case -> id, of the cases that have one.
 
     The same id counts first. What is left is matched as spreadsheets rewrite ids, 007 as 7 and 1E05
     as 1,00E+05, and with small letters for capitals, if just one case and one row fit.
-
-    Args:
-        ids: Ids in the table.
-        cases: Ids of the cases on disk.
-
-    Returns:
-        Case -> id in the table, of the cases that have one.
 
     Example:
         >>> match_rows(["7", "10"], ["007", "10", "010"])  # 10 is the row of 10, not of 010

@@ -17,18 +17,13 @@ experts' masks of 79 of 80 patients of ACDC at ED."""
 
 
 def usable_slices(counts: np.ndarray, least_pixels: int = 10, predicted: bool = False) -> list[int]:
-    """Lists the slices that show every structure, the most basal one first.
+    """Lists the slices that show every structure, the most basal one first; refuses a heart without
+    any.
 
-    The base is the end that shows more heart, because stacks come in both orders.
-
-    Args:
-        counts: Pixels of each structure in each slice, (S, 4).
-        least_pixels: A usable slice has more of each.
-        predicted: Whether a segmenter drew the mask: slices at the base are then left out whose RV
-            is far smaller than in the next one, because it was drawn in part.
-
-    Raises:
-        DataError: If no slice shows them all.
+    The base is the end that shows more heart, because stacks come in both orders. A usable slice
+    has more than ``least_pixels`` of each structure; ``counts`` are (S, 4). If a segmenter drew the
+    mask (``predicted``), slices at the base are left out whose RV is far smaller than in the next
+    one, because it was drawn in part.
 
     Example:
         >>> apex_first = np.array([[0, 0, 40, 0], [0, 60, 80, 50], [0, 150, 120, 200]])
@@ -82,17 +77,12 @@ def stack_planes(
 
 
 def heart_axes(label: np.ndarray, spacing: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Finds the viewer's right and down in a native slice, and the point to centre on.
-
-    Args:
-        label: Canonical mask, (I, J).
-        spacing: mm along i and j.
+    """Finds the viewer's right and down in a canonical mask of a native slice, (I, J), and the
+    point to centre on. Refuses one without a structure, or with the RV around the LV, which has no
+    direction.
 
     Returns:
         Rotation (2, 2), columns right and down, in mm along (i, j); barycentre (2,) in mm.
-
-    Raises:
-        DataError: If a structure is absent, or the RV lies around the LV and so has no direction.
 
     Example:
         >>> label = np.zeros((9, 9), np.uint8)
@@ -117,10 +107,7 @@ def heart_axes(label: np.ndarray, spacing: tuple[float, float]) -> tuple[np.ndar
 
 
 def barycentre(region: np.ndarray) -> np.ndarray:
-    """Computes the mean index of the pixels of a region (I, J), (2,).
-
-    Raises:
-        DataError: If the region is empty.
+    """Computes the mean index of the pixels of a region (I, J), (2,); refuses an empty one.
 
     Example:
         >>> region = np.zeros((5, 5), bool)
@@ -193,14 +180,8 @@ def cut_off(
     native_spacing: tuple[float, float],
     field_mm: float,
 ) -> tuple[float, float]:
-    """Measures how much of a heart lies outside its crop.
-
-    Args:
-        label: Canonical mask of the native slice, (I, J).
-        axes: What `heart_axes` returns first, (2, 2).
-        centre: What `heart_axes` returns second, in mm, (2,).
-        native_spacing: mm along i and j.
-        field_mm: Side of the crop.
+    """Measures how much of a heart lies outside its crop, a square of ``field_mm`` about what
+    `heart_axes` returns.
 
     Returns:
         Share of the heart's pixels outside; side in mm of the crop that holds all of them.

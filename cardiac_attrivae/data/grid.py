@@ -19,11 +19,8 @@ WINDOW = (1.0, 99.0)
 
 
 def windowed(image: np.ndarray, percentiles: tuple[float, float] = WINDOW) -> np.ndarray:
-    """Scales a stack to [0, 1] between two percentiles of all its voxels, float32.
-
-    Args:
-        image: Signal of a frame in any unit, (X, Y, Z).
-        percentiles: Which become 0 and 1.
+    """Scales a stack (X, Y, Z) in any unit to [0, 1] between two percentiles of all its voxels,
+    float32.
 
     Example:
         >>> windowed(np.arange(101.0).reshape(101, 1, 1))[[0, 50, 100], 0, 0].tolist()
@@ -35,12 +32,8 @@ def windowed(image: np.ndarray, percentiles: tuple[float, float] = WINDOW) -> np
 
 
 def grid_size(shape: tuple[int, ...], spacing_mm: tuple[float, ...], grid_mm: float) -> int:
-    """Computes the pixels along a side of the grid that holds whole slices.
-
-    Args:
-        shape: Voxels (X, Y, ...) of the scan.
-        spacing_mm: Their spacing (X, Y, ...).
-        grid_mm: Side of a pixel of the grid.
+    """Computes the pixels of ``grid_mm`` along a side of the grid that holds whole slices of a
+    scan.
 
     Example:
         >>> grid_size((256, 216), (1.56, 1.56), grid_mm=1.5)
@@ -57,10 +50,10 @@ def to_grid(
     size: int,
     mode: str = "bilinear",
 ) -> Tensor:
-    """Samples each slice of a stack on the grid, zero outside it.
+    """Samples each slice of a stack (X, Y, Z) on the grid, zero outside it.
 
     Args:
-        stack: Signal or labels, (X, Y, Z).
+        stack: Signal or labels.
         spacing_mm: Spacing along X, Y (and Z).
         grid_mm: Side of a pixel of the grid.
         size: Pixels along a side of the grid.
@@ -81,16 +74,8 @@ def to_grid(
 def from_grid(
     fields: Tensor, shape: tuple[int, ...], spacing_mm: tuple[float, ...], grid_mm: float
 ) -> Tensor:
-    """Samples fields on the grid at the pixels of a scan: the way back of `to_grid`.
-
-    Args:
-        fields: A field per class, (Z, C, H, W).
-        shape: Voxels (X, Y, ...) of the scan.
-        spacing_mm: Their spacing.
-        grid_mm: Side of a pixel of the grid.
-
-    Returns:
-        Fields at the scan's pixels, (Z, C, X, Y).
+    """Samples fields on the grid, (Z, C, H, W), at the pixels of a scan, (Z, C, X, Y): the way back
+    of `to_grid`.
 
     Example:
         >>> there = to_grid(np.ones((20, 20, 2)), (3.0, 3.0, 8.0), 1.5, size=48)

@@ -117,17 +117,10 @@ class Heart:
 
 
 def draw_heart(pathology: str, rng: Generator) -> Heart:
-    """Draws an end-diastolic heart of one diagnosis, with volumes from `POPULATIONS`.
+    """Draws an end-diastolic heart of one diagnosis of `POPULATIONS`, with its volumes.
 
     Volumes are log-normal with the population's mean and sd, correlated by `WITHIN_GROUP` and cut
     at 2.5 sd, so that none is negative or tiny. Lengths follow the cube root of volume.
-
-    Args:
-        pathology: A key of `POPULATIONS`.
-        rng: Random numbers.
-
-    Raises:
-        ValueError: If the pathology is unknown.
 
     Example:
         >>> heart = draw_heart("DCM", np.random.default_rng(0))

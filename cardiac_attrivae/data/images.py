@@ -23,14 +23,8 @@ OBLONG = 2
 
 
 def read_image(image: Path, frame: int) -> Volume:
-    """Reads one frame of a NIfTI file, or of a folder of DICOM files.
-
-    Args:
-        image: File or folder.
-        frame: 0-based.
-
-    Raises:
-        DataError: If it cannot be read, or its slices are not along the last axis.
+    """Reads one frame, counted from 0, of a NIfTI file, or of a folder of DICOM files; refuses
+    slices that are not along the last axis.
 
     Example:
         >>> import nibabel
@@ -44,15 +38,8 @@ def read_image(image: Path, frame: int) -> Volume:
 
 
 def refuse_turned(name: str, shape: tuple[int, ...], spacing_mm: Spacing) -> None:
-    """Refuses a stack whose slices are not along the last axis.
-
-    Args:
-        name: Name of the file, for the message.
-        shape: Voxels along each axis.
-        spacing_mm: Spacing along each axis.
-
-    Raises:
-        DataError: If its pixels are far from square, or its slices narrower than a heart.
+    """Refuses a stack whose slices are not along the last axis: its pixels are far from square, or
+    its slices narrower than a heart.
 
     Example:
         >>> refuse_turned("a.nii", (96, 88, 10), (1.5, 1.5, 8.0))

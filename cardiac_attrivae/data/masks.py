@@ -79,10 +79,7 @@ def read_labels(text: str) -> dict[int, Structure]:
 
 
 def label_numbers(numbers: Mapping[str, int]) -> dict[int, Structure]:
-    """Returns raw label number -> structure, with 0 for the background.
-
-    Args:
-        numbers: Number of each structure.
+    """Turns structure -> number into number -> structure, with 0 for the background.
 
     Raises:
         ValueError: If a structure is unknown or lacks a number, or a number occurs twice.
@@ -130,11 +127,8 @@ class Masks:
             )
 
     def named(self, private: bool = False) -> Masks:
-        """Returns the same masks with a source.
-
-        Args:
-            private: Whether what the folder says of itself may not be told on.
-        """
+        """Returns the same masks with a source; ``private`` says that what the folder says of
+        itself may not be told on."""
         noted = None if private else self.note.get("segmenter")
         known = isinstance(noted, str) and re.fullmatch(SOURCE, noted)
         return replace(self, source=self.source or (str(noted) if known else PREDICTED))
@@ -163,11 +157,8 @@ class Masks:
         return noted if isinstance(noted, dict) else {}
 
     def find(self, image: Path, case: str) -> Path:
-        """Finds the mask of a scan: the one of its name, or of its case's.
-
-        Raises:
-            DataError: If there is none, or it is not clear which one it is.
-        """
+        """Finds the mask of a scan: the one of its name, or of its case's. Refuses a choice that is
+        not clear."""
         name = scan_name(image)
         found = self.files.get(name) or self.files.get(case) or []
         own = self.folders.get(case, case)
@@ -189,9 +180,6 @@ class Masks:
 def refuse_shared(records: Iterable[CaseRecord]) -> None:
     """Refuses one mask for several scans, which happens where all scans have one name.
 
-    Raises:
-        DataError: If two cases have the same mask.
-
     Example:
         >>> refuse_shared([])
     """
@@ -206,10 +194,8 @@ def refuse_shared(records: Iterable[CaseRecord]) -> None:
 
 
 def predicted_masks(sources: Mapping[str, int]) -> str:
-    """Says how many patients have predicted masks; empty if none has.
-
-    Args:
-        sources: Who made the masks, and of how many patients.
+    """Says how many patients have predicted masks, of who made masks -> of how many patients; empty
+    if none has.
 
     Example:
         >>> print(predicted_masks({"acdc": 3}))

@@ -94,13 +94,8 @@ def read_volume(file: Path, frame: int) -> Volume:
 
 
 def read_cine(file: Path) -> Volume:
-    """Reads all frames of a NIfTI file, voxels (I, J, S, T); a 3-D file is one frame.
-
-    Args:
-        file: See `read_volume`.
-
-    Raises:
-        DataError: See `read_volume`; or if there are more voxels than `MOST_CINE`.
+    """Reads all frames of a NIfTI file as `read_volume` does, voxels (I, J, S, T); a 3-D file is
+    one frame.
 
     Example:
         >>> import nibabel
@@ -155,14 +150,7 @@ def _decoded(file: Path, frame: int | None) -> Volume:
 
 
 def read_mask(file: Path, frame: int) -> Volume:
-    """Reads one frame of labels; 2.9999 in a mask stored as fractions becomes 3.
-
-    Args:
-        file: See `read_volume`.
-        frame: See `read_volume`.
-
-    Raises:
-        DataError: See `read_volume`.
+    """Reads one frame of labels, see `read_volume`; 2.9999 in a mask stored as fractions becomes 3.
 
     Example:
         >>> import nibabel
@@ -246,12 +234,9 @@ def spelled_mm(spacing: Iterable[float]) -> str:
 
 
 def refuse_spacing(file: Path, spacing: Sequence[float]) -> None:
-    """Refuses an impossible spacing.
+    """Refuses a spacing that is not positive, or that no scanner has.
 
     The raw header has to pass too: nibabel's check of it turns 0 into 1 mm and -2 into 2 mm.
-
-    Raises:
-        DataError: If a spacing is not positive, or no scanner has it.
 
     Example:
         >>> refuse_spacing(Path("a.nii"), (1.5, 1.5, 0))
@@ -266,10 +251,7 @@ def refuse_spacing(file: Path, spacing: Sequence[float]) -> None:
 
 
 def refuse_huge(file: Path, shape: tuple[int, ...]) -> None:
-    """Refuses a frame that is too large, before memory is asked for.
-
-    Raises:
-        DataError: If it has more than `MOST_VOXELS`.
+    """Refuses a frame of more than `MOST_VOXELS`, before memory is asked for.
 
     Example:
         >>> refuse_huge(Path("a.nii"), (512, 512, 20))
@@ -331,10 +313,8 @@ def are_finite(voxels: np.ndarray) -> bool:
 
 
 def read_to_the_end(file: Path) -> None:
-    """Reads a gzip file to its end, where gzip compares the checksum.
-
-    Raises:
-        DataError: If it is damaged, or unpacks to far more than its header states.
+    """Reads a gzip file to its end, where gzip compares the checksum; refuses a damaged one, and
+    one that unpacks to far more than its header states.
 
     Example:
         >>> import nibabel

@@ -54,13 +54,8 @@ def read_key(file: str | Path, output: str | Path) -> bytes:
 def pseudonym(key: bytes, dataset: str, case: str) -> str:
     """Makes the pseudonym of a case: ``case-`` and 12 hexadecimal digits of an HMAC-SHA256.
 
-    It is the same on every machine and in every store of a data set. Without the key nobody can
-    tell whose it is, nor test a guess.
-
-    Args:
-        key: What `read_key` returns.
-        dataset: Name of the manifest.
-        case: Id in the source.
+    It is the same on every machine and in every store of a data set, whose manifest's name counts.
+    Without the key, see `read_key`, nobody can tell whose it is, nor test a guess.
 
     Example:
         >>> pseudonym(bytes(range(32)), "acdc", "patient001")
@@ -73,15 +68,8 @@ def pseudonym(key: bytes, dataset: str, case: str) -> str:
 def pseudonymised(found: Cases, manifest: Manifest, key: bytes) -> Cases:
     """Renames cases to their pseudonyms and sorts by them, so that the order reveals nothing.
 
-    Splits and duplicates must have been decided before, by the ids of the source.
-
-    Args:
-        found: Cases under the ids of the source.
-        manifest: Data set, whose name is part of the pseudonyms.
-        key: What `read_key` returns.
-
-    Raises:
-        DataError: If two cases would have the same pseudonym.
+    Splits and duplicates must have been decided before, by the ids of the source. Refuses a key by
+    which two cases would have the same pseudonym.
 
     Example:
         >>> from .manifest import load_manifest

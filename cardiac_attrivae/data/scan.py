@@ -106,11 +106,8 @@ def _read_itk(path: Path) -> Volume:
 
 
 def _check_place_of_voxels(path: Path) -> None:
-    """Refuses a header that takes the voxels from another folder, or from several files.
-
-    Raises:
-        DataError: If it does, or does not end.
-    """
+    """Refuses a header that takes the voxels from another folder, or from several files, or does
+    not end."""
     with path.open("rb") as stream:
         header = stream.read(HEADER)
     ends = len(header) < HEADER
@@ -131,20 +128,12 @@ def _check_place_of_voxels(path: Path) -> None:
 
 
 def find_scans(sources: Iterable[str | Path]) -> dict[str, Path]:
-    """Finds scans in files and folders, each under a name of its own.
+    """Finds scans in files and folders, each under a name of its own: name -> file or DICOM folder.
 
     Of a folder all image files at any depth are taken, but not masks (``_gt``, ``_seg``,
     ``_mask``); if there is none, each of its folders that holds files is a DICOM cine, or itself if
-    it does.
-
-    Args:
-        sources: Files and folders.
-
-    Returns:
-        Name -> file or DICOM folder; where names are the same, that of the folder comes before.
-
-    Raises:
-        DataError: If a source is absent, there is no scan, or two have the same names and folders.
+    it does. Where names are the same, that of the folder comes before; two with the same folder
+    name are refused.
 
     Example:
         >>> for file in ("a/sax.nii.gz", "a/sax_gt.nii.gz", "b/sax.nii.gz"):

@@ -223,14 +223,6 @@ def draw_scan(
 ) -> Scan:
     """Draws everything about one case from (dataset, case, seed) alone.
 
-    Args:
-        dataset: ``acdc`` or ``mnms``.
-        case: Id of the patient.
-        pathology: A key of `POPULATIONS`.
-        scanner: Look of the pictures.
-        frames: Frames of the cine.
-        seed: Random seed.
-
     Example:
         >>> scan = draw_scan("mnms", "A1B2C3", "HCM", SCANNERS["B"], frames=6, seed=0)
         >>> scan.shape, scan.spacing_mm, scan.es

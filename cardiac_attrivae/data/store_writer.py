@@ -45,14 +45,10 @@ def columns(phases: Sequence[str] = (Phase.ED,)) -> tuple[str, ...]:
 
 
 def case_file(folder: Path, record: CaseRecord) -> Path:
-    """Names the file of a finished case.
+    """Names the file of a finished case in a folder.
 
     The name changes with the case and with its files (size and times), so that a case whose files
     were changed is not taken from an earlier call. Only a digest of the id can be a file name.
-
-    Args:
-        folder: Folder of the finished cases.
-        record: Case; its files must exist.
 
     Example:
         >>> for name in ("image.nii", "mask.nii"):
@@ -73,11 +69,7 @@ def case_file(folder: Path, record: CaseRecord) -> Path:
 
 
 def save_case(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes a finished case.
-
-    Args:
-        file: What `case_file` returns.
-        arrays: Each of `ARRAYS`.
+    """Writes a finished case, each of `ARRAYS`.
 
     Example:
         >>> save_case(Path("case.npy"), {name: np.zeros(3) for name in ARRAYS})

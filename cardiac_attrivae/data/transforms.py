@@ -128,12 +128,7 @@ class SelectSlices(Transform):
     ``attributes``, name -> value.
 
     A slice must be usable at ES, too, if that was read; of ``all`` and of a stack it need not. For
-    a stack ``planes`` is added, see `stack_planes`.
-
-    Args:
-        slice: See `Recipe`.
-        least_pixels: See `Recipe`.
-        stack: See `Recipe`.
+    a stack ``planes`` is added, see `stack_planes`. The arguments are explained in `Recipe`.
     """
 
     def __init__(self, slice: str = "basal", least_pixels: int = 10, stack: int = 1) -> None:
@@ -177,15 +172,10 @@ class AlignHeartd(MapTransform):
 
     The first key is the image (linear), the second the canonical mask (nearest): stacks (I, J, S)
     or (C, I, J, S), of which ``slice_index`` is taken, or ``planes`` where they are given, or a
-    slice (1, I, J). Both become (C, size, size), of P planes (C P, size, size), those of the first
-    channel before those of the next. Adds ``rotation_deg``, by which the patient was turned,
-    counter-clockwise as seen; ``cut``, the share of the heart's pixels outside the crop; and
-    ``field_mm``, the side of a crop that holds all of them.
-
-    Args:
-        keys: Image and mask.
-        spacing: Pixel size of the crop in mm.
-        size: Pixels along each side of the crop.
+    slice (1, I, J). Both become (C, size, size) of pixels of ``spacing`` mm, of P planes (C P,
+    size, size), those of the first channel before those of the next. Adds ``rotation_deg``, by
+    which the patient was turned, counter-clockwise as seen; ``cut``, the share of the heart's
+    pixels outside the crop; and ``field_mm``, the side of a crop that holds all of them.
 
     Raises:
         DataError: If the slice does not show LV, MYO and RV, or its spacing is unknown.
@@ -237,12 +227,8 @@ class WholePicturesd(MapTransform):
     """Makes a dictionary for each slice of a stack, with whole pictures on a grid of square pixels.
 
     The first key is the image (linear), the second the canonical mask (nearest), (I, J, S). Both
-    become (1, size, size) about the centre of the slice; the image is scaled to [0, 1] between
-    two percentiles of its stack. Adds what `SelectSlices` and `AlignHeartd` add.
-
-    Args:
-        keys: Image and mask.
-        recipe: Pixels of the grid, and percentiles.
+    become (1, size, size) about the centre of the slice; the image is scaled to [0, 1] between two
+    percentiles of its stack. Adds what `SelectSlices` and `AlignHeartd` add.
     """
 
     def __init__(self, keys: KeysCollection, recipe: Recipe) -> None:
@@ -279,16 +265,8 @@ class ScaleIntensityInMaskd(MapTransform):
 
     With percentiles a single bright voxel does not set the scale; ``(0, 100)`` is min-max. Images
     are (C, H, W), each channel with its own scale, the slices of a stack with one for each phase; a
-    channel after the first may be without a mask, and is black.
-
-    Args:
-        keys: Images.
-        mask_key: Their canonical mask.
-        percentiles: Those that become 0 and 1.
-        stack: Channels one after another that have a scale together.
-
-    Raises:
-        DataError: If the mask is empty, or the image has one value throughout it.
+    channel after the first may be without a mask, and is black. Refuses an empty mask, and an image
+    with one value throughout it.
     """
 
     def __init__(
