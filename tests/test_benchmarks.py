@@ -5,6 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
+
+from cardiac_attrivae.models.perceptual import PerceptualLoss
 
 FILES = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
 
@@ -42,3 +46,16 @@ def test_every_row_of_what_was_tried_has_tests(monkeypatch):
             r"\.\*\\\[\w+: ", "", pattern
         )  # what stands in the brackets is a parameter
         assert any(re.search(pattern, name) for name in names), row
+
+
+def test_the_pull_of_pixels_as_features_is_one_over_their_number(monkeypatch):
+    class Pixels(nn.Module):
+        def forward(self, image):
+            return [image]
+
+    (file,) = (file for file in FILES if file.stem == "perceptual")
+    ratio, loss = imported(file, monkeypatch).gradient_ratio, PerceptualLoss(Pixels(), "pixels")
+    image = torch.linspace(0, 1, 256).reshape(1, 1, 16, 16).double()
+    assert ratio(loss, image, image.flip(2)) == pytest.approx(1 / 16**2)  # a mean beside a sum
+    with pytest.raises(ValueError, match="a reconstruction equals its image"):
+        ratio(loss, image, image)

@@ -226,11 +226,6 @@ class SliceDataset(Dataset[dict[str, Any]]):
         """What its pixels count for, and the slices of a stack."""
         return scale_of(self.info["recipe"])
 
-    @property
-    def pixel_cm2(self) -> float:
-        """Area of a pixel of the crop in cm^2."""
-        return self.info["recipe"]["spacing"] ** 2 / 100
-
     def __len__(self) -> int:
         return len(self._rows)
 

@@ -74,7 +74,7 @@ class Lite0Features(nn.Module):
 
     They are the last blocks at strides 2, 4, 8 and 16, of 16, 24, 40 and 112 channels, without a
     nonlinearity. The features are large (standard deviation 3 to 7), so the term needs a far
-    smaller weight than another network: compare with `gradient_ratio`.
+    smaller weight than another network: benchmarks/perceptual.py compares them.
 
     Args:
         network: ``EfficientNet`` of the package efficientnet-lite-pytorch.

@@ -38,11 +38,11 @@ class PerceptualLoss(nn.Module):
 
     .. math:: \mathrm{PL}_n = \sum_t \frac{1}{C_t H_t W_t} \lVert f_t(u_n) - f_t(v_n) \rVert^2
 
-    It is a mean, where the reconstruction error is a sum: `gradient_ratio` compares the two. A
-    single channel is repeated to three, and three channels are passed unchanged; with any other
-    number, each channel is compared alone and the distances are added, as published for pairs.
-    Pixels stay in [0, 1] and are not normalised with the mean and deviation of ImageNet, as
-    published.
+    It is a mean, where the reconstruction error is a sum: benchmarks/perceptual.py compares how
+    strongly the two pull. A single channel is repeated to three, and three channels are passed
+    unchanged; with any other number, each channel is compared alone and the distances are added, as
+    published for pairs. Pixels stay in [0, 1] and are not normalised with the mean and deviation of
+    ImageNet, as published.
 
     The network always stays frozen and in eval mode. It is computed in float32 also under
     autocast; float64 stays float64.
@@ -178,32 +178,3 @@ def _monai(name: str) -> nn.Module:
         reason = str(error).partition("\n")[0]
         raise DataError(f"perceptual network {name!r} cannot be built: {reason}") from error
     return built.perceptual_function
-
-
-def gradient_ratio(loss: PerceptualLoss, image: Tensor, reconstruction: Tensor) -> float:
-    """Compares the gradient of the perceptual term with that of the squared error.
-
-    Both have weight 1; the quotient of the norms of their gradients is averaged over the samples.
-    Two networks have the same effect if weight times ratio is the same. benchmarks/perceptual.py
-    prints it for blurred slices: 8 for ``efficientnet_lite0`` and 3e-4 for ``random_vgg19`` (ACDC,
-    blur of 2 pixels); so a weight of 100 is large for one and tiny for the other.
-
-    Args:
-        loss: Perceptual term.
-        image: Images, (N, C, H, W).
-        reconstruction: Reconstructions, (N, C, H, W), each different from its image.
-
-    Raises:
-        ValueError: If a reconstruction equals its image, where both gradients are 0.
-
-    Example:
-        >>> image = torch.linspace(0, 1, 256).reshape(1, 1, 16, 16)
-        >>> gradient_ratio(perceptual_loss("ssim"), image, image.flip(2)) < 1
-        True
-    """
-    reconstruction = reconstruction.detach().requires_grad_()
-    (pull,) = torch.autograd.grad(loss(reconstruction, image).sum(), reconstruction)
-    pull, error = (g.flatten(1).norm(dim=1) for g in (pull, 2 * (reconstruction - image)))
-    if not error.all():
-        raise ValueError("a reconstruction equals its image; expected each to differ")
-    return (pull / error).mean().item()

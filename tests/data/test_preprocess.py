@@ -149,8 +149,8 @@ def test_the_spacing_and_size_asked_for_are_those_of_the_crop(own, tmp_path):
     preprocess(OWN, own, tmp_path / "s", Recipe(spacing=2.0, size=48))
     assert np.load(tmp_path / "s/images.npy").shape == (3, 1, 48, 48)
     dataset = SliceDataset.open(tmp_path / "s")
-    assert dataset.pixel_cm2 == pytest.approx(0.04)
-    areas = (dataset.labels == 1).sum(dim=(1, 2, 3)).numpy() * dataset.pixel_cm2
+    assert dataset.scale.pixel == pytest.approx(0.04)
+    areas = (dataset.labels == 1).sum(dim=(1, 2, 3)).numpy() * dataset.scale.pixel
     assert areas == pytest.approx(dataset.attributes(["LVEDA"])[:, 0], rel=0.05)
 
 
@@ -614,7 +614,7 @@ def test_a_heart_that_leaves_the_crop_is_reported_and_a_larger_field_keeps_it(ow
     larger = preprocess(OWN, own, tmp_path / "large", Recipe(size=32, spacing=needed / 32))
     assert (larger.crop["slices_cut"], larger.observations) == (0, [])
     store = SliceDataset.open(tmp_path / "large")
-    areas = (store.labels == 3).sum(dim=(1, 2, 3)).numpy() * store.pixel_cm2
+    areas = (store.labels == 3).sum(dim=(1, 2, 3)).numpy() * store.scale.pixel
     assert areas == pytest.approx(store.attributes(["RVEDA"])[:, 0], rel=0.1)
 
 

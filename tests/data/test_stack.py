@@ -47,7 +47,7 @@ def test_each_slice_of_a_stack_is_the_nearest_to_its_height(between_mm, apex_fir
 
 def test_channels_show_the_phantoms_at_the_heights_of_the_stack(store):
     """Areas in the crop equal the closed formulas at ED and ES, from base to apex."""
-    pixel, shown = store.pixel_cm2, 0
+    pixel, shown = store.info["recipe"]["spacing"] ** 2 / 100, 0
     for index in range(9):
         _, scan = phantom._acdc_scan(index, 0)
         row = int(np.flatnonzero(store.cases["case"] == scan.case)[0])

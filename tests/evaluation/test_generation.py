@@ -95,7 +95,7 @@ def test_a_requested_heart_is_written_as_picture_voxels_and_table(run, tmp_path)
     assert image.shape == labels.shape == (128, 128, 1)
     assert image.header.get_zooms()[:2] == pytest.approx((1.3, 1.3))
     assert set(np.unique(labels.dataobj)) <= {0, 1, 2, 3}
-    counted = (np.asarray(labels.dataobj) == 1).sum() * store.pixel_cm2
+    counted = (np.asarray(labels.dataobj) == 1).sum() * store.scale.pixel
     assert counted == pytest.approx(asked.loc["LVEDA", "measured_cm2"])
     with Image.open(tmp_path / "slice.png") as picture:
         assert picture.width > 500

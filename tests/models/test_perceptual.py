@@ -18,7 +18,6 @@ from cardiac_attrivae.models.feature_networks import (
 from cardiac_attrivae.models.perceptual import (
     PERCEPTUAL,
     PerceptualLoss,
-    gradient_ratio,
     perceptual_loss,
 )
 from cardiac_attrivae.runtime.device import deterministic
@@ -471,24 +470,6 @@ def test_a_network_of_monai_gives_its_own_distance_of_each_pair(monkeypatch):
         weight = loss.features.layer.weight.double()
         difference = F.conv2d((u - v).expand(-1, 3, -1, -1), weight)
         close(found, (difference**2).sum(dim=1).mean(dim=(1, 2)))
-
-
-# -- how strongly it pulls ---------------------------------------------------------------------
-
-
-def test_gradient_ratio_of_the_pixels_themselves_is_one_over_their_number():
-    class Pixels(nn.Module):
-        def forward(self, image):
-            return [image]
-
-    u, v = pair()
-    ratio = gradient_ratio(PerceptualLoss(Pixels(), "pixels"), v, u)
-    assert ratio == pytest.approx(1 / 16**2, rel=EXACT)  # a mean beside a sum
-
-
-def test_gradient_ratio_needs_an_error(vgg):
-    with pytest.raises(ValueError, match="a reconstruction equals its image"):
-        gradient_ratio(vgg, images(), images())
 
 
 @pytest.mark.parametrize("fixed_order", [False, True])
