@@ -47,16 +47,8 @@ class OnnxSettings:
 
 
 class OnnxNetwork:
-    """Runs an ONNX file as a network of `ScanSegmenter`.
-
-    Args:
-        file: Network from (N, context, size, size) float32 to logits or probabilities,
-            (N, channels, size, size).
-        settings: What the YAML beside it says.
-
-    Raises:
-        DataError: If onnxruntime is not installed, or the file is no such network.
-    """
+    """Runs an ONNX file as a network of `ScanSegmenter`: from (N, context, size, size) float32 to
+    logits or probabilities, (N, channels, size, size), as the YAML beside it says."""
 
     def __init__(self, file: Path, settings: OnnxSettings) -> None:
         require_packages("an ONNX segmenter", "onnx", ["onnxruntime"])
@@ -98,11 +90,7 @@ def _are_shares(fields: Tensor) -> bool:
 
 
 def read_onnx(file: Path) -> OnnxNetwork:
-    """Opens FILE.onnx with FILE.yaml beside it.
-
-    Raises:
-        DataError: If one of them is missing or cannot be used.
-    """
+    """Opens FILE.onnx with FILE.yaml beside it."""
     beside = file.with_suffix(".yaml")
     for path in (file, beside):
         if not path.is_file():

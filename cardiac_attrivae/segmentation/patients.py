@@ -74,11 +74,8 @@ class _Unneeded(Masks):
 
 
 def jobs_of(manifest: Manifest, source: Path) -> tuple[list[Job], list[tuple[str, str]]]:
-    """Finds the frames of a data set at ED and ES, whether they have masks or not.
-
-    Returns:
-        A job for each file; cases that cannot be used, with the reason.
-    """
+    """Finds the frames of a data set at ED and ES, whether they have masks or not: a job for each
+    file; and cases that cannot be used, with the reason."""
     phases: dict[tuple[str, Path], dict[int, str]] = {}
     skipped = []
     for phase in ("ED", "ES"):
@@ -110,9 +107,6 @@ def segment_patients(
 
     Returns:
         What patients.csv holds.
-
-    Raises:
-        DataError: If no scan can be read, or the folder belongs to something else.
     """
     patients: dict[str, Patient] = {}
     skipped: list[tuple[str, str]] = []
@@ -234,11 +228,7 @@ def _segment(
 
 
 def renumbered(labels: np.ndarray, numbers: Mapping[Structure, int]) -> np.ndarray:
-    """Gives canonical labels other numbers.
-
-    Args:
-        labels: Canonical labels of any shape.
-        numbers: Structure -> its number.
+    """Gives canonical labels, of any shape, other numbers: structure -> its number.
 
     Example:
         >>> renumbered(np.array([0, 1, 2, 3]), {Structure.LV: 3, Structure.RV: 1}).tolist()
@@ -253,15 +243,10 @@ def renumbered(labels: np.ndarray, numbers: Mapping[Structure, int]) -> np.ndarr
 
 
 def write_mask(path: Path, scan: Scan, labels: np.ndarray, file: Path) -> None:
-    """Writes labels in the geometry of their scan: header of a NIfTI file, or else its affine.
+    """Writes labels (X, Y, Z, T) in the geometry of their scan: header of a NIfTI file, or else its
+    affine.
 
-    No text of a header is written.
-
-    Args:
-        path: File or folder of the scan.
-        scan: What was read of it.
-        labels: Numbers, (X, Y, Z, T).
-        file: NIfTI file to write, 3-D if the scan's is.
+    No text of a header is written. The file is 3-D if the scan's is.
     """
     import nibabel
 

@@ -30,13 +30,8 @@ _IN_PLANE[:, :, [0, 2]] = False
 
 
 def cleaned(labels: np.ndarray) -> np.ndarray:
-    """Keeps one heart of predicted labels, without holes, its RV in one place and below the base.
-
-    Args:
-        labels: Canonical labels, (X, Y, Z).
-
-    Returns:
-        Labels, (X, Y, Z) uint8.
+    """Keeps one heart of predicted labels (X, Y, Z), without holes, its RV in one place and below
+    the base.
 
     Example:
         >>> labels = np.zeros((9, 9, 1), np.uint8)
@@ -130,10 +125,6 @@ def _largest(region: np.ndarray) -> np.ndarray:
 def left_out(labels: np.ndarray, kept: np.ndarray) -> list[str]:
     """Says in words if `cleaned` removed what looks like more of the heart; empty if it did not.
 
-    Args:
-        labels: Canonical labels as they were predicted, (X, Y, Z).
-        kept: What `cleaned` made of them, (X, Y, Z).
-
     Example:
         >>> labels = np.ones((4, 4, 5), np.uint8)
         >>> labels[..., 2] = 0  # a black slice between two halves of a heart
@@ -152,9 +143,6 @@ def border_faults(labels: np.ndarray) -> list[str]:
 
     The wall must be closed around the LV, the RV must touch it, areas fall from base to apex, and
     no slice of the heart lacks one.
-
-    Args:
-        labels: Canonical labels of one frame, (X, Y, Z).
 
     Example:
         >>> border_faults(np.zeros((8, 8, 2), np.uint8))
@@ -219,10 +207,8 @@ def size_faults(labels: np.ndarray, spacing_mm: tuple[float, ...]) -> list[str]:
 
 
 def jumps(areas: np.ndarray) -> bool:
-    """Tells whether areas rise again on the way from the base, their largest half, to the apex.
-
-    Args:
-        areas: Area of the heart in each slice in any unit, (Z,).
+    """Tells whether areas, one for each slice, rise again on the way from the base, their largest
+    half, to the apex.
 
     Example:
         >>> jumps(np.array([90, 80, 50, 20])), jumps(np.array([90, 40, 80, 20]))

@@ -7,7 +7,7 @@ Several networks may vote. How far all of them agree says how far the result may
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
@@ -103,46 +103,24 @@ class ScanSegmenter:
         )
 
     def segment(self, image: np.ndarray, spacing_mm: Sequence[float]) -> Segmentation:
-        """Outlines the heart in one frame.
-
-        Args:
-            image: Signal in any unit, (X, Y, Z), slices along Z.
-            spacing_mm: Spacing along X, Y and Z, (3,).
-
-        Raises:
-            DataError: If it is no stack of numbers.
-        """
+        """Outlines the heart in one frame, (X, Y, Z) in any unit with slices along Z; spacing in
+        mm, (3,)."""
         slices = self._slices(image, spacing_mm)
         found = self._outlined(slices, image.shape, spacing_mm, self.centre(slices), self.views)
         return self._remembered(found, image, spacing_mm)
 
-    def segment_cine(
-        self,
-        frames: np.ndarray,
-        spacing_mm: Sequence[float],
-        progress: Callable[[Sequence[int]], Iterable[int]] = iter,
-    ) -> list[Segmentation]:
-        """Outlines the heart in every frame of a cine; ED and ES are looked at in all ways.
+    def segment_cine(self, frames: np.ndarray, spacing_mm: Sequence[float]) -> list[Segmentation]:
+        """Outlines the heart in every frame of a cine, (X, Y, Z, T); ED and ES are looked at in all
+        ways.
 
         The heart is looked for in two frames, and the others are seen in `QUICK` ways.
-
-        Args:
-            frames: Signal, (X, Y, Z, T).
-            spacing_mm: Spacing along X, Y and Z, (3,).
-            progress: Wraps the numbers of the frames.
-
-        Raises:
-            DataError: If it is no cine of numbers.
         """
         count, shape = frames.shape[-1], frames.shape[:3]
         stacks = [self._slices(frames[..., t], spacing_mm) for t in range(count)]
         places = [self.centre(stacks[t]) for t in {0, count // 2}]
         centre = tuple(int(np.mean(place)) for place in zip(*places, strict=True))
         quick = self.views[:: max(1, len(self.views) // QUICK)] if count > 2 else self.views
-        found = [
-            self._outlined(stacks[t], shape, spacing_mm, centre, quick)
-            for t in progress(range(count))
-        ]
+        found = [self._outlined(stack, shape, spacing_mm, centre, quick) for stack in stacks]
         if len(quick) < len(self.views):
             sizes = np.array([(frame.labels == Structure.LV).sum() for frame in found])
             for t in {*find_phases(sizes)}:
@@ -247,15 +225,8 @@ class ScanSegmenter:
 
 
 def load_segmenter(model: str | Path | Sequence[str | Path]) -> ScanSegmenter:
-    """Opens a segmenter of whole pictures, or several that vote.
-
-    Args:
-        model: ``acdc``, which is shipped; the folder of a run of ``segment_scans``; or
-            ``onnx:FILE``, with FILE.yaml beside it. Several vote, see `vote`.
-
-    Raises:
-        DataError: If there is none, or it is damaged, or they see different things.
-    """
+    """Opens a segmenter of whole pictures: ``acdc``, which is shipped; the folder of a run of
+    ``segment_scans``; or ``onnx:FILE``, with FILE.yaml beside it. Several vote, see `vote`."""
     if not isinstance(model, (str, Path)):
         return vote([load_segmenter(one) for one in model])
     if str(model).startswith(ONNX):

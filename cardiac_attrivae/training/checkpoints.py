@@ -63,11 +63,8 @@ class Checkpoints:
         engine.add_event_handler(Events.COMPLETED, self.wait)
 
     def wait(self) -> None:
-        """Waits until the files of the last validation are written.
-
-        Raises:
-            OSError: If they could not be.
-        """
+        """Waits until the files of the last validation are written; raises why, if they could not
+        be."""
         written, self._written = self._written, None
         if written is not None:
             written.result()
@@ -92,13 +89,9 @@ class Checkpoints:
         self._written = in_background(write_each, files)
 
     def resume(self, engine: Engine, device: torch.device) -> int:
-        """Restores what last.pt holds into the parts and the engine; returns its epoch.
-
-        Warns if the conditions are others than those of the epochs before.
-
-        Raises:
-            DataError: If last.pt is damaged or of another run, or the guide is another one.
-        """
+        """Restores what last.pt holds into the parts and the engine; returns its epoch. Warns if
+        the conditions are others than those of the epochs before; refuses a last.pt that is
+        damaged or of another run, and another guide."""
         state = read_checkpoint(self.folder / LAST, device)
         try:
             for name, part in self.parts.items():
@@ -133,11 +126,8 @@ class Checkpoints:
         self.conditions = known or self.conditions
 
     def restore_best(self, epoch: int) -> None:
-        """Makes sure, after `resume`, that best.pt holds the best weights before ``epoch`` ends.
-
-        Raises:
-            DataError: If it does not, and last.pt does not have them either.
-        """
+        """Makes sure, after `resume`, that best.pt holds the best weights before ``epoch`` ends;
+        refuses a run where neither it nor last.pt has them."""
         if not self.best_digest or self._best_matches():
             return
         weights = self.weights.state_dict()
@@ -156,11 +146,7 @@ class Checkpoints:
             return False
 
     def load_best(self, device: torch.device) -> int:
-        """Loads the best weights into the network; returns their epoch.
-
-        Raises:
-            DataError: If best.pt is damaged, or not the one that the run wrote.
-        """
+        """Loads the best weights into the network; returns their epoch."""
         file = self.folder / BEST
         best = read_checkpoint(file, device)
         try:
@@ -173,11 +159,7 @@ class Checkpoints:
 
 
 def read_checkpoint(file: Path, device: torch.device | str) -> dict[str, Any]:
-    """Reads what `save` wrote. No code of the file is executed.
-
-    Raises:
-        DataError: If it is no checkpoint, or a damaged one.
-    """
+    """Reads what `save` wrote, or refuses it. No code of the file is executed."""
     try:
         state = torch.load(file, map_location=device, weights_only=True)
     except FileNotFoundError:
@@ -199,11 +181,7 @@ def _damaged(file: Path, reason: str) -> str:
 
 
 def check_finite(weights: Mapping[str, Tensor], epoch: int) -> None:
-    """Refuses weights that are not finite after the last step of an epoch.
-
-    Raises:
-        FloatingPointError: If one is not; names it.
-    """
+    """Raises a FloatingPointError if weights are not finite after the last step of an epoch."""
     for name, weight in weights.items():
         if not weight.isfinite().all():
             raise FloatingPointError(f"weight {name} is not finite after epoch {epoch}")

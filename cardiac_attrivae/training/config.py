@@ -280,11 +280,7 @@ def parse_pipeline(values: Any) -> Pipeline:
 
 
 def read_pipeline(name_or_path: str | Path) -> dict[str, Any]:
-    """Reads the values that a pipeline and its bases give, as plain YAML and not checked yet.
-
-    Raises:
-        ValueError: If there is no such pipeline, or it is no YAML.
-    """
+    """Reads the values that a pipeline and its bases give, as plain YAML and not checked yet."""
     values: dict[str, Any] = {}
     for layer in layers(name_or_path):
         values = laid_over(values, layer.values)
@@ -292,11 +288,8 @@ def read_pipeline(name_or_path: str | Path) -> dict[str, Any]:
 
 
 def layers(name_or_path: str | Path) -> list[Layer]:
-    """Reads a pipeline, its base, the base of that and so on; the last base comes first.
-
-    Raises:
-        ValueError: If one of them is missing or is no YAML, or if a pipeline is its own base.
-    """
+    """Reads a pipeline, its base, the base of that and so on; the last base comes first. Refuses
+    one that is missing, is no YAML, or is its own base."""
     found: list[Layer] = []
     known, folder = shipped_pipelines(), Path()
     place: Any = name_or_path

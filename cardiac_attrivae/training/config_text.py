@@ -18,14 +18,8 @@ class Note(str):
 
 
 def render_pipeline(name_or_path: str | Path, overrides: Iterable[str] = ()) -> str:
-    """Writes every value of a pipeline as YAML that `load_pipeline` reads again.
-
-    Args:
-        name_or_path: See `load_pipeline`.
-        overrides: See `load_pipeline`.
-
-    Raises:
-        ValueError: See `load_pipeline`.
+    """Writes every value of a pipeline as YAML that `load_pipeline`, whose arguments it takes,
+    reads again.
 
     Example:
         >>> text = render_pipeline("attri_vae", ["objective.gamma=3"])

@@ -150,13 +150,8 @@ def check_facts(facts: Mapping[str, Any], latent_size: int) -> None:
 
 
 def check_pipeline(pipeline: Pipeline, weights: Mapping[str, torch.Tensor]) -> None:
-    """Refuses a network of other sizes than its weights, before memory is taken for it.
-
-    The name of the method must be one line, too.
-
-    Raises:
-        ValueError: If a shape differs or is missing, or the network cannot be built.
-    """
+    """Refuses a network of other sizes than its weights, before memory is taken for it; and a name
+    of the method that is not one line."""
     if not _is_text(pipeline.method):  # it is the heading of a model card
         refuse("method", pipeline.method, "one line of text")
     if pipeline.network.name not in KNOWN:  # other code may need real values to be built

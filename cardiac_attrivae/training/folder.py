@@ -130,11 +130,7 @@ def kept_precision(folder: Path) -> Any:
 
 
 def configuration(file: Path) -> Any:
-    """What the config.yaml of a run says.
-
-    Raises:
-        DataError: If it cannot be read.
-    """
+    """Reads the config.yaml of a run."""
     try:
         return read_yaml(file.read_bytes())
     except ValueError as error:

@@ -94,11 +94,8 @@ def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 
 
 def split_parameters(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Parameters of the encoder, and of the decoder, which are those of ``network.decoder``.
-
-    Raises:
-        ValueError: If the network has no module ``decoder``.
-    """
+    """Splits parameters into those of the encoder, and of the decoder, which are those of
+    ``network.decoder``; refuses a network without."""
     decoder = getattr(network, "decoder", None)
     if not isinstance(decoder, nn.Module):
         raise ValueError(

@@ -27,13 +27,14 @@ def draw_run(
     names: Sequence[str],
     statistics: Mapping[str, np.ndarray],
 ) -> list[Path]:
-    """Draws training_curves.png, reconstructions.png and traversals.png; returns their paths.
+    """Draws training_curves.png, reconstructions.png (of the first `SHOWN` slices) and
+    traversals.png into a folder; returns their paths.
 
     Args:
         folder: Where to.
         history: Rows of history.csv.
         network: The network to show.
-        slices: The first `SHOWN` of them are reconstructed.
+        slices: Some of them are reconstructed.
         names: Attributes on the first latent dimensions.
         statistics: ``code_mean`` and ``code_deviation``, (D,).
     """

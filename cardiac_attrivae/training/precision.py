@@ -59,11 +59,8 @@ def allows_bfloat16(limit: str) -> bool:
 
 
 def faster_precision(trainer: NetworkTrainer) -> str:
-    """Times one step in each format, after one that warms up; it changes what it trains.
-
-    Args:
-        trainer: Trainer of a network that is thrown away afterwards.
-    """
+    """Times one step in each format, after one that warms up. It changes what it trains, so the
+    network is thrown away afterwards."""
     batch, spent = next(iter(trainer.data_loader)), {}
     trainer.state.epoch = trainer.state.max_epochs  # the last one has all terms
     for name in PRECISIONS * 2:
@@ -75,12 +72,10 @@ def faster_precision(trainer: NetworkTrainer) -> str:
 
 
 def precision_for(device: torch.device, trainer: Callable[[], NetworkTrainer]) -> str:
-    """Chooses the number format for ``precision: auto``.
+    """Chooses the number format for ``precision: auto`` on a device.
 
-    Args:
-        device: Where to train.
-        trainer: Makes a trainer for `faster_precision`; called only where a timing must tell. The
-            global state of torch's random numbers stays as it is.
+    ``trainer`` makes a trainer for `faster_precision`; it is called only where a timing must tell.
+    The global state of torch's random numbers stays as it is.
     """
     known = known_precision(device)
     if known is not None:

@@ -24,12 +24,8 @@ FIRST = 10
 def show_progress(
     say: Callable[[str], None] | None = None, terminal: bool | None = None
 ) -> StepBar | Lines:
-    """Makes what `training.workflow.train` takes as a handler and, at the same time, as ``tell``.
-
-    Args:
-        say: Prints a line; None prints to standard error.
-        terminal: Whether there is a bar; None is if standard error is a terminal.
-    """
+    """Makes what `training.workflow.train` takes as a handler and, at the same time, as ``tell``: a
+    bar on a terminal (None: if standard error is one), else lines, which ``say`` prints."""
     if sys.stderr.isatty() if terminal is None else terminal:
         return StepBar()
     return Lines(say or (lambda line: print(line, file=sys.stderr, flush=True)))

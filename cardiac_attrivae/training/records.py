@@ -132,11 +132,9 @@ class Records:
     def finish(self, epoch_kept: int, seconds: float) -> None:
         """Writes pictures, model.safetensors and summary.json: with them the run is complete.
 
-        The model holds what the other files of the run and its store should say, see `verify`.
-
-        Args:
-            epoch_kept: Epoch of the weights in the model.
-            seconds: Time that the training took since it was started or resumed.
+        The model holds what the other files of the run and its store should say, see `verify`. Its
+        weights are those of ``epoch_kept``; the training took so many seconds since it was started
+        or resumed.
         """
         found = self.learner.findings()
         self.history.write()
@@ -193,12 +191,8 @@ class Records:
 
 
 def seals(run: Path, store: Path) -> dict[str, str]:
-    """SHA-256 of each file, as far as it is there, that a run and its store can be checked by.
-
-    Args:
-        run: Folder of the run.
-        store: Folder of its store.
-    """
+    """Computes the SHA-256 of each file, as far as it is there, that a run and its store can be
+    checked by."""
     files = {name: run / name for name in (HISTORY, LAST, BEST)}
     files |= {"dataset.json": store / "dataset.json"}
     files |= segmenters_of(run, store)

@@ -25,9 +25,7 @@ NEAR = 7
 class FlowLoss(nn.Module):
     """Squared error of the direction of a flow, near the heart above all, and the anatomy term.
 
-    Args:
-        anatomy: See `RefinerObjective`.
-        background: See `RefinerObjective`.
+    ``anatomy`` and ``background`` are those of `RefinerObjective`.
 
     Example:
         >>> loss, zero, heart = FlowLoss(), torch.zeros(1, 1, 8, 8), torch.ones(1, 3, 8, 8) / 3
@@ -55,12 +53,8 @@ class FlowLoss(nn.Module):
 class RefinerTrainer(NetworkTrainer):
     """Trains the flow of a refiner on slices and what a VAE makes of them. See `NetworkTrainer`.
 
-    The VAE decodes codes that are drawn from the posterior: what it draws on request is no better
-    reconstruction.
-
-    Args:
-        base: The VAE, which is not changed.
-        kwargs: See `NetworkTrainer`.
+    The VAE, ``base``, is not changed. It decodes codes that are drawn from the posterior: what it
+    draws on request is no better reconstruction.
     """
 
     loss_function: FlowLoss
@@ -120,15 +114,8 @@ def flow_terms(
     noise: Tensor,
     time: Tensor,
 ) -> Terms:
-    """Computes the terms of the loss.
-
-    Args:
-        refiner: What is trained.
-        loss: See `FlowLoss`.
-        image, drawn: Slices, and what the VAE makes of them, (N, 1, H, W).
-        outline: LV, myocardium and RV of the slices, (N, 3, H, W).
-        noise, time: See `draws`, (N, 1, H, W) and (N,).
-    """
+    """Computes the terms of the loss, of slices (N, 1, H, W), what the VAE makes of them
+    (``drawn``), the outlines of their structures (N, 3, H, W), and `draws`."""
     end = SCALE * (image - drawn)
     detail = on_the_way(noise, end, time)
     found = refiner.flow(detail, drawn, outline, time)
@@ -141,13 +128,7 @@ def flow_terms(
 
 
 class RefinerEvaluator(SupervisedEvaluator):
-    """Paints over reconstructions of slices, and compares them with these.
-
-    Args:
-        base: The VAE.
-        loss_function: See `FlowLoss`.
-        kwargs: See `monai.engines.SupervisedEvaluator`.
-    """
+    """Paints over reconstructions of slices by the VAE (``base``), and compares them with these."""
 
     def __init__(self, *, base: VAE, loss_function: FlowLoss, **kwargs: Any) -> None:
         super().__init__(decollate=False, **kwargs)

@@ -130,13 +130,9 @@ class RefinerLearner(Learner):
 
 
 def moved_by_pixels(batch: Slices, shift: int, mirrored: float, generator: Generator) -> Slices:
-    """Moves slices by whole pixels and turns some upside down; nothing is interpolated.
+    """Moves slices by whole pixels and turns a share of them upside down; nothing is interpolated.
 
-    Args:
-        batch: IMAGE, (N, C, H, W).
-        shift: Largest displacement; what leaves on one side comes back on the other.
-        mirrored: Share of slices that are turned.
-        generator: Draws both.
+    IMAGE is (N, C, H, W). What leaves on one side comes back on the other.
 
     Example:
         >>> row = {Keys.IMAGE: torch.arange(4.0).reshape(1, 1, 4, 1)}
@@ -163,15 +159,8 @@ def about_base(base: Run) -> dict[str, str]:
 
 
 def check_base(base: Run, train: SliceDataset) -> None:
-    """Checks that a refiner learns from no patient that its run was not trained on.
-
-    Args:
-        base: The run.
-        train: Slices that the refiner shall be trained on.
-
-    Raises:
-        DataError: If it would: those patients would count as unseen.
-    """
+    """Refuses training slices with patients that the run of a refiner was not trained on: they
+    would count as unseen."""
     known = base.about.get("train_cases")
     if not isinstance(known, dict):
         raise DataError(f"{base.folder} does not say which patients it was trained on; train again")

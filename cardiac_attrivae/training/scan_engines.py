@@ -61,12 +61,7 @@ class SegmentationTrainer(NetworkTrainer):
 
 
 class SegmentationEvaluator(SupervisedEvaluator):
-    """Outlines hearts in whole slices, and compares them with their masks.
-
-    Args:
-        loss_function: See `SegmentationLoss`.
-        kwargs: See `monai.engines.SupervisedEvaluator`.
-    """
+    """Outlines hearts in whole slices, and compares them with their masks."""
 
     def __init__(self, *, loss_function: nn.Module, **kwargs: Any) -> None:
         super().__init__(decollate=False, **kwargs)
@@ -87,12 +82,8 @@ class SegmentationEvaluator(SupervisedEvaluator):
 
 
 class FrameDice:
-    """Dice of whole frames: leaves ``Dice_LV``, ``Dice_MYO`` and ``Dice_RV`` of each phase, means
-    over patients, in ``engine.state.metrics``.
-
-    Args:
-        cases: ``case`` and ``phase`` of each row.
-    """
+    """Dice of whole frames, whose ``case`` and ``phase`` stand in a table: leaves ``Dice_LV``,
+    ``Dice_MYO`` and ``Dice_RV`` of each phase, means over patients, in ``engine.state.metrics``."""
 
     def __init__(self, cases: pd.DataFrame) -> None:
         self.frames = list(zip(cases["case"], cases["phase"], strict=True))

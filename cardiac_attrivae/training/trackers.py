@@ -151,11 +151,8 @@ TRACKERS: dict[str, Callable[[str, Tracked, Engine], Tracker]] = {"mlflow": MLfl
 
 
 def parse_trackers(specifications: Iterable[str]) -> dict[str, str]:
-    """Name of a tracker -> where it keeps runs, of texts such as ``mlflow:sqlite:///runs.db``.
-
-    Raises:
-        ValueError: If one is unknown, named twice, not installed, or its address is of no use.
-    """
+    """Reads texts such as ``mlflow:sqlite:///runs.db``: name of a tracker -> where it keeps runs.
+    Refuses one that is unknown, named twice, not installed, or whose address is of no use."""
     targets: dict[str, str] = {}
     for text in specifications:
         name, _, target = text.partition(":")
@@ -253,11 +250,8 @@ class Tracking:
 
 
 def tracked(folder: Path, configuration: Mapping[str, Any]) -> Tracked:
-    """A run under the id in its folder; without one it is given one, which is written there.
-
-    Raises:
-        DataError: If the file with the id cannot be read.
-    """
+    """Returns a run under the id in its folder; without one it is given one, which is written
+    there."""
     file = folder / FILE
     if not file.is_file():
         write(file, json.dumps({"id": token_hex(8)}) + "\n")

@@ -108,12 +108,7 @@ class Search:
     guide: MakeGuide | None = None
 
     def check(self) -> None:
-        """Refuses, before hours are spent, what the pipeline or the data would refuse later.
-
-        Raises:
-            ValueError: If the pipeline does not accept an end of a range, or a choice.
-            DataError: If there are too few patients to score on.
-        """
+        """Refuses, before hours are spent, what the pipeline or the data would refuse later."""
         ends = {k: list(v[:2]) if isinstance(v, Range) else list(v) for k, v in self.space.items()}
         for i in range(max(map(len, ends.values()), default=0)):
             values = {key: choices[min(i, len(choices) - 1)] for key, choices in ends.items()}
@@ -141,12 +136,8 @@ class Search:
         return self.output / "trials" / f"{trial.number:04d}"
 
     def run(self, trial: Trial) -> float:
-        """Trains with proposed values; returns the mean of the scores at the last validation.
-
-        Raises:
-            ValueError: If a score is not among the columns of the history.
-            TrialPruned: If the scores fall behind, or the training diverges.
-        """
+        """Trains with proposed values; returns the mean of the scores at the last validation. A
+        trial is pruned if the scores fall behind, or the training diverges."""
         from optuna import TrialPruned
 
         proposed = {key: _propose(trial, key, where) for key, where in self.space.items()}
