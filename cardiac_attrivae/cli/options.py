@@ -45,8 +45,6 @@ UNMARKED = {
     "preprocess": ["dataset.json"],
     "join": ["dataset.json"],
     "train": ["config.yaml"],
-    "tune": ["study.db"],
-    "cross-domain-eval": ["evaluation.json"],
     "explore": ["data.json"],
     "export": ["configs", "model.safetensors", "model.ts", "encoder.onnx", "decoder.onnx"],
     "reproduce": ["plan.json"],
@@ -58,10 +56,9 @@ def free(context: click.Context, option: click.Parameter, output: Path | None) -
     """Refuses a folder of somebody else before anything large is imported; what a command may
     replace of its own it checks by itself."""
     command = str(context.info_name)
-    names = UNMARKED.get(command, [])
     if output is not None:
         try:
-            require_free(output, command, lambda folder: any((folder / n).exists() for n in names))
+            require_free(output, command, UNMARKED.get(command, ()))
         except DataError as error:
             raise Mistake(str(error)) from None
     return output

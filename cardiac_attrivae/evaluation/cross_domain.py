@@ -18,7 +18,7 @@ from ..metrics.patients import FEWEST, LEAST
 from ..report.text_tables import latex, markdown
 from ..runtime.device import find_device
 from ..runtime.file_names import told_apart
-from ..runtime.files import read_json, write
+from ..runtime.files import write
 from ..runtime.messages import counted
 from ..runtime.outputs import claimed
 from ..runtime.provenance import digest, versions
@@ -88,7 +88,7 @@ def cross_domain_eval(
     where = find_device(device)  # a wrong name is refused before anything is computed
     runs, stores = ([x] if isinstance(x, (str, Path)) else x for x in (runs, stores))
     opened = open_all(runs, stores, split, plain)
-    with claimed(output, "cross-domain-eval", _is_evaluation) as claim:
+    with claimed(output, "cross-domain-eval") as claim:
         judges = {
             name: segmenters_for(
                 dataset, cache_of(dataset, output), device=where, training=training, tell=tell
@@ -171,12 +171,6 @@ def _digest(run: Run) -> str:
     model = Path("model.safetensors")
     files = [model] if run.refiner is None else [model, Path(REFINER) / model]
     return " ".join(digest(run.folder / file) for file in files)
-
-
-def _is_evaluation(folder: Path) -> bool:
-    """Whether a version without markers has written a folder."""
-    file = folder / "evaluation.json"
-    return file.is_file() and {"models", "datasets", "rounds"} <= read_json(file).keys()
 
 
 def _plan_baselines(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -72,13 +72,11 @@ class Claim(NamedTuple):
 
 
 @contextmanager
-def claimed(
-    folder: str | Path, command: str, older: Callable[[Path], bool] = lambda folder: False
-) -> Iterator[Claim]:
+def claimed(folder: str | Path, command: str) -> Iterator[Claim]:
     """Locks a folder for a command, see `locked` and `claim`; an empty one loses its marker."""
     folder = Path(folder)
     with locked(folder) as lock:
-        claim(folder, command, older)
+        claim(folder, command)
         try:
             yield Claim(folder, command, lock)
         finally:
@@ -86,24 +84,24 @@ def claimed(
                 (folder / MARKER).unlink(missing_ok=True)
 
 
-def claim(folder: Path, command: str, older: Callable[[Path], bool] = lambda folder: False) -> None:
+def claim(folder: Path, command: str) -> None:
     """Marks an existing folder as one of a command.
 
     Refuses a folder that is not empty and was not written by the same command, or contains a link
-    to a folder. ``older`` says whether one without a marker was written by a version that knew
-    none.
+    to a folder.
     """
     refuse_links(folder)
-    require_free(folder, command, older)
+    require_free(folder, command)
     _mark(folder, command, _listed(folder), _marker(folder).get("sealed") or {})
 
 
-def require_free(folder: Path, command: str, older: Callable[[Path], bool]) -> None:
-    """Refuses a folder that is not empty and was not written by a command, see `claim`."""
+def require_free(folder: Path, command: str, known_by: Sequence[str] = ()) -> None:
+    """Refuses a folder that is not empty and was not written by a command, see `claim`; one without
+    a marker is the command's, too, if it holds one of the files that it is ``known_by``."""
     if not folder.is_dir() or is_empty(folder):
         return
     marked = command_of(folder)
-    if marked is None and not older(folder):
+    if marked is None and not any((folder / name).exists() for name in known_by):
         found = _some(path.name for path in folder.iterdir() if path.name not in UNOWNED)
         raise DataError(
             f"{folder} is not empty and was not written by cardiac-attrivae {command}: it "

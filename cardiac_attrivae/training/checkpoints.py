@@ -20,9 +20,6 @@ from .folder import BEST, LAST
 from .guidance import OtherGuide
 from .handlers import is_due
 
-ADDED = ("history",)
-"""Parts that checkpoints of earlier versions lack."""
-
 
 class Checkpoints:
     """Writes last.pt and best.pt after validations.
@@ -95,13 +92,13 @@ class Checkpoints:
         state = read_checkpoint(self.folder / LAST, device)
         try:
             for name, part in self.parts.items():
-                if name in state or name not in ADDED:
-                    part.load_state_dict(state[name])
+                part.load_state_dict(state[name])
             self.generator.set_state(state["generator"].cpu())
             self.best, self.best_epoch = float(state["best"]), int(state["best_epoch"])
             epoch = int(state["epoch"])
-            self.best_digest = str(state.get("best_sha256", ""))
-            known = [(int(first), str(what)) for first, what in state.get("conditions", ())]
+            self.best_digest = str(state["best_sha256"])
+            known = [(int(first), str(what)) for first, what in state["conditions"]]
+            *_, (_, before) = known
         except OtherGuide:  # which is no fault of the checkpoint
             raise
         except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
@@ -110,12 +107,11 @@ class Checkpoints:
         # ignite resumes only with the length it knew; a longer run may be asked for since
         length = {"max_epochs": engine.state.max_epochs, "epoch_length": engine.state.epoch_length}
         engine.load_state_dict({"epoch": epoch, **length})
-        self._compare_conditions(known, epoch)
+        self._compare_conditions(known, before, epoch)
         return epoch
 
-    def _compare_conditions(self, known: list[tuple[int, str]], epoch: int) -> None:
+    def _compare_conditions(self, known: list[tuple[int, str]], before: str, epoch: int) -> None:
         now = self.conditions[-1][1]
-        before = known[-1][1] if known else now  # earlier versions recorded none
         if before != now:
             warnings.warn(
                 f"resumed on {now}; epochs 1 to {epoch} were trained on {before}. The weights will "
@@ -123,7 +119,7 @@ class Checkpoints:
                 stacklevel=2,
             )
             known = [*known, (epoch + 1, now)]
-        self.conditions = known or self.conditions
+        self.conditions = known
 
     def restore_best(self, epoch: int) -> None:
         """Makes sure, after `resume`, that best.pt holds the best weights before ``epoch`` ends;

@@ -92,12 +92,6 @@ class History:
         """Makes the text of the file part of a checkpoint: a resumed run does not rely on it."""
         return {"csv": csv_text(pd.DataFrame(self.rows))}
 
-    def read(self, epoch: int) -> None:
-        """Reads the rows until an epoch from the file, where a checkpoint does not have them."""
-        if self.file.is_file():
-            self.load_state_dict({"csv": self.file.read_text(encoding="utf-8")})
-            self.rows = [row for row in self.rows if row["epoch"] <= epoch]
-
     def load_state_dict(self, state: Mapping[str, str]) -> None:
         """Restores the rows of a checkpoint, to the last digit, which pandas 2 may miss."""
         table = DictReader(StringIO(state["csv"]))

@@ -100,8 +100,6 @@ class Records:
         """Goes on from the checkpoint, if there is one."""
         if (self.folder / LAST).is_file():
             self.start_epoch = self.checkpoints.resume(self.trainer, self.learner.device)
-            if not self.history.rows:  # checkpoints of earlier versions do not have them
-                self.history.read(self.start_epoch)
             if self.learner.pipeline.schedule.keep == "best" and is_first():
                 self.checkpoints.restore_best(self.start_epoch)
 

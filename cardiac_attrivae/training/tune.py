@@ -228,7 +228,7 @@ def tune(
     search.check()
     search.output.mkdir(parents=True, exist_ok=True)
     with FileLock(search.output / LOCK):  # one of several processes creates the tables
-        claim(search.output, "tune", _is_study)
+        claim(search.output, "tune")
         study = optuna.create_study(
             storage=_storage(search.output / "study.db"),
             study_name="study",
@@ -255,12 +255,6 @@ def tune(
         study.optimize(search.run, callbacks=[report, enough])
     search.write(study)
     return study
-
-
-def _is_study(folder: Path) -> bool:
-    """Whether a version without markers has written a folder."""
-    file = folder / "study.db"
-    return file.is_file() and file.read_bytes()[:15] == b"SQLite format 3"
 
 
 def draw_study(study: Study, folder: Path) -> None:

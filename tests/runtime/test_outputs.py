@@ -42,13 +42,6 @@ def test_a_call_that_wrote_nothing_leaves_nothing(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_folders_of_versions_without_markers_are_recognised(tmp_path):
-    write(tmp_path / "evaluation.json", "{}")
-    with claimed(tmp_path, "x", older=lambda folder: (folder / "evaluation.json").is_file()):
-        pass
-    assert json.loads((tmp_path / MARKER).read_text())["command"] == "x"
-
-
 def test_only_what_an_earlier_call_listed_is_removed(tmp_path):
     folder = tmp_path / "out"
     for names in (["a.csv", "figures/a.png"], ["b.csv"]):
