@@ -9,16 +9,11 @@ SMOOTHED = 8
 
 
 def find_phases(volumes_ml: np.ndarray) -> tuple[int, int]:
-    """Finds ED and ES, the largest and the smallest LV of a cine.
+    """Finds ED and ES, the largest and the smallest LV of a cine, from its volume in each frame.
 
-    The cine is a circle: the first frame follows the last one. Its curve is smoothed by 1, 2, 1
-    over time, so that the noise of a single frame decides nothing.
-
-    Args:
-        volumes_ml: Volume of the LV in each frame, (T,).
-
-    Returns:
-        Frames of ED and ES, from 0; (0, 0) of a single frame.
+    Volumes are (T,). The cine is a circle: the first frame follows the last one. Its curve is
+    smoothed by 1, 2, 1 over time, so that the noise of a single frame decides nothing. Frames are
+    counted from 0, those of a single frame are (0, 0).
 
     Raises:
         ValueError: If there is no frame.

@@ -141,10 +141,8 @@ class Predicted(NamedTuple):
 def folds_of(sample: Sample, folds: int = FOLDS, seed: int = 0) -> Iterator[tuple[Any, Any]]:
     """Splits patients into folds with the same share of each class; yields rows inside and outside.
 
-    Args:
-        sample: Patients.
-        folds: Number of folds; at most the number of patients of the smallest class.
-        seed: Seed of the split, which does not depend on the order of the rows.
+    There are at most as many folds as patients of the smallest class. The split does not depend on
+    the order of the rows.
 
     Raises:
         ValueError: If a class has a single patient.
@@ -166,15 +164,7 @@ def folds_of(sample: Sample, folds: int = FOLDS, seed: int = 0) -> Iterator[tupl
 
 
 def fit(classifier: Classifier, sample: Sample, seed: int = 0) -> tuple[Any, dict[str, float]]:
-    """Fits a classifier, its options chosen by inner cross-validation.
-
-    Args:
-        classifier: An entry of `CLASSIFIERS`.
-        sample: Patients to fit on.
-        seed: Seed of the folds and of the estimator.
-
-    Returns:
-        Fitted estimator, and the options that were chosen.
+    """Fits a classifier, its options chosen by inner cross-validation; returns the options, too.
 
     Example:
         >>> x, y = np.array([[-1.0], [1.0]] * 10), np.array([0, 1] * 10)
@@ -202,14 +192,10 @@ def transferred(
     seed: int = 0,
     explained: bool = False,
 ) -> dict[str, Predicted]:
-    """Fits a classifier on some patients and predicts others, who may be of several data sets.
+    """Fits a classifier on known patients and predicts new ones: data set -> patients, with the
+    same columns.
 
-    Args:
-        classifier: An entry of `CLASSIFIERS`.
-        known: Patients to fit on.
-        new: Data set -> patients to predict, with the same columns.
-        seed: As for `fit`.
-        explained: Whether importances are computed.
+    Importances are computed if it shall be ``explained``.
 
     Raises:
         ValueError: If a patient is among both.
@@ -246,12 +232,7 @@ def cross_validated(
 ) -> Predicted:
     """Predicts every patient by a classifier fitted on the other folds: nested cross-validation.
 
-    Args:
-        classifier: An entry of `CLASSIFIERS`.
-        sample: Patients.
-        folds: Outer folds.
-        seed: Seed of all folds and estimators.
-        explained: Whether importances are computed, as means over folds.
+    Importances, if it shall be ``explained``, are means over folds.
 
     Raises:
         ValueError: If a class has a single patient.
@@ -320,12 +301,7 @@ def importance_of(
 ) -> np.ndarray:
     """Computes how much each column matters to a fitted classifier.
 
-    Args:
-        classifier: Its entry.
-        estimator: The fitted estimator.
-        sample: Patients that it was not fitted on.
-        background: Patients that it was fitted on.
-        seed: Seed of the shuffles.
+    ``sample`` are patients that it was not fitted on, ``background`` those that it was.
 
     Returns:
         Of a linear classifier, the mean of absolute SHAP values for each class, in units of the

@@ -21,10 +21,8 @@ Names = Sequence[tuple[str, str]]
 def spread(names: Names, values: np.ndarray, drawn: np.ndarray) -> list[Score]:
     """Separates the spread over training seeds from the spread over patients.
 
-    Args:
-        names: Metric and attribute of each score, (S).
-        values: Scores of at least 2 models on the same patients, (M, S).
-        drawn: The same of shared draws of patients, (M, rounds, S), see `bootstrap`.
+    ``values`` are scores of at least 2 models on the same patients, (M, S), ``drawn`` the same of
+    shared draws of patients, (M, rounds, S), see `bootstrap`.
 
     Returns:
         Means over models, with ``sd`` over models of the same patients, ``sd_patients`` over
@@ -82,13 +80,8 @@ def differences(
 
     p is the share of draws whose difference is as far from the mean of draws as the difference is
     from 0. Rows of two models cannot be exchanged, because their dimensions mean different things;
-    for numbers per patient there is `compare_paired`.
-
-    Args:
-        names: Metric and attribute of each score, (S).
-        first, second: Scores of the models of each method, (M, S), M may differ.
-        first_drawn, second_drawn: The same of shared draws, (M, rounds, S).
-        patients: Their number.
+    for numbers per patient there is `compare_paired`. Scores of the models are (M, S), M may
+    differ, those of shared draws (M, rounds, S).
 
     Example:
         >>> drawn = np.array([[[0.5], [0.7]]])
@@ -114,20 +107,12 @@ def compare_paired(
     cases: Sequence[str],
     metric: str = "",
     rounds: int = 1000,
-    seed: int = 0,
 ) -> Comparison:
-    """Compares what two models have per row, such as an error or a structural similarity.
+    """Compares what two models have per row, (N,), such as an error or a structural similarity.
 
     Each patient counts once, with the mean of its rows. p comes from a permutation test: under the
     null hypothesis the two models could be swapped in any patient. The interval comes from a
-    bootstrap over patients.
-
-    Args:
-        first, second: One number per row and model, (N,).
-        cases: Patient of each row, length N.
-        metric: Name of what is compared, for the result.
-        rounds: Draws of patients, and as many permutations.
-        seed: Seed of both.
+    bootstrap over patients. There are as many permutations as draws, ``rounds``.
 
     Raises:
         ValueError: If lengths differ, a number is not finite, or there are fewer than 8 patients.
@@ -148,7 +133,7 @@ def compare_paired(
     difference = first - second
     each = per_patient(difference, cases)
     columns = {("first", MEAN): first, ("second", MEAN): second, (metric, MEAN): difference}
-    a, b, found = patient_means(columns, cases, rounds, seed)
-    signs = np.random.default_rng(seed).choice([-1, 1], size=(rounds, len(each)))
+    a, b, found = patient_means(columns, cases, rounds)
+    signs = np.random.default_rng(0).choice([-1, 1], size=(rounds, len(each)))
     p = share_above(np.abs(signs @ each / len(each)), abs(found.value))
     return Comparison(a.value, b.value, found._replace(p=p, n=None))

@@ -79,9 +79,7 @@ class Movement:
 def follows(movement: Movement, counts: np.ndarray) -> float:
     """Computes the Spearman correlation of requested and measured, over all slices; nan of a shape.
 
-    Args:
-        movement: Slices of P patients.
-        counts: How often each patient counts, (P,).
+    ``counts`` says how often each of the P patients counts, (P,).
 
     Example:
         >>> measured = np.array([[[1.0, 5.0, 5.0], [2.0, 4.0, 5.0]]])
@@ -101,11 +99,8 @@ def follows(movement: Movement, counts: np.ndarray) -> float:
 def leak(movement: Movement, counts: np.ndarray) -> float:
     """Computes the share of all movement that is of the other structures; nan if nothing moves.
 
-    A structure moves by its slope in units of its deviation over patients.
-
-    Args:
-        movement: Slices of P patients.
-        counts: How often each patient counts, (P,).
+    A structure moves by its slope in units of its deviation over patients. Arguments are those of
+    `follows`.
 
     Example:
         >>> measured = np.array([[[1.0, 5.0, 5.0], [4.0, 4.0, 5.0]]])

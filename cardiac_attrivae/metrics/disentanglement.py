@@ -81,14 +81,9 @@ def modularity(information: np.ndarray) -> float:
 
     .. math:: 1 - \frac{\sum_k I_{dk}^2 - \max_k I_{dk}^2}{(K - 1) \max_k I_{dk}^2}
 
-    A dimension without any information scores 0, but one of noise scores about 0.8: the
-    published values cannot be told from the null distribution (docs/metrics.md).
-
-    Args:
-        information: `mutual_information`, (D, K).
-
-    Returns:
-        A number in [0, 1]; nan if K = 1.
+    with the `mutual_information` I, (D, K). It is in [0, 1], or nan if K = 1. A dimension without
+    any information scores 0, but one of noise scores about 0.8: the published values cannot be told
+    from the null distribution (docs/metrics.md).
 
     References:
         | Learning deep disentangled embeddings with the F-statistic loss (Ridgeway & Mozer, 2018)
@@ -109,13 +104,8 @@ def modularity(information: np.ndarray) -> float:
 def sap(fit: np.ndarray) -> np.ndarray:
     """Subtracts R^2 of the second best dimension from that of the best, (K,).
 
-    Known as separated attribute predictability.
-
-    Args:
-        fit: `determination` with a least variance of 1e-12, as published, (D, K).
-
-    Returns:
-        One gap per attribute, (K,), in [0, 1]; nan if D = 1.
+    Known as separated attribute predictability; in [0, 1], nan if D = 1. ``fit`` is `determination`
+    with a least variance of 1e-12, as published, (D, K).
 
     References:
         | Variational inference of disentangled latent concepts (Kumar et al., 2018)
@@ -129,16 +119,12 @@ def sap(fit: np.ndarray) -> np.ndarray:
 
 
 def mig(information: np.ndarray, entropy: np.ndarray) -> np.ndarray:
-    """Subtracts information of the second best dimension from that of the best, over the entropy.
+    """Subtracts information of the second best dimension from that of the best, over the entropy,
+    (K,).
 
-    Known as mutual information gap.
-
-    Args:
-        information: `mutual_information`, (D, K).
-        entropy: `self_information`, (K,). An attribute without entropy scores 0.
-
-    Returns:
-        One gap per attribute, (K,), about [0, 1]; nan if D = 1.
+    Known as mutual information gap; about [0, 1], nan if D = 1. ``information`` is
+    `mutual_information`, (D, K), ``entropy`` is `self_information`, (K,): an attribute without
+    entropy scores 0.
 
     References:
         | Isolating sources of disentanglement in variational autoencoders (Chen et al., 2018)
@@ -154,13 +140,8 @@ def mig(information: np.ndarray, entropy: np.ndarray) -> np.ndarray:
 def fixed_gap(matrix: np.ndarray, dimensions: Sequence[int | None]) -> np.ndarray:
     """Subtracts the best of the other dimensions from each attribute's own, (K,).
 
-    Args:
-        matrix: An entry for each dimension and attribute, (D, K).
-        dimensions: Dimension that was trained on each attribute, length K.
-
-    Returns:
-        One gap per attribute: below 0 if another dimension is better; nan without a dimension, or
-        if D = 1.
+    The matrix is (D, K). A gap is below 0 if another dimension is better; nan without a dimension,
+    or if D = 1.
 
     Example:
         >>> fixed_gap(np.array([[0.9, 0.2], [0.1, 0.5], [0.4, 0.6]]), (0, 1)).round(1)
@@ -193,11 +174,7 @@ def disentanglement(importance: np.ndarray) -> float:
     .. math:: \sum_d \rho_d\,(1 - H_K(P_{d\cdot})), \quad P_{dk} = \frac{R_{dk}}{\sum_k R_{dk}},
               \quad \rho_d = \frac{\sum_k R_{dk}}{\sum_{dk} R_{dk}}
 
-    Args:
-        importance: R, at least 0, (D, K).
-
-    Returns:
-        A number in [0, 1]; 0 if nothing matters, nan if K = 1.
+    with the importance R, at least 0, (D, K). It is in [0, 1]; 0 if nothing matters, nan if K = 1.
 
     References:
         | A framework for the quantitative evaluation of disentangled representations

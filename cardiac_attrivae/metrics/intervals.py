@@ -27,12 +27,7 @@ def interval(value: float, drawn: np.ndarray, scale: Scale = PLAIN) -> tuple[flo
     """Computes the ends of the 95 % interval of a score: quantiles of its draws about their mean.
 
     Both are taken on the scale of the score, so that the interval stays within its range and is
-    longer on the side that is farther from its end.
-
-    Args:
-        value: The score.
-        drawn: The score of each draw of patients, (rounds,).
-        scale: Scale of the score, as its entry says.
+    longer on the side that is farther from its end. Draws are (rounds,).
 
     Example:
         >>> from .scales import CORRELATION
@@ -53,12 +48,8 @@ def jackknife(value: float, left_out: np.ndarray, scale: Scale = PLAIN) -> tuple
 
     .. math:: s^2 = \frac{G - 1}{G} \sum_g (\theta_g - \bar\theta)^2
 
-    on the scale of the score, and an end is Student's t of G - 1 degrees of freedom times s away.
-
-    Args:
-        value: The score.
-        left_out: The score without each of G groups of patients in turn, (G,).
-        scale: Scale of the score, as its entry says.
+    on the scale of the score, without each of G groups of patients in turn, (G,); an end is
+    Student's t of G - 1 degrees of freedom times s away.
 
     References:
         | A general theory for jackknife variance estimation (Shao & Wu, 1989)
@@ -167,9 +158,6 @@ def patient_means(
 
     Returns:
         A score for each, in order; with an interval over patients if there are 8 or more.
-
-    Raises:
-        ValueError: If rounds < 1.
 
     Example:
         >>> ssim = np.linspace(0.5, 0.7, 8)

@@ -65,12 +65,7 @@ def as_table(
 def checked(
     codes: ArrayLike, attributes: ArrayLike, names: Sequence[str] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns both as float64, (N, D) and (N, K).
-
-    Args:
-        codes: Latent codes, (N, D).
-        attributes: Attribute values, (N, K).
-        names: Attributes, length K, for messages.
+    """Returns codes (N, D) and attributes (N, K) as float64; names, length K, are for messages.
 
     Raises:
         ValueError: If the shapes do not fit, N < 5, or a column is not finite.
