@@ -62,21 +62,17 @@ def run_demo(
     train: Callable[..., Any],
     tell: Callable[[str], None],
 ) -> Path:
-    """Writes phantoms, stores, models and scores, each into a folder of its own below ``output``.
+    """Writes phantoms, stores, models and scores, each into a folder of its own below ``output``;
+    returns the page of the report.
 
     Attri-VAE, Attri-SIVAE and, for comparison, Attri-VAE without the attribute term are trained on
     one data set and scored on the unseen patients of both.
 
     Args:
-        output: Folder to write.
         cases: Patients of each data set.
-        device: See `find_device`.
         progress: Label -> wrapper of an iterable and its length.
         train: Called with pipeline, store, folder, and the keyword device.
         tell: Called with a message before each stage.
-
-    Returns:
-        The page of the report.
 
     Raises:
         DataError: If the folder is not empty, or another process writes into it.

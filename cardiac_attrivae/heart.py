@@ -117,11 +117,8 @@ class Function(NamedTuple):
 
 
 def ventricle(edv_ml: float, esv_ml: float) -> Function:
-    """Computes stroke volume and ejection fraction.
-
-    Args:
-        edv_ml: Volume at end-diastole.
-        esv_ml: Volume at end-systole.
+    """Computes stroke volume and ejection fraction from the volumes at end-diastole and
+    end-systole.
 
     References:
         SCMR, post-processing 2020, https://doi.org/10.1186/s12968-020-00610-6
@@ -145,21 +142,15 @@ def mass_g(myocardium_ml: float) -> float:
 
 
 def wall_thickness(plane: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
-    r"""Measures the thickness of the wall of the LV along its middle.
+    r"""Measures the thickness of the wall of the LV along its middle, in mm, (n,).
 
     .. math:: t(x) = d(x, \text{cavity}) + d(x, \text{outside}) - h
 
     at the pixels x of the myocardium that are as far from the cavity as from what lies outside of
     it (the RV is outside, too), within a pixel; d is the distance to the nearest pixel centre and h
     the side of a pixel. It is right within a pixel, on average half a pixel too small: of many
-    pixels along a border the nearest counts.
-
-    Args:
-        plane: Canonical labels of a slice, (I, J).
-        spacing: mm along i and j.
-
-    Returns:
-        mm at each of these pixels, (n,); none where there is no cavity or no wall.
+    pixels along a border the nearest counts. There is none without a cavity or wall. Labels are
+    those of a slice, (I, J), and spacing is in mm along i and j.
 
     Example:
         >>> plane = np.zeros((60, 60), np.uint8)
@@ -180,18 +171,12 @@ def wall_thickness(plane: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
 
 
 def eccentricity(region: np.ndarray, spacing: tuple[float, ...]) -> float:
-    r"""Computes the eccentricity of a region: that of the ellipse with its second moments.
+    r"""Computes the eccentricity of a region (I, J): that of the ellipse with its second moments.
 
     .. math:: e = \sqrt{1 - b^2 / a^2}
 
-    with the half axes a and b of that ellipse: 0 of a disc, towards 1 the flatter it is.
-
-    Args:
-        region: Which pixels belong to it, (I, J).
-        spacing: mm along i and j.
-
-    Returns:
-        From 0 to 1; NaN of no pixel.
+    with the half axes a and b of that ellipse: 0 of a disc, towards 1 the flatter it is; NaN of no
+    pixel. Spacing is in mm along i and j.
 
     Example:
         >>> x, y = np.indices((101, 101)) - 50

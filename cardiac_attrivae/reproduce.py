@@ -51,14 +51,7 @@ def plan(
 ) -> list[Job]:
     """Lists the jobs up to the last trained model; the first seed of every method comes first.
 
-    Args:
-        datasets: ``acdc`` or ``mnms`` -> folder that holds it.
-        seeds: Number of seeds; 0 is the first.
-        pipelines: A key of `METHODS`.
-        output: Folder of the reproduction.
-        device: See `find_device`.
-        workers: Processes at once; data sets that are preprocessed share them.
-        changes: ``key=value``, laid over every pipeline.
+    Arguments are those of `reproduce`. Data sets that are preprocessed share the workers.
     """
     stores = {name: output / "stores" / name for name in datasets}
     share = max(1, workers // len(datasets))
@@ -101,14 +94,8 @@ def scoring(
 ) -> list[Job]:
     """Lists the jobs after training, evaluation and report; they are repeated if an input changed.
 
-    Args:
-        runs: Folders of finished runs.
-        stores: Folders of finished stores that have patients in the split.
-        split: Patients to score.
-        output: Folder of the reproduction.
-        device: See `find_device`.
-        workers: Processes.
-        rounds: Draws behind each interval and null distribution.
+    Runs and stores are finished, and the stores have patients in the split; the rest is as for
+    `reproduce`.
     """
     inputs = [run / "summary.json" for run in runs] + [store / "dataset.json" for store in stores]
     stats = {str(file.relative_to(output)): file.stat() for file in inputs}
@@ -131,8 +118,7 @@ def scoring(
 def choose_split(counts: Iterable[Mapping[str, int]]) -> str:
     """Returns the split in which most data sets can be scored; of equal ones ``test``.
 
-    Args:
-        counts: For each data set, split -> number of patients.
+    ``counts`` hold, for each data set, split -> number of patients.
 
     Example:
         >>> choose_split([{"test": 0, "val": 15}])
@@ -149,15 +135,11 @@ def choose_split(counts: Iterable[Mapping[str, int]]) -> str:
 
 @contextmanager
 def claimed(output: Path, wanted: Mapping[str, Any]) -> Iterator[int]:
-    """Reserves a folder for one reproduction, described in plan.json, and locks it.
+    """Reserves a folder for one reproduction, described in plan.json, and yields its lock, see
+    `locked`.
 
-    Args:
-        output: Folder; absent, empty, or of the same reproduction with perhaps fewer ``seeds`` and
-            ``datasets``.
-        wanted: Description of the reproduction, as JSON holds it.
-
-    Yields:
-        File descriptor of the lock, see `locked`.
+    The folder is absent, empty, or of the same reproduction with perhaps fewer ``seeds`` and
+    ``datasets``; ``wanted`` describes it, as JSON holds it.
 
     Raises:
         DataError: If the folder holds something else, or another process writes into it.

@@ -89,11 +89,8 @@ class Calibration:
         return self.intercept[:, None] + self.slope[:, None] * positions
 
     def set(self, codes: np.ndarray, request: Mapping[str, float | np.ndarray]) -> np.ndarray:
-        """Sets the dimensions of the requested attributes to their values in codes (N, D).
-
-        Args:
-            codes: Codes to start from, (N, D); not changed.
-            request: Attribute -> one value, or one for each code, (N,).
+        """Sets the dimensions of the requested attributes in a copy of codes (N, D): attribute ->
+        one value, or one for each code, (N,).
 
         Raises:
             ValueError: If an attribute is unknown, has no line, or shares its dimension with
@@ -131,14 +128,10 @@ class Calibration:
 def read_lines(
     codes: np.ndarray, lines: Mapping[str, Mapping[str, float]], level: float = 0.95
 ) -> np.ndarray:
-    """Reads attributes from codes, with intervals for the attribute of one further patient.
+    """Reads attributes from codes (N, D), with intervals for the attribute of one further patient.
 
-    Args:
-        codes: Codes, (N, D).
-        lines: Attribute -> ``dimension``, ``slope``, ``intercept``, ``code_mean``,
-            ``code_deviation``, ``residual_sd`` (n - 2 degrees of freedom) and ``n`` of its line, K
-            of them, as a run holds them.
-        level: Probability that an interval contains the value of a patient like those of training.
+    ``lines`` are K of what `calibration_lines` returns, as a run holds them; an interval contains
+    the value of a patient like those of training with probability ``level``.
 
     Returns:
         Value, lower and upper end, (N, K, 3), in the units of the attributes.
@@ -165,16 +158,14 @@ def read_lines(
 
 
 def calibration_lines(table: LatentTable) -> dict[str, dict[str, float]]:
-    """Says what the codes of a model mean in the units of the attributes.
-
-    Args:
-        table: Codes and attributes of the training patients.
+    """Says what the codes of a model mean in the units of the attributes, from those of training
+    patients; empty with fewer than `LEAST`.
 
     Returns:
         For each attribute its ``dimension``, ``slope`` and ``intercept`` of the line from the code
         to the attribute, ``low`` and ``high``, the range among the training patients,
         ``code_mean`` and ``code_deviation``, ``residual_sd``, the standard deviation about the line
-        (n - 2 degrees of freedom), and the number ``n`` of patients. Empty with fewer than `LEAST`.
+        (n - 2 degrees of freedom), and the number ``n`` of patients.
 
     Example:
         >>> codes = np.array([[1.0], [2.0], [3.0], [4.0], [5.0]])

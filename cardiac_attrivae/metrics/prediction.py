@@ -183,10 +183,8 @@ def _carried(
     measured: np.ndarray,
     dimensions: Sequence[int | None] | np.ndarray,
 ) -> np.ndarray:
-    """Computes `agreement` (5, K) of new patients with lines fitted on codes and attributes.
-
-    Attribute k is read from its dimension; nan where that is None.
-    """
+    """Computes `agreement` (5, K) of new patients with lines fitted on codes and attributes;
+    attribute k is read from its dimension, and nan where that is None."""
     pairs = [(k, dim) for k, dim in enumerate(dimensions) if dim is not None]
     known, used = [k for k, _ in pairs], [dim for _, dim in pairs]
     x, y, new = codes[:, used], attributes[:, known], new[:, used]

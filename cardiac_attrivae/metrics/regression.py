@@ -235,10 +235,8 @@ def _folds(cases: Sequence[str], folds: int, seed: int) -> np.ndarray:
 
 
 def _without_groups(cases: Sequence[str]) -> list[np.ndarray]:
-    """Lists the rows that are left without each of `GROUPS` groups of patients.
-
-    Their seed is not that of the folds: a group that is a fold would leave a fit as it was.
-    """
+    """Lists the rows that are left without each of `GROUPS` groups of patients. Their seed is not
+    that of the folds: a group that is a fold would leave a fit as it was."""
     group = _folds(cases, min(GROUPS, len(rows_of_patients(cases))), seed=GROUPS)
     return [np.flatnonzero(group != g) for g in np.unique(group)]
 
@@ -256,10 +254,8 @@ def _importance(
 
 
 def _chosen_penalties(x: np.ndarray, y: np.ndarray, fold: np.ndarray) -> list[float]:
-    """Chooses a penalty for each attribute (N, K) by cross-validation over folds (N,).
-
-    These are the numbers of scikit-learn's `LassoCV`, without its checks of every fold.
-    """
+    """Chooses a penalty for each attribute (N, K) by cross-validation over folds (N,): the numbers
+    of scikit-learn's `LassoCV`, without its checks of every fold."""
     errors = []
     for left_out in np.unique(fold):
         away = fold == left_out
@@ -280,11 +276,9 @@ def _lassos(x: np.ndarray, y: np.ndarray, penalties: Sequence[float]) -> np.ndar
 def _paths(
     x: np.ndarray, y: np.ndarray, penalties: Sequence[float] | np.ndarray, products: bool = True
 ) -> np.ndarray:
-    """Fits lassos of an attribute (N,), one per penalty; coefficients (D, P).
-
-    Codes (N, D) and attribute are centred. ``products`` are used where N > D, which is faster if
-    there are many penalties.
-    """
+    """Fits lassos of an attribute (N,), one per penalty; coefficients (D, P). Codes (N, D) and
+    attribute are centred. ``products`` are used where N > D, which is faster if there are many
+    penalties."""
     x, y = np.asfortranarray(x), np.ascontiguousarray(y)
     return lasso_path(
         x, y, alphas=penalties, max_iter=MOST_STEPS, check_input=False,
@@ -299,15 +293,9 @@ def _left_out(
     predict: Callable[[np.ndarray, np.ndarray], np.ndarray],
     dimensions: Sequence[int | None],
 ) -> list[Score]:
-    """Scores predictions of left-out patients, with `jackknife` intervals.
-
-    Args:
-        metric: Name of an entry of `PREDICTED`.
-        table: Codes and attributes.
-        fold: Fold of each row, (N,).
-        predict: Takes the rows to fit on and the rows (M,) to predict; returns attributes (M, K).
-        dimensions: Latent dimension of each attribute, for the table.
-    """
+    """Scores predictions of left-out patients, an entry of `PREDICTED`, with `jackknife` intervals;
+    ``predict`` takes the rows to fit on and the rows (M,) to predict, and returns attributes (M,
+    K)."""
     y = np.asarray(table.attributes, dtype=float)
 
     def measure(rows: np.ndarray) -> np.ndarray:

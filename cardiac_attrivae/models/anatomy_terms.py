@@ -16,13 +16,9 @@ BETA = 0.3
 
 
 def soft_areas(logits: Tensor) -> Tensor:
-    """Counts the pixels of LV, myocardium and RV, each by its probability.
+    """Counts the pixels of LV, myocardium and RV, (N, 3), each by its probability.
 
-    Args:
-        logits: Background, LV, myocardium and RV, (N, 4, H, W).
-
-    Returns:
-        Areas in pixels, (N, 3).
+    Logits are those of background, LV, myocardium and RV, (N, 4, H, W).
 
     Example:
         >>> import torch
@@ -35,16 +31,12 @@ def soft_areas(logits: Tensor) -> Tensor:
 
 
 def mask_distance(logits: Tensor, label: Tensor) -> Tensor:
-    r"""Computes one minus the soft Dice of each slice, averaged over LV, myocardium and RV.
+    r"""Computes one minus the soft Dice of each slice, averaged over LV, myocardium and RV, (N,).
 
     .. math:: 1 - \frac13 \sum_s \frac{2 \sum p_s m_s + 1}{\sum p_s + \sum m_s + 1}
 
-    Args:
-        logits: What a segmenter makes of reconstructions, (N, 4, H, W).
-        label: Canonical labels of the original slices, (N, 1, H, W).
-
-    Returns:
-        (N,), each in [0, 1].
+    of what a segmenter makes of reconstructions, (N, 4, H, W), and the canonical labels of the
+    original slices, (N, 1, H, W); in [0, 1].
 
     References:
         | V-Net (Milletari, Navab & Ahmadi, 2016), https://arxiv.org/abs/1606.04797
@@ -64,13 +56,9 @@ def mask_distance(logits: Tensor, label: Tensor) -> Tensor:
 
 
 def turned(z: Tensor, dimension: Tensor, amount: Tensor, along: Tensor | None = None) -> Tensor:
-    """Adds an amount to one dimension of each code.
+    """Adds an amount (N,) to one dimension (N,) of each code (N, D).
 
-    Args:
-        z: Codes, (N, D).
-        dimension: Dimension of each code, (N,).
-        amount: What is added, (N,).
-        along: What moves with the unit of each dimension, (D, D): its columns; None: nothing.
+    ``along`` says what moves with the unit of each dimension, (D, D): its columns; None: nothing.
 
     Example:
         >>> import torch
@@ -83,20 +71,12 @@ def turned(z: Tensor, dimension: Tensor, amount: Tensor, along: Tensor | None = 
 
 
 def control_distance(before: Tensor, after: Tensor, structure: Tensor, amount: Tensor) -> Tensor:
-    r"""Penalises a drawing that does not change as its code was turned.
+    r"""Penalises a drawing that does not change as its code was turned, (N,), 0 where it obeys.
 
-    The area of one structure should change by the amount, the others should stay: smooth L1
-    with `BETA` between the change of the areas and the request, averaged over the structures.
-
-    Args:
-        before: Areas of LV, myocardium and RV, at each phase, in standard deviations over
-            patients, (N, 3 C).
-        after: The same after one dimension was turned, (N, 3 C).
-        structure: Index of the structure whose area was asked to change, (N,).
-        amount: By how many deviations, (N,).
-
-    Returns:
-        (N,), 0 where the drawing obeys.
+    The area of one structure, (N,), should change by the amount in deviations, (N,), the others
+    should stay: smooth L1 with `BETA` between the change of the areas and the request, averaged
+    over the structures. Areas are those of LV, myocardium and RV, at each phase, in standard
+    deviations over patients, (N, 3 C), before and after one dimension was turned.
 
     Example:
         >>> import torch

@@ -37,9 +37,8 @@ LITE0_TAPS = (0, 2, 4, 10)  # the last block at strides 2, 4, 8 and 16
 class VGG19Features(nn.Module):
     """Computes the features of VGG19 (https://arxiv.org/abs/1409.1556) up to relu4_1.
 
-    Args:
-        weights: State dict with torchvision's names, ``features.0.weight`` and so on; those of
-            later layers are ignored.
+    Weights are a state dict with torchvision's names, ``features.0.weight`` and so on; those of
+    later layers are ignored.
 
     Raises:
         DataError: If a tensor is missing or has another shape.
@@ -70,14 +69,12 @@ class VGG19Features(nn.Module):
 
 
 class Lite0Features(nn.Module):
-    """Computes the features of EfficientNet-Lite0 (https://arxiv.org/abs/1905.11946).
+    """Computes the features of EfficientNet-Lite0 (https://arxiv.org/abs/1905.11946), given that
+    network of the package efficientnet-lite-pytorch.
 
     They are the last blocks at strides 2, 4, 8 and 16, of 16, 24, 40 and 112 channels, without a
     nonlinearity. The features are large (standard deviation 3 to 7), so the term needs a far
     smaller weight than another network: benchmarks/perceptual.py compares them.
-
-    Args:
-        network: ``EfficientNet`` of the package efficientnet-lite-pytorch.
     """
 
     def __init__(self, network: Any) -> None:

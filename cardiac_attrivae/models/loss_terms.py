@@ -53,14 +53,7 @@ def kl_divergence(
 
 
 def squared_error(reconstruction: Tensor, image: Tensor) -> Tensor:
-    """Sums the squared error of each image over channels and pixels.
-
-    Args:
-        reconstruction: (N, C, H, W).
-        image: (N, C, H, W).
-
-    Returns:
-        Sums, not means, (N,).
+    """Sums the squared error of each image (N, C, H, W) over channels and pixels, (N,).
 
     Raises:
         ValueError: If the shapes differ.
@@ -137,18 +130,11 @@ def attribute_distance(
 def capacity_gap(
     kl: Tensor, step: int, capacity: float = 25.0, capacity_steps: int = 100_000
 ) -> Tensor:
-    """Computes |mean KL - C| with a capacity C that grows linearly from 0 to its final value.
+    """Computes |mean KL - C|, a scalar, with a capacity C in nats that grows linearly from 0 to its
+    final value in the given number of steps.
 
-    Multiplied by its weight (1000 in the source), it replaces beta times KL.
-
-    Args:
-        kl: `kl_divergence` of each sample, (N,).
-        step: Number of optimiser steps done.
-        capacity: Final C in nats.
-        capacity_steps: Number of steps in which C grows.
-
-    Returns:
-        A scalar.
+    ``kl`` is the `kl_divergence` of each sample, (N,). Multiplied by its weight (1000 in the
+    source), the gap replaces beta times KL.
 
     References:
         | Understanding disentangling in beta-VAE (Burgess et al., 2018)

@@ -54,10 +54,8 @@ class AttributeLoss(nn.Module):
     def attribute_term(self, output: VAEOutput, attributes: Tensor | None) -> dict[str, Tensor]:
         """Computes the weighted term ``attribute``; none if gamma is 0.
 
-        Args:
-            output: What the network returned.
-            attributes: Values, (N, K) with K <= D; standardised for ``graded``. When several
-                processes train together: those of the whole batch.
+        Attributes are (N, K) with K <= D, standardised for ``graded``. When several processes train
+        together, they are those of the whole batch.
 
         Raises:
             ValueError: If the attributes are missing, or shapes do not fit.
@@ -119,15 +117,11 @@ class AttriVAELoss(AttributeLoss):
     def forward(
         self, output: VAEOutput, image: Tensor, attributes: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Computes the weighted terms; their sum is the objective.
+        """Computes the weighted terms, scalars ``reconstruction``, ``kl`` and, unless gamma is 0,
+        ``attribute``; their sum is the objective.
 
-        Args:
-            output: What the network returned.
-            image: Input of the network, (N, C, H, W).
-            attributes: See `attribute_term`.
-
-        Returns:
-            Scalars ``reconstruction``, ``kl`` and, unless gamma is 0, ``attribute``.
+        The image (N, C, H, W) is the input of the network; attributes are those of
+        `attribute_term`.
 
         Raises:
             ValueError: If shapes do not fit, or the attributes are missing.
@@ -140,12 +134,8 @@ class AttriVAELoss(AttributeLoss):
         }
 
     def kl_terms(self, output: VAEOutput, rows: int) -> dict[str, Tensor]:
-        """Computes the weighted terms of the codes' distribution.
-
-        Args:
-            output: What the network returned.
-            rows: Number of rows of the whole batch, of all processes.
-        """
+        """Computes the weighted terms of the codes' distribution; ``rows`` are those of the whole
+        batch, of all processes."""
         return {"kl": self.beta * batch_mean(kl_divergence(output.mu, output.logvar))}
 
 
@@ -256,12 +246,8 @@ class SoftIntroLoss(AttributeLoss):
         }
 
     def exp_elbo(self, again: VAEOutput, image: Tensor) -> Tensor:
-        """Computes a quarter of E, a scalar.
-
-        Args:
-            again: Output of the network for generated images.
-            image: The generated images, (N, C, H, W).
-        """
+        """Computes a quarter of E, a scalar, of generated images and of the network's output for
+        them."""
         elbo = self.beta_rec * self.error(again.reconstruction, image)
         elbo = elbo + self.beta_neg * kl_divergence(again.mu, again.logvar)
         return 0.25 * batch_mean(torch.exp(-2 * self.scale_of(image) * elbo))

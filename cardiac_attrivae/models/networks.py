@@ -45,11 +45,8 @@ MOST_PARAMETERS = 10**9
 
 
 def build_network(name: str, /, **arguments: Any) -> VAE:
-    """Builds the network that a pipeline asks for.
-
-    Args:
-        name: See `network_class`.
-        arguments: Arguments of its constructor.
+    """Builds the network that a pipeline asks for, see `network_class`, from arguments of its
+    constructor.
 
     Raises:
         ValueError: If there is no such network, or it does not take these arguments.
@@ -95,9 +92,8 @@ def parameter_count(name: str, /, **arguments: Any) -> int:
 def network_class(name: str) -> type[VAE]:
     """Finds the class of a network.
 
-    Args:
-        name: A name in `NETWORKS`, or the dotted path of a class, ``package.module.Class``, with
-            ``latent_size``, ``encode`` and ``decode`` as `VAE` has them.
+    It goes by its name in `NETWORKS`, or by a dotted path, ``package.module.Class``, and then has
+    ``latent_size``, ``encode`` and ``decode`` as `VAE` has them.
 
     Raises:
         ValueError: If there is no such class, or it is no network.
@@ -134,14 +130,11 @@ def kind_of(name: str) -> str:
 
 
 def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Estimates the running statistics of batch norm again, on the given images alone.
+    """Estimates the running statistics of batch norm again, on the given images (N, C, H, W) alone.
 
-    Introspective training averages them over real and generated images. A network without batch
-    norm, or with frozen batch norm, is not changed.
-
-    Args:
-        network: Any network; it stays in train or in eval mode, whichever it was in.
-        batches: Images, (N, C, H, W) each; every batch counts the same.
+    Introspective training averages them over real and generated images. Every batch counts the
+    same. A network without batch norm, or with frozen batch norm, is not changed; it stays in train
+    or in eval mode, whichever it was in.
 
     Example:
         >>> network = nn.BatchNorm2d(1)

@@ -79,11 +79,8 @@ class PerceptualLoss(nn.Module):
         return super().train(False)
 
     def forward(self, reconstruction: Tensor, image: Tensor) -> Tensor:
-        """Computes the distance of each pair, (N,); its batch mean is the published term.
-
-        Args:
-            reconstruction: (N, C, H, W).
-            image: (N, C, H, W).
+        """Computes the distance of each pair (N, C, H, W), (N,); its batch mean is the published
+        term.
 
         Raises:
             ValueError: If the shapes differ.
@@ -130,15 +127,12 @@ class _DistanceLoss(PerceptualLoss):
 
 
 def perceptual_loss(name: str, weights: Path | str | None = None) -> PerceptualLoss | None:
-    """Builds the perceptual loss that a pipeline asks for.
+    """Builds the perceptual loss that a pipeline asks for; None for ``none``.
 
     Args:
         name: A name in `PERCEPTUAL`, or ``monai:<type>`` for a network of MONAI's PerceptualLoss,
             which downloads its weights.
         weights: File with the weights of ``vgg19``, .pth or .safetensors; see `find_vgg19_weights`.
-
-    Returns:
-        The loss, or None for ``none``.
 
     Raises:
         ValueError: If there is no such network, or it takes no file.

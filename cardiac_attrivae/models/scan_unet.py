@@ -51,14 +51,8 @@ class ScanUNet(nn.Module):
 
 
 def with_neighbours(slices: Tensor, context: int) -> Tensor:
-    """Puts the slices before and after each slice into its channels; the ends are repeated.
-
-    Args:
-        slices: A stack, (Z, H, W).
-        context: Odd number of channels.
-
-    Returns:
-        (Z, context, H, W).
+    """Puts the slices of a stack (Z, H, W) before and after each slice into its channels, (Z,
+    context, H, W); the ends are repeated. ``context`` is odd.
 
     Example:
         >>> with_neighbours(torch.arange(3.0).reshape(3, 1, 1), 3)[:, :, 0, 0].tolist()
