@@ -163,6 +163,7 @@ class Model:
         mask: str | Path | None = None,
         segmenter: str | Path | Sequence[str | Path] = "acdc",
         labels: Mapping[str, int] | None = None,
+        mirror: bool = False,
     ) -> Encoded:
         """Encodes a scan as the scanner's files hold it, with its mask or without one.
 
@@ -171,6 +172,7 @@ class Model:
             mask: Its mask; None segments the scan.
             segmenter: ``acdc``, a run of ``segment_scans``, or ``onnx:FILE``; several vote.
             labels: Structure -> its number in the mask; None is ``{"LV": 1, "MYO": 2, "RV": 3}``.
+            mirror: Whether the scan is stored as a mirror image, and is turned round.
 
         Raises:
             DataError: If it cannot be read or segmented, or shows no usable slice.
@@ -178,6 +180,7 @@ class Model:
         return encode_scan(
             self.run, path, mask, segmenter=lambda: load_segmenter(segmenter),
             labels=label_numbers(labels) if labels else CANONICAL, known=self._population,
+            mirror=mirror,
         )  # fmt: skip
 
     def decode(self, codes: np.ndarray, condition: str | None = None) -> np.ndarray:

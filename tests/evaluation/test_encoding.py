@@ -95,6 +95,22 @@ def test_attributes_from_the_code_are_those_that_the_model_reads(world):
             np.testing.assert_allclose(one.attributes[mine], wanted[theirs], rtol=1e-4, atol=1e-3)
 
 
+def test_a_basal_slice_whose_rv_a_segmenter_drew_in_part_is_passed_over(world, tmp_path):
+    run, _, folder, records, _ = world
+    file = folder / "masks" / records[0].image.name
+    scan, mask = read_scan(records[0].image), read_scan(file)
+    right = encode_scan(run, records[0].image, file)
+    partly = mask.frames.astype(np.uint8)
+    plane = partly[:, :, right.slice_index, right.frame]
+    rv = np.argwhere(plane == Structure.RV)
+    plane[tuple(rv[: len(rv) // 2].T)] = Structure.BACKGROUND
+    known = {scan.frames[..., t].tobytes(): partly[..., t] for t in range(partly.shape[3])}
+    found = encode_scan(run, records[0].image, segmenter=lambda: Stub(known))
+    assert abs(found.slice_index - right.slice_index) == 1
+    nibabel.save(nibabel.Nifti1Image(partly, None, nibabel.load(file).header), tmp_path / "m.nii")
+    assert encode_scan(run, records[0].image, tmp_path / "m.nii").slice_index == right.slice_index
+
+
 def test_end_diastole_is_where_the_left_ventricle_is_largest(world, tmp_path):
     run, _, folder, records, stub = world
     mask = read_scan(folder / "masks" / records[0].image.name)
@@ -128,6 +144,8 @@ def test_a_mirror_image_is_reported_and_mended(world, tmp_path):
     right = encode_scan(run, record.image, folder / "masks" / record.image.name)
     wrong, mended = encode_scan(run, *files), encode_scan(run, *files, mirror=True)
     np.testing.assert_allclose(mended.code, right.code, atol=1e-4)
+    again = ca.load_model(run.folder, device="cpu").encode_scan(*files, mirror=True)
+    assert np.array_equal(again.code, mended.code)
     assert np.abs(wrong.code - right.code).max() > 1e-3
     assert MIRROR_IMAGE not in right.warnings
     assert MIRROR_IMAGE not in mended.warnings
