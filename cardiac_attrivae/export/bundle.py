@@ -63,6 +63,8 @@ def export(
     if form != "bundle" and evaluation is not None:
         raise ValueError(f"format {form} has no place for scores; only a bundle has a model card")
     model = load_run(run, plain=plain)
+    if model.condition and form != "safetensors":
+        tell(f"the exported network is told no {model.condition}")
     if form == "bundle":
         if model.refiner is not None:
             model = replace(model, refiner=None)

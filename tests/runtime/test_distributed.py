@@ -86,7 +86,8 @@ def train(dtype, objective):
     torch.manual_seed(0)
     classifies = isinstance(objective, ClassifierLoss)
     head = {"classes": ["DCM", "NOR"]} if classifies else None
-    network = synchronise(SoftIntroVAE(5, 16, 1, (3, 4), classifier=head).to(dtype))
+    told = {"condition": "vendor", "categories": ["A", "B"]} if classifies else {}
+    network = synchronise(SoftIntroVAE(5, 16, 1, (3, 4), classifier=head, **told).to(dtype))
     encoder, decoder = split_parameters(network)
     common = {
         "device": "cpu", "max_epochs": 1, "train_data_loader": [None], "epoch_length": 1,
@@ -107,6 +108,7 @@ def train(dtype, objective):
     batch = {
         Keys.IMAGE: normal(ROWS, 1, 16, 16, seed=1, dtype=dtype).sigmoid(),
         Keys.ATTRIBUTES: normal(ROWS, 3, seed=2, dtype=dtype),
+        Keys.CONDITION: torch.eye(2)[torch.arange(ROWS) % 2],
         Keys.CLASS: torch.eye(3)[torch.arange(ROWS) % 3, :2],  # the third class is not known
         Keys.ROW: torch.arange(ROWS),
     }

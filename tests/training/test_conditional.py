@@ -136,7 +136,9 @@ def test_given_categories_are_kept_and_others_are_not_told(store):
 
 def test_an_exported_model_is_told_nothing_and_its_card_says_so(folder, store, tmp_path):
     run = load_run(folder)
-    export(folder, "bundle", tmp_path / "bundle")
+    said = []
+    export(folder, "bundle", tmp_path / "bundle", tell=said.append)
+    assert said[0] == "the exported network is told no pathology"
     about = json.loads((tmp_path / "bundle" / "configs" / "metadata.json").read_text())
     known = ", ".join(run.network.categories)
     assert f"was told the pathology of patients ({known}); here it is told none" in str(about)
