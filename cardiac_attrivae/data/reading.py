@@ -58,9 +58,8 @@ class ReadPhased(MapTransform):
         if not are_finite(image.voxels):
             raise DataError(f"{record.image.name} holds NaN or infinite values, or beyond float32")
         values = dict(zip(self.keys, (image.voxels, mask.voxels), strict=True))
-        predicted = record.mask_source != MANUAL
-        found = {"spacing": image.spacing_mm, "stored": (image, stored), "predicted": predicted}
-        return {**data, **values, **found}
+        found = {**data, **values, "spacing": image.spacing_mm, "stored": (image, stored)}
+        return {**found, "predicted": record.mask_source != MANUAL}
 
 
 def stack_of(voxels: Any) -> np.ndarray:
@@ -167,7 +166,7 @@ class NotePhases(Transform):
             mask = read_mask(later.mask, later.frame).voxels if later else None
         except DataError:  # `check` says what is wrong at ES
             mask = None
-        remarks = list(data["remarks"])
+        remarks = list(data.get("remarks", ()))
         if later and mask is not None and sorted(mask.shape) == sorted(data[Keys.LABEL].shape):
             numbers = [n for n, found in later.label_numbers.items() if found == Structure.LV]
             if np.isin(mask, numbers).sum() > _lv_voxels(data):
