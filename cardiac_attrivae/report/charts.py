@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-POINTS, FIT, FRAME = "#0072b2", "#000000", "#009e73"
+FIT, FRAME = "#000000", "#009e73"
 MOST_DIMENSIONS = 32
 """Rows of a correlation map; the paper's networks have up to 256 dimensions."""
 
@@ -237,9 +237,10 @@ def scatter(
     names: Sequence[str],
     units: Sequence[str],
     path: str | Path,
+    *,
+    dimensions: Sequence[int],
+    groups: Sequence[str],
     scores: Sequence[float] | None = None,
-    dimensions: Sequence[int] | None = None,
-    groups: Sequence[str] | None = None,
 ) -> None:
     """Draws each attribute against the latent dimension that was trained on it, with a fitted line.
 
@@ -249,28 +250,24 @@ def scatter(
         names: Attributes, length K.
         units: Their units, length K.
         path: PNG to write; its folders are created.
-        scores: R^2 of each attribute, printed above its panel, length K.
-        dimensions: Latent dimension of each column, length K; 0 to K - 1 by default.
+        dimensions: Latent dimension of each column, length K.
         groups: Test set or domain of each point, length N; each has its own colour and marker.
+        scores: R^2 of each attribute, printed above its panel, length K.
 
     Raises:
         ValueError: If the lengths differ.
     """
     codes, attributes = np.asarray(codes, float), np.asarray(attributes, float)
     k = len(names)
-    dimensions = range(k) if dimensions is None else dimensions
     lengths = {len(units), len(dimensions), k if scores is None else len(scores)}
     if codes.ndim != 2 or codes.shape != attributes.shape or codes.shape[1] != k or lengths != {k}:
         raise ValueError(
             f"codes {codes.shape}, attributes {attributes.shape} and {k} names do not fit; "
             "expected (N, K) twice, and K names, units, scores and dimensions"
         )
-    if groups is not None and len(groups) != len(codes):
+    if len(groups) != len(codes):
         raise ValueError(f"{len(groups)} groups for {len(codes)} points")
-    group = np.full(len(codes), "") if groups is None else np.asarray(groups)
-    look = looks(group.tolist())
-    if groups is None:
-        look = {"": Look(POINTS, "-", "o")}
+    group, look = np.asarray(groups), looks(list(groups))
 
     columns = min(k, 3)
     rows = math.ceil(k / columns)
@@ -294,8 +291,7 @@ def scatter(
         axis.set_ylabel(_with_unit(label_of(names[i]), units[i]))
         axis.set_title(names[i] if scores is None else f"{names[i]}, R² {scores[i]:.2f}", size=10)
         axis.spines[["top", "right"]].set_visible(False)
-    if groups is not None:
-        legend(figure, look, dataset_label)
+    legend(figure, look, dataset_label)
     save(figure, path)
 
 

@@ -165,9 +165,12 @@ def _prepared(
             train, seed=seed, device=device, training=training, checkpoint=checkpoint,
             progress=lambda batches, _: (b for b, _ in zip(batches, steps, strict=False)),
         )  # fmt: skip
-        ready[file] = scored(network, unseen.basal())
-        _write(ready[file], file)
+        found = ready[file] = scored(network, unseen.basal())
+        # another process may train the same one: the last file stays, and has the same content
+        about = {"dice": found.dice, "patients": found.patients, "fingerprint": file.stem}
+        write_weights(file, network.state_dict(), about)
         checkpoint.unlink(missing_ok=True)
+        remove_leftovers(file.parent)
     next(steps, None)  # a bar closes when it is asked for more
     return ready
 
@@ -185,16 +188,9 @@ def _file(
 def patients_of(
     store: SliceDataset, seed: int, half: int | None = None
 ) -> tuple[SliceDataset, SliceDataset]:
-    """Returns the slices to train on, and those of other patients to score on.
-
-    Args:
-        store: Slices of all splits.
-        seed: Seed of the choice of patients that are set aside.
-        half: See `segmenters_for`.
-
-    Raises:
-        DataError: If there are too few patients to train on.
-    """
+    """Returns the slices of a store to train on, and those of other patients to score on, who are
+    chosen by the seed; ``half`` is as for `segmenters_for`. Refuses a store with too few patients
+    to train on."""
     cases, split = store.cases["case"], store.cases["split"]
     training = sorted(cases[split == "train"].unique())
     aside = cases[split != "train"].unique()
@@ -212,17 +208,9 @@ def patients_of(
 
 
 def read_cached(file: Path, network: nn.Module, needed: Collection[str] = ()) -> Facts | None:
-    """Reads the weights of a cached network into it, and puts it into eval mode.
-
-    Args:
-        file: File of the cache.
-        network: Gets the weights.
-        needed: Names of what must be known about it.
-
-    Returns:
-        What is known about it; None if there is no file, or one that was damaged or exchanged, as a
-        warning says.
-    """
+    """Reads the weights of a cached file into a network, puts it into eval mode, and returns what
+    is known about it, with the ``needed`` names; None if there is no file, or one that was damaged
+    or exchanged, as a warning says."""
     if not file.is_file():
         return None
     try:
@@ -247,19 +235,8 @@ def _read(file: Path, device: torch.device | str) -> Segmenter | None:
 
 
 def read_judge(file: Path, device: torch.device | str = "cpu") -> Segmenter:
-    """Reads a segmenter that is shipped with a model.
-
-    Raises:
-        DataError: If the file is missing or damaged.
-    """
+    """Reads a segmenter that is shipped with a model; refuses a file that is missing or damaged."""
     found = _read(file, device)
     if found is None:
         raise DataError(f"{file} is missing or damaged; install the package again")
     return found
-
-
-def _write(segmenter: Segmenter, file: Path) -> None:
-    # another process may train the same one: the last file stays, and has the same content
-    about = {"dice": segmenter.dice, "patients": segmenter.patients, "fingerprint": file.stem}
-    write_weights(file, segmenter.network.state_dict(), about)
-    remove_leftovers(file.parent)

@@ -267,13 +267,17 @@ def test_scatter(tmp_path, k):
     codes[:, 0] = 0  # a collapsed dimension has no line, and is no error
     path = tmp_path / "s.png"
     groups = ["acdc"] * 15 + ["mnms"] * 5
-    charts.scatter(codes, 100 + codes, ["LVEDV"] * k, ["mL"] * k, path, [0.5] * k, groups=groups)
+    charts.scatter(
+        codes, 100 + codes, ["LVEDV"] * k, ["mL"] * k, path,
+        dimensions=range(k), groups=groups, scores=[0.5] * k,
+    )  # fmt: skip
     assert blank(path)
 
 
 def test_scatter_tells_groups_apart_by_colour_and_marker(drawn):
     x = np.arange(8.0)[:, None]
-    charts.scatter(x, 2 * x, ["LVEDA"], ["cm2"], "s.png", groups=list("aabbbaba"))
+    groups = list("aabbbaba")
+    charts.scatter(x, 2 * x, ["LVEDA"], ["cm2"], "s.png", dimensions=[0], groups=groups)
     (axis,) = drawn[0].axes
     first, second = axis.collections
     assert first.get_offsets()[:, 0].tolist() == [0, 1, 5, 7]
@@ -287,15 +291,17 @@ def test_scatter_tells_groups_apart_by_colour_and_marker(drawn):
 
 def test_scatter_names_data_sets_as_people_do(drawn):
     x = np.arange(3.0)[:, None]
-    charts.scatter(x, x, ["LVEDA"], ["cm2"], "s.png", groups=("mnms", "acdc", "phantom"))
+    groups = ("mnms", "acdc", "phantom")
+    charts.scatter(x, x, ["LVEDA"], ["cm2"], "s.png", dimensions=[0], groups=groups)
     assert legend(drawn[0]) == ["M&Ms", "ACDC", "phantom"]
 
 
 def test_scatter_names_what_does_not_fit():
+    points, units = (np.eye(2), np.eye(2)), ("", "")
     with pytest.raises(ValueError, match="3 groups for 2 points"):
-        charts.scatter(np.eye(2), np.eye(2), "ab", ("", ""), "s.png", groups="xyz")
+        charts.scatter(*points, "ab", units, "s.png", dimensions=(0, 1), groups="xyz")
     with pytest.raises(ValueError, match="and 1 names do not fit"):
-        charts.scatter(np.eye(2), np.eye(2), "a", ("", ""), "s.png")
+        charts.scatter(*points, "a", units, "s.png", dimensions=(0, 1), groups="xy")
 
 
 def test_correlations_put_trained_dimensions_first_and_say_what_is_left_out(drawn):
@@ -349,7 +355,7 @@ def test_pictures_leave_the_global_state_of_matplotlib_alone(tmp_path):
     import matplotlib
 
     before = dict(matplotlib.rcParams)
-    charts.scatter(np.eye(2), np.eye(2), ("a", "b"), ("", ""), tmp_path / "s.png")
+    charts.correlations(np.zeros((40, 3)), ("a", "b", "c"), tmp_path / "c.png", (0, 1, 2))
     assert dict(matplotlib.rcParams) == before
 
 
@@ -360,7 +366,8 @@ def test_no_letter_is_smaller_than_seven_points(drawn):
     charts.intervals(scores(), "x.png", "score")
     charts.control(pictures(), "x.png", UNITS)
     charts.correlations(np.zeros((40, 3)), ("a", "b", "c"), "x.png", (0, 1, 2))
-    charts.scatter(np.eye(2), np.eye(2), ("a", "b"), ("", ""), "x.png", groups=("x", "y"))
+    pair = ("x", "y")
+    charts.scatter(np.eye(2), np.eye(2), pair, ("", ""), "x.png", dimensions=(0, 1), groups=pair)
     sizes = [text.get_fontsize() for figure in drawn for text in figure.findobj(Text)]
     assert len(drawn) == 5
     assert min(sizes) >= 7
