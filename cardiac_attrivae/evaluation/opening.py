@@ -105,6 +105,11 @@ def open_trained(
     check_fit(model, opened)
     names = model.pipeline.attributes
     known = opened.split("train").basal().complete(names)
+    if names and len(known) < LEAST:
+        raise DataError(
+            f"{store} has {len(known)} training patients; attributes are drawn and read along "
+            f"lines, which need {LEAST}: train on more patients"
+        )
     return model, opened, codes_of(model, known, names, find_device(device), telling)
 
 

@@ -9,7 +9,7 @@ from conftest import trained
 from cardiac_attrivae.data.preprocess import preprocess
 from cardiac_attrivae.data.recipe import Recipe
 from cardiac_attrivae.data.store import SliceDataset
-from cardiac_attrivae.evaluation.opening import open_all
+from cardiac_attrivae.evaluation.opening import open_all, open_trained
 from cardiac_attrivae.runtime.weights import read_weights, write_weights
 from cardiac_attrivae.schema import DataError
 from cardiac_attrivae.training.run import load_run
@@ -139,6 +139,12 @@ def test_a_run_that_does_not_know_its_patients_is_noted(run, acdc_store_all, tmp
     older = variant(run, tmp_path / "older", without=["train_cases"], content_hash="0" * 64)
     (note,) = open_all([older], [acdc_store_all], "test").notes
     assert "older was trained on another store of acdc and does not say on which patients" in note
+
+
+def test_too_few_training_patients_for_lines_are_told(run, acdc_store_all, monkeypatch):
+    monkeypatch.setattr("cardiac_attrivae.evaluation.opening.LEAST", 90)
+    with pytest.raises(DataError, match=r"has \d training patients; .* need 90: train on more"):
+        open_trained(run, acdc_store_all, "cpu")
 
 
 def test_a_name_too_long_for_files_is_refused_before_anything_is_computed(
