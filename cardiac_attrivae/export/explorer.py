@@ -9,6 +9,7 @@ hearts instead.
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -146,6 +147,9 @@ def check_replaceable(folder: Path) -> None:
     """Refuses a folder that holds anything but an explorer: it would be removed."""
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file; choose another folder")
+    above = next(place for place in folder.absolute().parents if place.exists())
+    if not os.access(above, os.W_OK):  # known only after minutes otherwise
+        raise DataError(f"{above} may not be written; choose another folder")
     if folder.is_dir() and not is_empty(folder):
         file = folder / "data.json"
         if not (file.is_file() and "patients" in read_json(file)):

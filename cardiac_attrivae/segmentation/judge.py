@@ -77,8 +77,14 @@ def scored(network: nn.Module, unseen: SliceDataset) -> Segmenter:
 
 
 def cache_of(store: SliceDataset, otherwise: Path) -> Path:
-    """Returns the folder that keeps the segmenters of a store: inside it, if it is writable."""
-    return (store.folder if os.access(store.folder, os.W_OK) else otherwise) / "segmenters"
+    """Returns the folder that keeps the segmenters of a store: inside it, if it is writable, else
+    inside another folder, or where both may only be read, as a lab shares them, in the user's own
+    cache."""
+    for folder in (store.folder, otherwise):
+        if os.access(folder, os.W_OK):
+            return folder / "segmenters"
+    own = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    return (own / "cardiac-attrivae" if own.is_absolute() else otherwise) / "segmenters"
 
 
 @contextmanager

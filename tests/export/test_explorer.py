@@ -241,11 +241,16 @@ def test_nothing_but_an_explorer_is_replaced(page, tmp_path, monkeypatch):
     words = ("--model", tmp_path, "--output", tmp_path)
     done = CliRunner().invoke(main, ["explore", *map(str, words)])
     assert done.exit_code == 2
-    assert "is not empty and holds no explorer; choose another folder" in done.stderr
+    assert "was not written by cardiac-attrivae explore: it holds mine.txt" in done.stderr
+    with pytest.raises(DataError, match="is not empty and holds no explorer; choose another"):
+        explorer.check_replaceable(tmp_path)
     with pytest.raises(DataError, match="is a file"):
         explorer.check_replaceable(tmp_path / "mine.txt")
     explorer.check_replaceable(page)
     explorer.check_replaceable(tmp_path / "new")
+    monkeypatch.setattr("os.access", lambda folder, mode: folder != tmp_path)
+    with pytest.raises(DataError, match=f"{tmp_path} may not be written; choose another"):
+        explorer.check_replaceable(tmp_path / "new" / "page")
 
 
 # Who may read it ----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import os
 import shutil
 import sys
 
@@ -213,6 +214,23 @@ def test_all_that_are_missing_are_announced_at_once_and_shown(drawn_slices, tmp_
     assert not torch.equal(weights(first.network), weights(second.network))
     segmenters_for(drawn_slices, tmp_path, (1, 0), **options)
     assert len(told) == len(shown) == 1
+
+
+def test_where_store_and_run_may_only_be_read_the_cache_is_that_of_the_user(
+    drawn_slices, tmp_path, monkeypatch
+):
+    read_only, run = [drawn_slices.folder], tmp_path / "run"
+    monkeypatch.setattr(os, "access", lambda folder, mode: folder not in read_only)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert cache_of(drawn_slices, run) == run / "segmenters"
+    read_only.append(run)
+    cache = cache_of(drawn_slices, run)
+    assert cache == tmp_path / "cache/cardiac-attrivae/segmenters"
+    segmenters_for(drawn_slices, cache, training=SHORT)
+    assert len([*cache.iterdir()]) == 1
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # no home, as in a container
+    assert cache_of(drawn_slices, run) == run / "segmenters"
 
 
 def test_one_preparation_serves_every_later_call(drawn_slices, tmp_path, monkeypatch):
