@@ -247,8 +247,9 @@ def test_processes_are_as_many_as_asked_for():
 
 
 PARENT = """
-import sys, time
+import signal, sys, time
 from cardiac_attrivae.runtime.pool import processes, run_each
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored
 with processes(2) as pool:
     for item, pid in run_each(pool, lambda n: __import__("os").getpid(), range(20)):
         print(pid, flush=True)
