@@ -114,7 +114,7 @@ def test_volumes_of_voxel_masks_agree_with_the_analytic_ones(trees):
 def test_every_heart_of_a_full_data_set_is_within_its_picture():
     psi = np.linspace(-np.pi, np.pi, 60)
     scans = [phantom._acdc_scan(index, 0)[1] for index in range(150)]
-    scans += [phantom._mnms_scan(index, 0)[1] for index in range(345)]
+    scans += [phantom._mnms_scan(index, 0, None)[1] for index in range(345)]
     for scan in scans:
         radius = scan.heart.boundaries(psi, 0.0)[2]
         x, y = -radius * np.cos(psi) - scan.centre_mm[0], -radius * np.sin(psi) - scan.centre_mm[1]

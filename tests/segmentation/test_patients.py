@@ -16,6 +16,7 @@ from cardiac_attrivae.cli.main import main
 from cardiac_attrivae.data.masks import Masks, read_labels
 from cardiac_attrivae.data.phantom import write_phantoms
 from cardiac_attrivae.data.scan import find_scans
+from cardiac_attrivae.runtime.outputs import claim
 from cardiac_attrivae.runtime.spreadsheet import read_csv
 from cardiac_attrivae.schema import DataError, Structure
 from cardiac_attrivae.segmentation import patients as module
@@ -165,6 +166,7 @@ def test_a_data_set_is_segmented_at_ed_and_es_without_its_masks(tmp_path, monkey
 
 
 def test_a_scan_below_the_output_is_refused(tmp_path):
+    claim(tmp_path, "segment")  # as an earlier call did
     (job,) = scans(tmp_path, "p1")
     words = ["segment", "--source", str(job.path), "--output", str(tmp_path)]
     result = CliRunner().invoke(main, words)
