@@ -108,6 +108,9 @@ def preprocess(
 
     A case that cannot be used is skipped and listed with a reason in skipped.csv.
     """
+    named = [case.strip() for case in mirror.split(",")] if mirror is not None else []
+    if "" in named:
+        raise click.UsageError("--mirror names an empty case; without names it turns all of them")
     from ..data.manifest import load_manifest
 
     manifest = load_manifest(dataset)
@@ -123,7 +126,7 @@ def preprocess(
     recipe = Recipe(slices, grid, size, phases=tuple(phases.split(",")), stack=stack)
     key = read_key(pseudonymise, output) if pseudonymise else None
     bar = progress("preprocess")
-    turned = mirror == EVERY or (mirror.split(",") if mirror else False)
+    turned: bool | list[str] = mirror == EVERY or named or False
     summary = run(
         manifest, source, output, recipe, key=key, masks=elsewhere, mirror=turned, progress=bar,
         **given,

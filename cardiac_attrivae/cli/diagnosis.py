@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,14 @@ def diagnose(
     found = predict(run, places, output, column=column, progress=progress("diagnose"), **given)
     for row in found[(found["class"] == "mean")].to_dict("records"):
         if row["metric"] == "Balanced_accuracy":
-            chance = f", by chance {row['null']:.2f}" if row["null"] == row["null"] else ""
+            told = []
+            if not math.isnan(row["low"]):  # blank where the patients are too few
+                told.append(f"{row['low']:.2f} to {row['high']:.2f}")
+            if not math.isnan(row["null"]):
+                told.append(f"by chance {row['null']:.2f}")
+            beside = f" ({', '.join(told)})" if told else ""
             say(
                 f"{row['dataset']}, {row['features']}, {row['classifier']}: balanced accuracy "
-                f"{row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f}{chance})"
+                f"{row['value']:.2f}{beside}"
             )
     say(f"Scores: {output / 'scores.csv'}; open {output / 'report.html'} in a browser.")

@@ -46,6 +46,7 @@ UNMARKED = {
     "join": ["dataset.json"],
     "train": ["config.yaml"],
     "explore": ["data.json"],
+    "phantom": ["SYNTHETIC.txt"],
     "export": ["configs", "model.safetensors", "model.ts", "encoder.onnx", "decoder.onnx"],
     "reproduce": ["plan.json"],
 }

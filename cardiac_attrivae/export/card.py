@@ -14,6 +14,7 @@ from ..data.manifest import load_manifest, shipped_manifests
 from ..data.recipe import STACK_MM, full_recipe
 from ..metrics.pooling import summarise
 from ..report.evaluations import read_evaluations
+from ..report.render import escape_markdown
 from ..report.text_tables import markdown
 from ..runtime.provenance import __version__, versions
 from ..schema import DataError
@@ -144,10 +145,9 @@ def phases_of(run: Run) -> list[str]:
 def _condition(run: Run) -> str:
     if not run.condition:
         return ""
-    known = ", ".join(run.network.categories)
-    return (
-        f" In training it was told the {run.condition} of patients ({known}); here it is told none."
-    )
+    column, *known = map(escape_markdown, (run.condition, *run.network.categories))
+    told = f"the {column} of patients ({', '.join(known)})"
+    return f" In training it was told {told}; here it is told none."
 
 
 def describe(run: Run, scores: Scores | None) -> dict[str, Any]:

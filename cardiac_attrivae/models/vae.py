@@ -21,14 +21,20 @@ LARGEST = 4096
 
 LONGEST = 64
 NAMES = Rule(
-    f"texts of 1 to {LONGEST} printable characters, each once",
+    f"texts of 1 to {LONGEST} printable characters, each once, none of which begins with $, @ or %",
     lambda names: (
-        not isinstance(names, str)
+        isinstance(names, (list, tuple))
         and all(isinstance(n, str) and 1 <= len(n) <= LONGEST and n.isprintable() for n in names)
+        and not any(n[0] in "$@%" for n in names)
         and len({*names}) == len(names)
     ),
 )
-"""What may be names of categories, which stand on pages and in model cards."""
+"""What may be names of categories, which stand on pages and in model cards; MONAI runs texts of a
+bundle that begin with one of these signs."""
+CLASSIFIER = Rule(
+    "a mapping of classes and, perhaps, inputs",
+    lambda given: isinstance(given, Mapping) and {*given} <= {"classes", "inputs"},
+)
 
 
 class VAE(nn.Module):
@@ -84,11 +90,14 @@ class VAE(nn.Module):
         require("output", output, one_of("sigmoid", "linear"))
         self.latent_size, self.image_size, self.channels = latent_size, image_size, channels
         self.output = output
-        require("condition", [condition] if condition else [], NAMES)
+        require("condition", [] if condition == "" else [condition], NAMES)
         require("categories", categories, NAMES)
+        if categories and not condition:
+            raise ValueError(f"categories are {categories}, but no condition says of what")
         self.condition, self.categories = condition, tuple(categories)
         self.classifier: ClassifierHead | None = None
         if classifier is not None:
+            require("classifier", classifier, CLASSIFIER)
             require("classifier.classes", classifier.get("classes", ()), NAMES)
             whole = {"inputs": latent_size}
             self.classifier = ClassifierHead(**(whole | dict(classifier)))

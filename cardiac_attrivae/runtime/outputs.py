@@ -98,6 +98,9 @@ def claim(folder: Path, command: str) -> None:
 def require_free(folder: Path, command: str, known_by: Sequence[str] = ()) -> None:
     """Refuses a folder that is not empty and was not written by a command, see `claim`; one without
     a marker is the command's, too, if it holds one of the files that it is ``known_by``."""
+    if not folder.is_dir() and (folder.exists() or folder.is_symlink()):
+        what = "a file" if folder.exists() else "a link to what is not there"
+        raise DataError(f"{folder} is {what}; choose another folder")
     if not folder.is_dir() or is_empty(folder):
         return
     marked = command_of(folder)

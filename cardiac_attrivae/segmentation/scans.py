@@ -7,6 +7,7 @@ Several networks may vote. How far all of them agree says how far the result may
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -228,6 +229,9 @@ def load_segmenter(model: str | Path | Sequence[str | Path]) -> ScanSegmenter:
     """Opens a segmenter of whole pictures: ``acdc``, which is shipped; the folder of a run of
     ``segment_scans``; or ``onnx:FILE``, with FILE.yaml beside it. Several vote, see `vote`."""
     if not isinstance(model, (str, Path)):
+        twice = [str(one) for one, times in Counter(map(str, model)).items() if times > 1]
+        if twice:
+            raise DataError(f"{twice[0]} is given twice, which is one vote; name each model once")
         return vote([load_segmenter(one) for one in model])
     if str(model).startswith(ONNX):
         file = Path(str(model).removeprefix(ONNX))

@@ -49,12 +49,13 @@ def fitted(pipeline: Pipeline, store: SliceDataset) -> Pipeline:
 def _categories(arguments: dict[str, Any], store: SliceDataset) -> dict[str, Any]:
     """The categories of a condition: those that are given, else all that the patients have."""
     column, given = (arguments.get(key) for key in ("condition", "categories"))
-    if not column:
+    if column in (None, ""):
         return {}
     require("network.arguments.condition", [column], NAMES)
+    known = [*categories_of(store.cases, column)] if given is None else given
+    require("network.arguments.categories", known, NAMES)
     if given is None:
-        return {"categories": [*categories_of(store.cases, column)]}
-    require("network.arguments.categories", given, NAMES)
+        return {"categories": known}
     if not one_hot(store.cases, column, given).any():
         raise DataError(
             f"no training patient of {store.folder} has a {column} of {', '.join(given)}, as "
@@ -68,6 +69,11 @@ def _classifier(pipeline: Pipeline, store: SliceDataset) -> dict[str, Any]:
     objective, given = pipeline.objective, pipeline.network.arguments.get("classifier")
     wanted: dict[str, Any] | None = None
     if isinstance(objective, ClassifierObjective):
+        if objective.column == pipeline.network.arguments.get("condition"):
+            raise ValueError(
+                f"objective.column and network.arguments.condition are both {objective.column!r}: "
+                "the network would be told what its classifier shall find; leave one out"
+            )
         wanted = {"classes": [*categories_of(store.cases, objective.column)]}
         if objective.reads == "attributes":
             wanted["inputs"] = len(pipeline.attributes)

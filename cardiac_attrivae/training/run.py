@@ -86,14 +86,15 @@ class Run:
         Raises:
             ValueError: If the network has no condition, another one, or no such category.
         """
-        column, _, category = condition.partition("=")
+        condition = condition.strip()
+        category = condition.partition("=")[2]
         if not self.condition:
             raise ValueError(
                 f"condition is {condition!r}, but the network of {self.folder} is told nothing; "
                 "leave it out"
             )
         accepted = [f"{self.condition}={name}" for name in ("", *self.network.categories)]
-        if condition.strip() not in accepted:
+        if condition not in accepted:
             raise ValueError(
                 f"condition is {condition!r}; expected one of {', '.join(accepted[1:])}, or "
                 f"{accepted[0]} to tell nothing"

@@ -76,6 +76,8 @@ MISTAKES = {
     "generate --model run --set LVEDA=20 --output notes":
         "notes is not empty and was not written by cardiac-attrivae generate: it holds a.txt",
     "explore --model run --output run": "was not written by cardiac-attrivae explore",
+    "generate --model run --set LVEDA=20 --output notes/a.txt": "notes/a.txt is a file",
+    "preprocess --dataset acdc --source images --output o --mirror=": "names an empty case",
     "export --model run --format onnx --output notes": "was not written by cardiac-attrivae export",
     "export --model run --format bundle --output run": "run is there already",
     "preprocess --dataset acdc --source images --output run": "not written by cardiac-attrivae",

@@ -236,3 +236,8 @@ def test_a_cavity_below_the_apex_is_removed():
     assert set(np.unique(found[..., 5])) == {Structure.BACKGROUND, Structure.RV}
     assert np.array_equal(unbroken(labels), labels)
     assert not unbroken(np.zeros_like(labels)).any()
+
+
+def test_a_segmenter_has_one_vote():
+    with pytest.raises(DataError, match="acdc is given twice"):
+        load_segmenter(["acdc", "acdc"])

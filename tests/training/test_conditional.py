@@ -17,6 +17,7 @@ from cardiac_attrivae.evaluation.studio import Studio
 from cardiac_attrivae.export.bundle import export
 from cardiac_attrivae.export.bundle_inference import bundled_network
 from cardiac_attrivae.metrics.control import STEPS
+from cardiac_attrivae.models.networks import build_network
 from cardiac_attrivae.schema import DataError
 from cardiac_attrivae.training.config import load_pipeline
 from cardiac_attrivae.training.fitted import fitted
@@ -181,3 +182,41 @@ def test_guided_training_is_told_too(acdc_store, tmp_path):
         )
     )
     assert run.condition == "pathology"
+
+
+@pytest.mark.parametrize("blank", [" ", "\n", "\t"])
+def test_blanks_about_a_condition_do_not_make_it_nothing(folder, blank):
+    run = load_run(folder)
+    wanted = f"pathology={run.network.categories[0]}"
+    told = run.telling(f"{blank}{wanted}{blank}").network.told
+    assert torch.equal(told, run.telling(wanted).network.told)
+    assert told.sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "change", "told"),
+    [
+        ("attri_vae_conditional", "network.arguments.categories=5", "categories is 5; expected"),
+        ("attri_vae_conditional", "network.arguments.categories=[$A]", "begins with"),
+        ("attri_vae_conditional", "network.arguments.condition=false", "condition is .False"),
+        ("attri_vae_classifier", "network.arguments.condition=pathology", "are both 'pathology'"),
+        ("attri_vae_classifier", "network.arguments.classifier=5", "classifier is 5"),
+    ],
+)
+def test_settings_that_make_no_condition_are_refused(store, pipeline, change, told):
+    with pytest.raises(ValueError, match=told):
+        fitted(load_pipeline(pipeline, [change]), store)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"categories": ["A", "B"]}, "no condition says of what"),
+        ({"classifier": 5}, "classifier is 5; expected a mapping"),
+        ({"classifier": {"classes": ["A", "B"], "size": 9}}, "expected a mapping"),
+        ({"condition": "vendor", "categories": {"A": 1, "B": 2}}, "categories is"),
+    ],
+)
+def test_a_network_of_a_crafted_run_is_refused_in_words(arguments, told):
+    with pytest.raises(ValueError, match=told):
+        build_network("BetaVAE", latent_size=4, image_size=32, **arguments)
