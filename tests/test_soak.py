@@ -1,4 +1,4 @@
-"""A hundred trainings and evaluations in one process leave nothing behind in it."""
+"""Sixty trainings and evaluations in one process leave nothing behind in it."""
 
 import ctypes
 import gc
@@ -25,7 +25,7 @@ from cardiac_attrivae.training.records import Records
 from cardiac_attrivae.training.run import load_run
 from cardiac_attrivae.training.workflow import TrainingWorkflow
 
-CYCLES, WARM_UP, EVERY = 100, 20, 10
+CYCLES, WARM_UP, EVERY = 60, 20, 10
 """Cycles in all, those before anything is measured, and how often all is evaluated and drawn."""
 GROWTH_KIB = 32
 """Most that a cycle may add, by a line through all cycles. Pages that the allocator takes and gives
@@ -101,7 +101,7 @@ def cycle(store, folder, monkeypatch, *, pictures):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc what the process holds")
-def test_a_hundred_trainings_and_evaluations_leave_nothing_behind(store, tmp_path, monkeypatch):
+def test_sixty_trainings_and_evaluations_leave_nothing_behind(store, tmp_path, monkeypatch):
     held = []
     for number in range(1, CYCLES + 1):
         cycle(store, tmp_path, monkeypatch, pictures=number % EVERY == 0)
