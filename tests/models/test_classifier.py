@@ -105,8 +105,8 @@ def test_a_network_has_a_classifier_if_it_is_asked_for(name):
         ({"classes": []}, "width of the classifier is 0"),
         ({"classes": CLASSES, "inputs": 0}, "width of the classifier is 0"),
         ({"classes": CLASSES, "inputs": 5}, "classifier.inputs is 5"),
-        ({"classes": CLASSES, "layers": 3}, "does not take"),
-        ({"classes": 3}, "does not take"),
+        ({"classes": CLASSES, "layers": 3}, "expected a mapping of classes and, perhaps, inputs"),
+        ({"classes": 3}, "classifier.classes is 3; expected texts"),
     ],
 )
 def test_what_is_no_classifier_is_refused_in_a_sentence(classifier, why):
