@@ -235,6 +235,8 @@ def load_segmenter(model: str | Path | Sequence[str | Path]) -> ScanSegmenter:
         return vote([load_segmenter(one) for one in model])
     if str(model).startswith(ONNX):
         file = Path(str(model).removeprefix(ONNX))
+        if not file.name:
+            raise DataError(f"{model} names no file; expected {ONNX}FILE, with FILE.yaml beside it")
         other = read_onnx(file)
         how = other.settings
         return ScanSegmenter(

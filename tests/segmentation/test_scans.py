@@ -238,6 +238,11 @@ def test_a_cavity_below_the_apex_is_removed():
     assert not unbroken(np.zeros_like(labels)).any()
 
 
+def test_an_onnx_segmenter_needs_a_file():
+    with pytest.raises(DataError, match="onnx: names no file; expected onnx:FILE"):
+        load_segmenter("onnx:")
+
+
 def test_a_segmenter_has_one_vote():
     with pytest.raises(DataError, match="acdc is given twice"):
         load_segmenter(["acdc", "acdc"])
