@@ -169,7 +169,7 @@ class NotePhases(Transform):
         remarks = list(data.get("remarks", ()))
         if later and mask is not None and sorted(mask.shape) == sorted(data[Keys.LABEL].shape):
             numbers = [n for n, found in later.label_numbers.items() if found == Structure.LV]
-            if np.isin(mask, numbers).sum() > _lv_voxels(data):
+            if sum(np.count_nonzero(mask == n) for n in numbers) > _lv_voxels(data):
                 remarks.append(PHASES_EXCHANGED)
         return {**data, "remarks": remarks}
 

@@ -75,10 +75,9 @@ def agreement(seen: Sequence[Tensor], mean: Tensor) -> dict[Structure, float]:
         >>> agreement([fields, fields], fields)[Structure.LV]
         1.0
     """
-    joint = mean.argmax(1)
-    found = {}
+    labels, found = mean.argmax(1), {}
     for structure in HEART:
-        own = joint == structure
+        own = labels == structure
         shares = []
         for fields in seen:
             other = fields.argmax(1) == structure

@@ -54,14 +54,12 @@ def _categories(arguments: dict[str, Any], store: SliceDataset) -> dict[str, Any
     require("network.arguments.condition", [column], NAMES)
     known = [*categories_of(store.cases, column)] if given is None else given
     require("network.arguments.categories", known, NAMES)
-    if given is None:
-        return {"categories": known}
-    if not one_hot(store.cases, column, given).any():
+    if not one_hot(store.cases, column, known).any():
         raise DataError(
-            f"no training patient of {store.folder} has a {column} of {', '.join(given)}, as "
+            f"no training patient of {store.folder} has a {column} of {', '.join(known)}, as "
             "network.arguments.categories asks; leave them out, the store says them"
         )
-    return {}
+    return {"categories": known}
 
 
 def _classifier(pipeline: Pipeline, store: SliceDataset) -> dict[str, Any]:
