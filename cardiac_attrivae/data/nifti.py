@@ -11,6 +11,8 @@ import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -38,6 +40,8 @@ NEAR = 1e-3
 
 HEADER_BYTES, NIFTI_1 = 348, b"n+1\0"  # length and end of the header of a NIfTI-1 file
 GZIP = b"\x1f\x8b"  # first bytes of a gzip file
+FAST = import_module("isal.isal_zlib") if find_spec("isal") else zlib
+"""Unpacks sound files, in half the time that zlib takes where isal is installed."""
 
 
 class Volume(NamedTuple):
@@ -278,8 +282,12 @@ def _size(header: nibabel.spatialimages.SpatialHeader) -> int:
 
 def _unpacked(file: Path, packed: bytes, size: int) -> bytes:
     """Unpacks a gzip file up to the last voxel and compares its checksum."""
-    stream = zlib.decompressobj(wbits=31)
-    unpacked = stream.decompress(packed, size + 1)  # room to come to the checksum
+    try:
+        stream = FAST.decompressobj(wbits=31)
+        unpacked = stream.decompress(packed, size + 1)  # room to come to the checksum
+    except FAST.error:  # zlib says what is wrong
+        stream = zlib.decompressobj(wbits=31)
+        unpacked = stream.decompress(packed, size + 1)
     if stream.eof and len(unpacked) == size and not stream.unused_data:
         return unpacked
     # Several parts, of which zlib unpacks the first; or more than the header says, or less. Zeros

@@ -7,11 +7,13 @@ import logging
 import time
 import tracemalloc
 import zlib
+from functools import partial
 
 import nibabel
 import numpy as np
 import pytest
 
+from cardiac_attrivae.data import nifti
 from cardiac_attrivae.data.nifti import quiet_nibabel, read_to_the_end, read_volume
 from cardiac_attrivae.schema import DataError
 
@@ -162,6 +164,22 @@ def test_every_damage_is_a_data_error_that_names_the_file(tmp_path, damage):
     file.write_bytes(DAMAGE[damage](file.read_bytes()))
     with pytest.raises(DataError, match=r"^x.nii.gz cannot be read: .+"):
         read_volume(file, 0)
+
+
+def test_isal_changes_no_voxel_and_no_sentence(tmp_path, monkeypatch):
+    fast = pytest.importorskip("isal.isal_zlib")
+    packed = write(tmp_path / "sound.nii.gz", picture(7)).read_bytes()
+    bits = {f"byte {at}": partial(flipped, at=at) for at in range(3, len(packed), 997)}
+    for damage in (lambda packed: packed, *DAMAGE.values(), *bits.values()):
+        (tmp_path / "x.nii.gz").write_bytes(damage(packed))
+        found = []
+        for module in (zlib, fast):
+            monkeypatch.setattr(nifti, "FAST", module)
+            try:
+                found.append(read_volume(tmp_path / "x.nii.gz", 0).voxels.tobytes())
+            except DataError as error:
+                found.append(str(error))
+        assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("form", list(FORMS)[:3])
