@@ -23,9 +23,10 @@ def store_of(dataset, source, output, slice):
 
 
 def trained(store, folder, *changes, pipeline="attri_vae_unguided", seed=0, guide=None):
-    """A run of three steps."""
+    """A run of three steps without pictures, which take longer than these."""
     from cardiac_attrivae.data.store import SliceDataset
     from cardiac_attrivae.training.config import load_pipeline
+    from cardiac_attrivae.training.records import Records
     from cardiac_attrivae.training.workflow import TrainingWorkflow
 
     data = SliceDataset.open(store)
@@ -34,10 +35,20 @@ def trained(store, folder, *changes, pipeline="attri_vae_unguided", seed=0, guid
         load_pipeline(pipeline, (*short, *changes)), data.split("train"), data.split("val"),
         folder, device="cpu", seed=seed, guide=guide,
     )  # fmt: skip
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Records, "draw", lambda self: None)
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk():
+    """No test outlives a power cut, and thousands of files would be waited for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda opened: None)
+        yield
 
 
 def quick_guide(train, output, device):
@@ -135,6 +146,14 @@ def acdc_store_all(acdc_tree, tmp_path_factory):
 def mnms_store_all(mnms_tree, tmp_path_factory):
     """Slice store of the M&Ms phantoms, every usable slice."""
     return store_of("mnms", mnms_tree, tmp_path_factory.mktemp("stores") / "mnms_all", "all")
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Pictures of an evaluation take long, and are looked at elsewhere."""
+    from cardiac_attrivae.evaluation import cross_domain
+
+    monkeypatch.setattr(cross_domain, "draw_gallery", lambda *rest: [])
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,11 @@ import pytest
         ("import cardiac_attrivae.cli.main",
          ("torch", "monai", "pandas", "scipy", "numpy", "matplotlib", "cardiac_attrivae.data")),
         ("import cardiac_attrivae.reproduce", ("monai", "ignite", "pandas", "matplotlib")),
-        ("import cardiac_attrivae.training.verify",
-         ("cardiac_attrivae.data.preprocess", "cardiac_attrivae.data.transforms")),
+        pytest.param(
+            "import cardiac_attrivae.training.verify",
+            ("cardiac_attrivae.data.preprocess", "cardiac_attrivae.data.transforms"),
+            marks=pytest.mark.slow,
+        ),
         ("import cardiac_attrivae.report.page", ("torch", "monai")),
         ("import cardiac_attrivae.runtime.folders", ("torch", "numpy")),
     ],

@@ -56,9 +56,8 @@ def test_raw_label_numbers_and_a_name_are_given_on_the_command_line(acdc_tree, t
     assert (one.labels == other.labels).all()
 
 
-def test_a_mixed_store_is_asked_for_and_told_of_in_every_place(
-    acdc_tree, tmp_path, hasty_segmenters
-):
+@pytest.mark.usefixtures("hasty_segmenters", "no_pictures")
+def test_a_mixed_store_is_asked_for_and_told_of_in_every_place(acdc_tree, tmp_path):
     cases = [record.case for record in find_cases(ACDC, acdc_tree).records]
     tree = masks_apart(acdc_tree, ACDC, tmp_path, cases[1::2])
     masks = tmp_path / "masks"

@@ -325,12 +325,6 @@ def test_what_was_evaluated_is_told(evaluation, store):
     assert "acdc holds synthetic hearts" in table.partition("## Table 1")[0]
 
 
-@pytest.fixture
-def no_pictures(monkeypatch):
-    """Pictures take long, and are looked at elsewhere."""
-    monkeypatch.setattr(cross_domain, "draw_gallery", lambda *rest: [])
-
-
 @pytest.mark.usefixtures("no_pictures")
 def test_the_order_of_attributes_changes_no_score(run, acdc_store_all, tmp_path):
     def scores(names, folder):

@@ -252,6 +252,7 @@ def close(found, expected, tolerance):
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_loss_gradients_and_statistics_are_those_of_one_process(together, dtype):
     alone = step(dtype)
@@ -260,6 +261,7 @@ def test_loss_gradients_and_statistics_are_those_of_one_process(together, dtype)
         close(found["step"][dtype], alone, TOLERANCE[dtype])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_training_step_is_that_of_one_process(together, name, dtype):
@@ -273,12 +275,14 @@ def test_a_training_step_is_that_of_one_process(together, name, dtype):
         assert gap < TOLERANCE[dtype]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_processes_agree_to_the_last_bit(together, dtype):  # else their weights drift apart
     first, second = (found["step"][dtype] for found in together[0])
     close(first, second, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [*NORMS, "offset", "bfloat16"])
 @pytest.mark.parametrize("where", SPLITS)
 def test_batch_norm_is_that_of_the_whole_batch(together, where, case):
@@ -298,6 +302,7 @@ def test_batch_norm_is_that_of_the_whole_batch(together, where, case):
         close(torch.cat([first["eval"], second["eval"]]), alone["eval"], tolerance)
 
 
+@pytest.mark.slow
 def test_what_each_process_sees(together):
     for rank, found in enumerate(together[0]):
         facts = found["facts"]
@@ -318,6 +323,7 @@ def test_what_each_process_sees(together):
         assert facts["explicit"].startswith("device is 'cuda:1' under torchrun; expected auto")
 
 
+@pytest.mark.slow
 def test_no_process_outlives_one_that_fails(together):
     _, texts, codes = together
     assert codes == [1, 1]

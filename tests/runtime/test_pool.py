@@ -261,15 +261,19 @@ with processes(2) as pool:
 
 
 @pytest.mark.parametrize("work", ["busy", "idle"])
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-def test_workers_end_when_their_parent_is_killed(how, work):
+def test_workers_end_when_their_parent_is_killed(work):
     command = [sys.executable, "-c", PARENT, work]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
-        pids = set(iter(lambda: parent.stdout.readline().strip(), "ready"))
-        workers = [psutil.Process(int(pid)) for pid in pids]
-        assert workers
-        parent.send_signal(how)
-        _, alive = psutil.wait_procs(workers, timeout=15)
-        for worker in alive:
-            worker.kill()
-        assert not alive
+    with ExitStack() as stack:
+        parents = {  # started together, as each imports for seconds
+            how: stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+            for how in (signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
+        }
+        for how, parent in parents.items():
+            pids = set(iter(lambda parent=parent: parent.stdout.readline().strip(), "ready"))
+            workers = [psutil.Process(int(pid)) for pid in pids]
+            assert workers, how
+            parent.send_signal(how)
+            _, alive = psutil.wait_procs(workers, timeout=15)
+            for worker in alive:
+                worker.kill()
+            assert not alive, how

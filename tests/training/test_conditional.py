@@ -163,7 +163,7 @@ def test_a_classifier_is_not_given_codes_that_were_told_what_it_predicts(folder,
     np.testing.assert_array_equal(_encoded(run, store, "vendor", CPU).codes, told)
 
 
-@pytest.mark.usefixtures("hasty_segmenters")
+@pytest.mark.usefixtures("hasty_segmenters", "no_pictures")
 def test_an_evaluation_counts_who_is_told_and_turns_every_patient(folder, acdc_store, tmp_path):
     cross_domain_eval(folder, acdc_store, tmp_path, split="train", rounds=9, device="cpu")
     notes = json.loads((tmp_path / "evaluation.json").read_text())["notes"]

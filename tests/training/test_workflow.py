@@ -465,6 +465,7 @@ def store_of_two(acdc_tree, tmp_path_factory):
     return store
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bfloat16", "float32"])
 def test_a_seed_fixes_a_run_to_the_bit_however_many_workers_made_its_store(
     acdc_store_all, store_of_two, tmp_path, precision
