@@ -38,12 +38,12 @@ class _Mean(nn.Module):
 
 def last_map(network: VAE, image: Tensor) -> str | None:
     """Finds the last convolution of an encoder whose map of a slice, (1, C, H, W), has at least
-    `FINEST` pixels a side; returns its name, or None if there is none, as in a network of linear
-    layers."""
+    `FINEST` pixels a side, not counting those that see channels one by one; returns its name, or
+    None if there is none, as in a network of linear layers."""
     names: list[str] = []
 
     def note(name: str, output: Tensor) -> None:
-        if min(output.shape[2:]) >= FINEST:
+        if len(output) == len(image) and min(output.shape[2:]) >= FINEST:
             names.append(name)
 
     hooks = [

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from ..runtime.validation import one_of, require
+from ..runtime.validation import number, one_of, require
 from .vae import VAE
 
 FILTERS, FEATURES = 32, 256
@@ -46,6 +47,9 @@ class BetaVAE(VAE):
         condition, categories, classifier: See `VAE`.
         normalisation: What follows a convolution of the encoder, a key of `NORMALISATIONS`; not
             the last one, of whose single pixel there are no statistics.
+        per_channel: Number of the encoder's first convolutions that see each channel by itself, all
+            with the same weights, see `EachChannel`: what a slice of a stack shows is learnt of
+            all slices. At most all but the last one; 0 sees the channels together.
 
     Raises:
         ValueError: If an argument is not among the accepted ones.
@@ -74,6 +78,7 @@ class BetaVAE(VAE):
         categories: Sequence[str] = (),
         classifier: Mapping[str, Any] | None = None,
         normalisation: str = "none",
+        per_channel: int = 0,
     ) -> None:
         super().__init__(
             latent_size,
@@ -87,15 +92,20 @@ class BetaVAE(VAE):
         )
         require("init", init, one_of("published", "he"))
         require("normalisation", normalisation, one_of(*NORMALISATIONS))
-        between = int(math.log2(image_size // 4)) - 1  # the outermost one sees the image
+        halvings = int(math.log2(image_size // 4))
+        between = halvings - 1  # the outermost one sees the image
+        require("per_channel", per_channel, number(0, halvings, whole=True))
+        after, told = NORMALISATIONS[normalisation], len(categories)
+        seen = [channels + told, *[FILTERS] * halvings]  # by each convolution
+        if per_channel:
+            seen[0], seen[per_channel] = 1 + told, channels * FILTERS
+        halve = [nn.Conv2d(count, FILTERS, 4, stride=2, padding=1) for count in seen[:-1]]
+        each = _relu(*halve[:per_channel], after=after)
 
         self.encoder = nn.Sequential(
-            *_relu(
-                nn.Conv2d(channels + len(categories), FILTERS, 4, stride=2, padding=1),
-                *(nn.Conv2d(FILTERS, FILTERS, 4, stride=2, padding=1) for _ in range(between)),
-                after=NORMALISATIONS[normalisation],
-            ),
-            *_relu(nn.Conv2d(FILTERS, FEATURES, 4)),
+            *([EachChannel(channels, *each)] if each else []),
+            *_relu(*halve[per_channel:], after=after),
+            *_relu(nn.Conv2d(seen[-1], FEATURES, 4)),
             nn.Flatten(),
         )
         self.posterior = nn.Linear(FEATURES, 2 * latent_size)  # mu, then log of the variance
@@ -113,7 +123,7 @@ class BetaVAE(VAE):
         )
         if not self.posterior.weight.is_meta:  # there, random numbers import half a second of torch
             self._initialise(init)
-        self._begin_untold(self.encoder[0], self.decoder[0])
+        self._begin_untold(halve[0], self.decoder[0])
 
     def _initialise(self, init: str) -> None:
         for layer in self.modules():
@@ -143,6 +153,30 @@ class BetaVAE(VAE):
 
     def posterior_of(self, image: Tensor) -> Tensor:
         return self.posterior(self.encoder(image))
+
+
+class EachChannel(nn.Sequential):
+    """Passes each channel of slices by itself through the same layers, and joins what they make.
+
+    Args:
+        channels: C; what the network is told, M channels behind them, goes with each.
+        layers: They take 1 + M channels and make F.
+
+    Example:
+        >>> layer = EachChannel(10, nn.Conv2d(1, 8, 3))
+        >>> layer(torch.zeros(2, 10, 16, 16)).shape  # 8 of the first slice, 8 of the second...
+        torch.Size([2, 80, 14, 14])
+    """
+
+    def __init__(self, channels: int, *layers: nn.Module) -> None:
+        super().__init__(*layers)
+        self.channels = channels
+
+    def forward(self, image: Tensor) -> Tensor:
+        each, told = image[:, : self.channels, None], image[:, None, self.channels :]
+        each = torch.cat([each, told.expand(-1, self.channels, -1, -1, -1)], dim=2)
+        joined = super().forward(each.flatten(0, 1))
+        return joined.unflatten(0, (-1, self.channels)).flatten(1, 2)
 
 
 def _relu(*layers: nn.Module, after: Sequence[Callable[[int], nn.Module]] = ()) -> list[nn.Module]:

@@ -14,6 +14,7 @@ from cardiac_attrivae.evaluation.attention import attention, last_map
 from cardiac_attrivae.evaluation.diagnosis import diagnose
 from cardiac_attrivae.evaluation.diagnosis_samples import gather
 from cardiac_attrivae.metrics.diagnosis import DIAGNOSIS
+from cardiac_attrivae.models.beta_vae import BetaVAE
 from cardiac_attrivae.models.vae import VAE
 from cardiac_attrivae.runtime.device import find_device
 from cardiac_attrivae.schema import DataError
@@ -175,6 +176,15 @@ def test_a_network_without_a_map_has_no_attention():
     assert last_map(network, torch.zeros(1, 1, 16, 16)) is None
     with pytest.raises(ValueError, match="no convolution with a map of 8 pixels a side"):
         attention(network, torch.zeros(1, 1, 16, 16), 0)
+
+
+def test_attention_passes_over_convolutions_that_see_channels_one_by_one():
+    network, image = (
+        BetaVAE(image_size=64, channels=4, per_channel=2).eval(),
+        torch.rand(2, 4, 64, 64),
+    )
+    assert last_map(network, image) == "encoder.1"  # 8 x 8 of all channels
+    assert attention(network, image, 0).shape == (2, 64, 64)
 
 
 def test_within_unseen_patients_no_seen_one_is_used(world):
