@@ -164,6 +164,7 @@ class Model:
         segmenter: str | Path | Sequence[str | Path] = "acdc",
         labels: Mapping[str, int] | None = None,
         mirror: bool = False,
+        condition: str | None = None,
     ) -> Encoded:
         """Encodes a scan as the scanner's files hold it, with its mask or without one.
 
@@ -173,12 +174,14 @@ class Model:
             segmenter: ``acdc``, a run of ``segment_scans``, or ``onnx:FILE``; several vote.
             labels: Structure -> its number in the mask; None is ``{"LV": 1, "MYO": 2, "RV": 3}``.
             mirror: Whether the scan is stored as a mirror image, and is turned round.
+            condition: As in `encode`.
 
         Raises:
+            ValueError: If there is no such condition.
             DataError: If it cannot be read or segmented, or shows no usable slice.
         """
         return encode_scan(
-            self.run, path, mask, segmenter=lambda: load_segmenter(segmenter),
+            self._telling(condition), path, mask, segmenter=lambda: load_segmenter(segmenter),
             labels=label_numbers(labels) if labels else CANONICAL, known=self._population,
             mirror=mirror,
         )  # fmt: skip

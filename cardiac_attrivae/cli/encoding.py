@@ -21,6 +21,10 @@ from .console import explained, progress, say, suggest, warn
 @options.labels
 @options.segmenters("--segmenter", "What outlines hearts where there is no mask.")
 @click.option("--mirror", is_flag=True, help="The scans are mirror images: turn them round.")
+@click.option(
+    "--condition", metavar="COLUMN=CATEGORY",
+    help="What a conditional model is told of the scans, as in pathology=DCM; default: nothing.",
+)  # fmt: skip
 @options.output
 @options.device
 @explained
@@ -31,6 +35,7 @@ def encode(
     labels: str,
     segmenters: tuple[str, ...],
     mirror: bool,
+    condition: str | None,
     output: Path,
     device: str,
 ) -> None:
@@ -47,7 +52,7 @@ def encode(
 
     found, skipped = encode_scans(
         run, sources, output, mask=mask, segmenter=segmenters, labels=numbers, mirror=mirror,
-        device=device, progress=progress("encode"),
+        condition=condition, device=device, progress=progress("encode"),
     )  # fmt: skip
     for one in found:
         rows = one.attributes.to_dict("records")

@@ -194,6 +194,8 @@ def encode_scan(
         said.append(MIRROR_IMAGE)
     if scan.frames.shape[3] == 1:
         said.append("a single frame came: it is taken for end-diastole")
+    if run.condition and run.network.told is None:
+        said.append(untold(run))
     images = np.stack([scan.frames[..., frame] for frame in frames])
     crop = crop_heart(images, outlined, scan.spacing_mm, recipe, predicted=mask is None)
     if crop["cut"] > CUT:
@@ -237,6 +239,14 @@ def attributes_of(run: Run, code: np.ndarray, measured: Mapping[str, float]) -> 
         )  # fmt: skip
     columns = ["attribute", "unit", "measured", "read", "low", "high", "outside"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def untold(run: Run) -> str:
+    """Says that a conditional network was told nothing of a patient."""
+    return (
+        f"the network is told no {run.condition}, but was told that of its training patients: "
+        f"--condition {run.condition}={run.network.categories[0]} (condition=...) tells it"
+    )
 
 
 def recipe_of(run: Run) -> Recipe:

@@ -31,6 +31,7 @@ def encode_scans(
     segmenter: str | Path | Sequence[str | Path] = "acdc",
     labels: Mapping[int, Structure] = CANONICAL,
     mirror: bool = False,
+    condition: str | None = None,
     device: str = "auto",
     progress: Callable[[Iterable[str], int], Iterable[str]] = lambda names, _: names,
 ) -> tuple[list[Encoded], list[tuple[str, str]]]:
@@ -44,13 +45,17 @@ def encode_scans(
         segmenter: What `load_segmenter` takes; opened only if a mask is needed.
         labels: Raw label number -> structure in given masks.
         mirror: Whether the scans are stored as mirror images, and are turned round.
+        condition: What a conditional network is told of every scan, see `Run.telling`; None is
+            nothing.
         device: See `find_device`.
         progress: Wraps the names of the scans and their number.
 
     Returns:
         What was encoded; and the name of each other scan with the reason.
     """
-    model, scans = load_run(run, device), find_scans(sources)
+    model = load_run(run, device)
+    model = model if condition is None else model.telling(condition)
+    scans = find_scans(sources)
     output = Path(output)
     for source in sources:
         check_apart(Path(source), output)

@@ -63,7 +63,10 @@ def export(
     if form != "bundle" and evaluation is not None:
         raise ValueError(f"format {form} has no place for scores; only a bundle has a model card")
     model = load_run(run, plain=plain)
-    if model.condition and form != "safetensors":
+    if model.condition and form == "onnx":
+        columns = ", ".join(model.network.categories)
+        tell(f"condition has a column for each {model.condition}: {columns}; zeros tell nothing")
+    elif model.condition and form != "safetensors":
         tell(f"the exported network is told no {model.condition}")
     if form == "bundle":
         if model.refiner is not None:

@@ -21,6 +21,7 @@ from zipfile import ZipFile
 import torch
 from torch import Tensor, nn
 
+from ..models.conditional import told
 from ..models.vae import VAE
 from ..runtime.files import atomic_file
 from ..runtime.provenance import ONNX, require_packages
@@ -52,15 +53,19 @@ class Part(nn.Module):
     Args:
         network: A network as in `models.networks`.
         method: ``encode``, slices (N, C, H, W) to mean and log of the variance of their codes,
-            (N, D) each; or ``decode``, codes to slices.
+            (N, D) each; or ``decode``, codes to slices. What a conditional network is told comes
+            second, see `told`; nothing by default.
     """
 
     def __init__(self, network: nn.Module, method: str) -> None:
         super().__init__()
         self.network, self.method = network, method
 
-    def forward(self, values: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        return getattr(self.network, self.method)(values)
+    def forward(
+        self, values: Tensor, condition: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        with told(self.network, condition):
+            return getattr(self.network, self.method)(values)
 
 
 class Autoencoder(nn.Module):
@@ -116,16 +121,19 @@ def examples(run: Run) -> tuple[Tensor, Tensor]:
 def write_onnx(run: Run, folder: str | Path, tell: Tell = lambda message: None) -> dict[str, Path]:
     """Writes encoder.onnx (image to mu, logvar) and decoder.onnx (z to reconstruction).
 
-    Refuses a file that gives another output than PyTorch. ``tell`` is called with the largest
-    difference of each.
+    Those of a conditional network take ``condition`` (N, M), too: a 1 for the category of each
+    patient, or zeros to tell nothing. Refuses a file that gives another output than PyTorch.
+    ``tell`` is called with the largest difference of each.
 
     Returns:
         The files, by ``encoder`` and ``decoder``.
     """
     network, (image, z) = plain(run.painter), examples(run)
+    count = len(run.network.categories) if run.condition else 0
+    told = {"condition": torch.eye(max(BATCHES), count)} if count else {}
     parts = {
-        "encoder": (Part(network, "encode"), {"image": image}, ("mu", "logvar")),
-        "decoder": (Part(network, "decode"), {"z": z}, ("reconstruction",)),
+        "encoder": (Part(network, "encode"), {"image": image} | told, ("mu", "logvar")),
+        "decoder": (Part(network, "decode"), {"z": z} | told, ("reconstruction",)),
     }
     files = {name: Path(folder) / f"{name}.onnx" for name in parts}
     for name, part in parts.items():

@@ -161,8 +161,8 @@ class VAE(nn.Module):
             return values
         if self.told is None:
             return F.pad(values, (0, 0) * len(places) + (0, count))
-        told = self.told.to(values).view(-1, count, *(1 for _ in places))
-        return torch.cat([values, told.expand(len(values), count, *places)], dim=1)
+        told = self.told.to(values)[(..., *(None for _ in places))]
+        return torch.cat([values, told.expand(values.shape[0], count, *places)], dim=1)
 
     def forward(self, image: Tensor, noise: Tensor | None = None) -> VAEOutput:
         """Encodes, samples, decodes.

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 import cardiac_attrivae
 from cardiac_attrivae.export import formats
+from cardiac_attrivae.models.conditional import told
 from cardiac_attrivae.models.networks import NETWORKS, build_network
 from cardiac_attrivae.schema import DataError
 from cardiac_attrivae.training.config import Network, parse_pipeline
@@ -98,6 +99,44 @@ def test_torchscript_without_this_package(run, given, tmp_path):
     assert extra["note.json"] == b"{}"
     with zipfile.ZipFile(file) as archive:
         assert all(nothing_of_the_machine(archive.read(name)) for name in archive.namelist())
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("BetaVAE", {"normalisation": "instance", "per_channel": 1}),
+        ("BetaVAE", {"normalisation": "batch"}),
+        ("SoftIntroVAE", {}),
+    ],
+)
+def test_a_conditional_network_is_told_in_another_program(name, options, tmp_path):
+    import onnxruntime
+
+    arguments = {"latent_size": DIMENSIONS, "image_size": SIZE, "channels": 2, **ARGUMENTS[name]}
+    arguments |= options | {"condition": "vendor", "categories": ["GE", "Siemens"]}
+    torch.manual_seed(0)
+    network = build_network(name, **arguments)
+    for parameter in network.parameters():  # a new network ignores what it is told
+        torch.nn.init.normal_(parameter, 0, 0.2)
+    network.train()(torch.rand(8, 2, SIZE, SIZE))
+    network.eval()
+    files = formats.write_onnx(of(network, Network(name, arguments)), tmp_path)
+    formats.write_torchscript(of(network, Network(name, arguments)), tmp_path)
+    encoder, decoder = (onnxruntime.InferenceSession(files[k]) for k in ("encoder", "decoder"))
+    assert [(i.name, i.shape) for i in encoder.get_inputs()][1:] == [("condition", ["batch", 2])]
+    image, categories = torch.rand(3, 2, SIZE, SIZE), torch.tensor([[1.0, 0], [0, 1], [0, 0]])
+    with torch.no_grad(), told(network, categories):
+        mu, logvar = network.encode(image)
+        decoded = network.decode(mu)
+    fed = {"condition": categories.numpy()}
+    found = encoder.run(["mu", "logvar"], {"image": image.numpy()} | fed)
+    close(found[0], mu)
+    close(found[1], logvar)
+    close(decoder.run(["reconstruction"], {"z": mu.numpy()} | fed)[0], decoded)
+    with torch.no_grad():
+        silent = network.encode(image)[0]
+    close(silent[2], mu[2])
+    assert not torch.isclose(silent[:2], mu[:2]).all(dim=1).any()
 
 
 def test_safetensors_by_their_names(run, tmp_path):

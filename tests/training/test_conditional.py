@@ -6,12 +6,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import quick_guide, trained
+from click.testing import CliRunner
+from conftest import masks_apart, quick_guide, trained
 
 from cardiac_attrivae.api import load_model
+from cardiac_attrivae.cli.main import main
+from cardiac_attrivae.data.cases import find_cases
+from cardiac_attrivae.data.manifest import load_manifest
 from cardiac_attrivae.data.store import SliceDataset
 from cardiac_attrivae.evaluation.cross_domain import cross_domain_eval
 from cardiac_attrivae.evaluation.diagnosis_samples import _encoded
+from cardiac_attrivae.evaluation.encoding_batch import encode_scans
 from cardiac_attrivae.evaluation.passes import codes_of
 from cardiac_attrivae.evaluation.studio import Studio
 from cardiac_attrivae.export.bundle import export
@@ -110,6 +115,35 @@ def test_the_python_face_encodes_and_draws_as_told(folder, store):
     assert np.abs(model.decode(code, one) - model.decode(code)).max() > 1e-4
 
 
+def test_a_new_scan_is_encoded_as_told_and_says_if_nothing_was(folder, store, acdc_tree, tmp_path):
+    manifest = load_manifest("acdc")
+    masks_apart(acdc_tree, manifest, tmp_path)
+    ((told, rows), *_) = load_run(folder).by_condition(store.split("train").cases)
+    row = store.split("train").cases.iloc[rows[0]]
+    (record,) = (r for r in find_cases(manifest, acdc_tree).records if r.case == row["case"])
+    given = {"mask": tmp_path / "masks" / record.image.name, "device": "cpu"}
+    said = {}
+    for condition in (None, "pathology=", f"pathology={row['pathology']}"):
+        ((one,), _) = encode_scans(
+            folder, [record.image], tmp_path / f"out{len(said)}", condition=condition, **given
+        )
+        said[condition] = one
+    silent, nothing, known = said.values()
+    image = store.split("train").images[rows[:1]]
+    np.testing.assert_allclose(known.code, encode(told.network, image)[0][0], atol=1e-5)
+    assert np.abs(known.code - silent.code).max() > 1e-4
+    np.testing.assert_array_equal(nothing.code, silent.code)
+    assert any("the network is told no pathology" in text for text in silent.warnings)
+    assert not any("told" in text for one in (nothing, known) for text in one.warnings)
+    typed = {"model": folder, "source": record.image, "mask": given["mask"], "device": "cpu"}
+    typed |= {"condition": "pathology=X", "output": tmp_path / "no"}
+    words = [str(word) for key, value in typed.items() for word in (f"--{key}", value)]
+    refused = CliRunner().invoke(main, ["encode", *words])
+    assert refused.exit_code == 2
+    assert "expected one of pathology=" in refused.output
+    assert not (tmp_path / "no").exists()
+
+
 @pytest.mark.parametrize(
     ("argument", "reason"),
     [
@@ -152,6 +186,12 @@ def test_an_exported_model_is_told_nothing_and_its_card_says_so(folder, store, t
         with torch.no_grad():
             code = written.encode(images)[0].numpy()
         np.testing.assert_allclose(code, encode(run.network, images)[0], atol=1e-4)
+
+
+def test_onnx_files_take_the_condition_as_a_second_input(folder, tmp_path):
+    said, known = [], ", ".join(load_run(folder).network.categories)
+    export(folder, "onnx", tmp_path, tell=said.append)
+    assert said[0] == f"condition has a column for each pathology: {known}; zeros tell nothing"
 
 
 def test_a_classifier_is_not_given_codes_that_were_told_what_it_predicts(folder, store):
