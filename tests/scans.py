@@ -24,6 +24,15 @@ def heart(shape=(120, 100, 6), spacing_mm=(1.5, 1.5, 8.0), centre_mm=(90.0, 80.0
     return labels, LEVELS.numpy()[labels]
 
 
+def contracted():
+    """Labels of `heart` at ED and at ES, when less than half of the basal RV is left."""
+    at_ed, _ = heart()
+    at_es, outside = at_ed.copy(), np.abs(np.arange(100) * 1.5 - 80) >= 11
+    for structure, other in ((Structure.LV, Structure.MYO), (Structure.RV, Structure.BACKGROUND)):
+        at_es[:, outside] = np.where(at_es[:, outside] == structure, other, at_es[:, outside])
+    return at_ed, at_es
+
+
 def by_brightness(images):
     """Logits of the class whose level the middle slice is next to."""
     middle = images[:, images.shape[1] // 2, None]

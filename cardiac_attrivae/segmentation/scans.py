@@ -32,7 +32,14 @@ from ..training.config import parse_pipeline
 from ..training.objectives import SegmentationObjective
 from ..training.run import restored
 from .onnx_network import read_onnx
-from .plausible import border_faults, cleaned, left_out, size_faults
+from .plausible import (
+    below_base,
+    border_faults,
+    cleaned,
+    left_out,
+    size_faults,
+    without_outflow,
+)
 from .views import VIEWS, View, agreement, average, joint, put_back, seen_in
 
 BATCH = 16
@@ -114,7 +121,8 @@ class ScanSegmenter:
         """Outlines the heart in every frame of a cine, (X, Y, Z, T); ED and ES are looked at in all
         ways.
 
-        The heart is looked for in two frames, and the others are seen in `QUICK` ways.
+        The heart is looked for in two frames, and the others are seen in `QUICK` ways. Frames show
+        no RV where ED tells that the base has moved on, see `without_outflow`.
         """
         count, shape = frames.shape[-1], frames.shape[:3]
         stacks = [self._slices(frames[..., t], spacing_mm) for t in range(count)]
@@ -122,10 +130,12 @@ class ScanSegmenter:
         centre = tuple(int(np.mean(place)) for place in zip(*places, strict=True))
         quick = self.views[:: max(1, len(self.views) // QUICK)] if count > 2 else self.views
         found = [self._outlined(stack, shape, spacing_mm, centre, quick) for stack in stacks]
+        ed, es = find_phases(np.array([(one.labels == Structure.LV).sum() for one in found]))
         if len(quick) < len(self.views):
-            sizes = np.array([(frame.labels == Structure.LV).sum() for frame in found])
-            for t in {*find_phases(sizes)}:
+            for t in {ed, es}:
                 found[t] = self._outlined(stacks[t], shape, spacing_mm, centre, self.views)
+        base = found[ed].labels
+        found = [replace(one, labels=without_outflow(one.labels, base)) for one in found]
         return [self._remembered(one, frames[..., t], spacing_mm) for t, one in enumerate(found)]
 
     def _remembered(
@@ -193,14 +203,15 @@ class ScanSegmenter:
         whole[:, :, box[0], box[1]] = mean
         native = from_grid(whole, shape, tuple(spacing_mm), self.grid_mm)
         seen_labels = native.argmax(1).permute(1, 2, 0).numpy().astype(np.uint8)
-        labels = cleaned(seen_labels)
+        heart = cleaned(seen_labels)
+        labels = below_base(heart)
         predicted = self._predicted([agreement(fields, mean) for fields in seen])
         doubts = [
             f"the {s.name} is doubtful: a Dice of {d:.2f} is expected"
             for s, d in predicted.items()
             if d < DOUBTFUL
         ]
-        faults = [*border_faults(labels), *left_out(seen_labels, labels)]
+        faults = [*border_faults(labels), *left_out(seen_labels, heart)]
         faults += size_faults(labels, tuple(spacing_mm))
         return Segmentation(labels, predicted, (*faults, *doubts))
 

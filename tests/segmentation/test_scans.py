@@ -6,7 +6,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
-from scans import by_brightness, heart
+from scans import LEVELS, by_brightness, contracted, heart
 
 from cardiac_attrivae.data.cases import find_cases
 from cardiac_attrivae.data.grid import to_grid, windowed
@@ -18,7 +18,16 @@ from cardiac_attrivae.metrics.images import dice
 from cardiac_attrivae.runtime.shipped_models import PRETRAINED
 from cardiac_attrivae.runtime.weights import read_weights, write_weights
 from cardiac_attrivae.schema import HEART, DataError, Structure
-from cardiac_attrivae.segmentation.plausible import ATRIUM, unbroken, without_atrium
+from cardiac_attrivae.segmentation.plausible import (
+    ATRIUM,
+    MOVED,
+    OPEN_BASE,
+    below_base,
+    unbroken,
+    without_atrium,
+    without_open_base,
+    without_outflow,
+)
 from cardiac_attrivae.segmentation.scans import ScanSegmenter, load_segmenter, vote
 from cardiac_attrivae.segmentation.views import VIEWS, put_back, seen_in
 
@@ -203,14 +212,68 @@ def test_an_atrium_at_the_base_is_no_right_ventricle(order):
     assert np.array_equal(without_atrium(unclear), unclear)
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_slice_with_half_a_wall_lies_beyond_the_ventricles(order):
+    labels, _ = heart((120, 100, 6))
+    opened = labels[..., 0].copy()
+    opened[:, :55][opened[:, :55] == Structure.MYO] = Structure.BACKGROUND
+    left = (opened == Structure.MYO).sum() / (labels[..., 1] == Structure.MYO).sum()
+    assert left > OPEN_BASE  # so much is left in 156 of 160 frames of experts
+    stack = np.dstack([opened[..., None], labels[..., 1:]])[..., ::order]
+    assert np.array_equal(without_open_base(stack), stack)
+    opened[:65][opened[:65] == Structure.MYO] = Structure.BACKGROUND
+    stack = np.dstack([opened[..., None], labels[..., 1:]])[..., ::order]
+    found = without_open_base(stack)[..., ::order]
+    assert not found[..., 0].any()
+    assert np.array_equal(found[..., 1:], labels[..., 1:])
+    assert np.array_equal(without_open_base(labels[..., ::order]), labels[..., ::order])
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_ed_tells_where_the_base_has_moved_on(order):
+    at_ed, image = heart((120, 100, 6))
+    at_es = at_ed.copy()
+    outflow = np.abs(np.arange(100) * 1.5 - 80) < 11  # beside the atrium
+    right = at_es[..., 0] == Structure.RV
+    at_es[..., 0][right & ~outflow] = Structure.BACKGROUND
+    left = (right & outflow).sum() / right.sum()
+    assert 0.3 < left < MOVED
+    found = without_outflow(at_es[..., ::order], at_ed[..., ::order])[..., ::order]
+    assert not (found[..., 0] == Structure.RV).any()
+    assert np.array_equal(found[..., 0], np.where(right, Structure.BACKGROUND, at_es[..., 0]))
+    assert np.array_equal(found[..., 1:], at_es[..., 1:])
+    assert np.array_equal(without_outflow(at_ed, at_ed), at_ed)
+    smaller = at_ed.copy()  # as much of the RV everywhere: the base is where it was
+    smaller[::3][smaller[::3] == Structure.RV] = Structure.BACKGROUND
+    assert np.array_equal(without_outflow(smaller, at_ed), smaller)
+    unclear = np.dstack([at_ed[..., 1]] * 6)
+    assert np.array_equal(without_outflow(at_es, unclear), at_es)
+
+
+def test_a_cine_knows_where_its_base_was_at_ed():
+    at_ed, at_es = contracted()
+    assert np.array_equal(below_base(at_es), at_es)  # one frame alone does not tell
+    frames = LEVELS.numpy()[np.stack([at_es, at_ed, at_es], -1)]
+    segmenter = ScanSegmenter("fake", [by_brightness], views=VIEWS[:1])
+    found = [(one.labels == Structure.RV).sum((0, 1)) for one in
+             segmenter.segment_cine(frames, (1.5, 1.5, 8.0))]  # fmt: skip
+    assert [areas[0] > 0 for areas in found] == [False, True, False]
+    assert all(areas[1:].all() for areas in found)
+
+
 @pytest.mark.realdata
-def test_experts_masks_hardly_ever_look_like_an_atrium(real_data):
-    records = find_cases(load_manifest("acdc"), real_data / "acdc", "ES").records[::5]
-    table, changed = np.array([0, 3, 2, 1], np.uint8), 0
-    for record in records:
-        labels = table[read_mask(record.mask, record.frame).voxels.astype(int)]
-        changed += not np.array_equal(without_atrium(labels), labels)
-    assert changed <= 1 < len(records)
+def test_experts_masks_hardly_ever_end_elsewhere_at_the_base(real_data):
+    table, changed = np.array([0, 3, 2, 1], np.uint8), dict.fromkeys(("frames", "pairs"), 0)
+    at = {phase: find_cases(load_manifest("acdc"), real_data / "acdc", phase).records[::5]
+          for phase in ("ED", "ES")}  # fmt: skip
+    for ed, es in zip(at["ED"], at["ES"], strict=True):
+        at_ed, at_es = (
+            table[read_mask(one.mask, one.frame).voxels.astype(int)] for one in (ed, es)
+        )
+        changed["frames"] += not np.array_equal(below_base(at_es), at_es)
+        changed["pairs"] += not np.array_equal(without_outflow(at_es, at_ed), at_es)
+    assert changed["frames"] <= 2 < len(at["ES"]) / 5
+    assert changed["pairs"] <= 2
 
 
 @pytest.mark.parametrize(
