@@ -29,7 +29,7 @@ from cardiac_attrivae.heart import ventricle
 from cardiac_attrivae.metrics.images import dice
 from cardiac_attrivae.report.style import looks, plain, save
 from cardiac_attrivae.schema import HEART, STRUCTURES, CaseRecord, Keys
-from cardiac_attrivae.segmentation.plausible import without_outflow
+from cardiac_attrivae.segmentation.plausible import in_phase
 from cardiac_attrivae.segmentation.scans import ScanSegmenter, load_segmenter
 
 READ = ReadPhased((Keys.IMAGE, Keys.LABEL)), ToCanonicalLabelsd(Keys.LABEL)
@@ -45,7 +45,8 @@ def frame_row(
         data = step(data)
     image, truth, spacing = data[Keys.IMAGE], np.asarray(data[Keys.LABEL]), data["spacing"]
     found = segmenter.segment(np.asarray(image, dtype=np.float32), spacing)
-    labels = without_outflow(found.labels, at_ed.setdefault(record.case, found.labels))
+    labels = in_phase(found.labels, at_ed.get(record.case))
+    at_ed.setdefault(record.case, labels)
     row: dict[str, Any] = {"case": record.case, "group": record.pathology, "phase": record.phase}
     voxel = float(np.prod(spacing)) / 1000
     for k, (structure, name) in enumerate(zip(HEART, STRUCTURES, strict=True)):

@@ -18,6 +18,8 @@ the experts' masks of 80 patients of ACDC at ED and ES it is that small in 2 of 
 OPEN_BASE = 0.55
 """Share of the wall's area in the next slice below which the most basal one is taken to lie beyond
 the ventricles: in the same masks the wall is that small in 3 of 160 frames."""
+OPEN_AT_ED = 0.7
+"""The same at ED, when the slices have more nearly as much wall: in 2 of the 80 frames."""
 MOVED = 0.5
 """Share of the RV's area at ED below which, in ED's most basal slice, the RV of another frame is
 taken for outflow tract: in the same masks at ES it is that small in 4 of 80 patients, and none is
@@ -59,9 +61,17 @@ def cleaned(labels: np.ndarray) -> np.ndarray:
 
 
 def below_base(labels: np.ndarray) -> np.ndarray:
-    """Removes from labels (X, Y, Z) what one frame shows to lie beyond the base of the ventricles:
+    """Removes from labels (X, Y, Z) of any phase what lies beyond the base of the ventricles:
     `without_open_base`, then `without_atrium`."""
     return without_atrium(without_open_base(labels))
+
+
+def in_phase(labels: np.ndarray, at_ed: np.ndarray | None = None) -> np.ndarray:
+    """Removes from labels (X, Y, Z) what lies beyond the base as far as the phase tells: those at
+    ED need more wall there, and others follow ED's labels, `without_outflow`."""
+    if at_ed is None:
+        return without_open_base(labels, OPEN_AT_ED)
+    return without_outflow(labels, at_ed)
 
 
 def unbroken(labels: np.ndarray) -> np.ndarray:
@@ -91,13 +101,14 @@ def unbroken(labels: np.ndarray) -> np.ndarray:
     return kept
 
 
-def without_open_base(labels: np.ndarray) -> np.ndarray:
+def without_open_base(labels: np.ndarray, least: float = OPEN_BASE) -> np.ndarray:
     """Removes slices at the base with far less wall than the next one: they show atrium or outflow
     tract, with a part of the wall beside them. Where the base is unclear, or under three slices
     show wall, nothing is removed.
 
     Args:
         labels: Canonical labels, (X, Y, Z).
+        least: Share of the wall of the next slice that a slice must show.
 
     Returns:
         Labels, (X, Y, Z) uint8.
@@ -112,7 +123,7 @@ def without_open_base(labels: np.ndarray) -> np.ndarray:
     kept = labels.copy()
     stack, shown = _from_base(kept, Structure.MYO)
     areas = (stack == Structure.MYO).sum((0, 1))
-    while len(shown) > 2 and areas[shown[0]] < OPEN_BASE * areas[shown[1]]:
+    while len(shown) > 2 and areas[shown[0]] < least * areas[shown[1]]:
         stack[..., : shown.pop(0) + 1] = Structure.BACKGROUND
     return kept
 

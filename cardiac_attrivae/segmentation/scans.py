@@ -36,9 +36,9 @@ from .plausible import (
     below_base,
     border_faults,
     cleaned,
+    in_phase,
     left_out,
     size_faults,
-    without_outflow,
 )
 from .views import VIEWS, View, agreement, average, joint, put_back, seen_in
 
@@ -121,8 +121,8 @@ class ScanSegmenter:
         """Outlines the heart in every frame of a cine, (X, Y, Z, T); ED and ES are looked at in all
         ways.
 
-        The heart is looked for in two frames, and the others are seen in `QUICK` ways. Frames show
-        no RV where ED tells that the base has moved on, see `without_outflow`.
+        The heart is looked for in two frames, and the others are seen in `QUICK` ways. The frames
+        end at the base where their phase says so, see `in_phase`.
         """
         count, shape = frames.shape[-1], frames.shape[:3]
         stacks = [self._slices(frames[..., t], spacing_mm) for t in range(count)]
@@ -134,8 +134,10 @@ class ScanSegmenter:
         if len(quick) < len(self.views):
             for t in {ed, es}:
                 found[t] = self._outlined(stacks[t], shape, spacing_mm, centre, self.views)
-        base = found[ed].labels
-        found = [replace(one, labels=without_outflow(one.labels, base)) for one in found]
+        if ed != es:
+            at_ed = in_phase(found[ed].labels)
+            found = [replace(one, labels=in_phase(one.labels, at_ed)) for one in found]
+            found[ed] = replace(found[ed], labels=at_ed)
         return [self._remembered(one, frames[..., t], spacing_mm) for t, one in enumerate(found)]
 
     def _remembered(
