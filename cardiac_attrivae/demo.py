@@ -14,7 +14,8 @@ from .data.recipe import Recipe
 from .data.store import SliceDataset
 from .evaluation.cross_domain import cross_domain_eval
 from .report.page import write_report
-from .runtime.folders import is_empty, locked
+from .runtime.folders import locked
+from .runtime.outputs import require_free
 from .runtime.pool import Failure, processes, run_each
 from .schema import DataError
 from .segmentation.judge import Training
@@ -82,8 +83,7 @@ def run_demo(
         tell(f"\n[{stage}/{len(STAGES)}] {STAGES[stage - 1].format(cases=cases)}")
 
     with locked(output):
-        if not is_empty(output):
-            raise DataError(f"{output} is not empty; choose another folder with --output")
+        require_free(output, "demo")
         names = (HOME, ABROAD)
         images = {name: output / "phantoms" / name for name in names}
         stores = {name: output / "stores" / name for name in names}

@@ -23,8 +23,9 @@ from .metrics.patients import LEAST
 from .runtime.device import find_device
 from .runtime.environment import usable_cores
 from .runtime.files import write
-from .runtime.folders import is_empty, locked
+from .runtime.folders import locked
 from .runtime.jobs import FAILED, LEFT_OUT, Job, Outcome, Runner, run_command, run_jobs
+from .runtime.outputs import require_free
 from .runtime.spreadsheet import quoted
 from .schema import DataError
 from .training.config import load_pipeline
@@ -146,12 +147,9 @@ def claimed(output: Path, wanted: Mapping[str, Any]) -> Iterator[int]:
     """
     file = output / "plan.json"
     with locked(output) as lock:
+        require_free(output, "reproduce")
         if file.exists():
             _check_same(file, wanted)
-        elif not is_empty(output):
-            raise DataError(
-                f"{output} is neither a reproduction nor empty; choose another --output"
-            )
         write(file, json.dumps(wanted, indent=2) + "\n")
         yield lock
 

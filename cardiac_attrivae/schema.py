@@ -108,6 +108,8 @@ MANUAL = "manual"
 
 SYNTHETIC = "SYNTHETIC.txt"
 """File at the top of a data set of phantoms. Their scores are not those of patients."""
+UNFINISHED = "UNFINISHED"
+"""Word in that file while they are written."""
 
 
 @dataclass(frozen=True)

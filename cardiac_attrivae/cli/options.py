@@ -41,25 +41,13 @@ PLACE = Place(path_type=Path)
 """A file or folder that may be there or not."""
 
 
-UNMARKED = {
-    "preprocess": ["dataset.json"],
-    "join": ["dataset.json"],
-    "train": ["config.yaml"],
-    "explore": ["data.json"],
-    "phantom": ["SYNTHETIC.txt"],
-    "export": ["configs", "model.safetensors", "model.ts", "encoder.onnx", "decoder.onnx"],
-    "reproduce": ["plan.json"],
-}
-"""Commands -> files by which they know a folder of their own that has no marker."""
-
-
 def free(context: click.Context, option: click.Parameter, output: Path | None) -> Path | None:
     """Refuses a folder of somebody else before anything large is imported; what a command may
     replace of its own it checks by itself."""
     command = str(context.info_name)
     if output is not None:
         try:
-            require_free(output, command, UNMARKED.get(command, ()))
+            require_free(output, command)
         except DataError as error:
             raise Mistake(str(error)) from None
     return output

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..runtime.contents import part_to_score, require_run, require_store
+from ..runtime.outputs import REFINER
 from . import options
 from .console import explained, is_terminal, row, say, suggest, tell
 
@@ -86,7 +87,7 @@ def train(
     require_store(data)
     if base:
         require_run(base)
-    from ..training.folder import REFINER, require_room
+    from ..training.folder import require_room
 
     place = output or (base or Path()) / REFINER
     require_room(place, resume=given["resume"], overwrite=False)

@@ -9,7 +9,15 @@ from reprlib import repr as short
 from typing import NamedTuple
 
 from ..runtime.messages import without_folder
-from ..schema import MANUAL, SPLITS, CaseRecord, DataError, ManifestError
+from ..schema import (
+    MANUAL,
+    SPLITS,
+    SYNTHETIC,
+    UNFINISHED,
+    CaseRecord,
+    DataError,
+    ManifestError,
+)
 from .case_table import Rows, match_rows, normalised, read_info, same_id
 from .case_table import read_table as read_csv
 from .links import check_content
@@ -148,7 +156,8 @@ def find_root(manifest: Manifest, source: str | Path) -> Path:
     """Finds the folder that holds the manifest's folders: one of its ``roots`` below ``source``.
 
     Raises:
-        DataError: If there is none; says what was looked for, what was found and what to pass.
+        DataError: If there is none, which says what was looked for, what was found and what to
+            pass; or it holds phantoms that were not written to the end.
 
     Example:
         >>> from cardiac_attrivae.data.manifest import load_manifest
@@ -162,12 +171,23 @@ def find_root(manifest: Manifest, source: str | Path) -> Path:
     places = [_place(manifest, folder) for folder in manifest.folders]
     for root in manifest.roots:
         if any((source / root / place).is_dir() for place in places):
+            _refuse_unfinished(source / root)
             return source / root
     found = _listed(sorted(path.name for path in source.iterdir()))
     raise DataError(
         f"no {manifest.name!r} data in {source}: looked for {_listed(places)}, found "
         f"{found}. {_usage(manifest)}"
     )
+
+
+def _refuse_unfinished(root: Path) -> None:
+    """Refuses phantoms that were not written to the end: patients are missing from every split."""
+    file = root / SYNTHETIC
+    if file.is_file() and UNFINISHED in file.read_text("utf-8", "replace"):
+        raise DataError(
+            f"the set of phantoms is not finished: cardiac-attrivae phantom still writes {root}, "
+            "or was interrupted. Wait for it, or remove the folder and repeat the command"
+        )
 
 
 def _place(manifest: Manifest, folder: str) -> str:

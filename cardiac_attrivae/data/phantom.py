@@ -13,7 +13,8 @@ from scipy.linalg import polar
 
 from ..runtime.files import atomic_file, write
 from ..runtime.folders import is_empty, locked
-from ..schema import SYNTHETIC, DataError, Structure
+from ..runtime.outputs import require_free
+from ..schema import SYNTHETIC, UNFINISHED, DataError, Structure
 from .hearts import POPULATIONS
 from .scanner import ACDC_SCANNER, SCANNERS, Scan, draw_scan, pictures, redrawn
 
@@ -94,13 +95,17 @@ def write_phantoms(
         raise ValueError(f"vendor is {vendor!r}; expected one of {', '.join(SCANNERS)}, with mnms")
     output = Path(output)
     with locked(output):
+        require_free(output, "phantom")
         if not is_empty(output):
-            raise DataError(f"{output} is not empty; choose another folder")
+            raise DataError(f"{output} holds phantoms already; remove it, or choose another folder")
         origin = f"Synthetic hearts in the layout of {dataset}, written by cardiac-attrivae phantom"
-        write(output / SYNTHETIC, f"{origin}.\n")
+        write(output / SYNTHETIC, f"{origin}: {UNFINISHED}.\n")
         if dataset == "acdc":
-            return _write_acdc(output, cases, seed, quirks, cine)
-        return _write_mnms(output, cases, seed, quirks, cine, vendor)
+            truths = _write_acdc(output, cases, seed, quirks, cine)
+        else:
+            truths = _write_mnms(output, cases, seed, quirks, cine, vendor)
+        write(output / SYNTHETIC, f"{origin}.\n")
+        return truths
 
 
 def _truth(scan: Scan, folder: Path, vendor: str = "", labelled: bool = True) -> Truth:

@@ -25,16 +25,15 @@ from monai.transforms import Compose
 from ..runtime.files import enough_space, real_place, replace_folder
 from ..runtime.folders import check_unused, empty, is_empty, locked
 from ..runtime.messages import counted, without_folder
-from ..runtime.outputs import check_apart, check_own
+from ..runtime.outputs import A_STORE, check_apart, check_own, require_free
 from ..runtime.pool import Failure, Pool, cluster, processes, run_each
 from ..runtime.provenance import __version__
 from ..schema import SYNTHETIC, CaseRecord, DataError, Keys
-from .cases import Cases, Skipped, across_splits, drop_duplicates, find_cases
+from .cases import Cases, Skipped, across_splits, drop_duplicates, find_cases, find_root
 from .manifest import Manifest, load_manifest
 from .masks import Masks, predicted_masks
 from .pseudonyms import fixed_reason, pseudonymised
 from .recipe import WHOLE, Recipe
-from .store import is_store
 from .store_files import SPACING, STORE, unfinished
 from .store_writer import FACTS, assemble, case_file, save_case
 from .transforms import innermost, preprocessing
@@ -179,7 +178,7 @@ def preprocess(
             "dataset": manifest.name,
             "title": manifest.title,
             "citation": manifest.citation,
-            "synthetic": (source / SYNTHETIC).is_file(),
+            "synthetic": (find_root(manifest, source) / SYNTHETIC).is_file(),
             "pseudonymised": key is not None,
             "recipe": asdict(recipe),
         }
@@ -212,11 +211,12 @@ def check_replaceable(output: Path, overwrite: bool) -> None:
         >>> _ = Path("notes.txt").write_text("not a store")
         >>> check_replaceable(Path("."), overwrite=False)
         Traceback (most recent call last):
-        cardiac_attrivae.schema.DataError: . is no store, so it is not replaced; choose ...
+        cardiac_attrivae.schema.DataError: . is not empty and was not written by ... preprocess: ...
     """
-    if not output.exists() or output.is_dir() and overwrite and is_empty(output):
+    require_free(output, "preprocess")
+    if not output.exists() or overwrite and is_empty(output):
         return
-    if not is_store(output) and not (output.is_dir() and is_empty(output)):
+    if not (A_STORE.is_at(output) or is_empty(output)):
         raise DataError(f"{output} is no store, so it is not replaced; choose another folder")
     if not overwrite:
         raise DataError(f"{output} exists already; choose another folder or add --overwrite")

@@ -42,22 +42,6 @@ Slices = dict[str, Tensor]
 """Fields by their key, the rows of each along axis 0."""
 
 
-def is_store(folder: Path) -> bool:
-    """Returns whether a folder holds a store, perhaps of another version or a damaged one.
-
-    Its dataset.json tells, which has a format number; other programs write files of that name, too.
-
-    Example:
-        >>> is_store(Path("not/here"))
-        False
-    """
-    try:
-        info = read_json(folder / "dataset.json")
-    except DataError:
-        return False
-    return isinstance(info.get("format"), int) and "content_hash" in info and "recipe" in info
-
-
 def content_hash(folder: Path) -> str:
     """Computes the SHA-256 over the data files of a store, `FILES`.
 

@@ -20,14 +20,13 @@ from ..runtime.device import find_device
 from ..runtime.file_names import told_apart
 from ..runtime.files import write
 from ..runtime.messages import counted
-from ..runtime.outputs import claimed
+from ..runtime.outputs import REFINER, claimed
 from ..runtime.provenance import digest, versions
 from ..runtime.spreadsheet import csv_text
 from ..runtime.weights import weights_digest
 from ..schema import Keys
 from ..segmentation.judge import KIND, Segmenter, Training, cache_of, segmenters_for
 from ..training.batches import conditions
-from ..training.folder import REFINER
 from ..training.run import Run
 from .baselines import Baselines
 from .gallery import draw_gallery

@@ -19,7 +19,7 @@ import torch
 from ..data.recipe import full_recipe
 from ..report.render import render
 from ..runtime.files import atomic_file, atomic_folder, write
-from ..runtime.outputs import require_new
+from ..runtime.outputs import require_free, require_new
 from ..schema import DataError
 from ..training.facts import CROP
 from ..training.run import Run, load_run
@@ -62,6 +62,7 @@ def export(
         raise ValueError(f"format is {form!r}; expected one of bundle, {', '.join(FORMATS)}")
     if form != "bundle" and evaluation is not None:
         raise ValueError(f"format {form} has no place for scores; only a bundle has a model card")
+    require_free(Path(output), "export")
     model = load_run(run, plain=plain)
     if model.condition and form == "onnx":
         columns = ", ".join(model.network.categories)

@@ -27,9 +27,9 @@ from ..metrics.calibration import Calibration
 from ..metrics.population import Population
 from ..report.style import COLOURS, SYMBOLS, grey
 from ..runtime.device import find_device
-from ..runtime.files import atomic_folder, read_json, write
+from ..runtime.files import atomic_folder, write
 from ..runtime.folders import is_empty
-from ..runtime.outputs import check_own
+from ..runtime.outputs import AN_EXPLORER, check_own, require_free
 from ..runtime.shipped_models import judges_of, model_folder
 from ..schema import HEART, DataError, LatentTable, Phase, Structure
 from ..segmentation.judge import (
@@ -145,15 +145,13 @@ def write_explorer(
 
 def check_replaceable(folder: Path) -> None:
     """Refuses a folder that holds anything but an explorer: it would be removed."""
-    if folder.exists() and not folder.is_dir():
-        raise DataError(f"{folder} is a file; choose another folder")
+    require_free(folder, "explore")
     above = next(place for place in folder.absolute().parents if place.exists())
     if not os.access(above, os.W_OK):  # known only after minutes otherwise
         raise DataError(f"{above} may not be written; choose another folder")
     if folder.is_dir() and not is_empty(folder):
-        file = folder / "data.json"
-        if not (file.is_file() and "patients" in read_json(file)):
-            raise DataError(f"{folder} is not empty and holds no explorer; choose another folder")
+        if not AN_EXPLORER.is_at(folder):
+            raise DataError(f"{folder} holds no explorer, so it is not replaced; choose another")
         page = (file.relative_to(PAGE).as_posix() for file in PAGE.rglob("*"))
         check_own(folder, [*page, *MADE], "an explorer")
 

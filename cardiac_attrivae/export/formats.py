@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from ..models.conditional import told
 from ..models.vae import VAE
 from ..runtime.files import atomic_file
+from ..runtime.outputs import REFINER
 from ..runtime.provenance import ONNX, require_packages
 from ..runtime.weights import read_weights, write_weights
 from ..schema import DataError
 from ..training.facts import SHARED
-from ..training.folder import REFINER
 from ..training.refiner_learner import about_base
 from ..training.run import Run
 

@@ -55,8 +55,7 @@ def locked(folder: str | Path, called: str | Path | None = None) -> Iterator[int
             or a file of somebody else.
     """
     folder = Path(folder)
-    if os.path.lexists(folder) and not folder.is_dir():
-        raise DataError(f"{folder} is a file or a broken link; choose another folder")
+    refuse_file(folder)
     made = not folder.exists()
     lock = _lock(folder, called or folder)
     try:
@@ -112,6 +111,13 @@ def check_unused(folder: Path) -> None:
                     f"{folder} would be replaced, but another process works in {root}{holder}; "
                     "wait for it or end it, or choose another folder"
                 )
+
+
+def refuse_file(folder: Path) -> None:
+    """Refuses a file, or a link to what is not there, where a folder is to be written."""
+    if os.path.lexists(folder) and not folder.is_dir():
+        what = "a file" if folder.exists() else "a link to what is not there"
+        raise DataError(f"{folder} is {what}; choose another folder")
 
 
 def empty(folder: Path, *kept: str) -> None:

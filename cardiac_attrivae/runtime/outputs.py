@@ -2,7 +2,8 @@
 write itself.
 
 A command that works in a folder leaves the marker `MARKER` there. It refuses any other folder that
-is not empty. A command that replaces a whole folder refuses one with files of somebody else in it.
+is not empty. A command that replaces a whole folder refuses one with files of somebody else in it,
+and no command writes into such a folder of another: see `KINDS`.
 """
 
 from __future__ import annotations
@@ -15,15 +16,62 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from ..schema import DataError
+from ..schema import SYNTHETIC, DataError
 from .files import PART, read_json, write
-from .folders import LOCK, MARKER, is_empty, locked
+from .folders import LOCK, MARKER, is_empty, locked, refuse_file
+from .messages import shell_word
 from .provenance import digest
+from .yaml_files import read_yaml
 
 FORMAT = 1
 """Of the marker."""
 UNOWNED = (LOCK, MARKER, ".DS_Store", "Thumbs.db")
 """Names that do not count: those of locks and markers, and what file managers leave."""
+
+
+MOST_BYTES = 2**24
+"""Of a file by which a folder is known; a larger one is of another program."""
+REFINER = "refiner"
+"""Folder of a run that holds its refiner, which is a run by itself."""
+
+
+class Kind(NamedTuple):
+    """Folders that are replaced as a whole, so that nothing of another command belongs there."""
+
+    name: str  # in errors: "a store"
+    commands: tuple[str, ...]  # that write such a folder
+    file: str  # tells it, ...
+    keys: frozenset[str]  # ... with these keys: other programs write files of that name, too
+    inner: tuple[str, ...] = ()  # folders in it for which the command is called again
+
+    def is_at(self, folder: Path) -> bool:
+        """Returns whether a folder is of this kind, perhaps of another version or damaged."""
+        file = folder / self.file
+        try:
+            if not file.is_file() or file.stat().st_size > MOST_BYTES:
+                return False
+            json = file.suffix == ".json"
+            content = read_json(file) if json else read_yaml(file.read_bytes())
+        except (ValueError, OSError):
+            return False
+        return isinstance(content, Mapping) and self.keys <= content.keys()
+
+
+A_STORE = Kind(
+    "a store", ("preprocess", "join"), "dataset.json", frozenset({"format", "content_hash"})
+)
+A_RUN = Kind(
+    "a run", ("train",), "config.yaml", frozenset({"pipeline", "content_hash"}), (REFINER,)
+)
+AN_EXPLORER = Kind("an explorer", ("explore",), "data.json", frozenset({"patients", "code"}))
+KINDS = (A_STORE, A_RUN, AN_EXPLORER)
+
+KNOWN_BY = {command: (kind.file,) for kind in KINDS for command in kind.commands} | {
+    "phantom": (SYNTHETIC,),
+    "export": ("configs", "model.safetensors", "model.ts", "encoder.onnx", "decoder.onnx"),
+    "reproduce": ("plan.json",),
+}
+"""Command -> files by which it knows a folder of its own that has no marker."""
 
 
 class Claim(NamedTuple):
@@ -95,15 +143,15 @@ def claim(folder: Path, command: str) -> None:
     _mark(folder, command, _listed(folder), _marker(folder).get("sealed") or {})
 
 
-def require_free(folder: Path, command: str, known_by: Sequence[str] = ()) -> None:
-    """Refuses a folder that is not empty and was not written by a command, see `claim`; one without
-    a marker is the command's, too, if it holds one of the files that it is ``known_by``."""
-    if not folder.is_dir() and (folder.exists() or folder.is_symlink()):
-        what = "a file" if folder.exists() else "a link to what is not there"
-        raise DataError(f"{folder} is {what}; choose another folder")
+def require_free(folder: Path, command: str) -> None:
+    """Refuses a folder into which a command may not write: it lies in one of `KINDS`, or is not
+    empty and was not written by the command, as its marker says, or a file of `KNOWN_BY`."""
+    refuse_file(folder)
+    _refuse_within(folder, command)
     if not folder.is_dir() or is_empty(folder):
         return
     marked = command_of(folder)
+    known_by = KNOWN_BY.get(command, ())
     if marked is None and not any((folder / name).exists() for name in known_by):
         found = _some(path.name for path in folder.iterdir() if path.name not in UNOWNED)
         raise DataError(
@@ -115,6 +163,23 @@ def require_free(folder: Path, command: str, known_by: Sequence[str] = ()) -> No
             f"{folder} was written by cardiac-attrivae {marked}, not by {command}; choose "
             "another folder"
         )
+
+
+def _refuse_within(folder: Path, command: str) -> None:
+    """Refuses a folder that is one of `KINDS` of another command, or lies in one."""
+    real = Path(os.path.realpath(folder))
+    for above in (real, *real.parents):
+        for kind in KINDS:
+            own = command in kind.commands
+            inner = real in [above / name for name in kind.inner]
+            if not (own and (above == real or inner)) and kind.is_at(above):
+                where = "is" if above == real else f"lies in {above},"
+                beside = above.with_name(f"{above.name}-{command}")
+                raise DataError(
+                    f"{folder} {where} {kind.name}, which is replaced as a whole, so that nothing "
+                    f"else is written there; choose a folder beside it: --output "
+                    f"{shell_word(beside)}"
+                )
 
 
 def require_new(folder: Path) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from ..runtime.files import enough_space, write
-from ..runtime.folders import check_unused, empty, is_empty, locked
-from ..runtime.outputs import check_own, refuse_links
+from ..runtime.folders import check_unused, empty, locked
+from ..runtime.outputs import A_RUN, REFINER, check_own, refuse_links, require_free
 from ..runtime.yaml_files import read_yaml
 from ..schema import DataError
 
@@ -19,8 +19,6 @@ CONFIG, LAST, BEST = "config.yaml", "last.pt", "best.pt"
 MODEL, HISTORY, SUMMARY = "model.safetensors", "history.csv", "summary.json"
 MEASURED = ("wall_time_s", "steps_per_second", "peak_memory_mib")
 """Keys of summary.json that differ from one run to the next: the model does not record them."""
-REFINER = "refiner"
-"""Folder of a run that holds its refiner, which is a run by itself."""
 SEGMENTERS = "segmenters"
 """Folder of the cached segmenters, which hold for any run on the same store."""
 RUN = (
@@ -77,8 +75,7 @@ def _make_room(
 
 def require_room(folder: Path, *, resume: bool, overwrite: bool) -> None:
     """Refuses a folder with another's files, or with a run that shall neither go on nor go."""
-    if not (folder / CONFIG).is_file() and folder.is_dir() and not is_empty(folder):
-        raise DataError(f"{folder} is neither a run nor an empty folder; choose another")
+    require_free(folder, "train")
     if _began(folder) and not (resume or overwrite):
         raise DataError(f"{folder} holds a run; add --resume, or choose another folder")
 
@@ -94,7 +91,7 @@ def _remove(folder: Path) -> None:
     Killed in here, it leaves a run of the old configuration that has yet to begin.
     """
     config = configuration(folder / CONFIG)  # other programs write files of that name, too
-    if not isinstance(config, Mapping) or not {"pipeline", "content_hash"} <= config.keys():
+    if not isinstance(config, Mapping) or not A_RUN.keys <= config.keys():
         raise DataError(
             f"{folder} was not written by cardiac-attrivae train: its {CONFIG} is of something "
             "else; choose another folder"

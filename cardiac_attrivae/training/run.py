@@ -20,13 +20,13 @@ from ..models.vae import VAE
 from ..runtime.contents import require_run
 from ..runtime.device import find_device
 from ..runtime.files import read_json
+from ..runtime.outputs import REFINER
 from ..runtime.shipped_models import is_shipped, model_folder
 from ..runtime.weights import read_weights, weights_digest
 from ..schema import DataError, Keys
 from .batches import conditions
 from .config import Pipeline, parse_pipeline
 from .facts import check_facts, check_pipeline
-from .folder import REFINER
 
 TRAVERSAL = np.linspace(-3, 3, 7)
 """Steps of a traversal in standard deviations of the training codes, as in the paper's Fig. 3."""

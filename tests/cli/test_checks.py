@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from cardiac_attrivae.cli.data import _empty_splits
+from cardiac_attrivae.cli.main import main
 from cardiac_attrivae.runtime import contents
 from cardiac_attrivae.schema import DataError
 
@@ -100,6 +102,40 @@ def test_a_mistake_is_reported_before_anything_large_is_imported(world, words):
     assert done.stdout == "large:\n"
     assert "Traceback" not in done.stderr
     assert not (world / "o").exists()
+
+
+WRITERS = sorted(
+    name
+    for name, command in main.commands.items()
+    if any("--output" in parameter.opts for parameter in command.params)
+)
+WHOLE = {
+    "store": ("preprocess", "dataset.json", '{"format": 2, "content_hash": "", "recipe": {}}'),
+    "run": ("train", "config.yaml", "pipeline: {}\ncontent_hash: a\n"),
+    "explorer": ("explore", "data.json", '{"patients": 3, "code": {}}'),
+}
+"""Folders that are replaced as a whole: command that writes one, and the file that tells it."""
+
+
+@pytest.mark.parametrize("command", WRITERS)
+@pytest.mark.parametrize("kind", WHOLE)
+@pytest.mark.parametrize("below", ["figures", "a/b", ""])
+def test_nothing_is_written_into_a_store_a_run_or_an_explorer(tmp_path, kind, command, below):
+    """It would keep its own command from replacing the folder later."""
+    writer, file, content = WHOLE[kind]
+    (tmp_path / kind).mkdir()
+    (tmp_path / kind / file).write_text(content)
+    if not below and (command == writer or {command, writer} == {"join", "preprocess"}):
+        return
+    for output in (tmp_path / kind / below, tmp_path / "link" / below):
+        if output.parts[-1 - below.count("/") - bool(below)] == "link":
+            (tmp_path / "link").symlink_to(kind)
+        done = CliRunner().invoke(main, [command, "--output", str(output)])
+        assert done.exit_code == 2
+        beside = tmp_path / f"{kind}-{command}"
+        assert f"{kind}, which is replaced as a whole" in done.stderr
+        assert f"choose a folder beside it: --output {beside}\n" in done.stderr
+    assert [path.name for path in (tmp_path / kind).iterdir()] == [file]
 
 
 def test_a_split_without_patients_is_named_with_those_that_have_some(tmp_path):

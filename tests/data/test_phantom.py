@@ -1,6 +1,8 @@
 """Phantoms are what they say they are: volumes, areas, layouts, quirks and a domain shift."""
 
 import csv
+import shutil
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -8,8 +10,12 @@ import numpy as np
 import pytest
 
 from cardiac_attrivae.data import phantom
+from cardiac_attrivae.data.check import check_dataset
 from cardiac_attrivae.data.hearts import POPULATIONS, Heart, draw_heart
+from cardiac_attrivae.data.manifest import load_manifest
 from cardiac_attrivae.data.phantom import RAW_LABELS, write_phantoms
+from cardiac_attrivae.data.preprocess import preprocess
+from cardiac_attrivae.data.store import SliceDataset
 from cardiac_attrivae.runtime.folders import LOCK, locked
 from cardiac_attrivae.schema import HEART, DataError
 
@@ -399,7 +405,7 @@ def test_two_runs_do_not_write_into_one_folder(dataset, tmp_path):
         assert [file.name for file in (tmp_path / "tree").iterdir()] == [LOCK]
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "mine.txt").touch()
-    with pytest.raises(DataError, match="tree is not empty; choose another folder"):
+    with pytest.raises(DataError, match="tree is not empty and was not written by"):
         write_phantoms(dataset, tmp_path / "tree", cases=1)
 
 
@@ -407,3 +413,32 @@ def test_codes_never_repeat():
     """Checked over a data set of full size, without drawing its hearts."""
     codes = {phantom._mnms_code(index) for index in range(phantom.MAX_CASES["mnms"])}
     assert len(codes) == phantom.MAX_CASES["mnms"]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "killed"), [("acdc", "_write_acdc_patient"), ("mnms", "_save")]
+)
+def test_a_set_that_is_half_written_is_not_taken_for_a_whole_one(
+    dataset, killed, tmp_path, monkeypatch
+):
+    def stop(*given):
+        if len(list(tmp_path.rglob("*.nii.gz"))) > 3:
+            raise KeyboardInterrupt
+        return real(*given)
+
+    real, manifest = getattr(phantom, killed), load_manifest(dataset)
+    folder = tmp_path / "download" / manifest.roots[-1]
+    monkeypatch.setattr(phantom, killed, stop)
+    with pytest.raises(KeyboardInterrupt):
+        write_phantoms(dataset, folder, cases=4, cine=False)
+    for source in (folder, tmp_path / "download"):
+        for reader in (check_dataset, partial(preprocess, output=tmp_path / "store")):
+            with pytest.raises(DataError, match=r"of phantoms is not finished: .* remove the fold"):
+                reader(manifest, source)
+    with pytest.raises(DataError, match="holds phantoms already; remove it, or choose another"):
+        write_phantoms(dataset, folder, cases=4)
+    monkeypatch.undo()
+    shutil.rmtree(folder)
+    write_phantoms(dataset, folder, cases=4, cine=False)
+    preprocess(manifest, tmp_path / "download", tmp_path / "store")
+    assert SliceDataset.open(tmp_path / "store").info["synthetic"]

@@ -268,7 +268,7 @@ def test_an_output_that_exists_is_kept_unless_overwrite_is_asked_for(own, tmp_pa
     output.mkdir()
     (output / "thesis.txt").write_text("years of work")
     for overwrite in (False, True):
-        with pytest.raises(DataError, match="is no store, so it is not replaced"):
+        with pytest.raises(DataError, match="was not written by cardiac-attrivae preprocess: it"):
             preprocess(OWN, own, output, overwrite=overwrite)
     assert (output / "thesis.txt").read_text() == "years of work"
     shutil.rmtree(output)

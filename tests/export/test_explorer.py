@@ -242,7 +242,9 @@ def test_nothing_but_an_explorer_is_replaced(page, tmp_path, monkeypatch):
     done = CliRunner().invoke(main, ["explore", *map(str, words)])
     assert done.exit_code == 2
     assert "was not written by cardiac-attrivae explore: it holds mine.txt" in done.stderr
-    with pytest.raises(DataError, match="is not empty and holds no explorer; choose another"):
+    with pytest.raises(
+        DataError, match="was not written by cardiac-attrivae explore: it holds mine.txt"
+    ):
         explorer.check_replaceable(tmp_path)
     with pytest.raises(DataError, match="is a file"):
         explorer.check_replaceable(tmp_path / "mine.txt")

@@ -8,7 +8,13 @@ import pytest
 
 from cardiac_attrivae.runtime.files import write
 from cardiac_attrivae.runtime.folders import MARKER
-from cardiac_attrivae.runtime.outputs import check_apart, check_own, claimed, foreign
+from cardiac_attrivae.runtime.outputs import (
+    check_apart,
+    check_own,
+    claimed,
+    foreign,
+    require_free,
+)
 from cardiac_attrivae.schema import DataError
 
 
@@ -116,3 +122,23 @@ def test_output_and_source_lie_apart(tmp_path, source, output):
         check_apart(tmp_path / source, tmp_path / output)
     check_apart(tmp_path / "a", tmp_path / "c")
     check_apart(tmp_path / "a", tmp_path / "ab")
+
+
+def test_a_run_holds_its_refiner_and_nothing_else(tmp_path):
+    write(tmp_path / "run" / "config.yaml", "pipeline: {}\ncontent_hash: a\n")
+    require_free(tmp_path / "run" / "refiner", "train")
+    for folder, command in (("refiner", "tune"), ("other", "train"), ("refiner/new", "train")):
+        with pytest.raises(DataError, match="a run, which is replaced as a whole"):
+            require_free(tmp_path / "run" / folder, command)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.yaml", "model: resnet"), ("config.yaml", "[]"), ("config.yaml", "a: [\0"),
+        ("dataset.json", '{"name": "Dataset001"}'), ("data.json", "[1]"), ("data.json", "{"),
+    ],
+)  # fmt: skip
+def test_a_project_of_somebody_with_files_of_such_names_may_hold_results(tmp_path, file, content):
+    (tmp_path / file).write_text(content)
+    require_free(tmp_path / "results", "generate")

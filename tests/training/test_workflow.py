@@ -529,7 +529,7 @@ def test_deterministic_is_off_after_a_run_that_could_not_begin_and_keeps_what_wa
     (tmp_path / "run" / "thesis.docx").touch()
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     before = {name: read() for name, read in SWITCHES.items()}
-    with pytest.raises(DataError, match="neither a run nor an empty folder"):
+    with pytest.raises(DataError, match="was not written by cardiac-attrivae train: it holds"):
         train(PLAIN | {"deterministic": True})
     assert {name: read() for name, read in SWITCHES.items()} == before
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -652,7 +652,7 @@ def test_a_run_that_was_killed_as_it_was_overwritten_is_never_half_of_one(
 def test_a_folder_with_other_files_is_left_alone(train, tmp_path, options):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.docx").write_text("three years")
-    with pytest.raises(DataError, match="neither a run nor an empty folder"):
+    with pytest.raises(DataError, match="was not written by cardiac-attrivae train: it holds"):
         train(**options)
     assert (tmp_path / "run" / "thesis.docx").read_text() == "three years"
 
