@@ -32,6 +32,8 @@ from cardiac_attrivae.runtime.validation import build
 from cardiac_attrivae.segmentation.onnx_network import OnnxSettings
 from cardiac_attrivae.training.config import load_pipeline, shipped_pipelines
 
+pytestmark = pytest.mark.xdist_group("docs")  # one world serves all pages
+
 CHECKOUT = Path(__file__).parent.parent
 DOCS = CHECKOUT / "docs"
 PAGES = ["README.md", *sorted(str(file.relative_to(CHECKOUT)) for file in DOCS.rglob("*.md"))]

@@ -22,7 +22,7 @@ from cardiac_attrivae.export.explorer import explore
 from cardiac_attrivae.report.page import write_report
 from cardiac_attrivae.runtime.files import read_json
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("stack")]  # one fixture for all
 NAMES = ("LVEDV", "LVESV", "LVEF", "LVM")
 SIX = ["LV", "MYO", "RV", "LV_ES", "MYO_ES", "RV_ES"]
 STACK = Recipe(phases=("ED", "ES"), stack=5)

@@ -30,7 +30,7 @@ from cardiac_attrivae.report.page import write_report
 from cardiac_attrivae.runtime.files import read_json
 from cardiac_attrivae.training.run import load_run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("two_phases")]  # one fixture for all
 NAMES = ("LVEDA", "LVESA", "LVEF", "LVEDV")
 SIX = ["LV", "MYO", "RV", "LV_ES", "MYO_ES", "RV_ES"]
 

@@ -34,6 +34,8 @@ from cardiac_attrivae.training.classifier_engine import ClassifierTrainer
 from cardiac_attrivae.training.engines import SoftIntroTrainer, VAETrainer
 from cardiac_attrivae.training.optimisation import split_parameters
 
+pytestmark = pytest.mark.xdist_group("distributed")  # two processes serve all tests
+
 ROWS = 7  # shares of 4 and 3
 TIMEOUT = 240  # two interpreters on a busy machine
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2}
