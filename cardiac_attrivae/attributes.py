@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .heart import Outlines, eccentricity, mass_g, ventricle
+from .heart import Outlines, eccentricity, mass_g, shows, ventricle
 from .schema import HEART, Phase, Structure, structures_at
 
 Hearts = Mapping[Phase, Outlines]
@@ -174,7 +174,7 @@ _SINGLE = (
     ),
     Attribute(
         "LV_eccentricity", "LV eccentricity at ED", "", Kind.SHAPE, Structure.LV, (ED,),
-        lambda at: eccentricity(at[ED].plane == Structure.LV, at[ED].spacing[:2]),
+        lambda at: eccentricity(shows(at[ED].plane, Structure.LV), at[ED].spacing[:2]),
         digits=2, in_every_store=False,
     ),
 )  # fmt: skip

@@ -53,6 +53,22 @@ class Outlines:
         return wall_thickness(self.plane, self.spacing[:2])
 
 
+def shows(mask: np.ndarray, *structures: Structure) -> np.ndarray:
+    """Tells which voxels of a canonical mask, of any shape, show one of some structures.
+
+    numpy compares with a plain number in a tenth of the time that it takes with a member of an
+    enumeration.
+
+    Example:
+        >>> shows(np.arange(4, dtype=np.uint8), Structure.LV, Structure.MYO)
+        array([False,  True,  True, False])
+    """
+    found = mask == int(structures[0])
+    for structure in structures[1:]:
+        found |= mask == int(structure)
+    return found
+
+
 def pixel_counts(mask: np.ndarray) -> np.ndarray:
     """Counts the pixels of each structure in each slice of a canonical mask (I, J, S), (S, 4).
 
@@ -61,9 +77,10 @@ def pixel_counts(mask: np.ndarray) -> np.ndarray:
         >>> pixel_counts(mask).tolist()
         [[1, 0, 2, 1], [1, 3, 0, 0]]
     """
-    slices, labels = mask.shape[-1], len(Structure)
-    cells = mask + labels * np.arange(slices)  # a cell of the table for each voxel
-    return np.bincount(cells.ravel(order="K"), minlength=slices * labels).reshape(slices, labels)
+    slices = np.ascontiguousarray(mask.T).reshape(mask.shape[-1], -1)
+    # one slice after another takes a third of the time of all of them along an axis
+    counts = [[np.count_nonzero(shown) for shown in shows(slices, label)] for label in Structure]
+    return np.array(counts).T
 
 
 def is_one_heart(cavity: np.ndarray) -> bool:
@@ -75,14 +92,16 @@ def is_one_heart(cavity: np.ndarray) -> bool:
     Example:
         >>> cavity = np.zeros((9, 9, 2), bool)
         >>> cavity[1:4, 1:4] = True
-        >>> bool(is_one_heart(cavity)), bool(is_one_heart(cavity | cavity[::-1]))
+        >>> is_one_heart(cavity), is_one_heart(cavity | cavity[::-1])
         (True, False)
     """
     from scipy.ndimage import label
 
-    parts, _ = label(cavity.any(axis=2), np.ones((3, 3)))
+    parts, count = label(cavity.any(axis=2), np.ones((3, 3)))
+    if count < 2:
+        return True
     sizes = np.sort(np.bincount(parts.ravel())[1:])
-    return len(sizes) < 2 or sizes[-2] < SECOND * sizes[-1]
+    return bool(sizes[-2] < SECOND * sizes[-1])
 
 
 def volume_ml(counts: np.ndarray, spacing: Spacing, structure: Structure) -> float:
@@ -161,7 +180,7 @@ def wall_thickness(plane: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
     from scipy.ndimage import distance_transform_edt
 
     around = np.pad(plane, 1)
-    cavity, wall = around == Structure.LV, around == Structure.MYO
+    cavity, wall = shows(around, Structure.LV), shows(around, Structure.MYO)
     if not (cavity.any() and wall.any()):
         return np.empty(0)
     inwards = distance_transform_edt(~cavity, spacing)

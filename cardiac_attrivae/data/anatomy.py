@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..heart import pixel_counts
+from ..heart import pixel_counts, shows
 from ..runtime.messages import counted
 from ..schema import HEART, DataError, Structure
 from .crop import barycentre
@@ -86,10 +86,15 @@ def border_share(mask: np.ndarray, inner: Structure, outer: Structure) -> float:
         >>> border_share(mask, Structure.MYO, Structure.LV)  # 12 of its neighbours lie outside
         0.0769...
     """
-    own = np.pad(mask == inner, ((1, 1), (1, 1), (0, 0)))
-    near = own[2:, 1:-1] | own[:-2, 1:-1] | own[1:-1, 2:] | own[1:-1, :-2]
-    border = mask[near & (mask != inner)]
-    return float(np.mean(border == outer)) if len(border) else float("nan")
+    own = shows(mask, inner)
+    near = np.zeros_like(own)
+    near[1:] |= own[:-1]
+    near[:-1] |= own[1:]
+    near[:, 1:] |= own[:, :-1]
+    near[:, :-1] |= own[:, 1:]
+    border = near & ~own
+    pixels, touching = map(np.count_nonzero, (border, border & shows(mask, outer)))
+    return float(touching / pixels) if pixels else float("nan")
 
 
 def exchanged_labels(mask: np.ndarray) -> str:
@@ -170,17 +175,16 @@ def heart_box(labels: np.ndarray) -> tuple[slice, slice]:
     return slice(int(i[0]), int(i[-1]) + 1), slice(int(j[0]), int(j[-1]) + 1)
 
 
-def base_first(labels: np.ndarray) -> bool | None:
-    """Tells whether the slices of a stack of labels (I, J, S) run from the base to the apex; None
-    where it is unclear.
+def base_first(counts: np.ndarray) -> bool | None:
+    """Tells whether the slices of a stack run from the base to the apex; None where it is unclear.
+    ``counts`` are the pixels of each structure in each slice, (S, 4).
 
     Example:
-        >>> labels = np.zeros((9, 9, 3), np.uint8)
-        >>> labels[:, :, 0], labels[:3, :, 1], labels[0, :, 2] = 1, 1, 1
-        >>> base_first(labels), base_first(labels[..., ::-1])
+        >>> counts = np.array([[0, 81, 0, 0], [54, 27, 0, 0], [72, 9, 0, 0]])
+        >>> base_first(counts), base_first(counts[::-1])
         (True, False)
     """
-    sizes = (labels > 0).sum(axis=(0, 1))
+    sizes = counts[:, HEART].sum(axis=1)
     shown = sizes[sizes > 0]
     half = len(shown) // 2
     first, last = int(shown[:half].sum()), int(shown[len(shown) - half :].sum())
@@ -205,44 +209,51 @@ def handedness(labels: np.ndarray, spacing_mm: tuple[float, ...]) -> float:
         >>> handedness(np.zeros((9, 9, 5), np.uint8), (1.5, 1.5))
         0.0
     """
-    order = base_first(labels)
-    if order is None:
+    counts = pixel_counts(labels)
+    order = base_first(counts)
+    shown = np.flatnonzero((counts[:, HEART] >= 30).all(axis=1))
+    if order is None or len(shown) < 3:
         return 0.0
-    stack = labels if order else labels[..., ::-1]
-    shown = np.flatnonzero((pixel_counts(stack)[:, HEART] >= 30).all(axis=1))
-    if len(shown) < 3:
-        return 0.0
-    planes = [stack[..., z] for z in shown]
-    lefts = [
-        barycentre((plane == Structure.LV) | (plane == Structure.MYO)) * spacing_mm[:2]
-        for plane in planes
-    ]
-    rights = [barycentre(plane == Structure.RV) * spacing_mm[:2] for plane in planes]
-    ways = np.subtract(rights, lefts)
+    shown = shown if order else shown[::-1]
+    stack = labels.T[shown]  # (n, J, I), as the voxels of a file lie
+    rv, lv = shows(stack, Structure.RV), shows(stack, Structure.LV, Structure.MYO)
+    rights, lefts = (barycentre(region)[:, ::-1] * spacing_mm[:2] for region in (rv, lv))
+    ways = rights - lefts
     turn = np.unwrap(np.arctan2(ways[:, 1], ways[:, 0]))
-    skews, reaches = [], []
-    for plane, left, (x, y) in zip(planes[: len(planes) // 2], lefts, ways, strict=False):
-        places = np.argwhere(plane == Structure.RV) * spacing_mm[:2] - left
-        across = places @ np.array([-y, x]) / np.hypot(x, y)
-        centred = across - across.mean()
-        skews.append((centred**3).mean() / centred.std() ** 3)
-        reaches.append((across.max() + across.min()) / across.std())
-    found = (turn[-1] - turn[0], np.mean(skews), np.mean(reaches))
-    return float(np.dot(CHIRAL, found))
+
+    # in the basal half of the slices: where pixels of the RV lie across the line from LV to RV
+    half = len(shown) // 2
+    pixels = counts[shown[:half], Structure.RV]
+    first = np.cumsum(pixels) - pixels  # of each slice
+    normals = ways[:, ::-1] * (-1, 1) / np.linalg.norm(ways, axis=1, keepdims=True)
+    by_column, by_row = (
+        (np.arange(n) * mm - left[:half, None]) * normal[:half, None]
+        for n, mm, left, normal in zip(
+            stack.shape[:0:-1], spacing_mm[:2], lefts.T, normals.T, strict=True
+        )
+    )
+    across = (by_column[:, None] + by_row[:, :, None])[rv[:half]]
+
+    def means(values: np.ndarray) -> np.ndarray:
+        return np.add.reduceat(values, first) / pixels
+
+    centred = across - np.repeat(means(across), pixels)
+    spread = np.sqrt(means(centred**2))
+    skews = means(centred * centred**2) / spread**3  # numpy's **3 takes thirty times as long
+    reaches = (np.maximum.reduceat(across, first) + np.minimum.reduceat(across, first)) / spread
+    return float(np.dot(CHIRAL, (turn[-1] - turn[0], skews.mean(), reaches.mean())))
 
 
-def missing_slices(labels: np.ndarray) -> str:
-    """Says which structures a slice of labels (I, J, S) lacks that lies between slices with them;
-    empty if none does.
+def missing_slices(counts: np.ndarray) -> str:
+    """Says which structures a slice lacks that lies between slices with them; empty if none does.
+    ``counts`` are the pixels of each structure in each slice, (S, 4).
 
     Example:
-        >>> labels = np.zeros((4, 4, 4), np.uint8)
-        >>> labels[..., [0, 3]] = Structure.LV
-        >>> missing_slices(labels)
+        >>> missing_slices(np.array([[0, 9, 0, 0], [9, 0, 0, 0], [9, 0, 0, 0], [5, 4, 0, 0]]))
         'LV in 2 slices'
     """
     found = []
-    for structure, shown in zip(HEART, (pixel_counts(labels)[:, HEART] > 0).T, strict=True):
+    for structure, shown in zip(HEART, (counts[:, HEART] > 0).T, strict=True):
         places = np.flatnonzero(shown)
         lacking = int(np.ptp(places)) + 1 - len(places) if len(places) else 0
         if lacking:
@@ -250,21 +261,21 @@ def missing_slices(labels: np.ndarray) -> str:
     return ", ".join(found)
 
 
-def unlikely_size(labels: np.ndarray, spacing_mm: tuple[float, ...]) -> str:
-    """Says how large a heart is that cannot be so small or large; empty if it can. Labels are (I,
-    J, S).
+def unlikely_size(counts: np.ndarray, spacing_mm: tuple[float, ...]) -> str:
+    """Says how large a heart is that cannot be so small or large; empty if it can. ``counts`` are
+    the pixels of each structure in each slice, (S, 4).
 
     Example:
-        >>> labels = np.ones((40, 40, 9), np.uint8)
-        >>> unlikely_size(labels, (1.5, 1.5, 8.0))
+        >>> counts = np.array([[0, 1600, 0, 0]] * 9)
+        >>> unlikely_size(counts, (1.5, 1.5, 8.0))
         ''
-        >>> unlikely_size(labels, (1.0, 1.0, 1.0))  # a header that lost its spacing
+        >>> unlikely_size(counts, (1.0, 1.0, 1.0))  # a header that lost its spacing
         'an LV of 9 mm length in a heart of 40 mm width'
     """
     across, down, through = spacing_mm
-    lv = pixel_counts(labels)[:, Structure.LV]
+    lv = counts[:, Structure.LV]
     length = int((lv > 0).sum()) * through
-    width = float(np.sqrt((labels > 0).sum(axis=(0, 1)).max(initial=0) * across * down))
+    width = float(np.sqrt(counts[:, HEART].sum(axis=1).max(initial=0) * across * down))
     sizes = ((length, LENGTH_MM), (width, WIDTH_MM))
     if lv.max(initial=0) <= FEW or all(low <= size <= high for size, (low, high) in sizes):
         return ""
@@ -302,7 +313,9 @@ def island(labels: np.ndarray) -> int:
     """
     from scipy.ndimage import label
 
-    parts, _ = label(labels.any(axis=2), np.ones((3, 3)))
+    parts, count = label(labels.any(axis=2), np.ones((3, 3)))
+    if count < 2:
+        return 0
     sizes = np.bincount(np.broadcast_to(parts[..., None], labels.shape)[labels > 0])
     return int(sizes.sum() - sizes.max(initial=0))
 
@@ -323,12 +336,12 @@ def oddities(image: Volume, mask: Volume, labels: np.ndarray, matched: bool) -> 
     """
     i, j = heart_box(labels)
     heart = labels[max(i.start - 1, 0) : i.stop + 1, max(j.start - 1, 0) : j.stop + 1]
-    found = []
+    counts, found = pixel_counts(heart), []
     if exchanged := exchanged_labels(heart):
         found.append(Oddity(EXCHANGED, exchanged, problem=True))
     if not matched and is_flipped(image, mask):
         found.append(Oddity(FLIPPED, ""))
-    if is_mirrored(image, pixel_counts(heart)):
+    if is_mirrored(image, counts):
         found.append(Oddity(MIRRORED, ""))
     if (odds := handedness(heart, image.spacing_mm)) < -SURE:
         found.append(Oddity(MIRROR_IMAGE, f"log odds {odds:.1f}"))
@@ -336,7 +349,7 @@ def oddities(image: Volume, mask: Volume, labels: np.ndarray, matched: bool) -> 
         found.append(Oddity(CUT, ""))
     if apart := island(heart):
         found.append(Oddity(ISLAND, f"{apart} voxels"))
-    if lacking := missing_slices(heart):
+    if lacking := missing_slices(counts):
         found.append(Oddity(GAP, lacking))
     order = sorted if matched else tuple
     if not np.allclose(order(image.spacing_mm), order(mask.spacing_mm), rtol=1e-3):
@@ -345,6 +358,6 @@ def oddities(image: Volume, mask: Volume, labels: np.ndarray, matched: bool) -> 
     lengths = np.linalg.norm(image.affine[:3, :3], axis=0)
     if image.spacing_mm == (1.0, 1.0, 1.0) and not np.allclose(lengths, 1, rtol=1e-2):
         found.append(Oddity(UNIT, spelled_mm(lengths), problem=True))
-    elif size := unlikely_size(heart, image.spacing_mm):
+    elif size := unlikely_size(counts, image.spacing_mm):
         found.append(Oddity(SIZE, size))
     return found

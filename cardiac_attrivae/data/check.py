@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..heart import is_one_heart
+from ..heart import is_one_heart, shows
 from ..schema import HEART, CaseRecord, DataError, Structure
 from .anatomy import PHASES_EXCHANGED, oddities
 from .case_table import match_rows
@@ -149,7 +149,7 @@ def _examine(record: CaseRecord, found: Findings, whole: bool = True) -> _Scan |
     labels = np.zeros(mask.voxels.shape, np.uint8)
     for number, structure in record.label_numbers.items():
         labels[mask.voxels == number] = structure
-    if not is_one_heart(labels == Structure.LV):
+    if not is_one_heart(shows(labels, Structure.LV)):
         faults.append(("the LV in two places of the mask", at))
     if labels.shape == image.voxels.shape:
         for oddity in oddities(image, stored, labels, matched=record.match == "affine"):
@@ -177,7 +177,7 @@ def _examine(record: CaseRecord, found: Findings, whole: bool = True) -> _Scan |
         (max(across, down), through, *map(float, image.voxels.shape)),
         labelled,
         sound=not faults,
-        lv_voxels=int((labels == Structure.LV).sum()),
+        lv_voxels=int(shows(labels, Structure.LV).sum()),
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.nn.functional import grid_sample
 
+from ..heart import shows
 from ..schema import HEART, DataError, Structure
 from .recipe import STACK_MM
 
@@ -92,8 +93,8 @@ def heart_axes(label: np.ndarray, spacing: tuple[float, float]) -> tuple[np.ndar
         ([[1.0, 0.0], [-0.0, 1.0]], [9.0, 6.0])
     """
     regions = {
-        "LV": (label == Structure.LV) | (label == Structure.MYO),
-        "RV": label == Structure.RV,
+        "LV": shows(label, Structure.LV, Structure.MYO),
+        "RV": shows(label, Structure.RV),
     }
     for name, region in regions.items():
         if not region.any():
@@ -107,7 +108,7 @@ def heart_axes(label: np.ndarray, spacing: tuple[float, float]) -> tuple[np.ndar
 
 
 def barycentre(region: np.ndarray) -> np.ndarray:
-    """Computes the mean index of the pixels of a region (I, J), (2,); refuses an empty one.
+    """Computes the mean index of the pixels of regions (..., I, J), (..., 2); refuses an empty one.
 
     Example:
         >>> region = np.zeros((5, 5), bool)
@@ -115,10 +116,14 @@ def barycentre(region: np.ndarray) -> np.ndarray:
         >>> barycentre(region).tolist()
         [1.0, 2.0]
     """
-    if not region.any():
+    pixels = region.astype(np.float32)  # faster than truth values, and as exact
+    height, width = region.shape[-2:]
+    rows, columns = pixels @ np.ones(width, np.float32), np.ones(height, np.float32) @ pixels
+    count = rows.sum(axis=-1, dtype=np.float64)
+    if not np.all(count):
         raise DataError("the region is empty; expected pixels")
-    sums = (region.sum(axis=1), region.sum(axis=0))
-    return np.array([along @ np.arange(len(along)) for along in sums]) / sums[0].sum()
+    sums = rows @ np.arange(height), columns @ np.arange(width)
+    return np.stack(sums, axis=-1) / count[..., None]
 
 
 def crop_points(

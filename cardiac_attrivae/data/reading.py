@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, MapTransform, Transform
 from torch import Tensor
 
-from ..heart import is_one_heart, pixel_counts
+from ..heart import is_one_heart, pixel_counts, shows
 from ..schema import MANUAL, CaseRecord, DataError, Keys, Structure
 from .anatomy import PHASES_EXCHANGED, heart_box, oddities
 from .images import laid_on, read_image, turned_round
@@ -147,7 +147,7 @@ class MeasureHeart(Transform):
         if not mask.any():
             raise DataError(f"{name} is empty: no mask to use")
         box = mask[heart_box(mask)]
-        if not is_one_heart(box == Structure.LV):
+        if not is_one_heart(shows(box, Structure.LV)):
             raise DataError(f"{name} shows the LV in two places; expected one")
         return {**data, "mask": box, "counts": pixel_counts(box)}
 

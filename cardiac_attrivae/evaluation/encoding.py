@@ -34,6 +34,7 @@ from ..data.recipe import Recipe
 from ..data.scan import Scan, read_scan
 from ..data.store import SliceDataset
 from ..data.transforms import crop_heart
+from ..heart import pixel_counts
 from ..metrics.calibration import read_lines
 from ..metrics.cardiac_function import find_phases
 from ..metrics.population import FEWEST, Population
@@ -188,7 +189,7 @@ def encode_scan(
             said.append(
                 f"labels look exchanged: {exchanged}; give their numbers with --mask-labels"
             )
-        if size := unlikely_size(outlined[0], scan.spacing_mm):
+        if size := unlikely_size(pixel_counts(outlined[0]), scan.spacing_mm):
             said.append(f"{size}: is the spacing that of the scan?")
     if handedness(outlined[0], scan.spacing_mm) < -SURE:
         said.append(MIRROR_IMAGE)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.ndimage import binary_erosion, convolve, gaussian_filter, uniform_filter
 
+from ..heart import shows
 from ..schema import HEART
 from .metric import Good, Metric, Section, table_of
 from .scales import CORRELATION, PLAIN, POSITIVE
@@ -181,7 +182,7 @@ def dice(predicted: ArrayLike, labels: ArrayLike) -> np.ndarray:
     axes = tuple(range(1, labels.ndim))
     scores = []
     for structure in HEART:
-        found, wanted = predicted == structure, labels == structure
+        found, wanted = shows(predicted, structure), shows(labels, structure)
         both, total = (found & wanted).sum(axis=axes), found.sum(axis=axes) + wanted.sum(axis=axes)
         with np.errstate(invalid="ignore"):  # 0 / 0 where neither shows it
             scores.append((2 * both).astype(np.float32) / total.astype(np.float32))

@@ -19,7 +19,7 @@ from ..data.manifest import Manifest
 from ..data.masks import NOTE, Masks, scan_name
 from ..data.nifti import quiet_nibabel
 from ..data.scan import Scan, read_scan
-from ..heart import mass_g, ventricle
+from ..heart import mass_g, pixel_counts, ventricle
 from ..metrics.cardiac_function import find_phases
 from ..report.patient_sheet import patient_sheet
 from ..runtime.file_names import file_names
@@ -310,7 +310,8 @@ def measured(patient: Patient) -> dict[str, Any]:
     odds = sum(handedness(labels, patient.spacing_mm) for _, labels in patient.shown.values())
     if odds < -SURE:
         said.append(MIRROR_IMAGE)
-    first = base_first(next(iter(patient.shown.values()))[1]) if patient.shown else None
+    shown = next(iter(patient.shown.values()))[1] if patient.shown else None
+    first = None if shown is None else base_first(pixel_counts(shown))
     row["first_slice"] = {True: "base", False: "apex", None: "unclear"}[first]
     row["trusted"] = "no" if said else "yes"
     patient.warnings += said

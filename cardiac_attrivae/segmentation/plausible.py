@@ -6,6 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 from ..data.anatomy import base_first, border_share, unlikely_size
+from ..heart import pixel_counts
 from ..schema import HEART, STRUCTURES, Structure
 
 LEAST_PIXELS = 10
@@ -191,7 +192,7 @@ def without_outflow(labels: np.ndarray, at_ed: np.ndarray) -> np.ndarray:
 def _from_base(labels: np.ndarray, structure: Structure) -> tuple[np.ndarray, list[int]]:
     """Views labels (X, Y, Z) from base to apex; with the slices that show a structure, none where
     the base is unclear."""
-    order = base_first(labels)
+    order = base_first(pixel_counts(labels))
     stack = labels[..., ::-1] if order is False else labels
     shown = (stack == structure).any((0, 1)) & (order is not None)
     return stack, np.flatnonzero(shown).tolist()
@@ -294,7 +295,7 @@ def size_faults(labels: np.ndarray, spacing_mm: tuple[float, ...]) -> list[str]:
         return [
             f"the stack covers {covered:.3g} mm, less than a heart: volumes are those of a part"
         ]
-    size = unlikely_size(labels, spacing_mm)
+    size = unlikely_size(pixel_counts(labels), spacing_mm)
     return [f"{size}: is the spacing that of the scan?"] if size else []
 
 
