@@ -49,7 +49,7 @@ def generate(
 
     The data set, images and masks in NIfTI with a manifest, is what preprocess reads.
     """
-    ranges = dict(_range(text) for text in request)
+    ranges = options.named_once("--set", [_range(text) for text in request])
     from ..attributes import check_names, label_of
 
     if ranges:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from ..runtime.outputs import require_free
 from ..schema import SPLITS, DataError
 from .console import Mistake
+
+T = TypeVar("T")
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 """A folder whose content the command itself checks."""
@@ -133,6 +136,19 @@ def segmenters(name: str, help: str) -> Callable[..., Any]:
         name, "segmenters", default=("acdc",), show_default=True, multiple=True,
         metavar="acdc|RUN|onnx:FILE", help=f"{help} Given several times, they vote.",
     )  # fmt: skip
+
+
+def named_once(option: str, pairs: Sequence[tuple[str, T]]) -> dict[str, T]:
+    """Returns the values of an option that is given once for each name; of two, one would be lost.
+
+    Example:
+        >>> named_once("--set", [("LVEDA", 20), ("RVEDA", 15)])
+        {'LVEDA': 20, 'RVEDA': 15}
+    """
+    for name, times in Counter(name for name, _ in pairs).items():
+        if times > 1:
+            raise ValueError(f"{option} {name} is given {times} times; expected one value for it")
+    return dict(pairs)
 
 
 def store_and_split(given: Path, otherwise: str) -> tuple[Path, str]:

@@ -177,7 +177,7 @@ def tune(
     from ..training.tune import SCORES, parse_search
     from ..training.tune import tune as run
 
-    space = dict(parse_search(text) for text in searches)
+    space = options.named_once("--search", [parse_search(text) for text in searches])
     store = SliceDataset.open(data)
     guide = partial(train_guide, tell=tell)
     scores = scores or SCORES

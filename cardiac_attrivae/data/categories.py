@@ -7,18 +7,20 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from ..runtime.yaml_files import nearest
 from ..schema import DataError
 
 MOST = 32
 """Most categories of a column: more are names or numbers of single patients."""
 
 
-def categories_of(cases: pd.DataFrame, column: str) -> tuple[str, ...]:
+def categories_of(cases: pd.DataFrame, column: str, key: str = "column") -> tuple[str, ...]:
     """Lists the categories of some patients, in the order of the alphabet; blanks are none.
 
     Args:
         cases: Their rows of cases.csv.
         column: Column with the categories.
+        key: Dotted key of the pipeline that names the column, for errors.
 
     Raises:
         DataError: If there is no such column, or it does not hold 2 to 32 categories.
@@ -29,14 +31,17 @@ def categories_of(cases: pd.DataFrame, column: str) -> tuple[str, ...]:
     """
     if column not in cases:
         raise DataError(
-            f"cases.csv has no column {column!r}; expected one of {', '.join(map(str, cases))}"
+            f"cases.csv has no column {column!r}{nearest(column, cases)}; expected one of "
+            f"{', '.join(map(str, cases))}, with --set {key}=COLUMN"
         )
     found = sorted({*_texts(cases[column])} - {""})
     if not 2 <= len(found) <= MOST:
         some = ", ".join(found[:3]) + ", ..." * (len(found) > 3)
+        named = "1 category" if len(found) == 1 else f"{len(found)} categories"
         raise DataError(
-            f"column {column!r} of cases.csv has {len(found)} categories among the training "
-            f"patients ({some or 'all are blank'}); expected 2 to {MOST}"
+            f"column {column!r} of cases.csv has {named} among the training "
+            f"patients ({some or 'all are blank'}); expected 2 to {MOST}: give another column "
+            f"with --set {key}=COLUMN, or a store whose patients differ in it"
         )
     return tuple(found)
 

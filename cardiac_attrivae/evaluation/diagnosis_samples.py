@@ -20,7 +20,7 @@ from ..data.store import SliceDataset
 from ..metrics.classifiers import Sample
 from ..metrics.patients import LEAST
 from ..models.classifier import ClassifierHead
-from ..runtime.contents import store_of
+from ..runtime.contents import require_column, store_of
 from ..runtime.yaml_files import shipped
 from ..schema import DataError
 from ..training.run import Run
@@ -206,7 +206,7 @@ def _labelled(
 ) -> SliceDataset:
     """Takes the most basal slice of each chosen patient whose class is known."""
     if column not in data.cases:
-        raise DataError(f"cases.csv of {data.folder} has no column {column!r}")
+        require_column(data.folder, column)
     some = data.take(np.flatnonzero(chosen)).basal()
     known = some.cases[column].astype(str).str.strip() != ""
     if lacking := int((~known).sum()):
@@ -256,7 +256,7 @@ def _frequent(patients: Patients, name: str, notes: list[str]) -> list[str]:
         told = ", ".join(f"{c} {n}" for c, n in zip(found, counts, strict=True)) or "none"
         raise DataError(
             f"{name}: {len(kept)} classes with at least {LEAST} patients (found {told}); expected "
-            "2 or more to tell apart"
+            "2 or more to tell apart: give more patients with a further --data, or another --column"
         )
     return kept
 

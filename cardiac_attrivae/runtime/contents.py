@@ -14,7 +14,7 @@ from typing import Any
 
 from ..schema import DataError
 from .files import read_json
-from .messages import shell_word
+from .messages import counted, shell_word
 from .shipped_models import model_folder, shipped_models
 from .yaml_files import nearest
 
@@ -122,15 +122,17 @@ def require_column(store: Path, column: str) -> None:
         for name in classes
         if name != "case" and not any(text[-1].isdigit() for text in found[name])
     ]  # shown as examples: no numbers
+    named = f"--column {' or '.join(fit)}"
+    give = f"give {named}" if fit else "none here does: name one in the manifest, and preprocess"
     if column not in found:
         raise DataError(
             f"cases.csv of {store} has no column {column!r}{nearest(column, found)}; expected one "
-            f"that sorts patients into classes: {', '.join(fit) or 'none of this store does'}"
+            f"that sorts patients into classes: {give}"
         )
     if column not in classes:
         raise DataError(
-            f"column {column!r} of cases.csv in {store} holds {len(found[column])} different "
-            f"texts; expected 2 to {MOST_CLASSES} classes, as in {', '.join(fit) or 'no column'}"
+            f"column {column!r} of cases.csv in {store} has {counted(len(found[column]), 'text')}; "
+            f"expected 2 to {MOST_CLASSES} classes: {give}"
         )
 
 

@@ -57,8 +57,11 @@ class OnnxNetwork:
         try:
             self.session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime raises errors of its own kinds
-            raise DataError(f"{file} cannot be used: {str(error)[:200]}") from None
-        self.settings, self.file = settings, file
+            raise DataError(
+                f"{file} cannot be used: {str(error)[:200]}. Export the network again, with an "
+                "opset that onnxruntime knows"
+            ) from None
+        self.settings, self.file, self.beside = settings, file, file.with_suffix(".yaml").name
         self.input = self.session.get_inputs()[0].name
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -69,16 +72,23 @@ class OnnxNetwork:
         try:
             (found, *_) = self.session.run(None, {self.input: images.numpy().astype(np.float32)})
         except Exception as error:  # as above: another size or number of channels
-            raise DataError(f"{self.file} refuses its input: {str(error)[:200]}") from None
+            raise DataError(
+                f"{self.file} refuses its input {tuple(images.shape)}: {str(error)[:200]}. Set "
+                f"size and context in {self.beside} to what it was trained with"
+            ) from None
         fields = torch.from_numpy(np.asarray(found, dtype=np.float32))
         most = max(self.settings.labels.values())
         if fields.ndim != 4 or fields.shape[2:] != images.shape[2:] or fields.shape[1] <= most:
             raise DataError(
                 f"{self.file} gives {tuple(fields.shape)}; expected (N, {most + 1} or more, "
-                f"{images.shape[2]}, {images.shape[3]})"
+                f"{images.shape[2]}, {images.shape[3]}), as size and labels in "
+                f"{self.beside} say"
             )
         if not fields.isfinite().all():
-            raise DataError(f"{self.file} gives NaN or infinite values")
+            raise DataError(
+                f"{self.file} gives NaN or infinite values; export it in float32, and set the "
+                f"normalisation in {self.beside}: unit or zscore"
+            )
         shares = fields if _are_shares(fields) else fields.softmax(1)
         heart = shares[:, [self.settings.labels[structure.name] for structure in HEART]]
         return torch.cat([1 - heart.sum(1, keepdim=True), heart], 1).clamp(min=1e-6).log()

@@ -52,7 +52,8 @@ def _categories(arguments: dict[str, Any], store: SliceDataset) -> dict[str, Any
     if column in (None, ""):
         return {}
     require("network.arguments.condition", [column], NAMES)
-    known = [*categories_of(store.cases, column)] if given is None else given
+    key = "network.arguments.condition"
+    known = [*categories_of(store.cases, column, key)] if given is None else given
     require("network.arguments.categories", known, NAMES)
     if not one_hot(store.cases, column, known).any():
         raise DataError(
@@ -72,7 +73,8 @@ def _classifier(pipeline: Pipeline, store: SliceDataset) -> dict[str, Any]:
                 f"objective.column and network.arguments.condition are both {objective.column!r}: "
                 "the network would be told what its classifier shall find; leave one out"
             )
-        wanted = {"classes": [*categories_of(store.cases, objective.column)]}
+        found = categories_of(store.cases, objective.column, "objective.column")
+        wanted = {"classes": [*found]}
         if objective.reads == "attributes":
             wanted["inputs"] = len(pipeline.attributes)
     if given not in (None, wanted):

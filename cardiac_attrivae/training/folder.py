@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 import yaml
@@ -61,10 +63,11 @@ def _make_room(
     refuse_links(folder)
     require_room(folder, resume=resume, overwrite=overwrite)
     if resume and _began(folder):
-        if configuration(config) != wanted:
+        if (held := configuration(config)) != wanted:
+            told = "; ".join(islice(_differences(held, wanted), 3))
             raise DataError(
-                f"{folder} holds a run with another configuration, seed or data; "
-                "resume with the same, or choose another folder"
+                f"{folder} holds a run with another configuration, seed or data: {told}. Resume "
+                "with the same, or choose another folder"
             )
         return
     if config.is_file():
@@ -78,6 +81,20 @@ def require_room(folder: Path, *, resume: bool, overwrite: bool) -> None:
     require_free(folder, "train")
     if _began(folder) and not (resume or overwrite):
         raise DataError(f"{folder} holds a run; add --resume, or choose another folder")
+
+
+def _differences(held: Any, wanted: Any, key: str = "") -> Iterator[str]:
+    """Says of each key whose values differ what the run in the folder has, and what is asked for.
+
+    Example:
+        >>> list(_differences({"seed": 0, "a": {"b": 1}}, {"seed": 0, "a": {"b": 2, "c": 3}}))
+        ['a.b is 1 there and 2 here', 'a.c is None there and 3 here']
+    """
+    if isinstance(held, Mapping) and isinstance(wanted, Mapping):
+        for name in dict.fromkeys([*held, *wanted]):
+            yield from _differences(held.get(name), wanted.get(name), f"{key}.{name}".lstrip("."))
+    elif held != wanted:
+        yield f"{key} is {short(held)} there and {short(wanted)} here"
 
 
 def _began(folder: Path) -> bool:

@@ -109,6 +109,11 @@ class Search:
 
     def check(self) -> None:
         """Refuses, before hours are spent, what the pipeline or the data would refuse later."""
+        fixed = {change.partition("=")[0] for change in self.changes}
+        if both := sorted(fixed & {*self.space}):
+            raise ValueError(
+                f"{both[0]} is fixed and searched; leave out its --set or its --search"
+            )
         ends = {k: list(v[:2]) if isinstance(v, Range) else list(v) for k, v in self.space.items()}
         for i in range(max(map(len, ends.values()), default=0)):
             values = {key: choices[min(i, len(choices) - 1)] for key, choices in ends.items()}
@@ -287,9 +292,11 @@ def _propose(trial: Trial, key: str, where: Range | Sequence[Any]) -> Any:
 
 
 def _same_study(study: Study, search: Search) -> None:
-    """Notes what is searched in a new study; refuses to continue with another one."""
+    """Notes what is searched in a new study, or in one that only failed as yet, for a wrong score
+    say; refuses to continue with another one."""
     known = study.user_attrs.get("study")
-    if known is None:
+    failed = all(trial.state.name == "FAIL" for trial in study.trials)
+    if known is None or failed and known["space"] == search.about["space"]:
         study.set_user_attr("study", search.about)
     elif known != search.about:
         differs = ", ".join(key for key in search.about if known.get(key) != search.about[key])

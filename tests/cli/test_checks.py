@@ -50,6 +50,8 @@ MISTAKES = {
     "generate --model nowhere --set LVEDA=20 --output o": "no trained model in nowhere",
     "generate --model unfinished --set LVEDA=20 --output o": "train again with --resume",
     "generate --model run --set lveda=20 --output o": "did you mean 'LVEDA'",
+    "generate --model run --set LVEDA=20 --set LVEDA=30 --output o":
+        "--set LVEDA is given 2 times; expected one value",
     "generate --model run --set LVEDA=nan --output o": "'LVEDA=nan'; expected ATTRIBUTE=NUMBER",
     "generate --model lonely --set LVEDA=20 --output o": "is gone; give it with --data",
     "traverse --model run --case nobody --output o": "has no case 'nobody'",
@@ -72,7 +74,7 @@ MISTAKES = {
     "diagnose --model run --data images --output o": "it holds images, which preprocess reads",
     "diagnose --model run --data store --column patholgy --output o": "did you mean 'pathology'",
     "diagnose --model run --data store --column dataset --output o":
-        "holds 1 different texts; expected 2 to 50 classes, as in split, pathology",
+        "has 1 text; expected 2 to 50 classes: give --column split or pathology",
     "report --evaluation run --output o": "no finished evaluation in run: metrics.csv is missing",
     "report --evaluation evaluation --output o": "metrics.csv is missing",
     "generate --model run --set LVEDA=20 --output notes":

@@ -25,8 +25,9 @@ def test_a_row_has_one_category_and_unknown_ones_have_none():
 @pytest.mark.parametrize(
     ("column", "reason"),
     [
-        ("vendor", "no column 'vendor'; expected one of case, pathology"),
-        ("same", r"1 categories among the training patients \(x\); expected 2 to 32"),
+        ("vendor", "no column 'vendor'; expected one of case, pathology, with --set"),
+        ("patholgy", "no column 'patholgy', did you mean 'pathology'"),
+        ("same", r"has 1 category among the training patients \(x\); expected 2 to 32: give anoth"),
         ("number", "40 categories"),
         ("blank", "all are blank"),
     ],
@@ -35,7 +36,7 @@ def test_a_column_that_holds_no_categories_is_refused(column, reason):
     cases = pd.DataFrame({"case": range(MOST + 8), "pathology": "NOR"})
     wide = cases.assign(same="x", number=cases["case"] / 7, blank="")
     with pytest.raises(DataError, match=reason):
-        categories_of(cases if column == "vendor" else wide, column)
+        categories_of(wide if column in wide else cases, column)
 
 
 @pytest.mark.parametrize("resident", [True, False])

@@ -148,7 +148,7 @@ def test_a_new_scan_is_encoded_as_told_and_says_if_nothing_was(folder, store, ac
     ("argument", "reason"),
     [
         ("condition=nobody", "cases.csv has no column 'nobody'; expected one of case"),
-        ("condition=split", r"column 'split' of cases.csv has 1 categories .*\(train\)"),
+        ("condition=split", r"column 'split' of cases.csv has 1 category .*\(train\)"),
         ("condition=[1]", "network.arguments.condition is"),
         ("categories=[XYZ]", "has a pathology of XYZ"),
         ("categories=XYZ", "network.arguments.categories is 'XYZ'; expected texts"),

@@ -178,10 +178,22 @@ def test_trials_are_runs_and_the_best_can_be_trained(store, tmp_path):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
-def test_an_unknown_score_is_reported_with_the_known_ones(store, tmp_path):
+def test_an_unknown_score_is_reported_with_the_known_ones_and_can_be_mended(
+    store, tmp_path, monkeypatch
+):
+    given = {"trials": 1, "space": {"objective.beta": [1.0, 2.0]}, "changes": SHORT}
     with pytest.raises(ValueError, match=r"score is 'Beauty'; expected one of .*SSIM_in_mask"):
-        tune("attri_vae_unguided", store, tmp_path, trials=1, space={"objective.beta": [1.0, 2.0]},
-             changes=SHORT, scores=["Beauty"], device="cpu")  # fmt: skip
+        tune("attri_vae_unguided", store, tmp_path, scores=["Beauty"], device="cpu", **given)
+    monkeypatch.setattr(tuning.Search, "run", lambda self, trial: 0.5)
+    tune("attri_vae_unguided", store, tmp_path, scores=["SSIM_in_mask"], **given)
+    with pytest.raises(DataError, match="another scores"):
+        tune("attri_vae_unguided", store, tmp_path, scores=["SCC"], **given)
+
+
+def test_a_value_that_is_fixed_is_not_searched(store, tmp_path):
+    with pytest.raises(ValueError, match=r"optimiser\.lr is fixed and searched; leave out its --s"):
+        tune("attri_vae_unguided", store, tmp_path, trials=1, space=SPACE,
+             changes=["optimiser.lr=1e-3"])  # fmt: skip
 
 
 @pytest.mark.slow

@@ -607,8 +607,15 @@ def test_an_existing_run_is_neither_overwritten_nor_resumed_by_accident(train, t
     before = (tmp_path / "run" / "summary.json").read_text()
     with pytest.raises(DataError, match="holds a run; add --resume, or choose another folder"):
         train()
-    for other in ({"seed": 1}, {"values": changed(PLAIN, "objective", gamma=2.0)}):
-        with pytest.raises(DataError, match="holds a run with another configuration, seed or data"):
+    for other, told in (
+        ({"seed": 1}, "seed is 0 there and 1 here"),
+        (
+            {"values": changed(PLAIN, "objective", gamma=2.0)},
+            r"pipeline\.objective\.gamma is .* 2\.0",
+        ),
+    ):
+        wrong = f"holds a run with another configuration, seed or data: {told}"
+        with pytest.raises(DataError, match=wrong):
             train(resume=True, **other)
     assert (tmp_path / "run" / "summary.json").read_text() == before
     train(overwrite=True, seed=1)
