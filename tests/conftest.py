@@ -1,5 +1,6 @@
 """Phantom trees and their slice stores, made once for the whole run, and where real data are."""
 
+import functools
 import os
 from pathlib import Path
 
@@ -9,8 +10,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one threa
 import numpy as np
 import pytest
 
+from cardiac_attrivae.data import phantom
 from cardiac_attrivae.data.manifest import load_manifest
 from cardiac_attrivae.data.phantom import write_phantoms
+from cardiac_attrivae.data.scanner import pictures
 from cardiac_attrivae.schema import Structure
 
 
@@ -41,6 +44,15 @@ def trained(store, folder, *changes, pipeline="attri_vae_unguided", seed=0, guid
         workflow.run()
         workflow.finalize()
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def phantoms_are_painted_once():
+    """Many modules write the same patients, and painting them takes most of that."""
+    paint = functools.lru_cache(48)(lambda scan, frames: pictures(scan, [*frames]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(phantom, "pictures", lambda scan, frames: paint(scan, (*frames,)))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -97,10 +97,8 @@ def test_a_current_folder_that_was_deleted_is_named_in_a_sentence(tmp_path):
     assert "the current folder was deleted" in told.stderr
 
 
-@pytest.mark.parametrize(
-    "backend",
-    ["nonsense", pytest.param("module://matplotlib_inline.backend_inline", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["nonsense", "module://matplotlib_inline.backend_inline"])
 def test_no_backend_of_matplotlib_is_needed(backend, tmp_path):
     write_phantoms("acdc", tmp_path / "hearts", cases=2, cine=False)
     words = "preprocess --dataset acdc --source hearts --output store"

@@ -410,6 +410,7 @@ except OSError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_every_writer_in_one_clear_error_and_leaves_nothing(tmp_path):
     tries = [TRY.format(writer=writer, kind=kind) for kind, writer in WRITERS.items()]
     done = python("".join([SMALL, "limit()\n", *tries]), tmp_path)

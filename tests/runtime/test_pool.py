@@ -215,6 +215,7 @@ def test_a_scheduler_file_tells_the_address(dask_address, tmp_path):
         assert sorted(run_each(pool, abs, range(3))) == [(0, 0), (1, 1), (2, 2)]
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_goes_is_told():
     def go_on(running):
         with cluster(running.scheduler_address, []) as pool:
@@ -260,7 +261,7 @@ with processes(2) as pool:
 """
 
 
-@pytest.mark.parametrize("work", ["busy", "idle"])
+@pytest.mark.parametrize("work", ["busy", pytest.param("idle", marks=pytest.mark.slow)])
 def test_workers_end_when_their_parent_is_killed(work):
     command = [sys.executable, "-c", PARENT, work]
     with ExitStack() as stack:

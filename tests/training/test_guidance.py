@@ -149,7 +149,10 @@ def test_weights_of_zero_ask_for_no_guide_and_change_no_bit(acdc_store_all, tmp_
     assert "guide" not in load_run(plain).about
 
 
-@pytest.mark.parametrize("pipeline", ["attri_vae_unguided", "attri_sivae_unguided"])
+@pytest.mark.parametrize(
+    "pipeline",
+    ["attri_vae_unguided", pytest.param("attri_sivae_unguided", marks=pytest.mark.slow)],
+)
 def test_a_guided_run_resumes_as_if_it_had_not_been_interrupted(pipeline, acdc_store_all, tmp_path):
     data = SliceDataset.open(acdc_store_all)
     small = ("network.arguments.filters=[4,4,4,8,8]", "objective.vae_epochs=1") * (
