@@ -44,6 +44,7 @@ def test_the_command_line_writes_stacks(place, tmp_path):
     arguments = ["preprocess", "--dataset", "acdc", "--source", str(place / "scans")]
     arguments += ["--phases", "ED,ES", "--stack", "5", "--output", str(tmp_path / "store")]
     result = CliRunner().invoke(main, arguments)
+    assert "train --pipeline attri_vae_stack" in result.output
     assert result.exit_code == 0, result.output
     hashes = [
         read_json(f / "dataset.json")["content_hash"] for f in (tmp_path / "store", place / "store")

@@ -146,7 +146,9 @@ def preprocess(
         warn(warning)
     say(f"Look at {output / 'contact_sheet.png'} before you trust it.")
     if summary.splits.get("train"):
-        fitting = "segment_scans" if slices == WHOLE else "attri_vae_fast"
+        whole_hearts = stack > 1 and recipe.phases[1:]
+        fitting = "attri_vae_stack" if whole_hearts else "attri_vae_fast"
+        fitting = "segment_scans" if slices == WHOLE else fitting
         suggest("train", "--pipeline", fitting, "--data", output, "--output", "RUN")
 
 

@@ -16,10 +16,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 import yaml
 from filelock import FileLock
 
 from ..data.store import SliceDataset
+from ..models.networks import KNOWN, build_network
 from ..runtime.files import atomic_file, write
 from ..runtime.folders import LOCK
 from ..runtime.outputs import claim
@@ -28,6 +30,7 @@ from ..runtime.spreadsheet import csv_text
 from ..runtime.yaml_files import read_yaml
 from ..schema import DataError
 from .config import Pipeline, load_pipeline, overridden, read_pipeline, shipped_pipelines
+from .fitted import fitted
 from .guidance import MakeGuide
 from .workflow import train
 
@@ -117,7 +120,11 @@ class Search:
         ends = {k: list(v[:2]) if isinstance(v, Range) else list(v) for k, v in self.space.items()}
         for i in range(max(map(len, ends.values()), default=0)):
             values = {key: choices[min(i, len(choices) - 1)] for key, choices in ends.items()}
-            load_pipeline(self.pipeline, [*self.changes, *_overrides(values)])
+            pipeline = load_pipeline(self.pipeline, [*self.changes, *_overrides(values)])
+            network = fitted(pipeline, self.store.split("train")).network
+            if network.name in KNOWN:  # other code may need real values to be built
+                with torch.device("meta"):
+                    build_network(network.name, **network.arguments)
         if self.store.split("val").cases["case"].nunique() < 5:
             raise DataError(
                 f"{self.store.folder} has fewer than 5 val patients; nothing can be scored. "
@@ -330,5 +337,5 @@ def _optuna() -> Any:
     require_packages("tune", "tune", ["optuna"])
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warnings hold tracebacks
     return optuna

@@ -156,6 +156,9 @@ def test_values_that_the_pipeline_refuses_are_reported_before_training(store, tm
             trials=1,
             space={"optimiser.lr": Range(1, 100)},
         )
+    size = {"network.arguments.latent_size": Range(4, 99_999_999)}
+    with pytest.raises(ValueError, match="latent_size is 99999999; expected a whole number from 1"):
+        tune("attri_vae_unguided", store, tmp_path / "a", trials=1, space=size)
     assert not (tmp_path / "a").exists()
 
 
@@ -179,11 +182,12 @@ def test_trials_are_runs_and_the_best_can_be_trained(store, tmp_path):
 
 
 def test_an_unknown_score_is_reported_with_the_known_ones_and_can_be_mended(
-    store, tmp_path, monkeypatch
+    store, tmp_path, monkeypatch, caplog
 ):
     given = {"trials": 1, "space": {"objective.beta": [1.0, 2.0]}, "changes": SHORT}
     with pytest.raises(ValueError, match=r"score is 'Beauty'; expected one of .*SSIM_in_mask"):
         tune("attri_vae_unguided", store, tmp_path, scores=["Beauty"], device="cpu", **given)
+    assert not caplog.records, "optuna would log a traceback"
     monkeypatch.setattr(tuning.Search, "run", lambda self, trial: 0.5)
     tune("attri_vae_unguided", store, tmp_path, scores=["SSIM_in_mask"], **given)
     with pytest.raises(DataError, match="another scores"):
