@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..heart import is_one_heart, shows
+from ..heart import count_true, is_one_heart, shows
 from ..schema import HEART, CaseRecord, DataError, Structure
 from .anatomy import PHASES_EXCHANGED, oddities
 from .case_table import match_rows
@@ -177,7 +177,7 @@ def _examine(record: CaseRecord, found: Findings, whole: bool = True) -> _Scan |
         (max(across, down), through, *map(float, image.voxels.shape)),
         labelled,
         sound=not faults,
-        lv_voxels=int(shows(labels, Structure.LV).sum()),
+        lv_voxels=count_true(shows(labels, Structure.LV)),
     )
 
 

@@ -158,8 +158,8 @@ def crop_points(
     )
 
 
-def sample(plane: np.ndarray, points: np.ndarray, mode: str) -> np.ndarray:
-    """Samples a plane (I, J) at points (2, H, W) in native pixels, (H, W) float32.
+def sample(planes: np.ndarray, points: np.ndarray, mode: str) -> np.ndarray:
+    """Samples planes (..., I, J) at points (2, H, W) in native pixels, (..., H, W) float32.
 
     Calls PyTorch's grid sampling in double precision. MONAI's Resample, which wraps it, takes four
     times as long, ITK ten times. Beyond the last pixel the values fade to 0 within a pixel
@@ -171,11 +171,13 @@ def sample(plane: np.ndarray, points: np.ndarray, mode: str) -> np.ndarray:
         >>> sample(plane, points, "bilinear").tolist()
         [[1.0, 1.5]]
     """
-    sides = np.array(plane.shape)[:, None, None]
-    grid = np.stack(((2 * points + 1) / sides - 1)[::-1], axis=-1)  # (j, i) in [-1, 1]
-    image = torch.from_numpy(plane[None, None].astype(np.float64))
-    values = grid_sample(image, torch.from_numpy(grid[None]), mode, "zeros", align_corners=False)
-    return values[0, 0].float().numpy()
+    *before, height, width = planes.shape
+    grid = np.empty((1, *points.shape[1:], 2))  # (j, i) in [-1, 1]
+    for axis, (side, places) in enumerate(zip((width, height), points[::-1], strict=True)):
+        grid[0, ..., axis] = (2 * places + 1) / side - 1
+    images = torch.from_numpy(planes.reshape(1, -1, height, width).astype(np.float64))
+    values = grid_sample(images, torch.from_numpy(grid), mode, "zeros", align_corners=False)
+    return values.float().numpy().reshape(*before, *points.shape[1:])
 
 
 def cut_off(
@@ -197,6 +199,7 @@ def cut_off(
         >>> cut_off(label, np.eye(2), np.array([8.0, 8.0]), (2.0, 2.0), field_mm=10)
         (0.5, 14.0)
     """
-    places = np.argwhere(label > 0) * native_spacing - centre
-    reach = np.abs(places @ axes).max(axis=1)
+    j, i = np.nonzero(label.T > 0)  # faster where i is the fastest, as in a NIfTI file
+    places = np.stack([i, j], axis=1) * native_spacing - centre
+    reach = np.maximum(*np.abs(places @ axes).T)
     return float((reach > field_mm / 2).mean()), float(2 * reach.max() + max(native_spacing))

@@ -317,7 +317,9 @@ def are_finite(voxels: np.ndarray) -> bool:
         >>> are_finite(np.array([0.0, -1e6])), are_finite(np.array([0.0, np.nan]))
         (True, False)
     """
-    return voxels.dtype.kind != "f" or bool((np.abs(voxels) < MOST_SIGNAL).all())
+    if voxels.dtype.kind != "f":
+        return True
+    return bool(voxels.max(initial=0) < MOST_SIGNAL and voxels.min(initial=0) > -MOST_SIGNAL)
 
 
 def read_to_the_end(file: Path) -> None:

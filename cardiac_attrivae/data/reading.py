@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, MapTransform, Transform
 from torch import Tensor
 
-from ..heart import is_one_heart, pixel_counts, shows
+from ..heart import count_true, is_one_heart, pixel_counts, shows
 from ..schema import MANUAL, CaseRecord, DataError, Keys, Structure
 from .anatomy import PHASES_EXCHANGED, heart_box, oddities
 from .images import laid_on, read_image, turned_round
@@ -99,13 +99,15 @@ class ToCanonicalLabelsd(MapTransform):
         out = dict(data)
         for key in self.keys:
             raw, name = np.asarray(data[key]), _name(data, key)
-            canonical, known = np.zeros_like(raw, dtype=np.uint8), np.zeros_like(raw, dtype=bool)
+            canonical, known = np.zeros_like(raw, dtype=np.uint8), 0
             for number, structure in numbers.items():
                 here = raw == number
-                known |= here
-                canonical += here * np.uint8(structure)
-            if not known.all():
-                unknown = ", ".join(f"{n:.6g}" for n in np.unique(raw[~known])[:5])
+                known += count_true(here)
+                if structure != Structure.BACKGROUND:
+                    canonical += here.view(np.uint8) * np.uint8(structure)
+            if known < raw.size:
+                others = np.unique(raw[~np.isin(raw, [*numbers])])
+                unknown = ", ".join(f"{n:.6g}" for n in others[:5])
                 accepted = ", ".join(f"{n} {Structure(s).name}" for n, s in numbers.items())
                 raise DataError(f"{name} holds label {unknown}; expected {accepted}")
             if not canonical.any():
@@ -169,7 +171,7 @@ class NotePhases(Transform):
         remarks = list(data.get("remarks", ()))
         if later and mask is not None and sorted(mask.shape) == sorted(data[Keys.LABEL].shape):
             numbers = [n for n, found in later.label_numbers.items() if found == Structure.LV]
-            if sum(np.count_nonzero(mask == n) for n in numbers) > _lv_voxels(data):
+            if sum(count_true(mask == n) for n in numbers) > _lv_voxels(data):
                 remarks.append(PHASES_EXCHANGED)
         return {**data, "remarks": remarks}
 

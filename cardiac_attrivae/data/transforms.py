@@ -6,7 +6,7 @@ slice, with a crop of image and mask and all measurements on the native grid.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, MapTransform, Transform
 from torch import Tensor
 
-from ..attributes import measure
+from ..attributes import measure, names_at
 from ..heart import Outlines
 from ..schema import HEART, DataError, Keys, Phase
 from .crop import crop_points, cut_off, heart_axes, sample, stack_planes, usable_slices
@@ -50,16 +50,17 @@ def preprocessing(recipe: Recipe) -> Compose:
     read = [ReadPhased(both), ToCanonicalLabelsd(Keys.LABEL), NoteOddities(), MeasureHeart()]
     two = recipe.phases[1:]
     later = AddLaterd(both, read, optional=recipe.slice == "all") if two else NotePhases()
-    return Compose([*read, later, *_cropping(recipe)])
+    return Compose([*read, later, *_cropping(recipe, names_at([*map(Phase, recipe.phases)]))])
 
 
-def _cropping(recipe: Recipe) -> list[Transform]:
-    """Lists the transforms from a stack with its measured mask to slices."""
+def _cropping(recipe: Recipe, names: Sequence[str] | None = None) -> list[Transform]:
+    """Lists the transforms from a stack with its measured mask to slices with some attributes, or
+    with all of them."""
     both = (Keys.IMAGE, Keys.LABEL)
     if recipe.slice == WHOLE:
-        return [WholePicturesd(both, recipe)]
+        return [WholePicturesd(both, recipe, names)]
     return [
-        SelectSlices(recipe.slice, recipe.least_pixels, recipe.stack),
+        SelectSlices(recipe.slice, recipe.least_pixels, recipe.stack, names),
         AlignHeartd(both, recipe.spacing, recipe.size),
         ScaleIntensityInMaskd(Keys.IMAGE, Keys.LABEL, recipe.percentiles, recipe.stack),
     ]
@@ -128,11 +129,18 @@ class SelectSlices(Transform):
     ``attributes``, name -> value.
 
     A slice must be usable at ES, too, if that was read; of ``all`` and of a stack it need not. For
-    a stack ``planes`` is added, see `stack_planes`. The arguments are explained in `Recipe`.
+    a stack ``planes`` is added, see `stack_planes`. The first arguments are explained in `Recipe`;
+    ``names`` are the attributes to measure, None all of them.
     """
 
-    def __init__(self, slice: str = "basal", least_pixels: int = 10, stack: int = 1) -> None:
-        self.slice, self.least_pixels, self.stack = slice, least_pixels, stack
+    def __init__(
+        self,
+        slice: str = "basal",
+        least_pixels: int = 10,
+        stack: int = 1,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        self.slice, self.least_pixels, self.stack, self.names = slice, least_pixels, stack, names
 
     def __call__(self, data: Case) -> list[dict[Hashable, Any]]:
         counts, (x, y, z), later = data["counts"], _spacing(data, Keys.LABEL), data.get("later")
@@ -156,7 +164,7 @@ class SelectSlices(Transform):
         masks = {Phase.ED: data["mask"]} | ({Phase.ES: later["mask"]} if later else {})
         return [
             {**data, "slice_index": i, "attributes": measure(
-                {phase: Outlines(mask, (x, y, z), i) for phase, mask in masks.items()}
+                {phase: Outlines(mask, (x, y, z), i) for phase, mask in masks.items()}, self.names
             )}
             for i in sorted(usable)
         ]  # fmt: skip
@@ -191,7 +199,7 @@ class AlignHeartd(MapTransform):
         axes, centre = heart_axes(labels[0], (x, y))
         points = crop_points(axes, centre, (x, y), self.spacing, self.size)
         out = {
-            key: _like(np.stack([sample(plane, points, mode) for plane in planes]), data[key])
+            key: _like(sample(planes, points, mode), data[key])
             for key, planes, mode in zip(
                 self.keys, (images, labels), ("bilinear", "nearest"), strict=True
             )
@@ -231,9 +239,11 @@ class WholePicturesd(MapTransform):
     percentiles of its stack. Adds what `SelectSlices` and `AlignHeartd` add.
     """
 
-    def __init__(self, keys: KeysCollection, recipe: Recipe) -> None:
+    def __init__(
+        self, keys: KeysCollection, recipe: Recipe, names: Sequence[str] | None = None
+    ) -> None:
         super().__init__(keys)
-        self.recipe = recipe
+        self.recipe, self.names = recipe, names
 
     def __call__(self, data: Case) -> list[dict[Hashable, Any]]:
         (i, j, k), recipe = _spacing(data, self.keys[1]), self.recipe
@@ -250,10 +260,11 @@ class WholePicturesd(MapTransform):
             cut, needed = 0.0, field
             if label[..., z].any():
                 cut, needed = cut_off(label[..., z], np.eye(2), middle, (i, j), field)
+            outlined = {Phase.ED: Outlines(data["mask"], (i, j, k), z)}
             found.append(
                 {
                     **data, self.keys[0]: images[z], self.keys[1]: labels[z], "slice_index": z,
-                    "attributes": measure({Phase.ED: Outlines(data["mask"], (i, j, k), z)}),
+                    "attributes": measure(outlined, self.names),
                     "cut": cut, "field_mm": needed, "rotation_deg": 0.0,
                 }
             )  # fmt: skip
