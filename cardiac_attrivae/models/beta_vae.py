@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..runtime.validation import number, one_of, require
-from .vae import VAE
+from ..runtime.validation import one_of, require
+from .vae import VAE, widths
 
 FILTERS, FEATURES = 32, 256
 NORMALISATIONS: dict[str, tuple[Callable[[int], nn.Module], ...]] = {
@@ -47,9 +47,9 @@ class BetaVAE(VAE):
         condition, categories, classifier: See `VAE`.
         normalisation: What follows a convolution of the encoder, a key of `NORMALISATIONS`; not
             the last one, of whose single pixel there are no statistics.
-        per_channel: Number of the encoder's first convolutions that see each channel by itself, all
-            with the same weights, see `EachChannel`: what a slice of a stack shows is learnt of
-            all slices. At most all but the last one; 0 sees the channels together.
+        per_channel: Filters of the encoder's first convolutions, which see each channel by itself,
+            all with the same weights, see `EachChannel`: what a slice of a stack shows is learnt
+            of all slices. At most those of all but the last one; none see the channels together.
 
     Raises:
         ValueError: If an argument is not among the accepted ones.
@@ -78,7 +78,7 @@ class BetaVAE(VAE):
         categories: Sequence[str] = (),
         classifier: Mapping[str, Any] | None = None,
         normalisation: str = "none",
-        per_channel: int = 0,
+        per_channel: Sequence[int] = (),
     ) -> None:
         super().__init__(
             latent_size,
@@ -94,17 +94,18 @@ class BetaVAE(VAE):
         require("normalisation", normalisation, one_of(*NORMALISATIONS))
         halvings = int(math.log2(image_size // 4))
         between = halvings - 1  # the outermost one sees the image
-        require("per_channel", per_channel, number(0, halvings, whole=True))
-        after, told = NORMALISATIONS[normalisation], len(categories)
-        seen = [channels + told, *[FILTERS] * halvings]  # by each convolution
-        if per_channel:
-            seen[0], seen[per_channel] = 1 + told, channels * FILTERS
-        halve = [nn.Conv2d(count, FILTERS, 4, stride=2, padding=1) for count in seen[:-1]]
-        each = _relu(*halve[:per_channel], after=after)
+        require("per_channel", per_channel, widths(0, halvings))
+        after, told, alone = NORMALISATIONS[normalisation], len(categories), len(per_channel)
+        filters = [*per_channel, *[FILTERS] * (halvings - alone)]
+        seen = [channels + told, *filters]  # channels that each convolution takes
+        if alone:
+            seen[0], seen[alone] = 1 + told, channels * seen[alone]
+        halve = [nn.Conv2d(*pair, 4, 2, 1) for pair in zip(seen[:-1], filters, strict=True)]
+        each = _relu(*halve[:alone], after=after)
 
         self.encoder = nn.Sequential(
             *([EachChannel(channels, *each)] if each else []),
-            *_relu(*halve[per_channel:], after=after),
+            *_relu(*halve[alone:], after=after),
             *_relu(nn.Conv2d(seen[-1], FEATURES, 4)),
             nn.Flatten(),
         )
@@ -184,5 +185,9 @@ def _relu(*layers: nn.Module, after: Sequence[Callable[[int], nn.Module]] = ()) 
     return [
         part
         for layer in layers
-        for part in (layer, *(normal(FILTERS) for normal in after), nn.ReLU())
+        for part in (layer, *(normal(_filters(layer)) for normal in after), nn.ReLU())
     ]
+
+
+def _filters(layer: nn.Module) -> int:
+    return layer.get_parameter("bias").numel()

@@ -8,13 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..runtime.validation import Rule, number, one_of, require
-from .vae import LARGEST, VAE
-
-WIDTHS = Rule(
-    f"1 to 12 whole numbers from 1 to {LARGEST}",
-    lambda f: 1 <= len(f) <= 12 and all(map(number(1, LARGEST, whole=True).fits, f)),
-)
+from ..runtime.validation import one_of, require
+from .vae import VAE, widths
 
 
 class SoftIntroVAE(VAE):
@@ -68,7 +63,7 @@ class SoftIntroVAE(VAE):
         classifier: Mapping[str, Any] | None = None,
     ) -> None:
         filters = tuple(filters)
-        require("filters", filters, WIDTHS)
+        require("filters", filters, widths(1, 12))
         smallest = max(8, 2 ** len(filters))
         super().__init__(
             latent_size,

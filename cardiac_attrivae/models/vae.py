@@ -37,6 +37,24 @@ CLASSIFIER = Rule(
 )
 
 
+def widths(fewest: int, most: int) -> Rule:
+    """Returns the rule for numbers of filters, one for each of ``fewest`` to ``most`` layers.
+
+    Example:
+        >>> widths(1, 12).expected, widths(1, 12).fits([8, 16])
+        ('1 to 12 whole numbers from 1 to 4096', True)
+    """
+    count = number(1, LARGEST, whole=True)
+    return Rule(
+        f"{fewest} to {most} whole numbers from 1 to {LARGEST}",
+        lambda given: (
+            isinstance(given, (list, tuple))
+            and fewest <= len(given) <= most
+            and all(map(count.fits, given))
+        ),
+    )
+
+
 class VAE(nn.Module):
     """Defines what every network here has: a posterior and a decoder of square images.
 

@@ -180,7 +180,7 @@ def test_a_network_without_a_map_has_no_attention():
 
 def test_attention_passes_over_convolutions_that_see_channels_one_by_one():
     network, image = (
-        BetaVAE(image_size=64, channels=4, per_channel=2).eval(),
+        BetaVAE(image_size=64, channels=4, per_channel=[8, 8]).eval(),
         torch.rand(2, 4, 64, 64),
     )
     assert last_map(network, image) == "encoder.1"  # 8 x 8 of all channels

@@ -104,7 +104,7 @@ def test_torchscript_without_this_package(run, given, tmp_path):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("BetaVAE", {"normalisation": "instance", "per_channel": 1}),
+        ("BetaVAE", {"normalisation": "instance", "per_channel": [8]}),
         ("BetaVAE", {"normalisation": "batch"}),
         ("SoftIntroVAE", {}),
     ],

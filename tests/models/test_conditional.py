@@ -14,14 +14,14 @@ KNOWN = ["DCM", "HCM", "NOR"]
 IMAGES = torch.rand(5, 2, 32, 32, generator=torch.Generator().manual_seed(0))
 CATEGORIES = torch.eye(3)[[0, 1, 2, 0, 1]]
 TOLD = [*NETWORKS, "BetaVAE per_channel"]
-"""Networks, and options that are 2."""
+"""Networks, and options that are [8, 8]."""
 
 
 def new(name, categories=KNOWN):
     torch.manual_seed(0)
     sizes = {"latent_size": 6, "image_size": 32, "channels": 2}
     name, *options = name.split()
-    sizes |= dict.fromkeys(options, 2)
+    sizes |= dict.fromkeys(options, [8, 8])
     return build_network(name, condition="pathology", categories=categories, **sizes).eval()
 
 

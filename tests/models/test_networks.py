@@ -185,7 +185,7 @@ def test_normalisation_follows_every_convolution_of_the_encoder_but_the_last():
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in network.decoder)
 
 
-@pytest.mark.parametrize("per_channel", [1, 2, 3])
+@pytest.mark.parametrize("per_channel", [[8], [8, 16], (4, 4, 4)])
 def test_channels_that_change_places_change_those_of_their_features(per_channel):
     network, image = BetaVAE(image_size=32, channels=4, per_channel=per_channel), images(2, 4, 32)
     order = [2, 0, 3, 1]
@@ -197,9 +197,9 @@ def test_channels_that_change_places_change_those_of_their_features(per_channel)
         torch.testing.assert_close(found[:, channel], alone, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("per_channel", [1, 3])
+@pytest.mark.parametrize("per_channel", [[32], [32, 32, 32]])
 def test_of_a_single_channel_per_channel_changes_nothing(per_channel):
-    plain, each = (BetaVAE(image_size=32, per_channel=count) for count in (0, per_channel))
+    plain, each = (BetaVAE(image_size=32, per_channel=f) for f in ((), per_channel))
     weights = zip(each.state_dict(), plain.state_dict().values(), strict=True)
     each.load_state_dict(dict(weights))
     noise, image = torch.randn(3, 32), images(size=32)
@@ -208,7 +208,7 @@ def test_of_a_single_channel_per_channel_changes_nothing(per_channel):
 
 
 def test_a_network_per_channel_has_weights_for_one_channel_and_all_learn():
-    network = BetaVAE(image_size=32, channels=10, per_channel=2, init="he")
+    network = BetaVAE(image_size=32, channels=10, per_channel=[8, 16], init="he")
     assert network.encoder[0][0].weight.shape[1] == 1
     output = network(images(2, 10, 32), torch.randn(2, 32))
     sum((torch.randn_like(part) * part).sum() for part in output).backward()
@@ -226,7 +226,9 @@ def test_a_size_that_is_no_power_of_two_is_refused(size):
     [
         ({"output": "tanh"}, "output is 'tanh'; expected one of sigmoid, linear"),
         ({"init": "best"}, "init is 'best'; expected one of published, he"),
-        ({"per_channel": 6}, "per_channel is 6; expected a whole number from 0 to 5"),
+        ({"per_channel": 6}, "per_channel is 6; expected 0 to 5 whole numbers from 1 to 4096"),
+        ({"per_channel": [8] * 6}, "expected 0 to 5 whole numbers"),
+        ({"per_channel": [0]}, "expected 0 to 5 whole numbers"),
         ({"normalisation": "group"}, "is 'group'; expected one of none, instance, batch"),
         ({"latent_size": 0}, "latent_size is 0; expected a whole number from 1"),
         ({"channels": 0}, "channels is 0; expected a whole number from 1"),
