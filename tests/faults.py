@@ -361,6 +361,10 @@ DICOM = {
         lambda f: (f / "02_01.dcm").write_bytes((f / "02_01.dcm").read_bytes()[:1500]),
         "02_01.dcm is no DICOM image, or a damaged one",
     ),
+    "fewer pixels than the header says": (
+        every(lambda h: put(PixelData=h.PixelData[:-100])(h)),
+        "05_01.dcm holds fewer pixels than the 72 x 64 of its header",
+    ),
     "0 bytes": (lambda f: (f / "02_01.dcm").write_bytes(b""), "02_01.dcm is no DICOM image"),
     "several images in a file": (
         one(lambda h: put(NumberOfFrames=2, PixelData=h.PixelData * 2)(h)),

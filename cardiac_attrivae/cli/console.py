@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import itertools
@@ -12,7 +13,7 @@ import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 
@@ -20,6 +21,9 @@ from ..runtime.messages import printable, shell_word
 
 TRACEBACK = "CARDIAC_ATTRIVAE_TRACEBACK"
 """Environment variable that shows where an error was raised, for those who look for a bug."""
+
+READER_GONE = 141
+"""Exit code where a pipe was closed: 128 and the number of SIGPIPE, as shells have it."""
 
 CAVEAT = (
     "R2, Interpretability and SCC tell how well areas are read from a slice that is already cut "
@@ -56,13 +60,23 @@ def explained(command: Callable[..., None]) -> Callable[..., None]:
             try:
                 command(**options)
             except BrokenPipeError:
-                raise  # the reader has seen enough, as head: click ends quietly
+                _leave_quietly()
             except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
                 if os.environ.get(TRACEBACK) or not _explains_itself(error):
                     raise
                 raise Mistake(_sentence(error)) from None
 
     return wrapper
+
+
+def _leave_quietly() -> NoReturn:
+    """Ends a command whose reader has seen enough, as ``head``, with the exit code of that signal:
+    1 is an answer of verify. What is still to be printed goes nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # a notebook's have no number
+            os.dup2(nowhere, stream.fileno())
+    raise SystemExit(READER_GONE)
 
 
 def _once() -> Callable[..., None]:

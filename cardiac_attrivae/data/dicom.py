@@ -7,6 +7,7 @@ patient, gets into a message, an array or a file.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -47,7 +48,10 @@ TAGS = {
     "SeriesInstanceUID": "0020|000e",
     "FrameOfReferenceUID": "0020|0052",
     "PhotometricInterpretation": "0028|0004",
+    "BitsAllocated": "0028|0100",
 }
+PIXELS = b"\xe0\x7f\x10\x00"
+"""Tag of the pixels, 7fe0|0010, as most files spell it."""
 
 
 class Header(NamedTuple):
@@ -346,10 +350,36 @@ def _pixels(header: Header) -> np.ndarray:
     """Reads the values of an image, (I, J)."""
     import SimpleITK
 
+    reader, (columns, rows) = _reader(header.file), header.size
     try:
-        return SimpleITK.GetArrayFromImage(_reader(header.file).Execute())[0].T
+        pixels = SimpleITK.GetArrayFromImage(reader.Execute())[0].T
     except RuntimeError:
         raise DataError(
             f"{header.file.name} holds pixels that cannot be read: damaged, or compressed in a way "
             "that GDCM does not know. Decompress it, or convert it to NIfTI"
         ) from None
+    (bits,) = _numbers(header.file, reader, "BitsAllocated", 1)
+    if not _holds(header.file.read_bytes(), int(columns * rows * bits / 8)):
+        raise DataError(
+            f"{header.file.name} holds fewer pixels than the {columns} x {rows} of its header: it "
+            "is damaged; export it again"
+        )
+    return pixels
+
+
+def _holds(file: bytes, size: int) -> bool:
+    """Tells whether some element of pixels in a file is as long as this: to a shorter one GDCM adds
+    what happens to be in memory.
+
+    Compressed pixels have no length, a preview has pixels of its own, and a file that is compressed
+    as a whole shows none.
+
+    Example:
+        >>> _holds(PIXELS + b"OW" + bytes([0, 0, 4, 0, 0, 0, 1, 2, 3, 4]), 6)
+        False
+    """
+    lengths = []
+    for tag in re.finditer(re.escape(PIXELS), file):
+        start = tag.end() + 4 * (file[tag.end() : tag.end() + 2] in (b"OB", b"OW"))
+        lengths.append(int.from_bytes(file[start : start + 4], "little"))
+    return not lengths or max(lengths) >= size

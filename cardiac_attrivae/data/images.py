@@ -47,14 +47,19 @@ def refuse_turned(name: str, shape: tuple[int, ...], spacing_mm: Spacing) -> Non
         Traceback (most recent call last):
         cardiac_attrivae.schema.DataError: a.nii has slices of 10 x 88 pixels of 8 x 1.5 mm: its ...
     """
+    pixels = f"{shape[0]} x {shape[1]} pixels of {spacing_mm[0]:.4g} x {spacing_mm[1]:.4g} mm"
+    narrow = [shape[a] * spacing_mm[a] < NARROW_MM and shape[a] < shape[2] for a in (0, 1)]
+    if all(narrow):
+        raise DataError(
+            f"{name} has slices of {pixels}, smaller than a heart; expected whole pictures, and "
+            "their true spacing"
+        )
     for axis in (0, 1):
-        narrow = shape[axis] * spacing_mm[axis] < NARROW_MM and shape[axis] < shape[2]
-        if narrow or spacing_mm[axis] > OBLONG * max(spacing_mm[1 - axis], spacing_mm[2]):
+        if narrow[axis] or spacing_mm[axis] > OBLONG * max(spacing_mm[1 - axis], spacing_mm[2]):
             raise DataError(
-                f"{name} has slices of {shape[0]} x {shape[1]} pixels of {spacing_mm[0]:.4g} x "
-                f"{spacing_mm[1]:.4g} mm: its slices seem to lie along axis {axis + 1}; expected "
-                f"them along the last axis. Save image and mask with numpy.moveaxis(voxels, "
-                f"{axis}, 2), and the spacing in that order"
+                f"{name} has slices of {pixels}: its slices seem to lie along the "
+                f"{('first', 'second')[axis]} axis; expected them along the last. Save image and "
+                f"mask with numpy.moveaxis(voxels, {axis}, 2), and the spacing in that order"
             )
 
 

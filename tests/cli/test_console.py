@@ -107,7 +107,7 @@ def test_no_backend_of_matplotlib_is_needed(backend, tmp_path):
     assert (tmp_path / "store" / "contact_sheet.png").is_file()
 
 
-@pytest.mark.parametrize(("closed", "code"), [(">&-", 0), ("2>&-", 0), ("| true", 1)])
+@pytest.mark.parametrize(("closed", "code"), [(">&-", 0), ("2>&-", 0), ("| true", 141)])
 def test_output_that_nobody_reads_is_no_error(closed, code, tmp_path):
     write_phantoms("acdc", tmp_path / "hearts", cases=2, cine=False)
     told = typed(f"check --dataset acdc --source hearts {closed}", tmp_path)

@@ -14,7 +14,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff
 
 from cardiac_attrivae.data.cases import find_cases
 from cardiac_attrivae.data.check import check_dataset
-from cardiac_attrivae.data.images import reordered
+from cardiac_attrivae.data.images import read_image, reordered
 from cardiac_attrivae.data.manifest import load_manifest, parse_manifest
 from cardiac_attrivae.data.nifti import Volume
 from cardiac_attrivae.data.preprocess import preprocess
@@ -214,3 +214,12 @@ def test_frames_taken_for_patients_are_a_problem(trees):
     (what,) = told
     assert what.startswith("one patient as several cases")
     assert told[what][0] == ("patient001", "patient001_frame02, patient001_frame03")
+
+
+def test_a_picture_that_is_smaller_than_a_heart_is_not_told_to_be_turned(tmp_path):
+    file = tmp_path / "tiny.nii"
+    nibabel.save(
+        nibabel.Nifti1Image(np.ones((8, 8, 11), np.int16), np.diag([1.5, 1.5, 8, 1])), file
+    )
+    with pytest.raises(DataError, match="8 x 8 pixels of 1.5 x 1.5 mm, smaller than a heart; exp"):
+        read_image(file, 0)
