@@ -353,8 +353,8 @@ def oddities(image: Volume, mask: Volume, labels: np.ndarray, matched: bool) -> 
     if lacking := missing_slices(counts):
         found.append(Oddity(GAP, lacking))
     order = sorted if matched else tuple
-    spacings = [list(order(volume.spacing_mm)) for volume in (image, mask)]
-    if spacings[0] != spacings[1] and not np.allclose(*spacings, rtol=1e-3):
+    own, other = (list(order(volume.spacing_mm)) for volume in (image, mask))
+    if own != other and not np.allclose(own, other, rtol=1e-3):
         sizes = f"{spelled_mm(image.spacing_mm)} and {spelled_mm(mask.spacing_mm)}"
         found.append(Oddity(APART, sizes))
     lengths = np.linalg.norm(image.affine[:3, :3], axis=0)

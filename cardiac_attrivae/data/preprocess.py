@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from reprlib import repr as short
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from monai.transforms import Compose
@@ -35,10 +35,10 @@ from .masks import Masks, predicted_masks
 from .pseudonyms import fixed_reason, pseudonymised
 from .recipe import WHOLE, Recipe
 from .store_files import SPACING, STORE, unfinished
-from .store_writer import FACTS, assemble, case_file, save_case
+from .store_writer import FACTS, assemble, case_file, is_finished, save_case
 from .transforms import innermost, preprocessing
 
-UNFINISHED = ("*/case-*.npy", "store/*")
+UNFINISHED = ("*/case-*", "store/*")
 """Patterns of the files in ``.NAME.partial``, which holds finished cases until all are done."""
 
 SLICES, MASK = 12, 12 * 256 * 256
@@ -156,7 +156,7 @@ def preprocess(
         cases = partial / _fingerprint(recipe, manifest, found.records, key or b"")[:16]
         empty(partial, cases.name)
         jobs = [Job(record, case_file(cases.absolute(), record)) for record in found.records]
-        done = {file.name for file in cases.glob("*")}
+        done = {file.name for file in cases.glob("case-*") if is_finished(file)}
         todo = [job for job in jobs if job.file.name not in done]
         enough_space(partial, _space(recipe, len(todo), len(jobs)))
         cases.mkdir(exist_ok=True)
@@ -313,7 +313,7 @@ def _absolute(record: CaseRecord) -> CaseRecord:
     return replace(record, image=record.image.absolute(), mask=record.mask.absolute(), later=later)
 
 
-def process_case(record: CaseRecord, transform: Compose) -> dict[str, np.ndarray]:
+def process_case(record: CaseRecord, transform: Compose) -> dict[str, Any]:
     """Processes one case.
 
     Args:
@@ -322,9 +322,9 @@ def process_case(record: CaseRecord, transform: Compose) -> dict[str, np.ndarray
 
     Returns:
         ``images`` and ``labels`` (n, C, H, W), ``mask`` (I, J, S), ``later_mask``, that at ES, or
-        nothing (0, 0, 0), ``rows`` (n,), one JSON object
-        each with the case's columns of cases.csv, ``remarks``, what is probably wrong with it, and
-        ``crop`` (n, 2), the share of the heart outside the crop and the field that would hold it.
+        nothing (0, 0, 0), ``crop`` (n, 2), the share of the heart outside the crop and the field
+        that would hold it; ``rows``, a JSON object each with the case's columns of cases.csv, and
+        ``remarks``, what is probably wrong with it.
 
     Raises:
         RuntimeError: If the case cannot be used; its innermost ``__cause__`` is the DataError.
@@ -354,15 +354,15 @@ def process_case(record: CaseRecord, transform: Compose) -> dict[str, np.ndarray
         "labels": np.stack([item[Keys.LABEL] for item in items]).astype(np.uint8),
         "mask": items[0]["mask"],
         "later_mask": np.empty((0, 0, 0), np.uint8) if later is None else later["mask"],
-        "rows": np.array([json.dumps(row) for row in rows]),
-        "remarks": np.array(items[0]["remarks"], dtype=str),
+        "rows": [json.dumps(row) for row in rows],
+        "remarks": items[0]["remarks"],
         "crop": np.array([(item["cut"], item["field_mm"]) for item in items]),
     }
 
 
 def _process(job: Job, transform: Compose) -> Skipped | None:
     """Writes one case, or says why not. Whatever a case does, the others continue."""
-    if job.file.is_file():  # its worker died after the work was done
+    if is_finished(job.file):  # its worker died after the work was done
         return None
     try:
         arrays = process_case(job.record, transform)

@@ -15,6 +15,7 @@ from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
+from safetensors.numpy import load, save
 
 from ..attributes import ATTRIBUTES, names_at
 from ..report.contact_sheet import chosen, contact_sheet
@@ -22,15 +23,16 @@ from ..report.style import stacked
 from ..runtime.files import atomic_file, write
 from ..runtime.provenance import seal, versions
 from ..runtime.spreadsheet import quoted
-from ..schema import SPLITS, CaseRecord, Phase
+from ..schema import SPLITS, CaseRecord, DataError, Phase
 from .cases import Skipped
 from .store import content_hash
 from .store_files import FILES, FORMAT, SPACING, mask_entry
 
+DIGEST = hashlib.sha256().digest_size
 PACKAGES = ("monai", "nibabel", "numpy", "pandas", "torch")
 FACTS = ("case", "dataset", "split", "domain", "vendor", "centre", "pathology", "phase", "frame")
-ARRAYS = ("images", "labels", "mask", "later_mask", "rows", "remarks", "crop")
-"""Arrays of a case file, one after another: a zip around them would cost more than they do."""
+ARRAYS, TEXTS = ("images", "labels", "mask", "later_mask", "crop"), ("rows", "remarks")
+"""Arrays and lists of texts in the file of a finished case."""
 
 
 def columns(phases: Sequence[str] = (Phase.ED,)) -> tuple[str, ...]:
@@ -65,33 +67,56 @@ def case_file(folder: Path, record: CaseRecord) -> Path:
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
         for status in (file.stat() for file in files if file.exists()):
             known += [str(n) for n in (status.st_size, status.st_mtime_ns, status.st_ctime_ns)]
-    return folder / f"case-{hashlib.sha256('/'.join(known).encode()).hexdigest()[:16]}.npy"
+    return folder / f"case-{hashlib.sha256('/'.join(known).encode()).hexdigest()[:16]}"
 
 
-def save_case(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes a finished case, each of `ARRAYS`.
+def save_case(file: Path, arrays: Mapping[str, Any]) -> None:
+    """Writes a finished case, each of `ARRAYS` and `TEXTS`, and their SHA-256.
 
-    Example:
-        >>> save_case(Path("case.npy"), {name: np.zeros(3) for name in ARRAYS})
-        >>> load_case(Path("case.npy"))["mask"].tolist()
-        [0.0, 0.0, 0.0]
-    """
-    stream = io.BytesIO()
-    for name in ARRAYS:
-        np.save(stream, arrays[name])
-    write(file, stream.getbuffer())
-
-
-def load_case(file: Path) -> dict[str, np.ndarray]:
-    """Reads a finished case.
+    It is not flushed to the disk, which would take longer than all other work on the case; what a
+    power cut may leave of it `load_case` recognises.
 
     Example:
-        >>> save_case(Path("case.npy"), {name: np.array(name) for name in ARRAYS})
-        >>> load_case(Path("case.npy"))["rows"].item()
-        'rows'
+        >>> save_case(Path("case"), dict.fromkeys(ARRAYS, np.eye(1)) | dict.fromkeys(TEXTS, "ab"))
+        >>> load_case(Path("case"))["mask"].tolist(), load_case(Path("case"))["rows"]
+        ([[1.0]], ['a', 'b'])
     """
-    stream = io.BytesIO(file.read_bytes())
-    return {name: np.load(stream) for name in ARRAYS}
+    parts = {name: np.ascontiguousarray(arrays[name]) for name in ARRAYS}
+    for name in TEXTS:
+        parts[name] = np.frombuffer(json.dumps([*arrays[name]]).encode(), np.uint8)
+    content = save(parts)
+    write(file, content + hashlib.sha256(content).digest(), flush=False)
+
+
+def load_case(file: Path) -> dict[str, Any]:
+    """Reads a finished case; a DataError if it is damaged.
+
+    Example:
+        >>> save_case(Path("case"), dict.fromkeys(ARRAYS, np.eye(1)) | dict.fromkeys(TEXTS, "ab"))
+        >>> _ = Path("case").write_bytes(Path("case").read_bytes()[:-1])
+        >>> load_case(Path("case"))
+        Traceback (most recent call last):
+        cardiac_attrivae.schema.DataError: case is damaged; the same command again repeats that case
+    """
+    content = file.read_bytes()
+    content, digest = content[:-DIGEST], content[-DIGEST:]
+    if hashlib.sha256(content).digest() != digest:
+        raise DataError(f"{file.name} is damaged; the same command again repeats that case")
+    parts: dict[str, Any] = load(content)
+    return parts | {name: json.loads(parts[name].tobytes()) for name in TEXTS}
+
+
+def is_finished(file: Path) -> bool:
+    """Tells whether there is a finished case, and it is complete.
+
+    Example:
+        >>> is_finished(Path("absent"))
+        False
+    """
+    try:
+        return bool(load_case(file))
+    except (DataError, FileNotFoundError):
+        return False
 
 
 def assemble(
@@ -122,10 +147,10 @@ def assemble(
         >>> arrays["later_mask"] = np.empty((0, 0, 0))
         >>> row |= {"case": "p1", "split": "train", "mask_source": "manual"}
         >>> arrays["rows"] = [json.dumps(row)]
-        >>> arrays |= {"remarks": np.array([], str), "crop": np.zeros((1, 2))}
-        >>> save_case(Path("p1.npy"), arrays)
+        >>> arrays |= {"remarks": [], "crop": np.zeros((1, 2))}
+        >>> save_case(Path("p1"), arrays)
         >>> Path("store").mkdir()
-        >>> info = assemble(Path("store"), [Path("p1.npy")], [], {"dataset": "mine"})
+        >>> info = assemble(Path("store"), [Path("p1")], [], {"dataset": "mine"})
         >>> info["cases"], info["splits"]
         (1, {'train': 1, 'val': 0, 'test': 0})
     """
@@ -160,7 +185,7 @@ def assemble(
                 sources[rows[0]["mask_source"]] += 1
             writer.writerows({key: _cell(row[key]) for key in written} for row in rows)
             captions += [f"{row['case']}  z {row['slice_index']}" for row in rows]
-            remarks.update(part["remarks"].tolist())
+            remarks.update(part["remarks"])
             crops.append(part["crop"])
     _write_skipped(store / "skipped.csv", skipped := list(skipped))
     _write_sheet(store, captions)

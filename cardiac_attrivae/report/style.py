@@ -19,6 +19,7 @@ from matplotlib.text import Text
 from PIL import ImageFont
 
 from ..attributes import ATTRIBUTES
+from ..heart import shows
 from ..runtime.files import atomic_file
 from ..runtime.messages import printable
 from ..schema import HEART, Structure
@@ -148,8 +149,8 @@ def outline(label: np.ndarray) -> np.ndarray:
     padded = np.pad(label, 1)
     edge = np.zeros(label.shape, bool)
     for other in (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]):
-        edge |= (other == Structure.BACKGROUND) | (other > label)
-    return np.where(edge, label, Structure.BACKGROUND)
+        edge |= shows(other, Structure.BACKGROUND) | (other > label)
+    return np.where(edge, label, 0)
 
 
 def outlined(image: np.ndarray, label: np.ndarray) -> np.ndarray:
@@ -157,7 +158,7 @@ def outlined(image: np.ndarray, label: np.ndarray) -> np.ndarray:
     picture = np.repeat(grey(image)[..., None], 3, axis=2)
     line = outline(label)
     for structure in HEART:
-        picture[line == structure] = COLOURS[structure]
+        picture[shows(line, structure)] = COLOURS[structure]
     return picture
 
 

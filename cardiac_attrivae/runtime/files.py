@@ -56,26 +56,31 @@ def _patiently(rename: Callable[[Path, Path], None], source: Path, target: Path)
 
 
 @contextmanager
-def atomic_file(path: str | Path) -> Iterator[Path]:
+def atomic_file(path: str | Path, flush: bool = True) -> Iterator[Path]:
     """Writes a file atomically; its folders are created.
 
     Yields a temporary path in the same folder, with the same ending, to write to. When the block
     ends, that file is flushed to the disk and renamed; if the block raises, it is removed and the
     file that was there before stays. A kill or a power cut leaves the old file or the new one,
     never a part. A link at ``path`` is replaced, not followed. An OSError names ``path``.
+
+    Without ``flush`` nobody waits for the disk: a kill still leaves all or nothing, but a power cut
+    may leave a part, which the reader must recognise.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with errors_name(path), temporary(path, _create_file) as beside:
         yield beside
-        _flush(beside)
+        if flush:
+            _flush(beside)
         _patiently(os.replace, beside, path)
-        _flush(path.parent)
+        if flush:
+            _flush(path.parent)
 
 
-def write(path: str | Path, content: str | bytes | memoryview) -> None:
+def write(path: str | Path, content: str | bytes | memoryview, flush: bool = True) -> None:
     """Writes text (as UTF-8, line ends unchanged) or bytes, see `atomic_file`."""
-    with atomic_file(path) as beside:
+    with atomic_file(path, flush) as beside:
         beside.write_bytes(content.encode() if isinstance(content, str) else content)
 
 

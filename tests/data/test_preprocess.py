@@ -244,6 +244,20 @@ def test_an_interrupted_run_leaves_no_store_and_the_next_goes_on(own, tmp_path, 
     assert {p.name for p in output.iterdir()} == {p.name for p in whole.iterdir()}
 
 
+def test_finished_cases_that_a_power_cut_damaged_are_repeated(own, tmp_path, monkeypatch):
+    preprocess(OWN, own, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(store_writer, "contact_sheet", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            preprocess(OWN, own, tmp_path / "s")
+    cut, empty, zeros = sorted((tmp_path / ".s.partial").glob("*/case-*"))
+    cut.write_bytes(cut.read_bytes()[:-4096])
+    empty.write_bytes(b"")
+    zeros.write_bytes(bytes(zeros.stat().st_size))
+    assert preprocess(OWN, own, tmp_path / "s").kept == 0
+    assert content_hash(tmp_path / "s") == content_hash(tmp_path / "whole")
+
+
 def test_too_little_space_for_a_store_is_an_error_before_a_case_is_read(own, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)

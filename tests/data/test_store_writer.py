@@ -39,7 +39,7 @@ def test_a_store_of_many_cases_is_joined_one_at_a_time(tmp_path, monkeypatch):
         "labels": np.zeros(shape),
         "mask": np.zeros((64, 64, 12), np.uint8),
         "later_mask": np.empty((0, 0, 0), np.uint8),
-        "remarks": np.array([], str),
+        "remarks": [],
         "crop": np.zeros((10, 2)),
     }
     peaks = []
