@@ -359,6 +359,11 @@ def _reason(error: BaseException, file: Path) -> str:
     reason = without_folder(error, file).partition(" 0x")[0]
     if reason.startswith("Not a gzipped file"):  # the start was, see `_open`
         return "other bytes follow the packed ones; unpack it, and pack it again"
+    if reason.startswith("Cannot work out file type"):
+        return (
+            "it is no NIfTI file (.nii, .nii.gz); of scans, .nrrd, .mha and .mhd are read as well, "
+            "and of DICOM the folder of a cine"
+        )
     return reason
 
 

@@ -123,3 +123,10 @@ def test_a_folder_that_is_named_by_dots_has_its_own_name(cine, tmp_path, monkeyp
         monkeypatch.chdir(tmp_path / here)
         assert list(find_scans([name])) == ["p1"]
         assert read_scan(name).name == "p1"
+
+
+@pytest.mark.parametrize("name", ["a.nhdr", "00_00.dcm", "slice.png"])
+def test_a_file_of_another_kind_is_told_what_is_read(tmp_path, name):
+    (tmp_path / name).write_bytes(b"NRRD0004")
+    with pytest.raises(DataError, match=f"{name} cannot be read: it is no NIfTI file .*the folder"):
+        read_scan(tmp_path / name)
