@@ -56,7 +56,10 @@ def check(dataset: str, source: Path) -> None:
     help="Slices at each phase as channels, from the basal one on.",
 )  # fmt: skip
 @click.option("--spacing", default=1.3, show_default=True, help="Pixel size in mm.")
-@click.option("--size", default=128, show_default=True, help="Pixels along a side.")
+@click.option(
+    "--size", default=128, show_default=True, type=click.IntRange(1),
+    help="Pixels along a side.",
+)  # fmt: skip
 @click.option(
     "--field", type=float, metavar="MM",
     help="Side of the crop in mm, instead of --spacing: the pixel size becomes MM / --size.",
@@ -112,17 +115,22 @@ def preprocess(
     if "" in named:
         raise click.UsageError("--mirror names an empty case; without names it turns all of them")
     from ..data.manifest import load_manifest
+    from ..data.recipe import PIXELS_MM, WHOLE, Recipe
 
     manifest = load_manifest(dataset)
+    grid = spacing if field is None else field / size
+    if field is not None and not PIXELS_MM[0] <= grid <= PIXELS_MM[1]:
+        raise click.UsageError(
+            f"--field {field:g} over {size} pixels makes pixels of {grid:.3g} mm; expected "
+            f"{PIXELS_MM[0]} to {PIXELS_MM[1]}, as --field {1.3 * size:.0f}"
+        )
     from ..data.masks import Masks, read_labels
     from ..data.preprocess import preprocess as run
     from ..data.pseudonyms import read_key
-    from ..data.recipe import WHOLE, Recipe
 
-    if masks is None and (only_missing or mask_source):
-        raise click.UsageError("--only-missing and --mask-source need --masks DIR")
+    if masks is None and (only_missing or mask_source or labels != options.LABELS):
+        raise click.UsageError("--only-missing, --mask-labels and --mask-source need --masks DIR")
     elsewhere = masks and Masks(masks, mask_source, read_labels(labels), only_missing)
-    grid = spacing if field is None else field / size
     recipe = Recipe(slices, grid, size, phases=tuple(phases.split(",")), stack=stack)
     key = read_key(pseudonymise, output) if pseudonymise else None
     bar = progress("preprocess")

@@ -48,6 +48,8 @@ def encode(
     from ..data.masks import read_labels
 
     numbers = read_labels(labels)
+    if mask is None and labels != options.LABELS:
+        raise click.UsageError("--mask-labels needs --mask FILE or DIR")
     from ..evaluation.encoding_batch import encode_scans
 
     found, skipped = encode_scans(

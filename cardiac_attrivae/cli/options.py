@@ -16,6 +16,9 @@ from .console import Mistake
 
 T = TypeVar("T")
 
+LABELS = "LV=1,MYO=2,RV=3"
+"""Label numbers in masks that are given beside the scans."""
+
 FOLDER = click.Path(file_okay=False, path_type=Path)
 """A folder whose content the command itself checks."""
 
@@ -88,7 +91,7 @@ scans = click.option(
 )  # fmt: skip
 overwrite = click.option("--overwrite", is_flag=True, help="Replace a store that is there already.")
 labels = click.option(
-    "--mask-labels", "labels", default="LV=1,MYO=2,RV=3", show_default=True,
+    "--mask-labels", "labels", default=LABELS, show_default=True,
     metavar="LV=N,MYO=N,RV=N", help="Label numbers in those masks.",
 )  # fmt: skip
 data = click.option("--data", required=True, type=FOLDER, help="Store that preprocess wrote.")

@@ -18,6 +18,8 @@ STACK_MM = 90.0
 patient, so that a long heart fills more of them: spread over the length of each heart, they would
 hide it, and with it the volume."""
 MOST_SLICES = 32
+PIXELS_MM = (0.1, 10)
+"""Least and largest spacing of the pixels of a crop."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,9 @@ class Recipe:
             raise ValueError(
                 f"a stack begins at the most basal slice, and slice is {self.slice!r}; leave it out"
             )
-        if not 0.1 <= self.spacing <= 10:
-            raise ValueError(f"spacing is {self.spacing} mm; expected 0.1 to 10")
+        least, most = PIXELS_MM
+        if not least <= self.spacing <= most:
+            raise ValueError(f"spacing is {self.spacing} mm; expected {least} to {most}")
         if not 16 <= self.size <= 1024:
             raise ValueError(f"size is {self.size} pixels; expected 16 to 1024")
 

@@ -18,7 +18,7 @@ from ..runtime.spreadsheet import unquoted
 from ..schema import MANUAL, SPLITS, DataError, Phase, Structure
 from .manifest import NAME
 from .nifti import MOST_VOXELS
-from .recipe import full_recipe
+from .recipe import PIXELS_MM, full_recipe
 
 FORMAT = 2
 FILES = ("cases.csv", "images.npy", "labels.npy", "masks.npz")
@@ -176,8 +176,9 @@ def check_facts(file: Path, info: dict[str, Any], cases: pd.DataFrame) -> None:
     if not (isinstance(name, str) and re.fullmatch(NAME, name)):  # files are named after it
         raise DataError(f"{file}: dataset is {short(name)}; expected letters, digits, '_' and '-'")
     spacing = recipe.get("spacing") if isinstance(recipe, dict) else None
-    if not (isinstance(spacing, (int, float)) and 0.1 <= spacing <= 10):
-        raise DataError(f"{file}: recipe.spacing is {short(spacing)}; expected 0.1 to 10 mm")
+    if not (isinstance(spacing, (int, float)) and PIXELS_MM[0] <= spacing <= PIXELS_MM[1]):
+        limits = f"{PIXELS_MM[0]} to {PIXELS_MM[1]} mm"
+        raise DataError(f"{file}: recipe.spacing is {short(spacing)}; expected {limits}")
     counts = cases.drop_duplicates("case")["split"].value_counts()
     splits = {split: int(counts.get(split, 0)) for split in SPLITS}
     if info.get("splits") != splits:

@@ -81,7 +81,14 @@ MISTAKES = {
         "notes is not empty and was not written by cardiac-attrivae generate: it holds a.txt",
     "explore --model run --output run": "was not written by cardiac-attrivae explore",
     "generate --model run --set LVEDA=20 --output notes/a.txt": "notes/a.txt is a file",
+    "encode --model run --source images --output o --mask-labels LV=3,MYO=2,RV=1":
+        "--mask-labels needs --mask",
     "preprocess --dataset acdc --source images --output o --mirror=": "names an empty case",
+    "preprocess --dataset acdc --source images --output o --size 0 --field 100":
+        "0 is not in the range x>=1",
+    "preprocess --dataset acdc --source images --output o --field 5":
+        "--field 5 over 128 pixels makes pixels of 0.0391 mm; expected 0.1 to 10, as --field 166",
+
     "export --model run --format onnx --output notes": "was not written by cardiac-attrivae export",
     "export --model run --format bundle --output run": "run is there already",
     "preprocess --dataset acdc --source images --output run": "not written by cardiac-attrivae",
