@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile
+from zlib import crc32
 
 import numpy as np
 from safetensors.numpy import load, save
@@ -28,7 +29,6 @@ from .cases import Skipped
 from .store import content_hash
 from .store_files import FILES, FORMAT, SPACING, mask_entry
 
-DIGEST = hashlib.sha256().digest_size
 PACKAGES = ("monai", "nibabel", "numpy", "pandas", "torch")
 FACTS = ("case", "dataset", "split", "domain", "vendor", "centre", "pathology", "phase", "frame")
 ARRAYS, TEXTS = ("images", "labels", "mask", "later_mask", "crop"), ("rows", "remarks")
@@ -71,7 +71,7 @@ def case_file(folder: Path, record: CaseRecord) -> Path:
 
 
 def save_case(file: Path, arrays: Mapping[str, Any]) -> None:
-    """Writes a finished case, each of `ARRAYS` and `TEXTS`, and their SHA-256.
+    """Writes a finished case, each of `ARRAYS` and `TEXTS`, and their checksum.
 
     It is not flushed to the disk, which would take longer than all other work on the case; what a
     power cut may leave of it `load_case` recognises.
@@ -85,7 +85,7 @@ def save_case(file: Path, arrays: Mapping[str, Any]) -> None:
     for name in TEXTS:
         parts[name] = np.frombuffer(json.dumps([*arrays[name]]).encode(), np.uint8)
     content = save(parts)
-    write(file, content + hashlib.sha256(content).digest(), flush=False)
+    write(file, content + crc32(content).to_bytes(4), flush=False)
 
 
 def load_case(file: Path) -> dict[str, Any]:
@@ -99,8 +99,8 @@ def load_case(file: Path) -> dict[str, Any]:
         cardiac_attrivae.schema.DataError: case is damaged; the same command again repeats that case
     """
     content = file.read_bytes()
-    content, digest = content[:-DIGEST], content[-DIGEST:]
-    if hashlib.sha256(content).digest() != digest:
+    content, checksum = content[:-4], content[-4:]
+    if crc32(content).to_bytes(4) != checksum:
         raise DataError(f"{file.name} is damaged; the same command again repeats that case")
     parts: dict[str, Any] = load(content)
     return parts | {name: json.loads(parts[name].tobytes()) for name in TEXTS}
@@ -247,8 +247,14 @@ def _write_skipped(file: Path, skipped: Iterable[Skipped]) -> None:
 
 def _write_sheet(store: Path, captions: list[str]) -> None:
     shown = chosen(len(captions))
-    images, labels = (  # mapped again for each slice: what was read of a map stays in memory
-        np.stack([_tile(np.load(store / f"{name}.npy", mmap_mode="r")[row]) for row in shown])
+    images, labels = (  # mapped again for some slices each: what was read of a map stays in memory
+        np.stack(
+            [
+                _tile(channels)
+                for rows in np.array_split(shown, 1 + len(shown) // 64)
+                for channels in np.load(store / f"{name}.npy", mmap_mode="r")[rows]
+            ]
+        )
         for name in ("images", "labels")
     )
     texts, sheet = [captions[row] for row in shown], store / "contact_sheet.png"
