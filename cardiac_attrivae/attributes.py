@@ -343,5 +343,7 @@ def check_names(names: Iterable[str]) -> tuple[str, ...]:
             known = ", ".join(ATTRIBUTES)
             raise ValueError(f"unknown attribute {name!r}{hint}; expected some of {known}")
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"attributes are {names}; expected one or more, each once")
+        raise ValueError(
+            f"attributes are {', '.join(names) or 'none'}; expected one or more, each once"
+        )
     return names

@@ -216,9 +216,9 @@ def _range(text: str) -> tuple[str, tuple[float, float]]:
         (('LVEDA', (28.0, 28.0)), ('LVEDA', (15.0, 35.0)))
     """
     name, _, value = text.partition("=")
-    low, _, high = value.partition(":")
+    low, colon, high = value.partition(":")
     try:
-        bounds = float(low), float(high or low)
+        bounds = float(low), float(high if colon else low)
     except ValueError:
         bounds = math.nan, math.nan
     if not (math.isfinite(bounds[0]) and bounds[0] <= bounds[1] < math.inf):

@@ -23,6 +23,8 @@ from .studio import Studio
 
 FRAMES = 21
 """Frames of the animation in one direction."""
+MOST_STEPS, MOST_REACH = 51, 10
+"""Pictures of an attribute, and standard deviations to either side, at most."""
 
 
 def generate(
@@ -193,8 +195,13 @@ def traverse_surface(
 
 
 def _check_steps(steps: int, reach: float = 1.0) -> None:
-    if steps < 2 or not 0 < reach < np.inf:
-        raise ValueError(f"steps is {steps} and range {reach}; expected 2 or more, and above 0")
+    if not 2 <= steps <= MOST_STEPS:
+        raise ValueError(f"steps is {steps}; expected 2 to {MOST_STEPS} pictures of an attribute")
+    if not 0 < reach <= MOST_REACH:
+        raise ValueError(
+            f"range is {reach:g}; expected standard deviations above 0, up to {MOST_REACH}: beyond "
+            "them, pictures are no hearts"
+        )
 
 
 def _written(grid: Grid, claim: Claim, spacing: float) -> pd.DataFrame:

@@ -52,6 +52,7 @@ MISTAKES = {
     "generate --model run --set lveda=20 --output o": "did you mean 'LVEDA'",
     "generate --model run --set LVEDA=20 --set LVEDA=30 --output o":
         "--set LVEDA is given 2 times; expected one value",
+    "generate --model run --count 2 --set LVEDA=20: --output o": "'LVEDA=20:'; expected ATTRI",
     "generate --model run --set LVEDA=nan --output o": "'LVEDA=nan'; expected ATTRIBUTE=NUMBER",
     "generate --model lonely --set LVEDA=20 --output o": "is gone; give it with --data",
     "traverse --model run --case nobody --output o": "has no case 'nobody'",

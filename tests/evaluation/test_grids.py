@@ -1,5 +1,7 @@
 """Hearts between two patients and over two attributes: where codes lie, and what is measured."""
 
+import re
+
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -151,8 +153,10 @@ def test_the_command_walks_turns_and_prints(run, cases, tmp_path):
 
 def test_what_is_wrong_is_refused_before_any_segmenter_is_trained(run, tmp_path, monkeypatch):
     monkeypatch.setattr(studio_module, "segmenters_for", None)
-    for steps, reach in ((1, 1.0), (3, 0.0), (3, float("nan"))):
-        with pytest.raises(ValueError, match=f"steps is {steps}"):
+    wrong = [(1, 1.0, "steps is 1"), (100_000, 1.0, "steps is 100000; expected 2 to 51")]
+    wrong += [(3, reach, f"range is {reach:g}; expected") for reach in (0.0, float("nan"), 1e9)]
+    for steps, reach, told in wrong:
+        with pytest.raises(ValueError, match=re.escape(told)):
             traverse_surface(run, tmp_path / "o", NAMES[:2], steps=steps, reach=reach)
     with pytest.raises(DataError, match="no case 'nobody'"):
         traverse_between(run, tmp_path / "o", "nobody", "nobody", device="cpu")
