@@ -16,6 +16,7 @@ import torch
 
 from ..data.store import content_hash
 from ..models.networks import KNOWN
+from ..runtime.contents import describe
 from ..runtime.files import read_json
 from ..runtime.provenance import digest, seal, versions
 from ..runtime.weights import Facts, Weights, open_weights, weights_digest
@@ -79,7 +80,11 @@ def verify_run(run: str | Path, store: str | Path | None = None) -> list[Finding
     run = Path(run)
     files = [run / name for name in (MODEL, CONFIG, SUMMARY)]
     if not any(file.is_file() for file in files):
-        raise DataError(f"no run in {run}: it has none of {', '.join(f.name for f in files)}")
+        held = describe(run)
+        raise DataError(
+            f"no run in {run}: it has none of {', '.join(f.name for f in files)}"
+            f"{held and f' ({held})'}; give the folder that train wrote"
+        )
     weights, model, sealed = _model(files[0])
     configuration, unread = _read(files[1], _mapping)
     summary, unread_too = _read(files[2], read_json)
