@@ -28,11 +28,12 @@ class Outlines:
     mask: np.ndarray  # canonical labels of the whole heart on the native grid, (I, J, S)
     spacing: Spacing  # mm along i, j and between slices, from pixdim
     index: int  # the slice that areas and lengths are taken in
+    counted: np.ndarray | None = None  # what `pixel_counts` returns, where that is known
 
     @cached_property
     def counts(self) -> np.ndarray:
         """What `pixel_counts` returns, (S, 4)."""
-        return pixel_counts(self.mask)
+        return pixel_counts(self.mask) if self.counted is None else self.counted
 
     @property
     def plane(self) -> np.ndarray:

@@ -161,13 +161,18 @@ class SelectSlices(Transform):
             usable = [usable[len(usable) // 2]]
         elif self.slice == "max-area":
             usable = [max(usable, key=lambda index: counts[index, HEART].sum())]
-        masks = {Phase.ED: data["mask"]} | ({Phase.ES: later["mask"]} if later else {})
-        return [
-            {**data, "slice_index": i, "attributes": measure(
-                {phase: Outlines(mask, (x, y, z), i) for phase, mask in masks.items()}, self.names
-            )}
-            for i in sorted(usable)
-        ]  # fmt: skip
+        hearts = {Phase.ED: data} | ({Phase.ES: later} if later else {})
+
+        def measured(index: int) -> dict[str, float]:
+            return measure(
+                {
+                    phase: Outlines(heart["mask"], (x, y, z), index, heart["counts"])
+                    for phase, heart in hearts.items()
+                },
+                self.names,
+            )
+
+        return [{**data, "slice_index": i, "attributes": measured(i)} for i in sorted(usable)]
 
 
 class AlignHeartd(MapTransform):
@@ -260,7 +265,7 @@ class WholePicturesd(MapTransform):
             cut, needed = 0.0, field
             if label[..., z].any():
                 cut, needed = cut_off(label[..., z], np.eye(2), middle, (i, j), field)
-            outlined = {Phase.ED: Outlines(data["mask"], (i, j, k), z)}
+            outlined = {Phase.ED: Outlines(data["mask"], (i, j, k), z, data["counts"])}
             found.append(
                 {
                     **data, self.keys[0]: images[z], self.keys[1]: labels[z], "slice_index": z,
