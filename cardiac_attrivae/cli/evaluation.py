@@ -34,7 +34,7 @@ from .console import explained, progress, say, show_scores, suggest, tell
 @options.plain
 @click.option(
     "--realism", is_flag=True,
-    help="Measure how well drawn hearts are told from real ones; some minutes more.",
+    help="Measure how well drawn hearts are told from real ones; ten minutes more.",
 )  # fmt: skip
 @options.rounds
 @options.workers
