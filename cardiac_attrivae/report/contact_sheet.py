@@ -62,8 +62,7 @@ def contact_sheet(
     small = len(images) > 300
     if small:
         images, labels = _halved(images, labels)
-    tiles = np.stack([outlined(i, m) for i, m in zip(images, labels, strict=True)])
-    n, height, width, _ = tiles.shape
+    n, height, width = images.shape
     letters = font(9 if small else 11)
     texts = [wrap(caption, letters, width) for caption in captions]
     pitch = sum(letters.getmetrics())
@@ -72,22 +71,18 @@ def contact_sheet(
     rows = math.ceil(n / columns)
     top = 28
 
-    mosaic = np.full((rows * columns, height + line + GAP, width + GAP, 3), PAPER, np.uint8)
-    mosaic[:n, :height, :width] = tiles
-    mosaic = mosaic.reshape(rows, columns, height + line + GAP, width + GAP, 3).swapaxes(1, 2)
-    mosaic = mosaic.reshape(rows * (height + line + GAP), columns * (width + GAP), 3)
-    sheet = Image.new("RGB", (max(320, mosaic.shape[1]) + GAP, mosaic.shape[0] + top), PAPER)
-    sheet.paste(Image.fromarray(mosaic), (GAP, top))
-
+    across, down = width + GAP, height + line + GAP
+    sheet = Image.new("RGB", (max(320, columns * across) + GAP, rows * down + top), PAPER)
     draw = ImageDraw.Draw(sheet)
     total = of or n
     count = counted(total, "slice")
     _legend(draw, count if total == n else f"{n:,} of {count}")
     for k, text in enumerate(texts):
         row, column = divmod(k, columns)
-        x, y = GAP + column * (width + GAP), top + row * (height + line + GAP) + height
+        x, y = GAP + column * across, top + row * down
+        sheet.paste(Image.fromarray(outlined(images[k], labels[k])), (x, y))
         for i, words in enumerate(text):
-            draw.text((x, y + i * pitch), words, INK, letters)
+            draw.text((x, y + height + i * pitch), words, INK, letters)
     with atomic_file(path) as beside:
         sheet.save(beside, format="PNG", compress_level=1)
 
