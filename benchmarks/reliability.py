@@ -420,6 +420,7 @@ KINDS = {
     "NIfTI, image": (r"test_a_damaged_case.*\[image: ", ("IMAGE",)),
     "NIfTI, mask": (r"test_a_damaged_case.*\[mask: |test_what_makes_a_mask", ("MASK", "NOTED")),
     "NIfTI, more of them": (r"test_every_damage_is_a_data_error|test_a_fault_is_one_skipped", ()),
+    "DICOM": (r"test_dicom.*test_a_damaged_cine", ("DICOM",)),
     "Info.cfg": (r"test_every_info_cfg", ("INFO",)),
     "CSV of M&Ms": (r"test_faults.*test_every_table", ("TABLE",)),
     "links and names of cases": (
