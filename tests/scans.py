@@ -25,11 +25,12 @@ def heart(shape=(120, 100, 6), spacing_mm=(1.5, 1.5, 8.0), centre_mm=(90.0, 80.0
 
 
 def contracted():
-    """Labels of `heart` at ED and at ES, when less than half of the basal RV is left."""
+    """Labels of `heart` at ED and at ES, when the base has moved out of the most basal RV."""
     at_ed, _ = heart()
-    at_es, outside = at_ed.copy(), np.abs(np.arange(100) * 1.5 - 80) >= 11
+    at_es, far = at_ed.copy(), np.abs(np.arange(100) * 1.5 - 80)[:, None]
+    outside = far >= np.where(np.arange(6) == 0, 10, 16)
     for structure, other in ((Structure.LV, Structure.MYO), (Structure.RV, Structure.BACKGROUND)):
-        at_es[:, outside] = np.where(at_es[:, outside] == structure, other, at_es[:, outside])
+        at_es[(at_es == structure) & outside] = other
     return at_ed, at_es
 
 
