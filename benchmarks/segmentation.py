@@ -29,30 +29,24 @@ from cardiac_attrivae.heart import ventricle
 from cardiac_attrivae.metrics.images import dice
 from cardiac_attrivae.report.style import looks, plain, save
 from cardiac_attrivae.schema import HEART, STRUCTURES, CaseRecord, Keys
-from cardiac_attrivae.segmentation.plausible import in_phase
 from cardiac_attrivae.segmentation.scans import ScanSegmenter, load_segmenter
 
 READ = ReadPhased((Keys.IMAGE, Keys.LABEL)), ToCanonicalLabelsd(Keys.LABEL)
 
 
-def frame_row(
-    segmenter: ScanSegmenter, record: CaseRecord, at_ed: dict[str, np.ndarray]
-) -> dict[str, Any]:
-    """Segments a frame and compares it with its mask; ``at_ed`` keeps what was found at ED, by
-    which ES is judged."""
+def frame_row(segmenter: ScanSegmenter, record: CaseRecord) -> dict[str, Any]:
+    """Segments a frame and compares it with its mask."""
     data: Any = {"record": record}
     for step in READ:
         data = step(data)
     image, truth, spacing = data[Keys.IMAGE], np.asarray(data[Keys.LABEL]), data["spacing"]
     found = segmenter.segment(np.asarray(image, dtype=np.float32), spacing)
-    labels = in_phase(found.labels, at_ed.get(record.case))
-    at_ed.setdefault(record.case, labels)
     row: dict[str, Any] = {"case": record.case, "group": record.pathology, "phase": record.phase}
     voxel = float(np.prod(spacing)) / 1000
     for k, (structure, name) in enumerate(zip(HEART, STRUCTURES, strict=True)):
-        row[f"Dice_{name}"] = float(dice(labels[None], truth[None])[0, k])
+        row[f"Dice_{name}"] = float(dice(found.labels[None], truth[None])[0, k])
         row[f"agreement_{name}"] = found.predicted_dice[structure]
-        row[f"found_{name}_mL"] = float((labels == structure).sum()) * voxel
+        row[f"found_{name}_mL"] = float((found.labels == structure).sum()) * voxel
         row[f"true_{name}_mL"] = float((truth == structure).sum()) * voxel
     return row | {"warnings": "; ".join(found.warnings)}
 
@@ -121,11 +115,11 @@ def main(
     """Measures a segmenter."""
     segmenter = replace(load_segmenter(list(models)), dice_lines={})  # the agreement itself
     wanted = patients.read_text().split() if patients else None
-    rows, at_ed = [], dict[str, np.ndarray]()
+    rows = []
     for phase in ("ED", "ES"):
         for record in find_cases(load_manifest(dataset), source, phase).records:
             if wanted is None or record.case in wanted:
-                rows.append(frame_row(segmenter, record, at_ed))
+                rows.append(frame_row(segmenter, record))
     table = pd.DataFrame(rows)
     table.to_csv(output, index=False, float_format="%.6g")
     report(table)

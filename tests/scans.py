@@ -24,16 +24,6 @@ def heart(shape=(120, 100, 6), spacing_mm=(1.5, 1.5, 8.0), centre_mm=(90.0, 80.0
     return labels, LEVELS.numpy()[labels]
 
 
-def contracted():
-    """Labels of `heart` at ED and at ES, when the base has moved out of the most basal RV."""
-    at_ed, _ = heart()
-    at_es, far = at_ed.copy(), np.abs(np.arange(100) * 1.5 - 80)[:, None]
-    outside = far >= np.where(np.arange(6) == 0, 10, 16)
-    for structure, other in ((Structure.LV, Structure.MYO), (Structure.RV, Structure.BACKGROUND)):
-        at_es[(at_es == structure) & outside] = other
-    return at_ed, at_es
-
-
 def by_brightness(images):
     """Logits of the class whose level the middle slice is next to."""
     middle = images[:, images.shape[1] // 2, None]

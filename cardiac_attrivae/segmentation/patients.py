@@ -6,7 +6,7 @@ import gzip
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -28,7 +28,6 @@ from ..runtime.messages import without_folder
 from ..runtime.outputs import claimed
 from ..runtime.spreadsheet import csv_text
 from ..schema import HEART, STRUCTURES, DataError, Structure
-from .plausible import in_phase
 from .scans import ScanSegmenter
 
 if TYPE_CHECKING:
@@ -200,12 +199,6 @@ def _segment(
     )
     frames = sorted(known) if job.phases else list(range(count))
     found = segmenter.segment_cine(scan.frames[..., frames], scan.spacing_mm)
-    if known == {0: "ED"}:
-        found = [replace(found[0], labels=in_phase(found[0].labels))]
-    elif known == {0: "ES"} and "ED" in patient.shown:  # of another file
-        at_ed = patient.shown["ED"][1]
-        if at_ed.shape == found[0].labels.shape:
-            found = [replace(found[0], labels=in_phase(found[0].labels, at_ed))]
     labels = np.zeros(scan.frames.shape, np.uint8)
     voxel_ml = float(np.prod(scan.spacing_mm)) / 1000
     first = len(patient.rows)

@@ -32,14 +32,7 @@ from ..training.config import parse_pipeline
 from ..training.objectives import SegmentationObjective
 from ..training.run import restored
 from .onnx_network import read_onnx
-from .plausible import (
-    below_base,
-    border_faults,
-    cleaned,
-    in_phase,
-    left_out,
-    size_faults,
-)
+from .plausible import below_base, border_faults, cleaned, left_out, size_faults
 from .views import VIEWS, View, agreement, average, joint, put_back, seen_in
 
 BATCH = 16
@@ -121,8 +114,7 @@ class ScanSegmenter:
         """Outlines the heart in every frame of a cine, (X, Y, Z, T); ED and ES are looked at in all
         ways.
 
-        The heart is looked for in two frames, and the others are seen in `QUICK` ways. The frames
-        end at the base where their phase says so, see `in_phase`.
+        The heart is looked for in two frames, and the others are seen in `QUICK` ways.
         """
         count, shape = frames.shape[-1], frames.shape[:3]
         stacks = [self._slices(frames[..., t], spacing_mm) for t in range(count)]
@@ -130,14 +122,10 @@ class ScanSegmenter:
         centre = tuple(int(np.mean(place)) for place in zip(*places, strict=True))
         quick = self.views[:: max(1, len(self.views) // QUICK)] if count > 2 else self.views
         found = [self._outlined(stack, shape, spacing_mm, centre, quick) for stack in stacks]
-        ed, es = find_phases(np.array([(one.labels == Structure.LV).sum() for one in found]))
         if len(quick) < len(self.views):
-            for t in {ed, es}:
+            sizes = np.array([(frame.labels == Structure.LV).sum() for frame in found])
+            for t in {*find_phases(sizes)}:
                 found[t] = self._outlined(stacks[t], shape, spacing_mm, centre, self.views)
-        if ed != es:
-            at_ed = in_phase(found[ed].labels)
-            found = [replace(one, labels=in_phase(one.labels, at_ed)) for one in found]
-            found[ed] = replace(found[ed], labels=at_ed)
         return [self._remembered(one, frames[..., t], spacing_mm) for t, one in enumerate(found)]
 
     def _remembered(

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from scans import LEVELS, by_brightness, contracted, heart
+from scans import LEVELS, by_brightness, heart
 
 from cardiac_attrivae.cli.main import main
 from cardiac_attrivae.data.masks import Masks, read_labels
@@ -128,20 +128,6 @@ def test_scans_with_names_as_long_as_a_disk_takes_have_masks_that_are_found_agai
     found = {masks.find(job.path, job.patient) for job in jobs}
     assert len(found) == len([*(tmp_path / "out" / "pictures").iterdir()]) == len(scans)
     assert all(len(os.fsencode(path.name)) < 230 for path in (tmp_path / "out").rglob("*"))
-
-
-def test_es_of_another_file_ends_at_the_base_where_ed_tells_it_to(tmp_path):
-    jobs = []
-    for phase, labels in zip(("ED", "ES"), contracted(), strict=True):
-        path = tmp_path / f"{phase}.nii"
-        nibabel.save(nibabel.Nifti1Image(LEVELS.numpy()[labels], AFFINE), path)
-        jobs.append(Job("p", path, {0: phase}))
-    basal = {}
-    for output, some in (("both", jobs), ("es", jobs[1:])):
-        segment_patients(some, tmp_path / output, FAKE)
-        mask = np.asarray(nibabel.load(tmp_path / output / "masks/ES.nii.gz").dataobj)
-        basal[output] = bool((mask[..., 0] == Structure.RV).any())
-    assert basal == {"both": False, "es": True}
 
 
 def test_a_mirror_image_is_noticed(tmp_path, monkeypatch):
