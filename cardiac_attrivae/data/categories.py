@@ -30,9 +30,10 @@ def categories_of(cases: pd.DataFrame, column: str, key: str = "column") -> tupl
         ('DCM', 'NOR')
     """
     if column not in cases:
+        names = [*map(str, cases)]
         raise DataError(
-            f"cases.csv has no column {column!r}{nearest(column, cases)}; expected one of "
-            f"{', '.join(map(str, cases))}, with --set {key}=COLUMN"
+            f"cases.csv has no column {column!r}{nearest(column, names)}; expected one of "
+            f"{', '.join(names)}, with --set {key}=COLUMN"
         )
     found = sorted({*_texts(cases[column])} - {""})
     if not 2 <= len(found) <= MOST:
