@@ -279,13 +279,14 @@ def _size(header: nibabel.spatialimages.SpatialHeader) -> int:
 
 def _unpacked(file: Path, packed: bytes, size: int) -> bytes:
     """Unpacks a gzip file up to the last voxel and compares its checksum."""
-    try:
-        stream = isal_zlib.decompressobj(wbits=31)  # in half the time that zlib takes
-        unpacked = stream.decompress(packed, size + 1)  # room to come to the checksum
-    except isal_zlib.error:  # zlib says what is wrong
-        stream = zlib.decompressobj(wbits=31)
-        unpacked = stream.decompress(packed, size + 1)
-    if stream.eof and len(unpacked) == size and not stream.unused_data:
+    limit = size + 1  # room to come to the checksum
+    try:  # in half the time that zlib takes
+        fast = isal_zlib.decompressobj(wbits=31)
+        unpacked, ended, rest = fast.decompress(packed, limit), fast.eof, fast.unused_data
+    except isal_zlib.IsalError:  # zlib says what is wrong
+        slow = zlib.decompressobj(wbits=31)
+        unpacked, ended, rest = slow.decompress(packed, limit), slow.eof, slow.unused_data
+    if ended and len(unpacked) == size and not rest:
         return unpacked
     # Several parts, of which zlib unpacks the first; or more than the header says, or less. Zeros
     # after the last part are allowed, but gzip takes them one by one.
