@@ -415,6 +415,7 @@ FIXED = {
     "the table has 7 rows for it, and they differ": "the table has no row for it, or several that",
     "ED is 'Jo'; expected a whole number": "its frame of ED or ES is not given, or impossible",
     "Jo.nii cannot be read: Jo": "a file cannot be read",
+    "Jo.nii cannot be read: it is no NIfTI file; and of DICOM the folder": "a file cannot be read",
     "KeyError: 'Jo'": "it cannot be used; the command check says why",
 }
 

@@ -112,6 +112,7 @@ REASONS = {
     r"NaN or infinite": "the image holds NaN or infinite values",
     r"and mask \(|voxels off|along the axes": "image and mask do not fit each other",
     r"affine that leads": "the affine of image or mask is unusable",
+    r"no NIfTI file": "a file cannot be read",
     r"DICOM|slice position|MONOCHROME|images of another": "the DICOM files are no complete cine",
     r"the table has": "the table has no row for it, or several that differ",
     r"^(at ES: )?E[DS] is|of its frames": "its frame of ED or ES is not given, or impossible",
