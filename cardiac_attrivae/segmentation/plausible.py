@@ -106,10 +106,9 @@ def without_slivers(labels: np.ndarray) -> np.ndarray:
         [0, 81, 72, 54, 27]
     """
     kept = labels.copy()
-    stack, shown = _from_base(kept, Structure.MYO)
-    areas = (stack == Structure.MYO).sum((0, 1))
-    while len(shown) > 2 and areas[shown[0]] < SLIVER * areas[shown[1]]:
-        stack[..., : shown.pop(0) + 1] = Structure.BACKGROUND
+    stack, beyond = _beyond_base(kept, Structure.MYO, SLIVER)
+    if beyond:
+        stack[..., : beyond[-1] + 1] = Structure.BACKGROUND
     return kept
 
 
@@ -134,21 +133,28 @@ def without_atrium(labels: np.ndarray) -> np.ndarray:
         [0, 45, 40, 30, 15]
     """
     kept = labels.copy()
-    stack, shown = _from_base(kept, Structure.RV)
-    areas = (stack == Structure.RV).sum((0, 1))
-    while len(shown) > 2 and areas[shown[0]] < ATRIUM * areas[shown[1]]:
-        base = stack[..., shown.pop(0)]
+    stack, beyond = _beyond_base(kept, Structure.RV, ATRIUM)
+    for z in beyond:
+        base = stack[..., z]
         base[base == Structure.RV] = Structure.BACKGROUND
     return kept
 
 
-def _from_base(labels: np.ndarray, structure: Structure) -> tuple[np.ndarray, list[int]]:
-    """Views labels (X, Y, Z) from base to apex; with the slices that show a structure, none where
-    the base is unclear."""
-    order = base_first(pixel_counts(labels))
-    stack = labels[..., ::-1] if order is False else labels
-    shown = (stack == structure).any((0, 1)) & (order is not None)
-    return stack, np.flatnonzero(shown).tolist()
+def _beyond_base(
+    labels: np.ndarray, structure: Structure, share: float
+) -> tuple[np.ndarray, list[int]]:
+    """Views labels (X, Y, Z) from base to apex; with the slices at the base in which a structure is
+    smaller than a share of its size in the next one, none where the base is unclear."""
+    counts = pixel_counts(labels)
+    order = base_first(counts)
+    if order is None:
+        return labels, []
+    stack, counts = (labels, counts) if order else (labels[..., ::-1], counts[::-1])
+    areas, beyond = counts[:, structure], []
+    shown = np.flatnonzero(areas).tolist()
+    while len(shown) > 2 and areas[shown[0]] < share * areas[shown[1]]:
+        beyond.append(shown.pop(0))
+    return stack, beyond
 
 
 def _largest(region: np.ndarray) -> np.ndarray:
