@@ -21,7 +21,7 @@ from ..runtime.provenance import seal, versions
 from ..runtime.spreadsheet import csv_text, read_csv
 from ..schema import SPLITS, DataError
 from .manifest import NAME
-from .preprocess import UNFINISHED, check_replaceable
+from .preprocess import PARTIAL, check_replaceable
 from .recipe import full_recipe
 from .store import SliceDataset, content_hash
 from .store_files import FORMAT, mask_entry, unfinished
@@ -71,7 +71,7 @@ def join_stores(
     place = real_place(output)
     partial = unfinished(place)
     with locked(partial, output):
-        check_own(partial, UNFINISHED, "an interrupted join")
+        check_own(partial, PARTIAL, "an interrupted join")
         check_replaceable(output, overwrite)
         empty(partial)
         enough_space(partial, sum(store.nbytes for store in stores))

@@ -38,7 +38,7 @@ from .store_files import SPACING, STORE, unfinished
 from .store_writer import FACTS, assemble, case_file, is_finished, save_case
 from .transforms import innermost, preprocessing
 
-UNFINISHED = ("*/case-*", "store/*")
+PARTIAL = ("*/case-*", "store/*")
 """Patterns of the files in ``.NAME.partial``, which holds finished cases until all are done."""
 
 SLICES, MASK = 12, 12 * 256 * 256
@@ -149,7 +149,7 @@ def preprocess(
     check_apart(source, output)
     partial = unfinished(place := real_place(output))
     with locked(partial, output):
-        check_own(partial, UNFINISHED, "an interrupted preprocess")
+        check_own(partial, PARTIAL, "an interrupted preprocess")
         check_replaceable(output, overwrite)
         found = _found(manifest, source, recipe, without_duplicates, key, masks, mirror)
         # the name depends on recipe, source, key and version: files of another run are not reused
