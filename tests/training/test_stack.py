@@ -1,5 +1,7 @@
 """Training on stacks: one deformation for all channels, and volumes that follow it."""
 
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,8 +21,17 @@ from cardiac_attrivae.training.augmentation import (
     prepared,
     structure_masks,
 )
+from cardiac_attrivae.training.config import load_pipeline
 from cardiac_attrivae.training.guidance import Guidance
+from cardiac_attrivae.training.workflow import TrainingWorkflow
 from training.test_augmentation import Always
+from training.test_workflow import (
+    assert_same_checkpoint,
+    assert_same_run,
+    finished,
+    interrupt,
+    without_pictures,  # noqa: F401
+)
 
 NAMES = ("LVEDV", "LVESV", "RVEDV", "LVEF", "LVM")
 SHARES = (1.0, 0.9, 0.7)
@@ -49,7 +60,9 @@ def stacks():
     info = {"dataset": "drawn", "recipe": recipe | {"stack": 3}, "content_hash": "none"}
     grey = np.array([0, 0.8, 0.3, 0.7], np.float32)
     stack = np.stack(labels)
-    return SliceDataset(torch.as_tensor(grey[stack]), stack, pd.DataFrame(rows), info, None)
+    return SliceDataset(
+        torch.as_tensor(grey[stack]), stack, pd.DataFrame(rows), info, Path("drawn")
+    )
 
 
 def augmented(dataset, **ranges):
@@ -169,3 +182,21 @@ def test_a_zoom_along_the_stack_takes_other_slices(stacks):
     assert torch.equal(found[:, :, 1], before[:, :, 2])
     assert not found[:, :, 2].any()
     assert values["LVEDV"] == pytest.approx(areas(after[Keys.LABEL], stacks.scale)[:, 0], rel=1e-3)
+
+
+def test_a_run_of_stacks_that_was_interrupted_ends_as_if_it_had_not_been(stacks, tmp_path):
+    changes = ("schedule.steps_per_epoch=2", "schedule.evaluate_every=1", "schedule.epochs=3")
+    pipeline = load_pipeline("attri_vae_stack", changes)
+    pipeline = replace(pipeline, attributes=NAMES)
+
+    def run(folder, *handlers, **options):
+        work = TrainingWorkflow(pipeline, stacks, stacks.take([]), tmp_path / folder, device="cpu",
+                                handlers=handlers, **options)  # fmt: skip
+        return finished(work)
+
+    run("whole")
+    with pytest.raises(KeyboardInterrupt):
+        run("broken", interrupt(2))
+    assert run("broken", resume=True).records.start_epoch == 1
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+    assert_same_checkpoint(tmp_path / "whole", tmp_path / "broken")
