@@ -11,6 +11,7 @@ import click
 
 from ..runtime.contents import part_to_score, require_store
 from ..runtime.messages import counted, shell_word
+from ..runtime.outputs import check_apart
 from . import options
 from .console import columns, explained, is_terminal, progress, say, suggest, warn
 
@@ -125,14 +126,18 @@ def preprocess(
             f"{PIXELS_MM[0]} to {PIXELS_MM[1]}, as --field {1.3 * size:.0f}"
         )
     from ..data.masks import Masks, read_labels
-    from ..data.preprocess import preprocess as run
     from ..data.pseudonyms import read_key
+    from ..data.store_place import check_replaceable
 
+    check_apart(source, output)
+    check_replaceable(output, given["overwrite"])
     if masks is None and (only_missing or mask_source or labels != options.LABELS):
         raise click.UsageError("--only-missing, --mask-labels and --mask-source need --masks DIR")
     elsewhere = masks and Masks(masks, mask_source, read_labels(labels), only_missing)
     recipe = Recipe(slices, grid, size, phases=tuple(phases.split(",")), stack=stack)
     key = read_key(pseudonymise, output) if pseudonymise else None
+    from ..data.preprocess import preprocess as run
+
     bar = progress("preprocess")
     turned: bool | list[str] = mirror == EVERY or named or False
     summary = run(
@@ -190,6 +195,9 @@ def join(stores: tuple[Path, ...], output: Path, name: str, overwrite: bool) -> 
     """Join stores of several data sets, to train on all of them."""
     for store in stores:
         require_store(store)
+    from ..data.store_place import check_replaceable
+
+    check_replaceable(output, overwrite)
     from ..data.join import join_stores
 
     joined = join_stores(stores, output, name=name, overwrite=overwrite)

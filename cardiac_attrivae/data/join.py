@@ -21,10 +21,10 @@ from ..runtime.provenance import seal, versions
 from ..runtime.spreadsheet import csv_text, read_csv
 from ..schema import SPLITS, DataError
 from .manifest import NAME
-from .preprocess import PARTIAL, check_replaceable
 from .recipe import full_recipe
 from .store import SliceDataset, content_hash
-from .store_files import FORMAT, mask_entry, unfinished
+from .store_files import FORMAT, mask_entry
+from .store_place import PARTIAL, check_replaceable, unfinished
 from .store_writer import PACKAGES, appended
 
 PIECE = 64

@@ -23,9 +23,9 @@ import numpy as np
 from monai.transforms import Compose
 
 from ..runtime.files import enough_space, real_place, replace_folder
-from ..runtime.folders import check_unused, empty, is_empty, locked
+from ..runtime.folders import empty, locked
 from ..runtime.messages import counted, without_folder
-from ..runtime.outputs import A_STORE, check_apart, check_own, require_free
+from ..runtime.outputs import check_apart, check_own
 from ..runtime.pool import Failure, Pool, cluster, processes, run_each
 from ..runtime.provenance import __version__
 from ..schema import SYNTHETIC, CaseRecord, DataError, Keys
@@ -34,12 +34,10 @@ from .manifest import Manifest, load_manifest
 from .masks import Masks, predicted_masks
 from .pseudonyms import fixed_reason, pseudonymised
 from .recipe import WHOLE, Recipe
-from .store_files import SPACING, STORE, unfinished
+from .store_files import SPACING
+from .store_place import PARTIAL, check_replaceable, unfinished
 from .store_writer import FACTS, assemble, case_file, is_finished, save_case
 from .transforms import innermost, preprocessing
-
-PARTIAL = ("*/case-*", "store/*")
-"""Patterns of the files in ``.NAME.partial``, which holds finished cases until all are done."""
 
 SLICES, MASK = 12, 12 * 256 * 256
 """Estimates for a case: slices of its stack, and bytes of its native mask."""
@@ -198,30 +196,6 @@ def preprocess(
         output, info["cases"], info["slices"], skipped, info["splits"], kept, remarks,
         info["crop"], info["mask_sources"], len(turned),
     )  # fmt: skip
-
-
-def check_replaceable(output: Path, overwrite: bool) -> None:
-    """Refuses an output folder that holds anything but a store.
-
-    Raises:
-        DataError: If it does, exists and may not be replaced, or another process works in it.
-
-    Example:
-        >>> check_replaceable(Path("absent"), overwrite=False)
-        >>> _ = Path("notes.txt").write_text("not a store")
-        >>> check_replaceable(Path("."), overwrite=False)
-        Traceback (most recent call last):
-        cardiac_attrivae.schema.DataError: . is not empty and was not written by ... preprocess: ...
-    """
-    require_free(output, "preprocess")
-    if not output.exists() or overwrite and is_empty(output):
-        return
-    if not (A_STORE.is_at(output) or is_empty(output)):
-        raise DataError(f"{output} is no store, so it is not replaced; choose another folder")
-    if not overwrite:
-        raise DataError(f"{output} exists already; choose another folder or add --overwrite")
-    check_own(output, STORE, "a store")
-    check_unused(output)
 
 
 def _found(

@@ -28,7 +28,6 @@ from ..runtime.provenance import digest, seal
 from ..schema import HEART, MANUAL, SPLITS, DataError, Keys, Phase, Scale
 from .recipe import full_recipe, scale_of
 from .store_files import (
-    FILES,
     FORMAT,
     SPACING,
     check_channels,
@@ -37,6 +36,7 @@ from .store_files import (
     opened,
     read_masks,
 )
+from .store_place import FILES
 
 Slices = dict[str, Tensor]
 """Fields by their key, the rows of each along axis 0."""

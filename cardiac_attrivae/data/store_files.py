@@ -19,27 +19,13 @@ from ..schema import MANUAL, SPLITS, DataError, Phase, Structure
 from .manifest import NAME
 from .nifti import MOST_VOXELS
 from .recipe import PIXELS_MM, full_recipe
+from .store_place import FILES
 
 FORMAT = 2
-FILES = ("cases.csv", "images.npy", "labels.npy", "masks.npz")
-"""What the content hash in dataset.json covers."""
-STORE = (*FILES, "dataset.json", "skipped.csv", "contact_sheet.png", "segmenters/segmenter_*")
-"""Every file of a store."""
-
 SPACING = ["spacing_x_mm", "spacing_y_mm", "spacing_z_mm"]
 TEXT = ["case", "dataset", "split", "domain", "vendor", "centre", "pathology", "phase"]
 
 T = TypeVar("T")
-
-
-def unfinished(store: Path) -> Path:
-    """Returns the folder beside a store in which it is written, and which its writer locks.
-
-    Example:
-        >>> unfinished(Path("stores/acdc")).as_posix()
-        'stores/.acdc.partial'
-    """
-    return store.parent / f".{store.name}.partial"
 
 
 def open_files(folder: Path) -> tuple[np.ndarray, np.ndarray, ZipFile, pd.DataFrame]:

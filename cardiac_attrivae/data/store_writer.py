@@ -27,7 +27,8 @@ from ..runtime.spreadsheet import quoted
 from ..schema import SPLITS, CaseRecord, DataError, Phase
 from .cases import Skipped
 from .store import content_hash
-from .store_files import FILES, FORMAT, SPACING, mask_entry
+from .store_files import FORMAT, SPACING, mask_entry
+from .store_place import FILES
 
 PACKAGES = ("monai", "nibabel", "numpy", "pandas", "torch")
 FACTS = ("case", "dataset", "split", "domain", "vendor", "centre", "pathology", "phase", "frame")

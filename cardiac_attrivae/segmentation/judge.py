@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ..attributes import AREAS
 from ..data.loader import DeviceLoader
 from ..data.store import SliceDataset
-from ..data.store_files import unfinished
+from ..data.store_place import unfinished
 from ..metrics.images import dice
 from ..runtime.files import remove_leftovers
 from ..runtime.folders import in_use
