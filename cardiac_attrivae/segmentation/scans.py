@@ -31,8 +31,9 @@ from ..schema import HEART, DataError, Structure
 from ..training.config import parse_pipeline
 from ..training.objectives import SegmentationObjective
 from ..training.run import restored
+from .cleaning import below_base, cleaned
 from .onnx_network import read_onnx
-from .plausible import below_base, border_faults, cleaned, left_out, size_faults
+from .plausible import border_faults, left_out, size_faults
 from .views import VIEWS, View, agreement, average, joint, put_back, seen_in
 
 BATCH = 16
