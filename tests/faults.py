@@ -155,6 +155,11 @@ IMAGE = {
         lambda f: edit(f, lambda v: v * 1e300),
         "image.nii.gz holds NaN or infinite values, or beyond float32",
     ),
+    "an offset that swallows the picture": (
+        lambda f: edit(f, lambda v: v.astype(np.float64) - 1e12),
+        "image.nii.gz holds values of up to 1e+12 that lie within 879, which float32 hardly tells "
+        "apart: subtract the smallest value, and save it again",
+    ),
     "negative spacing": (at(80, f32(-1.5)), "image.nii.gz states a spacing of -1.5 x 1.5 x 10 mm"),
     "spacing in micrometres": (
         at(80, f32(1500, 1500, 10000)),

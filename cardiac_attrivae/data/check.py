@@ -23,7 +23,7 @@ from .cases import NO_MASK, Cases, find_cases, find_root, list_cases, read_table
 from .check_report import Findings, Report
 from .images import laid_on, read_image
 from .manifest import Manifest, load_manifest
-from .nifti import Volume, are_finite, read_mask, read_to_the_end, spelled_mm
+from .nifti import Volume, are_finite, lost_contrast, read_mask, read_to_the_end, spelled_mm
 
 _SIZES = {
     "pixel spacing (mm)": (0.5, 2.5),
@@ -140,6 +140,8 @@ def _examine(record: CaseRecord, found: Findings, whole: bool = True) -> _Scan |
         faults.append(("NaN or infinite values in the image", at))
     elif np.ptp(image.voxels) == 0:
         faults.append(("image with one value throughout", at))
+    elif lost_contrast(image.voxels):
+        faults.append(("values that float32 hardly tells apart", at))
     numbers = np.unique(mask.voxels).tolist()
     unknown = [number for number in numbers if number not in record.label_numbers]
     if unknown:

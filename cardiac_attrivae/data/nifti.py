@@ -34,6 +34,8 @@ MOST_REST = 2**26
 """Bytes that may follow the voxels in an unpacked file: a few bytes of gzip unpack to gigabytes."""
 MOST_SIGNAL = 1e30
 """Accepted magnitude of a voxel: the difference of two such values is still a float32."""
+LEAST_STEPS = 2**8
+"""Steps of float32 at its largest value that a picture must span; in fewer its contrast is lost."""
 NEAR = 1e-3
 """Largest distance from a whole number of a label that was stored as a fraction."""
 
@@ -318,6 +320,27 @@ def are_finite(voxels: np.ndarray) -> bool:
     if voxels.dtype.kind != "f":
         return True
     return bool(voxels.max(initial=0) < MOST_SIGNAL and voxels.min(initial=0) > -MOST_SIGNAL)
+
+
+def lost_contrast(voxels: np.ndarray) -> str:
+    """Says that float32 rounds most of a picture's contrast away; empty if it does not.
+
+    Example:
+        >>> lost_contrast(np.array([2**63, 2**63 + 4000], np.uint64))[:60]
+        'holds values of up to 9.22e+18 that lie within 4e+03, which '
+        >>> lost_contrast(np.array([-2000.0, 65000.0]))
+        ''
+    """
+    if voxels.dtype.kind in "iu" and voxels.dtype.itemsize < 4:
+        return ""
+    low, high = voxels.min().item(), voxels.max().item()  # whole numbers stay exact
+    largest = max(abs(low), abs(high))
+    if not 0 < high - low < largest * LEAST_STEPS / 2**24:
+        return ""
+    return (
+        f"holds values of up to {float(largest):.3g} that lie within {float(high - low):.3g}, "
+        "which float32 hardly tells apart: subtract the smallest value, and save it again"
+    )
 
 
 def read_to_the_end(file: Path) -> None:

@@ -110,6 +110,7 @@ REASONS = {
     r"slices .*axis": "the slices are not along the last axis",
     r"throughout the mask": "the image has no contrast in the mask",
     r"NaN or infinite": "the image holds NaN or infinite values",
+    r"float32 hardly": "the image has values that float32 hardly tells apart",
     r"and mask \(|voxels off|along the axes": "image and mask do not fit each other",
     r"affine that leads": "the affine of image or mask is unusable",
     r"no NIfTI file": "a file cannot be read",

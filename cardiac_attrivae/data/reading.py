@@ -16,7 +16,7 @@ from ..heart import count_true, is_one_heart, pixel_counts, shows
 from ..schema import MANUAL, CaseRecord, DataError, Keys, Structure
 from .anatomy import PHASES_EXCHANGED, heart_box, oddities
 from .images import laid_on, read_image, turned_round
-from .nifti import are_finite, read_mask
+from .nifti import are_finite, lost_contrast, read_mask
 
 Case = Mapping[Hashable, Any]
 
@@ -41,7 +41,8 @@ class ReadPhased(MapTransform):
     placeholder.
 
     Raises:
-        DataError: If a file is damaged, image and mask do not fit, or the image is not finite.
+        DataError: If a file is damaged, image and mask do not fit, or the image is not finite
+            or has no contrast in float32.
     """
 
     def __call__(self, data: Case) -> dict[Hashable, Any]:
@@ -57,6 +58,8 @@ class ReadPhased(MapTransform):
             )
         if not are_finite(image.voxels):
             raise DataError(f"{record.image.name} holds NaN or infinite values, or beyond float32")
+        if lost := lost_contrast(image.voxels):
+            raise DataError(f"{record.image.name} {lost}")
         values = dict(zip(self.keys, (image.voxels, mask.voxels), strict=True))
         found = {**data, **values, "spacing": image.spacing_mm, "stored": (image, stored)}
         return {**found, "predicted": record.mask_source != MANUAL}

@@ -16,7 +16,15 @@ from .dicom import quiet_itk, read_dicom_cine
 from .images import refuse_turned
 from .links import check_content
 from .masks import ENDS, scan_name, stem
-from .nifti import MOST_CINE, Volume, are_finite, read_cine, refuse_huge, refuse_spacing
+from .nifti import (
+    MOST_CINE,
+    Volume,
+    are_finite,
+    lost_contrast,
+    read_cine,
+    refuse_huge,
+    refuse_spacing,
+)
 
 BY_ITK = {".nrrd": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
 """Endings of files that SimpleITK reads -> what reads them there."""
@@ -68,6 +76,8 @@ def read_scan(path: str | Path) -> Scan:
             f"{path.name} holds NaN or infinite values, or beyond float32; expected numbers: where "
             "NaN stands for outside of the picture, write 0 there (numpy.nan_to_num)"
         )
+    if lost := lost_contrast(volume.voxels):
+        raise DataError(f"{path.name} {lost}")
     return Scan(scan_name(path), *volume)
 
 

@@ -78,7 +78,7 @@ class Evaluations:
     realism: pd.DataFrame
     models: list[dict[str, Any]]  # name and facts of each model, as in evaluation.json
     datasets: dict[str, dict[str, Any]]  # facts of each data set by its name, as in evaluation.json
-    facts: list[dict[str, Any]]  # evaluation.json of each folder
+    facts: list[dict[str, Any]]  # evaluation.json of each folder, equal ones once
     pictures: dict[str, list[Picture]]  # by kind, in the order of evaluation.json
 
     @property
@@ -119,7 +119,8 @@ def read_evaluations(folders: Sequence[Path]) -> Evaluations:
     metrics, comparisons, spread, realism = (_together(folders, name, renamed) for name in COLUMNS)
     if metrics.empty:
         raise DataError(f"{folders[0] / 'metrics.csv'} holds no score; nothing can be reported")
-    return Evaluations(metrics, comparisons, spread, realism, models, datasets, facts, pictures)
+    once = [about for at, about in enumerate(facts) if about not in facts[:at]]
+    return Evaluations(metrics, comparisons, spread, realism, models, datasets, once, pictures)
 
 
 def _read_facts(folder: Path) -> dict[str, Any]:

@@ -185,14 +185,16 @@ def test_a_mask_that_is_zero_at_ed_is_unlabelled(good):
     assert report.usable == {("own", "train"): 2}
 
 
-def test_nan_and_constant_images_are_problems(good):
+def test_nan_constant_and_far_values_are_problems(good):
     image = picture(0).astype(np.float32)
     image[0, 0, 0, 0] = np.nan
     case(good, "p4", image=image)
     case(good, "p5", image=np.ones((*SHAPE, 2), np.int16))
+    case(good, "p6", image=picture(0) + 1e12)
     problems = by_statement(check(good).problems)
     assert problems["NaN or infinite values in the image"] == {"p4": "at ED"}
     assert problems["image with one value throughout"] == {"p5": "at ED; at ES"}
+    assert problems["values that float32 hardly tells apart"] == {"p6": "at ED; at ES"}
 
 
 def test_fractions_are_no_labels(good):

@@ -55,7 +55,10 @@ def test_a_stack_has_one_frame(cine, tmp_path):
 def test_what_is_no_scan_is_refused(tmp_path):
     (tmp_path / "a.mha").write_text("no image")
     nibabel.save(nibabel.Nifti1Image(np.full((9, 9, 3), np.nan), np.eye(4)), tmp_path / "b.nii")
-    for name, message in (("a.mha", "damaged"), ("b.nii", "NaN"), ("c.nii", "no scan")):
+    far = np.arange(2**63, 2**63 + 243, dtype=np.uint64).reshape(9, 9, 3)
+    nibabel.save(nibabel.Nifti1Image(far, np.eye(4), dtype=np.uint64), tmp_path / "d.nii")
+    wrong = {"a.mha": "damaged", "b.nii": "NaN", "c.nii": "no scan", "d.nii": "float32 hardly"}
+    for name, message in wrong.items():
         with pytest.raises(DataError, match=message):
             read_scan(tmp_path / name)
 
