@@ -11,6 +11,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -23,8 +24,8 @@ from filelock import FileLock
 from ..data.store import SliceDataset
 from ..models.networks import KNOWN, build_network
 from ..runtime.files import atomic_file, write
-from ..runtime.folders import LOCK
-from ..runtime.outputs import claim
+from ..runtime.folders import LOCK, locked
+from ..runtime.outputs import claim, require_new
 from ..runtime.provenance import require_packages
 from ..runtime.spreadsheet import csv_text
 from ..runtime.yaml_files import read_yaml
@@ -170,16 +171,29 @@ class Search:
 
         pipeline = load_pipeline(self.pipeline, [*self.changes, *_overrides(proposed)])
         folder = self.folder(trial)
+        require_new(folder)  # of a study that was removed, say
         try:
             train(
                 pipeline, self.store, folder,
                 device=self.device, seed=self.seed, tell=watch, guide=self.guide,
             )  # fmt: skip
-        except FloatingPointError as error:
-            raise TrialPruned(str(error)) from None
+        except BaseException as error:  # Ctrl-C, too: it is not continued, but tried anew
+            shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, FloatingPointError):
+                raise TrialPruned(str(error)) from None
+            raise
         for checkpoint in ("last.pt", "best.pt"):  # those of a hundred trials would fill the disk
             (folder / checkpoint).unlink(missing_ok=True)
         return last
+
+    def remove_failed(self, study: Study) -> None:
+        """Removes what trials left that were killed, unless their process lives after all."""
+        from optuna.trial import TrialState
+
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)):
+            if (folder := self.folder(trial)).is_dir():
+                with suppress(DataError), locked(folder):
+                    shutil.rmtree(folder)
 
     def write(self, study: Study) -> None:
         """Writes trials.csv and, of the finished trials, best.yaml and pictures."""
@@ -252,19 +266,17 @@ def tune(
 
     def report(study: Study, trial: FrozenTrial) -> None:
         search.write(study)
-        pruned = trial.state.name == "PRUNED"
-        line = "stopped" if pruned else f"{trial.value:.3f}"
+        line = "stopped" if trial.state.name == "PRUNED" else f"{trial.value:.3f}"
         done = [t for t in study.trials if t.state.is_finished()]
         if _has_best(study):
             line += f"  best {study.best_value:.3f} (trial {study.best_trial.number})"
         tell(f"trial {trial.number}, {len(done)} of {trials}: {line}")
-        if pruned:
-            shutil.rmtree(search.folder(trial), ignore_errors=True)
 
     states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
     enough = optuna.study.MaxTrialsCallback(trials, states=states)
     if len(study.get_trials(deepcopy=False, states=states)) < trials:
         study.optimize(search.run, callbacks=[report, enough])
+    search.remove_failed(study)
     search.write(study)
     return study
 

@@ -181,6 +181,40 @@ def test_trials_are_runs_and_the_best_can_be_trained(store, tmp_path):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_trial_that_was_killed_leaves_no_folder_and_one_at_work_keeps_its(
+    scripted, store, tmp_path
+):
+    study = tune("attri_vae_unguided", store, tmp_path, trials=1, space=SPACE)
+    trial = tuning._optuna().trial
+    for number, state in (("0001", trial.TrialState.FAIL), ("0002", trial.TrialState.RUNNING)):
+        study.add_trial(trial.create_trial(state=state))
+        (tmp_path / "trials" / number).mkdir(parents=True)
+        (tmp_path / "trials" / number / "last.pt").write_bytes(b"100 MB")
+    tune("attri_vae_unguided", store, tmp_path, trials=2, space=SPACE)
+    assert [path.name for path in (tmp_path / "trials").iterdir()] == ["0002"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, FloatingPointError])
+def test_a_trial_that_did_not_end_leaves_no_folder(store, tmp_path, monkeypatch, error):
+    def broken(pipeline, store, folder, **_):
+        folder.mkdir(parents=True)
+        (folder / "last.pt").write_bytes(b"100 MB")
+        raise error
+
+    monkeypatch.setattr(tuning, "train", broken)
+    search = tuning.Search("attri_vae_unguided", store, tmp_path, SPACE)
+    study = tuning._optuna().create_study()
+    with pytest.raises((error, tuning._optuna().TrialPruned)):
+        search.run(study.ask())
+    assert not list((tmp_path / "trials").iterdir())
+    mine = tmp_path / "trials" / "0001" / "mine.txt"
+    mine.parent.mkdir()
+    mine.touch()
+    with pytest.raises(DataError, match="is there already; choose another folder"):
+        search.run(study.ask())
+    assert mine.exists()
+
+
 def test_an_unknown_score_is_reported_with_the_known_ones_and_can_be_mended(
     store, tmp_path, monkeypatch, caplog
 ):
