@@ -347,3 +347,21 @@ def check_names(names: Iterable[str]) -> tuple[str, ...]:
             f"attributes are {', '.join(names) or 'none'}; expected one or more, each once"
         )
     return names
+
+
+def check_values(values: Mapping[str, float]) -> None:
+    """Refuses values of attributes, in their units, that no heart can have.
+
+    Raises:
+        ValueError: If a name is unknown, or a value is no number above 0.
+
+    Example:
+        >>> check_values({"LVEDA": 28})
+        >>> check_values({"LVEDA": -5})
+        Traceback (most recent call last):
+        ValueError: LVEDA is -5 cm2; expected a number above 0
+    """
+    for name in check_names(values):
+        if not 0 < values[name] < np.inf:
+            unit = ATTRIBUTES[name].unit
+            raise ValueError(f"{name} is {values[name]:g} {unit}; expected a number above 0")

@@ -50,10 +50,10 @@ def generate(
     The data set, images and masks in NIfTI with a manifest, is what preprocess reads.
     """
     ranges = options.named_once("--set", [_range(text) for text in request])
-    from ..attributes import check_names, label_of
+    from ..attributes import check_values, label_of
 
     if ranges:
-        check_names(ranges)
+        check_values({name: low for name, (low, _) in ranges.items()})
     if count is not None:
         if case is not None:
             raise ValueError(f"--case {case} and --count {count} exclude each other")

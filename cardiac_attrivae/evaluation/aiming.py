@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..attributes import ATTRIBUTES, check_names, column_of, is_area, is_size
+from ..attributes import ATTRIBUTES, check_values, column_of, is_area, is_size
 from ..metrics.calibration import Calibration
 from ..models.vae import VAE
 from ..schema import Scale
@@ -18,20 +18,17 @@ REACH = 4.0
 
 
 def check_request(request: Mapping[str, float], field_cm2: float) -> None:
-    """Refuses values that no heart can have, of attributes in their units: unknown attributes, what
-    is no number above 0, and areas that do not fit in a slice of ``field_cm2``.
+    """Refuses what `check_values` does, and areas that do not fit in a slice of ``field_cm2``.
 
     Example:
-        >>> check_request({"LVEDA": -5}, field_cm2=277)
+        >>> check_request({"LVEDA": 300}, field_cm2=277)
         Traceback (most recent call last):
-        ValueError: LVEDA is -5 cm2; expected a number above 0
+        ValueError: LVEDA is 300 cm2; expected an area that fits in a slice of 277 cm2
     """
-    check_names(request)
+    check_values(request)
     for name, value in request.items():
-        unit = ATTRIBUTES[name].unit
-        if not 0 < value < np.inf:
-            raise ValueError(f"{name} is {value:g} {unit}; expected a number above 0")
         if is_area(name) and value > field_cm2:
+            unit = ATTRIBUTES[name].unit
             raise ValueError(
                 f"{name} is {value:g} {unit}; expected an area that fits in a slice of "
                 f"{field_cm2:.0f} {unit}"

@@ -53,6 +53,9 @@ MISTAKES = {
     "generate --model run --set LVEDA=20 --set LVEDA=30 --output o":
         "--set LVEDA is given 2 times; expected one value",
     "generate --model run --count 2 --set LVEDA=20: --output o": "'LVEDA=20:'; expected ATTRI",
+    "generate --model run --set LVEDA=-5 --output o": "LVEDA is -5 cm2; expected a number above 0",
+    "generate --model run --count 2 --set LVEF=0:60 --output o":
+        "LVEF is 0 %; expected a number above 0",
     "generate --model run --set LVEDA=nan --output o": "'LVEDA=nan'; expected ATTRIBUTE=NUMBER",
     "generate --model lonely --set LVEDA=20 --output o": "is gone; give it with --data",
     "traverse --model run --case nobody --output o": "has no case 'nobody'",
