@@ -134,11 +134,13 @@ def draw_patients(cases: Sequence[str], rounds: int, seed: int = 0) -> np.ndarra
     _check_rounds(rounds)
     patients = rows_of_patients(cases)
     p = len(patients)
-    drawn = np.random.default_rng(seed).integers(p, size=(rounds, p))
-    drawn = np.array([np.bincount(row, minlength=p) for row in drawn])
-    counts = np.empty((rounds, len(cases)), dtype=int)
+    rng = np.random.default_rng(seed)
+    owner = np.empty(len(cases), dtype=int)
     for patient, rows in enumerate(patients):
-        counts[:, rows] = drawn[:, [patient]]
+        owner[rows] = patient
+    counts = np.empty((rounds, len(cases)), dtype=np.int32)  # of 45,000 patients they are large
+    for row in counts:
+        row[:] = np.bincount(rng.integers(p, size=p), minlength=p)[owner]
     return counts
 
 
@@ -185,7 +187,7 @@ def permute_patients(cases: Sequence[str], rounds: int, seed: int = 0) -> np.nda
         )
     blocks = [np.array([patients[i] for i in group]) for group in alike]  # (patients, rows) each
     rng = np.random.default_rng(seed)
-    origin = np.empty((rounds, len(cases)), dtype=int)
+    origin = np.empty((rounds, len(cases)), dtype=np.int32)
     for row in origin:
         for block in blocks:
             row[block] = rng.permutation(block)

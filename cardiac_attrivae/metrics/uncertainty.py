@@ -196,10 +196,10 @@ def draw_information(
     p = len(patients)
     m = round((1 - np.exp(-1)) * p)
     drawn = counts[:, [rows[0] for rows in patients]] > 0
-    first = np.argsort(rng.random(drawn.shape) - drawn, axis=1)[:, :m]
     whole = mutual_information(codes, attributes, seed=seed, floor=-np.inf)
     parts = np.empty((len(counts), *whole.shape))
-    for r, chosen in enumerate(first):
+    for r, row in enumerate(drawn):
+        chosen = np.argsort(rng.random(p) - row)[:m]
         rows = np.sort(np.concatenate([patients[i] for i in chosen]))
         parts[r] = mutual_information(codes[rows], attributes[rows], seed=seed, floor=-np.inf)
     return np.maximum(whole + np.sqrt(m / (p - m)) * (parts - parts.mean(axis=0)), 0)
