@@ -59,14 +59,38 @@ def explained(command: Callable[..., None]) -> Callable[..., None]:
             warnings.showwarning = _once()
             try:
                 command(**options)
-            except BrokenPipeError:
-                _leave_quietly()
+            except BrokenPipeError:  # `Commands` ends quietly
+                raise
             except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
                 if os.environ.get(TRACEBACK) or not _explains_itself(error):
                     raise
                 raise Mistake(_sentence(error)) from None
 
     return wrapper
+
+
+class Commands(click.Group):
+    """A group of commands, of which none minds a pipe that was closed: click would end with 1."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        with _a_reader_may_leave():  # while it prints an error
+            return super().main(*args, **options)
+
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        with _a_reader_may_leave():  # its own help
+            return super().make_context(*args, **options)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _a_reader_may_leave():  # the help of a command
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _a_reader_may_leave() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        _leave_quietly()
 
 
 def _leave_quietly() -> NoReturn:

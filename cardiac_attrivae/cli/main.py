@@ -10,7 +10,7 @@ import os
 import click
 
 from ..runtime.provenance import __version__
-from .console import prepare_streams, use_utf8
+from .console import Commands, prepare_streams, use_utf8
 from .data import check, join, phantom, preprocess
 from .diagnosis import diagnose
 from .drawing import explore, generate, traverse
@@ -22,7 +22,9 @@ from .training import train, tune, verify
 from .whole import demo, reproduce
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__)
 def main() -> None:
     """Generative models of the heart whose latent dimensions mean something.

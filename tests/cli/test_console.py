@@ -116,6 +116,12 @@ def test_output_that_nobody_reads_is_no_error(closed, code, tmp_path):
     assert "Traceback" not in told.stderr
 
 
+@pytest.mark.parametrize("words", ["--help", "--version", "verify --help", "verify --run nowhere"])
+def test_help_and_errors_that_nobody_reads_end_as_any_output(words, tmp_path):
+    """Click would end with 1, which is an answer of verify."""
+    assert typed(f"{words} 2>&1 | true", tmp_path).returncode == 141
+
+
 @pytest.mark.parametrize(
     "name",
     ["a b", "it's", "-x", "Universit\udce4t", "a\nb", "Müll er", "\\udce4", "\udce41", "\x1b'[2J"],
