@@ -28,6 +28,7 @@ from ..runtime.messages import without_folder
 from ..runtime.outputs import claimed
 from ..runtime.spreadsheet import csv_text
 from ..schema import HEART, STRUCTURES, DataError, Structure
+from .plausible import phase_faults
 from .scans import ScanSegmenter
 
 if TYPE_CHECKING:
@@ -300,6 +301,8 @@ def measured(patient: Patient) -> dict[str, Any]:
         patient.warnings.append(ONE_FRAME)
     elif not USUAL_EF[0] <= row["LVEF_percent"] <= USUAL_EF[1]:
         said.append(f"an LVEF of {row['LVEF_percent']:.0f} % is unlikely")
+    if {"ED", "ES"} <= patient.shown.keys():
+        said += phase_faults(*(patient.shown[phase][1] for phase in ("ED", "ES")))
     odds = sum(handedness(labels, patient.spacing_mm) for _, labels in patient.shown.values())
     if odds < -SURE:
         said.append(MIRROR_IMAGE)

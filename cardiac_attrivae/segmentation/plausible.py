@@ -22,6 +22,10 @@ in 200 frames of ACDC it is .38 at the most."""
 RISE = 1.3
 """Ratio by which an area may exceed that of the next slice towards the base."""
 
+ELSEWHERE = 0.5
+"""Share of the LV at ES that lies within that at ED below which one of both is reported: in the
+experts' masks of ACDC's 100 training patients it is .67 at the least."""
+
 
 def left_out(labels: np.ndarray, kept: np.ndarray) -> list[str]:
     """Says in words if `cleaned` took away what looks like more of the LV; empty if it did not.
@@ -83,6 +87,26 @@ def border_faults(labels: np.ndarray) -> list[str]:
     if edges:
         faults.append("the heart is cut off by the border of the image")
     return faults
+
+
+def phase_faults(ed: np.ndarray, es: np.ndarray) -> list[str]:
+    """Says in words if the labels of a heart at ED and ES, (X, Y, Z) of the same grid, outline the
+    LV in different places; else empty.
+
+    Example:
+        >>> ed = np.zeros((8, 8, 2), np.uint8)
+        >>> ed[:4], ed[4:] = Structure.LV, Structure.RV
+        >>> phase_faults(ed, ed[::-1])
+        ['0% of the LV at ES lies within that at ED: one of both is outlined in a wrong place']
+    """
+    lv = es == Structure.LV
+    if ed.shape != es.shape or not lv.any():
+        return []
+    share = (ed[lv] == Structure.LV).mean()
+    if share >= ELSEWHERE:
+        return []
+    place = "one of both is outlined in a wrong place"
+    return [f"{share:.0%} of the LV at ES lies within that at ED: {place}"]
 
 
 def size_faults(labels: np.ndarray, spacing_mm: tuple[float, ...]) -> list[str]:

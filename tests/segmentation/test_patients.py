@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 from dataclasses import replace
 
 import nibabel
@@ -109,6 +110,19 @@ def test_a_single_frame_has_no_ejection_fraction_and_is_said_to_be_single(segmen
     assert np.isnan(row["LVEF_percent"])
     assert np.isnan(row["LVEDV_mL"])
     assert ONE_FRAME in row["warnings"]
+
+
+def test_an_lv_that_lies_elsewhere_at_es_is_reported(tmp_path):
+    _, cine = beating(2, 0)
+    jobs = []
+    for name, es in (("p1", cine[..., 1]), ("p2", np.roll(cine[..., 1], 25, axis=1))):
+        both = np.stack([cine[..., 0], es], axis=-1).astype(np.float32)
+        nibabel.save(nibabel.Nifti1Image(both, AFFINE), tmp_path / f"{name}.nii.gz")
+        jobs.append(Job(name, tmp_path / f"{name}.nii.gz", {0: "ED", 1: "ES"}))
+    found = segment_patients(jobs, tmp_path / "out", FAKE)
+    assert found.trusted.tolist() == ["yes", "no"]
+    said = r"\d+% of the LV at ES lies within that at ED: one of both is outlined in a wrong place"
+    assert re.search(said, found.warnings[1])
 
 
 def test_scans_with_names_as_long_as_a_disk_takes_have_masks_that_are_found_again(tmp_path):
