@@ -25,6 +25,10 @@ import pytest
             marks=pytest.mark.slow,
         ),
         ("import cardiac_attrivae.report.page", ("torch", "monai")),
+        pytest.param(
+            "import cardiac_attrivae.segmentation.scans as scans; scans.load_segmenter('acdc')",
+            ("torch._dynamo",), marks=pytest.mark.slow,
+        ),
         ("import cardiac_attrivae.runtime.folders", ("torch", "numpy")),
     ],
 )  # fmt: skip

@@ -49,6 +49,8 @@ def joint(fields: Sequence[Tensor]) -> Tensor:
         >>> bool((joint([one, other, one]) == joint([other, one, one])).all())
         True
     """
+    if len(fields) == 1:
+        return fields[0]
     return torch.stack(list(fields)).double().sort(0).values.mean(0).float()
 
 
@@ -76,11 +78,12 @@ def agreement(seen: Sequence[Tensor], mean: Tensor) -> dict[Structure, float]:
         1.0
     """
     labels, found = mean.argmax(1), {}
+    labels_seen = [fields.argmax(1) for fields in seen]
     for structure in HEART:
         own = labels == structure
         shares = []
-        for fields in seen:
-            other = fields.argmax(1) == structure
+        for each in labels_seen:
+            other = each == structure
             total = own.sum() + other.sum()
             shares.append(float(2 * (own & other).sum() / total) if total else 1.0)
         found[structure] = float(np.mean(shares))

@@ -15,7 +15,7 @@ import torch
 
 from ..data.manifest import NAME
 from ..data.recipe import Recipe
-from ..models.networks import KNOWN, build_network
+from ..models.networks import KNOWN, build_network, sizes_only
 from ..runtime.validation import Rule, build, check_mapping, number, refuse
 from .config import Pipeline
 
@@ -156,7 +156,7 @@ def check_pipeline(pipeline: Pipeline, weights: Mapping[str, torch.Tensor]) -> N
         refuse("method", pipeline.method, "one line of text")
     if pipeline.network.name not in KNOWN:  # other code may need real values to be built
         return
-    with torch.device("meta"):
+    with sizes_only():
         network = build_network(pipeline.network.name, **pipeline.network.arguments)
     for name, values in network.state_dict().items():
         found = f"has shape {tuple(weights[name].shape)}" if name in weights else "is missing"

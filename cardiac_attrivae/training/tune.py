@@ -17,12 +17,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 import yaml
 from filelock import FileLock
 
 from ..data.store import SliceDataset
-from ..models.networks import KNOWN, build_network
+from ..models.networks import KNOWN, build_network, sizes_only
 from ..runtime.files import atomic_file, write
 from ..runtime.folders import LOCK, locked
 from ..runtime.outputs import claim, require_new
@@ -124,7 +123,7 @@ class Search:
             pipeline = load_pipeline(self.pipeline, [*self.changes, *_overrides(values)])
             network = fitted(pipeline, self.store.split("train")).network
             if network.name in KNOWN:  # other code may need real values to be built
-                with torch.device("meta"):
+                with sizes_only():
                     build_network(network.name, **network.arguments)
         if self.store.split("val").cases["case"].nunique() < 5:
             raise DataError(

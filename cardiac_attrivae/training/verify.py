@@ -7,15 +7,14 @@ should hold. Somebody who computes that seal anew can forge everything: keep a c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any, NamedTuple
 
-import torch
-
 from ..data.store import content_hash
-from ..models.networks import KNOWN
+from ..models.networks import KNOWN, sizes_only
 from ..runtime.contents import describe
 from ..runtime.files import read_json
 from ..runtime.provenance import digest, seal, versions
@@ -286,7 +285,7 @@ def _parameters(weights: Weights, model: Facts, summary: dict[str, Any]) -> Answ
         return None, "there are no weights"
     try:
         pipeline = parse_pipeline(model.get("pipeline"))
-        with torch.device("meta" if pipeline.network.name in KNOWN else "cpu"):  # no memory
+        with sizes_only() if pipeline.network.name in KNOWN else nullcontext():
             network = trusted_network(pipeline)
     except (ValueError, RuntimeError, MemoryError) as error:
         return None, str(error)
