@@ -178,7 +178,7 @@ def without_slivers(labels: np.ndarray) -> np.ndarray:
         [0, 81, 72, 54, 27]
     """
     kept = labels.copy()
-    stack, beyond = _beyond_base(kept, Structure.MYO, SLIVER)
+    stack, beyond = beyond_base(kept, Structure.MYO, SLIVER)
     if beyond:
         stack[..., : beyond[-1] + 1] = Structure.BACKGROUND
     return kept
@@ -205,14 +205,14 @@ def without_atrium(labels: np.ndarray) -> np.ndarray:
         [0, 45, 40, 30, 15]
     """
     kept = labels.copy()
-    stack, beyond = _beyond_base(kept, Structure.RV, ATRIUM)
+    stack, beyond = beyond_base(kept, Structure.RV, ATRIUM)
     for z in beyond:
         base = stack[..., z]
         base[base == Structure.RV] = Structure.BACKGROUND
     return kept
 
 
-def _beyond_base(
+def beyond_base(
     labels: np.ndarray, structure: Structure, share: float
 ) -> tuple[np.ndarray, list[int]]:
     """Views labels (X, Y, Z) from base to apex; with the slices at the base in which a structure is

@@ -33,7 +33,7 @@ from ..training.objectives import SegmentationObjective
 from ..training.run import restored
 from .cleaning import below_base, cleaned
 from .onnx_network import read_onnx
-from .plausible import border_faults, left_out, size_faults
+from .plausible import base_faults, border_faults, left_out, size_faults
 from .views import VIEWS, View, agreement, average, joint, put_back, seen_in
 
 BATCH = 16
@@ -203,7 +203,7 @@ class ScanSegmenter:
             if d < DOUBTFUL
         ]
         faults = [*border_faults(labels), *left_out(seen_labels, heart)]
-        faults += size_faults(labels, tuple(spacing_mm))
+        faults += [*base_faults(labels), *size_faults(labels, tuple(spacing_mm))]
         return Segmentation(labels, predicted, (*faults, *doubts))
 
     def _predicted(self, agreed: Sequence[Mapping[Structure, float]]) -> dict[Structure, float]:

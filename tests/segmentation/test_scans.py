@@ -29,7 +29,7 @@ from cardiac_attrivae.segmentation.cleaning import (
     without_atrium,
     without_slivers,
 )
-from cardiac_attrivae.segmentation.plausible import left_out
+from cardiac_attrivae.segmentation.plausible import base_faults, left_out
 from cardiac_attrivae.segmentation.scans import ScanSegmenter, load_segmenter, vote
 from cardiac_attrivae.segmentation.views import VIEWS, put_back, seen_in
 
@@ -238,6 +238,19 @@ def taken_for_lv(labels, slices):
         plane[binary_dilation(right, iterations=2) & (plane == 0)] = Structure.MYO
         plane[right] = Structure.LV
     return wrong
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_half_a_wall_at_the_base_is_reported_with_what_hangs_on_it(order):
+    labels, _ = heart((120, 100, 6))
+    plane = labels[..., 0]
+    plane[:, :60][plane[:, :60] == Structure.MYO] = Structure.BACKGROUND
+    assert np.array_equal(below_base(labels[..., ::order]), labels[..., ::order])
+    share = (plane == Structure.LV).sum() / (labels == Structure.LV).sum()
+    assert 0.2 < share < 0.4
+    said = f"the wall is thin at the base: {share:.0%} of the LV lies there and may be atrium"
+    assert base_faults(labels[..., ::order]) == [said]
+    assert base_faults(heart()[0]) == []
 
 
 @pytest.mark.parametrize("order", [1, -1])
