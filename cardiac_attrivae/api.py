@@ -10,7 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from html import escape
+from numbers import Real
 from pathlib import Path
+from reprlib import repr as short
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -197,7 +200,8 @@ class Model:
             ValueError: If the codes have another shape, or are not finite, or there is no such
                 condition.
         """
-        codes, size = np.asarray(codes, dtype=np.float32), len(self.run.about["code_mean"])
+        codes = _numbers(codes, "codes", "an array of numbers").astype(np.float32)
+        size = len(self.run.about["code_mean"])
         if codes.shape == (size,):
             raise ValueError(
                 f"codes has shape ({size},): one code; give a table of codes, (N, {size}), such as "
@@ -233,8 +237,9 @@ class Model:
             DataError: If the run holds no lines: it has no attributes, fewer than 5 training
                 patients, or was written by an earlier version.
         """
-        if not 0 < level < 1:
-            raise ValueError(f"level is {level}; expected a number between 0 and 1")
+        given: Any = level
+        if not (isinstance(given, Real) and 0 < given < 1):
+            raise ValueError(f"level is {level!r}; expected a number between 0 and 1")
         lines = self.run.about.get("calibration")
         if not lines:
             raise DataError(
@@ -257,13 +262,14 @@ class Model:
 
     def _checked(self, slices: np.ndarray | Tensor) -> Tensor:
         """Returns an array of slices as images (N, C, H, W)."""
-        images = torch.as_tensor(np.asarray(slices), dtype=torch.float32)
+        what = "a store, its folder or an array of numbers"
+        images = torch.as_tensor(_numbers(slices, "slices", what), dtype=torch.float32)
         images = images[:, None] if images.ndim == 3 else images
         shape = self._shape
         if images.ndim != 4 or tuple(images.shape[1:]) != shape:
-            short = f"(N, {shape[1]}, {shape[2]}) or " if shape[0] == 1 else ""
+            flat = f"(N, {shape[1]}, {shape[2]}) or " if shape[0] == 1 else ""
             raise ValueError(
-                f"slices has shape {tuple(np.shape(slices))}; expected {short}(N, {shape[0]}, "
+                f"slices has shape {tuple(np.shape(slices))}; expected {flat}(N, {shape[0]}, "
                 f"{shape[1]}, {shape[2]}), as a store holds them"
             )
         low, high = (float(end) for end in images.aminmax()) if images.numel() else (0.0, 0.0)
@@ -375,3 +381,16 @@ class Model:
             draw_traversals(self.run.painter, self.attributes, statistics, path)
 
         return f"<p>{escape(repr(self)[1:-1])}</p>" + (picture(draw) if self.attributes else "")
+
+
+def _numbers(values: Any, what: str, expected: str) -> np.ndarray:
+    """Returns an array, or what becomes one; refuses all else in a sentence."""
+    if isinstance(values, Tensor):
+        return values.detach().cpu().numpy()
+    try:
+        array = np.asarray(values)
+    except ValueError:  # rows of several lengths
+        array = np.empty(0, object)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{what} are {short(values)}; expected {expected}")
+    return array

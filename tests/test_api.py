@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 import cardiac_attrivae as ca
 from cardiac_attrivae.attributes import AREAS
@@ -66,6 +67,19 @@ MISUSES = {
     "no numbers": (lambda m, s: m.decode(np.full((1, 32), np.inf)), "NaN or infinite"),
     "a folder that is none": (lambda m, s: m.encode("nowhere"), "no slice store in nowhere"),
     "a level of 95": (lambda m, s: m.read(s, level=95), "between 0 and 1"),
+    "a level in words": (lambda m, s: m.read(s, level="95%"), "level is '95%'; expected a number"),
+    "nothing": (lambda m, s: m.encode(None), "slices are None; expected a store, its folder or an"),
+    "a dictionary": (lambda m, s: m.read({"a": 1}), "slices are {'a': 1}; expected a store"),
+    "words": (lambda m, s: m.decode([["a"]]), r"codes are \[\['a'\]\]; expected an array"),
+    "codes of two lengths": (lambda m, s: m.decode([[1, 2], [3]]), "expected an array of numbers"),
+    "complex codes": (lambda m, s: m.decode(np.zeros((1, 32), complex)), "an array of numbers"),
+    "a million steps": (lambda m, s: m.traverse(steps=10**6), "steps is 1000000; expected 2 to 51"),
+    "half a step": (lambda m, s: m.surface(AREAS[:2], steps=2.5), "steps is 2.5; expected 2 to 51"),
+    "no way": (lambda m, s: m.between(*s.cases["case"][:2], steps=1), "steps is 1; expected 2 to"),
+    "out of reach": (
+        lambda m, s: m.traverse(reach=-1),
+        "range is -1; expected standard deviations",
+    ),
 }
 
 
@@ -74,6 +88,13 @@ def test_a_misuse_is_explained_in_a_sentence(model, store, misuse):
     call, message = MISUSES[misuse]
     with pytest.raises(ValueError, match=message):
         call(model, store)
+
+
+def test_tensors_with_a_gradient_are_taken_as_numbers(model, store):
+    slices = store.images[:2].clone().requires_grad_()
+    codes = model.encode(slices)
+    assert (codes == model.encode(store.images[:2])).all()
+    assert (model.decode(torch.tensor(codes, requires_grad=True)) == model.decode(codes)).all()
 
 
 def test_attributes_are_read_in_their_units_with_intervals(model, store):

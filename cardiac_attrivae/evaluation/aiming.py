@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +17,27 @@ from .control import measured_areas
 
 REACH = 4.0
 """How far a dimension may be set from its mean, in standard deviations of the training codes."""
+
+
+MOST_STEPS, MOST_REACH = 51, 10
+"""Pictures of an attribute, and standard deviations to either side, at most."""
+
+
+def check_steps(steps: Any, reach: Any = 1.0) -> None:
+    """Refuses numbers of pictures, and of standard deviations, that show nothing.
+
+    Example:
+        >>> check_steps(1)
+        Traceback (most recent call last):
+        ValueError: steps is 1; expected 2 to 51 pictures of an attribute
+    """
+    if not (isinstance(steps, Integral) and 2 <= steps <= MOST_STEPS):
+        raise ValueError(f"steps is {steps}; expected 2 to {MOST_STEPS} pictures of an attribute")
+    if not (isinstance(reach, Real) and 0 < reach <= MOST_REACH):
+        raise ValueError(
+            f"range is {reach}; expected standard deviations above 0, up to {MOST_REACH}: beyond "
+            "them, pictures are no hearts"
+        )
 
 
 def check_request(request: Mapping[str, float], field_cm2: float) -> None:

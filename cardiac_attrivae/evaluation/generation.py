@@ -17,14 +17,13 @@ from ..report.style import SYMBOLS, stacked
 from ..runtime.files import atomic_file, write
 from ..runtime.outputs import Claim, claimed
 from ..runtime.spreadsheet import csv_text
+from .aiming import check_steps
 from .control import traversed
 from .grids import Grid, between, surface
 from .studio import Studio
 
 FRAMES = 21
 """Frames of the animation in one direction."""
-MOST_STEPS, MOST_REACH = 51, 10
-"""Pictures of an attribute, and standard deviations to either side, at most."""
 
 
 def generate(
@@ -96,7 +95,7 @@ def traverse(
         traversal.csv: attribute, dimension, step, requested, unit, and measured LV, MYO, RV
         (cm^2), of a second phase LV_ES, MYO_ES, RV_ES.
     """
-    _check_steps(steps, reach)
+    check_steps(steps, reach)
     output = Path(output)
     with claimed(output, "traverse") as claim:
         studio = Studio.open(run, store, device, tell, plain).telling(condition, case)
@@ -152,7 +151,7 @@ def traverse_between(
         traversal.csv: path, share of the way, what the code says of each attribute of the model in
         its unit, and measured LV, MYO, RV (cm^2), of a second phase LV_ES, MYO_ES, RV_ES.
     """
-    _check_steps(steps)
+    check_steps(steps)
     output = Path(output)
     with claimed(output, "traverse") as claim:
         studio = Studio.open(run, store, device, tell, plain).telling(condition)
@@ -187,21 +186,11 @@ def traverse_surface(
         traversal.csv: what the code says of each attribute of the model in its unit, and measured
         LV, MYO, RV (cm^2), of a second phase LV_ES, MYO_ES, RV_ES; row by row.
     """
-    _check_steps(steps, reach)
+    check_steps(steps, reach)
     output = Path(output)
     with claimed(output, "traverse") as claim:
         studio = Studio.open(run, store, device, tell, plain).telling(condition, case)
         return _written(surface(studio, names, case, reach, steps), claim, studio.spacing_mm)
-
-
-def _check_steps(steps: int, reach: float = 1.0) -> None:
-    if not 2 <= steps <= MOST_STEPS:
-        raise ValueError(f"steps is {steps}; expected 2 to {MOST_STEPS} pictures of an attribute")
-    if not 0 < reach <= MOST_REACH:
-        raise ValueError(
-            f"range is {reach:g}; expected standard deviations above 0, up to {MOST_REACH}: beyond "
-            "them, pictures are no hearts"
-        )
 
 
 def _written(grid: Grid, claim: Claim, spacing: float) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from ..report.slices import drawn_slices
 from ..report.style import picture, stacked, value_of
 from ..schema import Phase, Structure, structures_at
 from ..training.run import decode
+from .aiming import check_steps
 from .control import segmented
 from .studio import Studio
 
@@ -106,6 +107,7 @@ PATHS = {"line": on_line, "sphere": on_sphere}
 def between(studio: Studio, start: str, end: str, steps: int = 7) -> Grid:
     """Draws hearts between two patients of the studio's store, along each of `PATHS`, in ``steps``
     pictures with both patients among them."""
+    check_steps(steps)
     first, last = (studio.start(case)[0][0] for case in (start, end))
     shares = np.linspace(0, 1, steps)
     ways = np.stack([way(first, last, shares) for way in PATHS.values()])
@@ -137,6 +139,7 @@ def surface(
         | Attribute-based regularization of latent spaces (Pati & Lerch, 2021)
         | https://arxiv.org/abs/2004.05485
     """
+    check_steps(steps, reach)
     lines = studio.calibration
     if len(set(names)) != 2 or len(names) != 2:
         raise ValueError(

@@ -35,7 +35,7 @@ from ..segmentation.judge import (
     segmenters_for,
 )
 from ..training.run import Run, decode, encode, load_run
-from .aiming import aimed, check_request
+from .aiming import aimed, check_request, check_steps
 from .control import segmented, traversed
 from .opening import open_trained
 
@@ -181,6 +181,7 @@ class Studio:
 
     def turned(self, case: str | None = None, reach: float = 3.0, steps: int = 7) -> Turned:
         """Draws one heart with every attribute turned by ``reach`` deviations to either side."""
+        check_steps(steps, reach)
         code, original = self.start(case)
         places = np.linspace(-reach, reach, steps)
         slices, requested = traversed(self.run.painter, code[0], self.calibration, places)
