@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from html import escape
-from numbers import Real
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any
@@ -238,7 +237,7 @@ class Model:
                 patients, or was written by an earlier version.
         """
         given: Any = level
-        if not (isinstance(given, Real) and 0 < given < 1):
+        if not (isinstance(given, (int, float, np.number)) and 0 < given < 1):
             raise ValueError(f"level is {level!r}; expected a number between 0 and 1")
         lines = self.run.about.get("calibration")
         if not lines:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -31,9 +30,9 @@ def check_steps(steps: Any, reach: Any = 1.0) -> None:
         Traceback (most recent call last):
         ValueError: steps is 1; expected 2 to 51 pictures of an attribute
     """
-    if not (isinstance(steps, Integral) and 2 <= steps <= MOST_STEPS):
+    if not (isinstance(steps, (int, np.integer)) and 2 <= steps <= MOST_STEPS):
         raise ValueError(f"steps is {steps}; expected 2 to {MOST_STEPS} pictures of an attribute")
-    if not (isinstance(reach, Real) and 0 < reach <= MOST_REACH):
+    if not (isinstance(reach, (int, float, np.number)) and 0 < reach <= MOST_REACH):
         raise ValueError(
             f"range is {reach}; expected standard deviations above 0, up to {MOST_REACH}: beyond "
             "them, pictures are no hearts"
