@@ -362,6 +362,8 @@ def check_values(values: Mapping[str, float]) -> None:
         ValueError: LVEDA is -5 cm2; expected a number above 0
     """
     for name in check_names(values):
-        if not 0 < values[name] < np.inf:
-            unit = ATTRIBUTES[name].unit
-            raise ValueError(f"{name} is {values[name]:g} {unit}; expected a number above 0")
+        value: Any = values[name]
+        is_number = isinstance(value, (int, float, np.number))
+        if not (is_number and 0 < value < np.inf):
+            found = f"{value:g} {ATTRIBUTES[name].unit}" if is_number else repr(value)
+            raise ValueError(f"{name} is {found}; expected a number above 0")

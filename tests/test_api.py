@@ -76,6 +76,8 @@ MISUSES = {
     "a million steps": (lambda m, s: m.traverse(steps=10**6), "steps is 1000000; expected 2 to 51"),
     "half a step": (lambda m, s: m.surface(AREAS[:2], steps=2.5), "steps is 2.5; expected 2 to 51"),
     "no way": (lambda m, s: m.between(*s.cases["case"][:2], steps=1), "steps is 1; expected 2 to"),
+    "a value in words": (lambda m, s: m.generate({"LVEDA": "28"}), "LVEDA is '28'; expected a num"),
+    "two values": (lambda m, s: m.generate({"LVEDA": [9, 9]}), r"is \[9, 9\]; expected a number"),
     "out of reach": (
         lambda m, s: m.traverse(reach=-1),
         "range is -1; expected standard deviations",

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 from zipfile import ZipFile
 
@@ -218,7 +219,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
 
     def read(self, rows: Sequence[int] | np.ndarray) -> Slices:
         """Copies the given rows: IMAGE, (n, C, H, W) float32, and LABEL, (n, C, H, W) uint8."""
-        index = self._rows[np.asarray(rows, dtype=int)]
+        index = self._rows[self._numbers(rows)]
         fields = {Keys.IMAGE: self._images, Keys.LABEL: self._labels}
         return {key: torch.from_numpy(field.take(index, axis=0)) for key, field in fields.items()}
 
@@ -247,11 +248,27 @@ class SliceDataset(Dataset[dict[str, Any]]):
         return {str(name): int(n) for name, n in patients.groupby("mask_source").size().items()}
 
     def take(self, rows: Sequence[int] | np.ndarray) -> SliceDataset:
-        """Takes the given rows, in that order."""
-        rows = np.asarray(rows, dtype=int)
+        """Takes the given rows, in that order, or those where a truth value for each row holds."""
+        rows = self._numbers(rows)
         cases, arrays = self.cases.iloc[rows], (self._images, self._labels)
         return SliceDataset(
             *arrays, cases, self.info, self.folder, self._rows[rows], masks=self._masks
+        )
+
+    def _numbers(self, rows: Any) -> np.ndarray:
+        """Returns numbers of rows, from 0 on; -1 is the last."""
+        count, given = len(self), np.asarray(rows)
+        if given.shape == (count,) and given.dtype == bool:
+            return np.flatnonzero(given)
+        if given.ndim != 1 or given.size and given.dtype.kind not in "iu":
+            wrong: type[Exception] = ValueError
+        elif given.size and not -count <= given.min() <= given.max() < count:
+            wrong = IndexError  # which ends a loop over the slices
+        else:
+            return given.astype(int)
+        raise wrong(
+            f"rows are {short(rows)}; expected row numbers from 0 to {count - 1}, or a truth value "
+            "for each row"
         )
 
     def split(self, split: str) -> SliceDataset:

@@ -85,6 +85,29 @@ def test_rows_taken_carry_their_image_mask_and_facts(dataset):
     assert len(dataset.take([])) == 0
 
 
+def test_a_truth_value_for_each_row_takes_those_where_it_holds(dataset):
+    """As numbers they would be rows 1 and 0, again and again."""
+    wanted = dataset.cases["LVEDA"] > dataset.cases["LVEDA"].median()
+    expected = dataset.take(np.flatnonzero(wanted))
+    for mask in (wanted, wanted.to_numpy(), wanted.tolist()):
+        assert dataset.take(mask).cases.equals(expected.cases)
+        assert torch.equal(dataset.read(mask)[Keys.IMAGE], expected.images)
+
+
+@pytest.mark.parametrize(
+    "rows", [[True, False], [1.5], ["patient001"], "patient001", [[0, 1]], [10**9], [None], 3]
+)
+def test_what_is_no_row_is_refused(dataset, rows):
+    for take in (dataset.take, dataset.read):
+        with pytest.raises(
+            (ValueError, IndexError), match=f"expected row numbers .*0 to {len(dataset) - 1}"
+        ):
+            take(rows)
+    with pytest.raises(ValueError, match="expected row numbers"):
+        dataset[1:3]
+    assert len(list(dataset)) == len(dataset)
+
+
 def test_rows_taken_of_rows_taken_are_those_of_the_whole(dataset):
     first, second = [6, 1, 1, 4, 0], [4, 2, 0]
     part, direct = dataset.take(first).take(second), dataset.take([0, 1, 6])
