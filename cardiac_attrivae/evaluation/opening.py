@@ -62,10 +62,13 @@ def open_all(
         plain: Whether the refiners of runs are left out, see `load_run`.
 
     Raises:
-        ValueError: If there are more or fewer splits than stores.
+        ValueError: If there is no run or store, or there are more or fewer splits than stores.
         DataError: If a run or store cannot be read, they do not fit, a split is empty, a model is
             given twice, or was trained on patients that would be scored as unseen.
     """
+    for what, given in (("model", runs), ("store", stores)):
+        if not len(given):
+            raise ValueError(f"no {what} is given; expected one or more")
     models = {name: load_run(run, plain=plain) for name, run in _named(runs).items()}
     wanted = [split] * len(stores) if isinstance(split, str) else list(split)
     if len(wanted) != len(stores):

@@ -40,6 +40,12 @@ def test_a_run_records_its_training_patients_with_digests_of_their_slices(run, a
     assert not set(known.values()) & set(store.split("test").fingerprints().values())
 
 
+@pytest.mark.parametrize(("runs", "stores"), [(["run"], []), ([], ["store"])])
+def test_without_a_model_or_a_store_nothing_begins(runs, stores):
+    with pytest.raises(ValueError, match="no (model|store) is given; expected one or more"):
+        open_all(runs, stores, "test")
+
+
 def test_a_model_that_is_given_twice_is_refused(run, acdc_store_all, tmp_path):
     twin = variant(run, tmp_path / "twin")
     other = variant(run, tmp_path / "other", seed=1)  # says another seed, but has these weights
