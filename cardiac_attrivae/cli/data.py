@@ -13,7 +13,7 @@ from ..runtime.contents import part_to_score, require_store
 from ..runtime.messages import counted, shell_word
 from ..runtime.outputs import check_apart
 from . import options
-from .console import columns, explained, is_terminal, progress, quick_imports, say, suggest, warn
+from .console import columns, explained, is_terminal, progress, say, suggest, warn
 
 EVERY = "*"
 """What ``--mirror`` without cases stands for."""
@@ -56,7 +56,7 @@ def check(dataset: str, source: Path) -> None:
     "--stack", default=1, show_default=True, metavar="N", type=click.IntRange(1),
     help="Slices at each phase as channels, from the basal one on.",
 )  # fmt: skip
-@click.option("--spacing", type=float, help="Pixel size in mm.  [default: 1.3]")
+@click.option("--spacing", default=1.3, show_default=True, help="Pixel size in mm.")
 @click.option(
     "--size", default=128, show_default=True, type=click.IntRange(1),
     help="Pixels along a side.",
@@ -97,7 +97,7 @@ def preprocess(
     slices: str,
     phases: str,
     stack: int,
-    spacing: float | None,
+    spacing: float,
     size: int,
     field: float | None,
     pseudonymise: Path | None,
@@ -112,8 +112,6 @@ def preprocess(
 
     A case that cannot be used is skipped and listed with a reason in skipped.csv.
     """
-    if spacing is not None and field is not None:
-        raise click.UsageError("--spacing and --field exclude each other; leave one of them out")
     named = [case.strip() for case in mirror.split(",")] if mirror is not None else []
     if "" in named:
         raise click.UsageError("--mirror names an empty case; without names it turns all of them")
@@ -121,11 +119,11 @@ def preprocess(
     from ..data.recipe import PIXELS_MM, WHOLE, Recipe
 
     manifest = load_manifest(dataset)
-    grid = field / size if field is not None else Recipe.spacing if spacing is None else spacing
+    grid = spacing if field is None else field / size
     if field is not None and not PIXELS_MM[0] <= grid <= PIXELS_MM[1]:
         raise click.UsageError(
             f"--field {field:g} over {size} pixels makes pixels of {grid:.3g} mm; expected "
-            f"{PIXELS_MM[0]} to {PIXELS_MM[1]}, as --field {Recipe.spacing * size:.0f}"
+            f"{PIXELS_MM[0]} to {PIXELS_MM[1]}, as --field {1.3 * size:.0f}"
         )
     from ..data.masks import Masks, read_labels
     from ..data.pseudonyms import read_key
@@ -138,8 +136,7 @@ def preprocess(
     elsewhere = masks and Masks(masks, mask_source, read_labels(labels), only_missing)
     recipe = Recipe(slices, grid, size, phases=tuple(phases.split(",")), stack=stack)
     key = read_key(pseudonymise, output) if pseudonymise else None
-    with quick_imports():
-        from ..data.preprocess import preprocess as run
+    from ..data.preprocess import preprocess as run
 
     bar = progress("preprocess")
     turned: bool | list[str] = mirror == EVERY or named or False

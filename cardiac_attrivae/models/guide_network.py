@@ -8,6 +8,9 @@ from torch import nn
 
 from ..schema import HEART
 
+SMALLEST = 32
+"""Smallest image, in pixels, that the network can halve often enough."""
+
 
 def build_guide(seed: int, device: torch.device | str = "cpu") -> nn.Module:
     """Builds the network of a guide with random weights.

@@ -16,7 +16,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.swa_utils import update_bn
 from torch.overrides import TorchFunctionMode
 
 from ..runtime.yaml_files import nearest
@@ -171,7 +170,17 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
     """
     was_training = network.training
     network.train()
-    counts = any(isinstance(m, _BatchNorm) and m.training for m in network.modules())
+    momenta = {
+        layer: layer.momentum
+        for layer in network.modules()
+        if isinstance(layer, _BatchNorm) and layer.training
+    }
+    for layer in momenta:  # torch's update_bn would also forget those of frozen layers
+        layer.reset_running_stats()
+        layer.momentum = None  # the plain mean of all batches
+    with torch.no_grad():
+        for images in batches if momenta else ():
+            network(images)
+    for layer, momentum in momenta.items():
+        layer.momentum = momentum
     network.train(was_training)
-    if counts:
-        update_bn(batches, network)

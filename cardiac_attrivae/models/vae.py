@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..runtime.validation import Rule, number, one_of, require
-from ..schema import VAEOutput
+from ..runtime.validation import FLAG, Rule, number, one_of, require
+from ..schema import HEART, VAEOutput
 from .classifier import ClassifierHead
+from .guide_network import SMALLEST, guide_network
 from .precision import at_least_float32
 
 LARGEST = 4096
@@ -59,7 +60,15 @@ class VAE(nn.Module):
     """Defines what every network here has: a posterior and a decoder of square images.
 
     A subclass sets ``decoder`` and implements `posterior_of`. The parameters of ``decoder`` are
-    trained as those of the decoder, all others as those of the encoder.
+    trained as those of the decoder, all others as those of the encoder, but for those of ``guide``.
+
+    With ``outlines`` the encoder is shown where a frozen segmenter, the guide of the training, sees
+    LV, myocardium and RV: three maps of probabilities behind each channel of the slice.
+
+    With a ``second_look`` the code of the encoder is drawn, and a second encoder sees the slice
+    beside this drawing. What it returns is added to mean and log variance: where the drawing is
+    wrong says which way the code has to go, which one look cannot know. No gradient passes through
+    the drawing.
 
     With M categories of a condition the network is told that of each patient, see
     `models.conditional`: as M constant channels behind those of the slice, and as M entries behind
@@ -75,15 +84,27 @@ class VAE(nn.Module):
         categories: Its M categories among the training patients, which training fills in.
         classifier: ``classes`` of a `ClassifierHead`, and its ``inputs`` if those are not all D
             dimensions, which training fills in; None for no classifier.
+        outlines: Whether the encoders are shown the outlines of the guide.
+        second_look: Whether there is a second encoder.
 
     Attributes:
+        guide: The segmenter, whose weights training fills in; it stays in eval mode. None without
+            outlines.
+        shown: Channels that the encoder takes for each channel of a slice: 1, or 4 with outlines.
+        second: The second encoder, which takes twice as many and ends with a linear layer; None
+            without a second look.
         told: Categories of what passes through, one-hot, see `conditional.told`; None for nothing.
 
     Raises:
         ValueError: If an argument is not among the accepted ones.
+
+    References:
+        | Iterative amortized inference (Marino, Yue & Mandt, 2018): what a code draws corrects it
+        | https://arxiv.org/abs/1807.09356
     """
 
     decoder: nn.Module
+    second: nn.Sequential | None
     told: Tensor | None = None
 
     def __init__(
@@ -96,8 +117,13 @@ class VAE(nn.Module):
         condition: str = "",
         categories: Sequence[str] = (),
         classifier: Mapping[str, Any] | None = None,
+        outlines: bool = False,
+        second_look: bool = False,
     ) -> None:
         super().__init__()
+        require("outlines", outlines, FLAG)
+        require("second_look", second_look, FLAG)
+        smallest = max(smallest, SMALLEST) if outlines else smallest
         if not smallest <= image_size <= LARGEST or image_size & (image_size - 1):
             raise ValueError(
                 f"image_size is {image_size}; expected a power of two of at least {smallest}: "
@@ -113,6 +139,9 @@ class VAE(nn.Module):
         if categories and not condition:
             raise ValueError(f"categories are {categories}, but no condition says of what")
         self.condition, self.categories = condition, tuple(categories)
+        self.guide = guide_network().eval().requires_grad_(False) if outlines else None
+        self.shown = 1 + len(HEART) if outlines else 1
+        self.second = None
         self.classifier: ClassifierHead | None = None
         if classifier is not None:
             require("classifier", classifier, CLASSIFIER)
@@ -163,7 +192,11 @@ class VAE(nn.Module):
             raise ValueError(
                 f"image is {tuple(image.shape)}; expected (N, C, H, W) = (N, *{expected})"
             )
-        posterior = self.posterior_of(self._with_condition(image))
+        shown = self._with_outlines(image)
+        posterior = self.posterior_of(self._with_condition(shown))
+        if self.second is not None:
+            both = self._beside_drawing(shown, posterior)
+            posterior = posterior + self.second(self._with_condition(both))
         mu, logvar = at_least_float32(posterior).chunk(2, dim=1)
         return mu, logvar
 
@@ -171,6 +204,30 @@ class VAE(nn.Module):
         """Decodes codes (N, D) into images (N, C, H, W), in float32 also under autocast."""
         image = at_least_float32(self.decoder(self._with_condition(z)))
         return torch.sigmoid(image) if self.output == "sigmoid" else image
+
+    def _beside_drawing(self, shown: Tensor, posterior: Tensor) -> Tensor:
+        """Puts behind each channel of what was shown (N, C F, H, W) the same of what its code
+        draws."""
+        with torch.no_grad():
+            drawn = self.decode(at_least_float32(posterior).chunk(2, dim=1)[0])
+        both = [shown, self._with_outlines(drawn.to(shown))]
+        return torch.cat([part.unflatten(1, (self.channels, -1)) for part in both], 2).flatten(1, 2)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.guide is not None:
+            self.guide.eval()
+        return self
+
+    def _with_outlines(self, image: Tensor) -> Tensor:
+        """Puts its outlines behind each channel of slices (N, C, H, W); no gradient passes through
+        them."""
+        if self.guide is None:
+            return image
+        each = image.flatten(0, 1)[:, None]
+        heart = self.guide(each.detach()).softmax(dim=1)[:, 1:]
+        shown = torch.cat([each, heart.to(each)], dim=1)
+        return shown.unflatten(0, (-1, self.channels)).flatten(1, 2)
 
     def _with_condition(self, values: Tensor) -> Tensor:
         """Puts what the network is told behind slices (N, C, H, W) or codes (N, D)."""

@@ -57,9 +57,10 @@ def one_of(*choices: str) -> Rule:
 
 
 TEXT = Rule("text", lambda value: isinstance(value, str) and bool(value.strip()))
+FLAG = Rule("true or false", lambda value: isinstance(value, bool))
 _RULES = {
     str: Rule("text", lambda value: isinstance(value, str)),
-    bool: Rule("true or false", lambda value: isinstance(value, bool)),
+    bool: FLAG,
     int: number(whole=True),
     float: number(),
 }

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from ..data.store import SliceDataset
-from ..models.guide_network import build_guide
+from ..models.guide_network import SMALLEST, build_guide
 from ..runtime.files import remove_leftovers
 from ..runtime.weights import weights_digest, write_weights
 from ..schema import DataError
@@ -31,9 +31,6 @@ FORMAT = 1
 
 KIND = "BasicUNet"
 """Architecture of guides; what measures has another one, see `judge`."""
-
-SMALLEST = 32
-"""Smallest image, in pixels, that the network can halve often enough."""
 
 
 def train_guide(
@@ -62,12 +59,14 @@ def train_guide(
     if len(patients) < 2:
         raise DataError(
             f"{train.name} has too few training patients for a guide, which is trained on every "
-            "second of them: expected at least 3. Set objective.control and objective.anatomy to 0"
+            "second of them: expected at least 3. Set objective.control and objective.anatomy to "
+            "0, and network.arguments.outlines to false"
         )
     if train.image_size < SMALLEST:
         raise DataError(
             f"{train.name} has slices of {train.image_size} pixels; a guide needs {SMALLEST} or "
-            "more. Set objective.control and objective.anatomy to 0"
+            "more. Set objective.control and objective.anatomy to 0, and "
+            "network.arguments.outlines to false"
         )
     half = train.take(np.flatnonzero(train.cases["case"].isin(patients)))
     training, content = training or Training(), train.info["content_hash"]

@@ -201,6 +201,12 @@ class Pipeline:
         if self.attributes:
             check_names(self.attributes)
 
+    @property
+    def is_guided(self) -> bool:
+        """Whether training needs a guide: it looks at what is drawn, or shows its outlines to the
+        encoder."""
+        return self.objective.is_guided or self.network.arguments.get("outlines") is True
+
     def dimensions(self, names: Iterable[str]) -> tuple[int | None, ...]:
         """Returns the latent dimension that each attribute is trained on, or None."""
         trained = self.attributes if self.objective.gamma > 0 else ()

@@ -106,6 +106,7 @@ class Learner:
             handlers: Attached to it besides `LossTerms`.
         """
         pipeline, loader = self.pipeline, self.training_loader()
+        self._hold_guide()
         trainer = pipeline.objective.make_trainer(
             pipeline,
             self.network,
@@ -127,6 +128,15 @@ class Learner:
             for optimiser in trainer.optimisers.values()
         )
         return trainer
+
+    def _hold_guide(self) -> None:
+        """Fills the guide into a network that has a place for it, where it stays frozen."""
+        if self.guide is None:
+            return
+        for network in (self.network, self.model):
+            place = getattr(network, "guide", None)
+            if place is not None:
+                place.load_state_dict(self.guide.network.state_dict())
 
     def trainer_options(self) -> dict[str, Any]:
         """Arguments of the trainer that not every trainer takes."""
@@ -265,6 +275,8 @@ class VAELearner(Learner):
     def trainer_options(self) -> dict[str, Any]:
         objective = self.pipeline.objective
         if self.guide is None or not isinstance(objective, AttributeObjective):
+            return {}
+        if not objective.is_guided:  # the guide is there for the network alone
             return {}
         names = self.pipeline.attributes
         terms = Guidance(self.guide, objective, names, self.known, self.device)

@@ -19,10 +19,10 @@ from .config import Pipeline
 
 
 def adam(parameters: Iterable[nn.Parameter], pipeline: Pipeline) -> AdamW:
-    """The optimiser of some parameters, as a pipeline describes it."""
+    """The optimiser of some parameters, frozen ones left out, as a pipeline describes it."""
     options = pipeline.optimiser
     return AdamW(
-        parameters,
+        [parameter for parameter in parameters if parameter.requires_grad],
         options.lr,
         betas=options.betas,
         weight_decay=options.weight_decay,

@@ -21,7 +21,7 @@ from ..report.style import stacked
 from ..runtime.weights import weights_digest
 from ..schema import DataError, Keys
 from .config import Augmentation, Pipeline
-from .engines import Augment, NetworkTrainer
+from .engines import Augment
 from .learner import Learner
 from .objectives import RefinerObjective
 from .pictures import SHOWN
@@ -78,14 +78,6 @@ class RefinerLearner(Learner):
             return moved_by_pixels(batch, objective.shift, objective.mirrored, generator)
 
         return moved
-
-    def make_trainer(self, handlers: Sequence[Any] = ()) -> NetworkTrainer:
-        """See `Learner`; the guide becomes part of what is trained and saved, and is frozen."""
-        if self.guide is not None:
-            weights = self.guide.network.state_dict()
-            for network in (self.network, self.model):
-                cast(Refiner, network).guide.load_state_dict(weights)
-        return super().make_trainer(handlers)
 
     def trainer_options(self) -> dict[str, Any]:
         return {"base": self.run.network}

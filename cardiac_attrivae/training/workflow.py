@@ -177,10 +177,11 @@ class TrainingWorkflow(PythonicWorkflow):
         self._resources = ExitStack()
         if len(self.train) < 2:
             raise DataError(f"{len(self.train)} slices in the train split; expected at least 2")
-        if pipeline.objective.is_guided and guide is None:
+        if pipeline.is_guided and guide is None:
             raise ValueError(
-                "objective.control or objective.anatomy is above 0, but no guide was given; pass "
-                "guide=train_guide of cardiac_attrivae.segmentation.guide, or set both to 0"
+                "objective.control or objective.anatomy is above 0, or network.arguments.outlines "
+                "is true, but no guide was given; pass guide=train_guide of "
+                "cardiac_attrivae.segmentation.guide, or set both to 0 and outlines to false"
             )
         self.base = self._opened(on)
 
@@ -240,7 +241,7 @@ class TrainingWorkflow(PythonicWorkflow):
 
     def _guide(self) -> Guide | None:
         """Makes the guide, if one is asked for: the first process trains it, the others read it."""
-        if self._make_guide is None or not self.pipeline.objective.is_guided:
+        if self._make_guide is None or not self.pipeline.is_guided:
             return None
         if not is_first():
             barrier()

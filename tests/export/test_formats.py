@@ -107,24 +107,26 @@ def test_torchscript_without_this_package(run, given, tmp_path):
         ("BetaVAE", {"normalisation": "instance", "per_channel": [8]}),
         ("BetaVAE", {"normalisation": "batch"}),
         ("SoftIntroVAE", {}),
+        ("SoftIntroVAE", {"outlines": True, "second_look": True}),
     ],
 )
 def test_a_conditional_network_is_told_in_another_program(name, options, tmp_path):
     import onnxruntime
 
-    arguments = {"latent_size": DIMENSIONS, "image_size": SIZE, "channels": 2, **ARGUMENTS[name]}
+    size = 32
+    arguments = {"latent_size": DIMENSIONS, "image_size": size, "channels": 2, **ARGUMENTS[name]}
     arguments |= options | {"condition": "vendor", "categories": ["GE", "Siemens"]}
     torch.manual_seed(0)
     network = build_network(name, **arguments)
     for parameter in network.parameters():  # a new network ignores what it is told
         torch.nn.init.normal_(parameter, 0, 0.2)
-    network.train()(torch.rand(8, 2, SIZE, SIZE))
+    network.train()(torch.rand(8, 2, size, size))
     network.eval()
     files = formats.write_onnx(of(network, Network(name, arguments)), tmp_path)
     formats.write_torchscript(of(network, Network(name, arguments)), tmp_path)
     encoder, decoder = (onnxruntime.InferenceSession(files[k]) for k in ("encoder", "decoder"))
     assert [(i.name, i.shape) for i in encoder.get_inputs()][1:] == [("condition", ["batch", 2])]
-    image, categories = torch.rand(3, 2, SIZE, SIZE), torch.tensor([[1.0, 0], [0, 1], [0, 0]])
+    image, categories = torch.rand(3, 2, size, size), torch.tensor([[1.0, 0], [0, 1], [0, 0]])
     with torch.no_grad(), told(network, categories):
         mu, logvar = network.encode(image)
         decoded = network.decode(mu)

@@ -34,6 +34,7 @@ from cardiac_attrivae.training.workflow import TrainingWorkflow, train
 NAMES = ("LVEDA", "MEDA", "RVEDA")
 OFF = ("objective.control=0", "objective.anatomy=0")
 ON = ("objective.control=1", "objective.anatomy=0.3", "objective.guided_from=0")
+OUTLINES = ("network.arguments.outlines=true", "network.arguments.second_look=true")
 
 
 @pytest.fixture
@@ -149,16 +150,34 @@ def test_weights_of_zero_ask_for_no_guide_and_change_no_bit(acdc_store_all, tmp_
     assert "guide" not in load_run(plain).about
 
 
+def test_a_network_that_is_shown_outlines_holds_the_guide_of_its_run(acdc_store_all, tmp_path):
+    """Also where nothing looks at what is drawn, and in the average of the weights."""
+    changes = (*OFF, *OUTLINES, "optimiser.average=0.5")
+    made = trained(acdc_store_all, tmp_path / "run", *changes, seed=1, guide=quick_guide)
+    run, known = load_run(made), SliceDataset.open(acdc_store_all).split("train")
+    guide = quick_guide(known, tmp_path, torch.device("cpu"))
+    assert run.about["guide"] == guide.facts()["guide"]
+    assert run.about["guide_cases"].items() <= run.about["train_cases"].items()
+    for name, value in guide.network.state_dict().items():
+        assert torch.equal(run.network.guide.state_dict()[name], value), name
+
+
 @pytest.mark.parametrize(
-    "pipeline",
-    ["attri_vae_unguided", pytest.param("attri_sivae_unguided", marks=pytest.mark.slow)],
+    ("pipeline", "more"),
+    [
+        ("attri_vae_unguided", ()),
+        ("attri_vae_unguided", OUTLINES),
+        pytest.param("attri_sivae_unguided", OUTLINES, marks=pytest.mark.slow),
+    ],
 )
-def test_a_guided_run_resumes_as_if_it_had_not_been_interrupted(pipeline, acdc_store_all, tmp_path):
+def test_a_guided_run_resumes_as_if_it_had_not_been_interrupted(
+    pipeline, more, acdc_store_all, tmp_path
+):
     data = SliceDataset.open(acdc_store_all)
     small = ("network.arguments.filters=[4,4,4,8,8]", "objective.vae_epochs=1") * (
         "sivae" in pipeline
     )
-    changes = (*ON, *small, "schedule.steps_per_epoch=2", "data.batch_size=6",
+    changes = (*ON, *small, *more, "schedule.steps_per_epoch=2", "data.batch_size=6",
                "objective.guided_from=0.2", "decorrelate=true")  # fmt: skip
 
     def run(folder, stop=None, **options):
@@ -271,9 +290,10 @@ def test_a_guide_needs_three_patients(drawn_slices, tmp_path):
         train_guide(drawn_slices.take([0, 2]), tmp_path, torch.device("cpu"))
 
 
-def test_a_guided_objective_without_a_guide_is_refused_before_anything_is_written(
-    acdc_store_all, tmp_path
+@pytest.mark.parametrize("changes", [ON, (*OFF, *OUTLINES)])
+def test_a_training_that_needs_a_guide_is_refused_without_before_anything_is_written(
+    acdc_store_all, tmp_path, changes
 ):
     with pytest.raises(ValueError, match="no guide was given"):
-        trained(acdc_store_all, tmp_path / "run", *ON, guide=None)
+        trained(acdc_store_all, tmp_path / "run", *changes, guide=None)
     assert not (tmp_path / "run").exists()
