@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
@@ -63,7 +64,8 @@ class VAE(nn.Module):
     trained as those of the decoder, all others as those of the encoder, but for those of ``guide``.
 
     With ``outlines`` the encoder is shown where a frozen segmenter, the guide of the training, sees
-    LV, myocardium and RV: three maps of probabilities behind each channel of the slice.
+    LV, myocardium and RV: three maps of probabilities behind each channel of the slice. Where masks
+    are known, see `outlined`, it is shown those.
 
     With a ``second_look`` the code of the encoder is drawn, and a second encoder sees the slice
     beside this drawing. What it returns is added to mean and log variance: where the drawing is
@@ -90,6 +92,7 @@ class VAE(nn.Module):
     Attributes:
         guide: The segmenter, whose weights training fills in; it stays in eval mode. None without
             outlines.
+        masks: Canonical labels that are shown instead of what it sees, (N, C, H, W), or None.
         shown: Channels that the encoder takes for each channel of a slice: 1, or 4 with outlines.
         second: The second encoder, which takes twice as many and ends with a linear layer; None
             without a second look.
@@ -106,6 +109,7 @@ class VAE(nn.Module):
     decoder: nn.Module
     second: nn.Sequential | None
     told: Tensor | None = None
+    masks: Tensor | None = None
 
     def __init__(
         self,
@@ -225,7 +229,10 @@ class VAE(nn.Module):
         if self.guide is None:
             return image
         each = image.flatten(0, 1)[:, None]
-        heart = self.guide(each.detach()).softmax(dim=1)[:, 1:]
+        if self.masks is None:
+            heart = self.guide(each.detach()).softmax(dim=1)[:, 1:]
+        else:
+            heart = torch.stack([self.masks.flatten(0, 1) == part for part in HEART], dim=1)
         shown = torch.cat([each, heart.to(each)], dim=1)
         return shown.unflatten(0, (-1, self.channels)).flatten(1, 2)
 
@@ -255,6 +262,35 @@ class VAE(nn.Module):
         mu, logvar = self.encode(image)
         z = mu if noise is None else reparameterise(mu, logvar, noise)
         return VAEOutput(self.decode(z), mu, logvar, z)
+
+
+@contextmanager
+def outlined(network: nn.Module, masks: Tensor | None) -> Iterator[None]:
+    """Shows the encoder of a network these masks meanwhile, instead of what its guide sees.
+
+    Training does so: the masks of deformed slices are known, and to look at every slice of a stack
+    takes the guide longer than all the rest of a step.
+
+    Args:
+        network: The network; one that is shown no outlines is not changed.
+        masks: Canonical labels of the slices that are encoded, (N, C, H, W); None changes nothing.
+
+    Example:
+        >>> from .beta_vae import BetaVAE
+        >>> network, image = BetaVAE(4, 32, outlines=True), torch.zeros(1, 1, 32, 32)
+        >>> with outlined(network, torch.ones(1, 1, 32, 32)):  # all LV
+        ...     code, _ = network.encode(image)
+        >>> torch.equal(network.encode(image)[0], code)
+        False
+    """
+    shows = isinstance(network, VAE) and network.guide is not None and masks is not None
+    if shows:
+        network.masks = masks
+    try:
+        yield
+    finally:
+        if shows:
+            network.masks = None
 
 
 def reparameterise(mu: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 from ..models.conditional import told, withheld
 from ..models.loss_terms import kl_divergence
 from ..models.losses import SoftIntroLoss
-from ..models.vae import VAE, reparameterise
+from ..models.vae import VAE, outlined, reparameterise
 from ..runtime.distributed import batch_mean, share
 from ..schema import Keys, VAEOutput
 from .batches import Batch, Terms, as_batch, draw_noise, iteration_output
@@ -78,6 +78,7 @@ class NetworkTrainer(SupervisedTrainer):
         self.memory_format = memory_format
         self.guidance, self.guided_from = guidance, guided_from
         self.look: Look = no_guidance  # another one for each batch, once guidance has begun
+        self.masks: Tensor | None = None  # of this process's share of the batch, (n, C, H, W)
 
     @property
     def optimisers(self) -> dict[str, Optimizer]:
@@ -104,7 +105,8 @@ class NetworkTrainer(SupervisedTrainer):
             image = image.contiguous(memory_format=self.memory_format)
         if self.guidance is not None and self.state.iteration > self.guided_from * self.steps:
             self.look = self.guidance.look(batch, self.generator)
-        condition = batch.get(Keys.CONDITION)
+        label, condition = batch.get(Keys.LABEL), batch.get(Keys.CONDITION)
+        self.masks = None if label is None else label[mine]
         if condition is not None:
             condition = withheld(condition, self.generator)[mine]
         with told(self.network, condition):
@@ -173,12 +175,16 @@ class NetworkTrainer(SupervisedTrainer):
 
 
 class VAETrainer(NetworkTrainer):
-    """Trains a network with one optimiser: beta-VAE and Attri-VAE. See `NetworkTrainer`."""
+    """Trains a network with one optimiser: beta-VAE and Attri-VAE. See `NetworkTrainer`.
+
+    A network that is shown outlines is shown the masks, see `outlined`. (Introspective training
+    encodes drawn hearts, too, of which there are none.)
+    """
 
     def step(
         self, image: Tensor, attributes: Tensor | None, noise: Tensor
     ) -> tuple[VAEOutput, Terms, Terms]:
-        with self.autocast():
+        with self.autocast(), outlined(self.network, self.masks):
             output = self.network(image, noise[0])
         terms = self.loss_function(output, image, attributes) | self.guided(output)
         descend(terms, self.optimizer)

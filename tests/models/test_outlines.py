@@ -7,6 +7,7 @@ from torch import nn
 from cardiac_attrivae.models.guide_network import build_guide
 from cardiac_attrivae.models.independence import decorrelate
 from cardiac_attrivae.models.networks import NETWORKS, build_network, recalibrate
+from cardiac_attrivae.models.vae import outlined
 
 SIZE = 32
 KINDS = {
@@ -55,6 +56,17 @@ def test_the_encoder_is_shown_each_channel_and_what_the_guide_sees_in_it(network
         expected = torch.cat([own, heart], dim=1)
         torch.testing.assert_close(shown[:, 4 * channel : 4 * channel + 4], expected)
     assert not shown[:, 8:].any()  # it is told nothing
+
+
+def test_masks_are_shown_instead_of_what_the_guide_sees(network, image):
+    seen, label = seen_by_encoder(network, image), torch.randint(4, (3, 2, SIZE, SIZE))
+    with outlined(network, label):
+        shown = seen_by_encoder(network, image)
+    for channel in range(2):
+        own = label[:, channel : channel + 1]
+        expected = torch.cat([image[:, channel : channel + 1], own == 1, own == 2, own == 3], dim=1)
+        assert torch.equal(shown[:, 4 * channel : 4 * channel + 4], expected)
+    assert torch.equal(seen_by_encoder(network, image), seen)
 
 
 def test_all_learn_but_the_guide_which_stays_as_it_is(network, image):

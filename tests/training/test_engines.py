@@ -53,9 +53,9 @@ REFERENCE = Path(__file__).parents[1] / "reference"
 def trainer_of(drawn_slices):
     """Builds a trainer of a tiny network; its last output is ``trainer.state.output``."""
 
-    def build(seed=0, gamma=1.0, epochs=1, augment=None, **options):
+    def build(seed=0, gamma=1.0, epochs=1, augment=None, outlines=False, **options):
         torch.manual_seed(seed)
-        network = BetaVAE(latent_size=4, image_size=32)
+        network = BetaVAE(latent_size=4, image_size=32, outlines=outlines)
         generator = torch.Generator().manual_seed(seed)
         loader = DeviceLoader(drawn_slices, drawn_slices.attributes(NAMES), 8, "cpu", generator)
         return VAETrainer(
@@ -64,7 +64,7 @@ def trainer_of(drawn_slices):
             train_data_loader=loader,
             epoch_length=len(loader),
             network=network,
-            optimizer=torch.optim.Adam(network.parameters(), 1e-3),
+            optimizer=torch.optim.Adam((p for p in network.parameters() if p.requires_grad), 1e-3),
             loss_function=AttriVAELoss(beta=1.0, gamma=gamma),
             generator=generator,
             augment=augment,
@@ -101,6 +101,17 @@ def test_training_leaves_the_keys_that_it_documents(trainer_of):
     trainer = trainer_of()
     trainer.run()
     assert set(trainer.state.output) == documented_keys(VAETrainer)
+
+
+def test_an_encoder_is_shown_masks_in_training_and_what_the_guide_sees_in_tests(
+    trainer_of, evaluator_of
+):
+    trainer, looks = trainer_of(outlines=True), []
+    trainer.network.guide.register_forward_hook(lambda *_: looks.append(1))
+    trainer.run()
+    assert not looks
+    evaluator_of(trainer.network).run()
+    assert looks
 
 
 def test_evaluation_leaves_the_keys_that_it_documents(trainer_of, evaluator_of):
