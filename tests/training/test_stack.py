@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import heart
+from conftest import heart, quick_guide
 
 from cardiac_attrivae.attributes import measure
 from cardiac_attrivae.data.store import SliceDataset, areas
@@ -191,7 +191,7 @@ def test_a_run_of_stacks_that_was_interrupted_ends_as_if_it_had_not_been(stacks,
 
     def run(folder, *handlers, **options):
         work = TrainingWorkflow(pipeline, stacks, stacks.take([]), tmp_path / folder, device="cpu",
-                                handlers=handlers, **options)  # fmt: skip
+                                handlers=handlers, guide=quick_guide, **options)  # fmt: skip
         return finished(work)
 
     run("whole")
