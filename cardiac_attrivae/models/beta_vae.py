@@ -198,8 +198,9 @@ class EachChannel(nn.Sequential):
     def forward(self, image: Tensor) -> Tensor:
         own = self.channels * self.shown
         each = image[:, :own].unflatten(1, (self.channels, self.shown))
-        told = image[:, None, own:].expand(-1, self.channels, -1, -1, -1)
-        each = torch.cat([each, told], dim=2)
+        if image.shape[1] > own:
+            told = image[:, None, own:].expand(-1, self.channels, -1, -1, -1)
+            each = torch.cat([each, told], dim=2)
         joined = super().forward(each.flatten(0, 1))
         return joined.unflatten(0, (-1, self.channels)).flatten(1, 2)
 
