@@ -196,7 +196,7 @@ class VAE(nn.Module):
             raise ValueError(
                 f"image is {tuple(image.shape)}; expected (N, C, H, W) = (N, *{expected})"
             )
-        shown = self._with_outlines(image)
+        shown = self._with_outlines(image, self.masks)
         posterior = self.posterior_of(self._with_condition(shown))
         if self.second is not None:
             both = self._beside_drawing(shown, posterior)
@@ -223,16 +223,16 @@ class VAE(nn.Module):
             self.guide.eval()
         return self
 
-    def _with_outlines(self, image: Tensor) -> Tensor:
-        """Puts its outlines behind each channel of slices (N, C, H, W); no gradient passes through
-        them."""
+    def _with_outlines(self, image: Tensor, masks: Tensor | None = None) -> Tensor:
+        """Puts outlines behind each channel of slices (N, C, H, W): of these masks, or as the guide
+        sees them; no gradient passes through them."""
         if self.guide is None:
             return image
         each = image.flatten(0, 1)[:, None]
-        if self.masks is None:
+        if masks is None:
             heart = self.guide(each.detach()).softmax(dim=1)[:, 1:]
         else:
-            heart = torch.stack([self.masks.flatten(0, 1) == part for part in HEART], dim=1)
+            heart = torch.stack([masks.flatten(0, 1) == part for part in HEART], dim=1)
         shown = torch.cat([each, heart.to(each)], dim=1)
         return shown.unflatten(0, (-1, self.channels)).flatten(1, 2)
 
@@ -283,14 +283,14 @@ def outlined(network: nn.Module, masks: Tensor | None) -> Iterator[None]:
         >>> torch.equal(network.encode(image)[0], code)
         False
     """
-    shows = isinstance(network, VAE) and network.guide is not None and masks is not None
-    if shows:
-        network.masks = masks
+    shown = network if isinstance(network, VAE) and network.guide is not None else None
+    if shown is not None:
+        shown.masks = masks
     try:
         yield
     finally:
-        if shows:
-            network.masks = None
+        if shown is not None:
+            shown.masks = None
 
 
 def reparameterise(mu: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:

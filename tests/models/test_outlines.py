@@ -59,14 +59,14 @@ def test_the_encoder_is_shown_each_channel_and_what_the_guide_sees_in_it(network
 
 
 def test_masks_are_shown_instead_of_what_the_guide_sees(network, image):
-    seen, label = seen_by_encoder(network, image), torch.randint(4, (3, 2, SIZE, SIZE))
+    seen, label = seen_by(network.encoder, network, image), torch.randint(4, (3, 2, SIZE, SIZE))
     with outlined(network, label):
-        shown = seen_by_encoder(network, image)
+        shown = seen_by(network.encoder, network, image)
     for channel in range(2):
         own = label[:, channel : channel + 1]
         expected = torch.cat([image[:, channel : channel + 1], own == 1, own == 2, own == 3], dim=1)
         assert torch.equal(shown[:, 4 * channel : 4 * channel + 4], expected)
-    assert torch.equal(seen_by_encoder(network, image), seen)
+    assert torch.equal(seen_by(network.encoder, network, image), seen)
 
 
 def test_all_learn_but_the_guide_which_stays_as_it_is(network, image):
