@@ -28,6 +28,9 @@ from torch.autograd import Function
 from torch.nn.functional import batch_norm, pad
 from torch.nn.modules.batchnorm import _BatchNorm
 
+LAUNCHED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What torchrun tells each of several processes, beside WORLD_SIZE, their number."""
+
 
 @contextmanager
 def processes(device: torch.device | str) -> Iterator[torch.device]:
@@ -40,12 +43,18 @@ def processes(device: torch.device | str) -> Iterator[torch.device]:
         The device of this process; without torchrun the one given.
 
     Raises:
-        ValueError: If several processes would share a GPU, or the device is another.
+        ValueError: If several processes would share a GPU, or the device is another; if torchrun
+            did not say how many there are.
     """
     device = torch.device(device)
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if (size := os.environ.get("WORLD_SIZE", "1")) == "1":
         yield device
         return
+    if not size.isdecimal() or not {*LAUNCHED} <= {*os.environ}:
+        raise ValueError(
+            f"WORLD_SIZE is {size!r} in the environment without {', '.join(LAUNCHED)}: torchrun "
+            "sets all of them for several processes; for one: unset WORLD_SIZE"
+        )
     if device.type not in ("cpu", "cuda") or str(device) != device.type:
         raise ValueError(f"device is '{device}' under torchrun; expected auto, cpu or cuda")
     cuda = device.type == "cuda"

@@ -335,6 +335,16 @@ def test_no_process_outlives_one_that_fails(together):
 # -- one process -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("size", ["2", "many", ""])
+def test_a_number_of_processes_that_torchrun_did_not_set_is_named(monkeypatch, size):
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", size)
+    message = f"WORLD_SIZE is '{size}' .* torchrun .* unset WORLD_SIZE"
+    with pytest.raises(ValueError, match=message), processes("cpu"):
+        pass
+
+
 def test_alone_everything_returns_what_it_was_given(monkeypatch):
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
