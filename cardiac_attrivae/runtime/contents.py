@@ -129,10 +129,16 @@ def require_column(store: Path, column: str) -> None:
             f"cases.csv of {store} has no column {column!r}{nearest(column, found)}; expected one "
             f"that sorts patients into classes: {give}"
         )
-    if column not in classes:
+    cases: dict[str, set[str | None]] = {text: set() for text in found[column]}
+    for row in rows:
+        if row.get(column):
+            cases[row[column]].add(row.get("case"))
+    shared = sum(len(some) > 1 for some in cases.values())
+    if column not in classes or shared < 2:
+        several = f", {shared} of them in several patients" if column in classes else ""
         raise DataError(
-            f"column {column!r} of cases.csv in {store} has {counted(len(found[column]), 'text')}; "
-            f"expected 2 to {MOST_CLASSES} classes: {give}"
+            f"column {column!r} of cases.csv in {store} has {counted(len(cases), 'text')}"
+            f"{several}; expected 2 to {MOST_CLASSES} classes: {give}"
         )
 
 

@@ -79,6 +79,8 @@ MISTAKES = {
     "diagnose --model run --data store --column patholgy --output o": "did you mean 'pathology'",
     "diagnose --model run --data store --column dataset --output o":
         "has 1 text; expected 2 to 50 classes: give --column split or pathology",
+    "diagnose --model run --data store --column LVEDA --output o":
+        "has 9 texts, 0 of them in several patients; expected 2 to 50 classes: give --column split",
     "report --evaluation run --output o": "no finished evaluation in run: metrics.csv is missing",
     "report --evaluation evaluation --output o": "metrics.csv is missing",
     "generate --model run --set LVEDA=20 --output notes":
