@@ -13,7 +13,7 @@ from ..runtime.contents import part_to_score, require_store
 from ..runtime.messages import counted, shell_word
 from ..runtime.outputs import check_apart
 from . import options
-from .console import columns, explained, is_terminal, progress, say, suggest, warn
+from .console import columns, explained, is_terminal, progress, quick_imports, say, suggest, warn
 
 EVERY = "*"
 """What ``--mirror`` without cases stands for."""
@@ -136,7 +136,8 @@ def preprocess(
     elsewhere = masks and Masks(masks, mask_source, read_labels(labels), only_missing)
     recipe = Recipe(slices, grid, size, phases=tuple(phases.split(",")), stack=stack)
     key = read_key(pseudonymise, output) if pseudonymise else None
-    from ..data.preprocess import preprocess as run
+    with quick_imports():
+        from ..data.preprocess import preprocess as run
 
     bar = progress("preprocess")
     turned: bool | list[str] = mirror == EVERY or named or False

@@ -10,7 +10,7 @@ import click
 
 from ..runtime.contents import require_column, require_patients, require_run, require_store
 from . import options
-from .console import explained, progress, say
+from .console import explained, progress, quick_imports, say
 
 
 @click.command()
@@ -56,7 +56,8 @@ def diagnose(
         if split:
             require_patients(folder, info, split)
         require_column(folder, column)
-    from ..evaluation.diagnosis import diagnose as predict
+    with quick_imports():
+        from ..evaluation.diagnosis import diagnose as predict
 
     places = [(folder, split or None) for folder, split in pairs]
     found = predict(run, places, output, column=column, progress=progress("diagnose"), **given)

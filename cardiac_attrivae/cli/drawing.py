@@ -16,7 +16,7 @@ from ..runtime.provenance import ONNX, require_packages
 from ..runtime.shipped_models import judges_of, model_folder
 from ..schema import SIZES, STRUCTURES
 from . import options
-from .console import explained, progress, say, suggest, tell, warn
+from .console import explained, progress, quick_imports, say, suggest, tell, warn
 
 
 @click.command()
@@ -71,7 +71,8 @@ def generate(
             raise ValueError(f"--set {name}={low:g}:{high:g} is a range, which needs --count")
     values = {name: low for name, (low, _) in ranges.items()}
     _check_inputs(run, store, case)
-    from ..evaluation.generation import generate as draw
+    with quick_imports():
+        from ..evaluation.generation import generate as draw
 
     table, warnings = draw(run, values, output, store=store, case=case, tell=tell, **given)
     for warning in warnings:
@@ -120,7 +121,9 @@ def traverse(
     for patient in (case, start, end):
         _check_inputs(run, store, patient)
     from ..attributes import spelled
-    from ..evaluation import generation
+
+    with quick_imports():
+        from ..evaluation import generation
 
     given |= {"store": store, "steps": steps, "tell": tell}
     if start is not None and end is not None:
@@ -160,8 +163,9 @@ def explore(
     require_packages(*ONNX)
     if serve and port:
         _check_port(port)
-    from ..export.explorer import explore as write
-    from ..export.explorer_server import Server
+    with quick_imports():
+        from ..export.explorer import explore as write
+        from ..export.explorer_server import Server
 
     bar = progress("segmenter")
     written = write(run, output, store=store, device=device, tell=tell, progress=bar)

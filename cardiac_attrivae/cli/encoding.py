@@ -8,7 +8,7 @@ import click
 
 from ..runtime.contents import require_run
 from . import options
-from .console import explained, progress, say, suggest, warn
+from .console import explained, progress, quick_imports, say, suggest, warn
 
 
 @click.command()
@@ -50,7 +50,8 @@ def encode(
     numbers = read_labels(labels)
     if mask is None and labels != options.LABELS:
         raise click.UsageError("--mask-labels needs --mask FILE or DIR")
-    from ..evaluation.encoding_batch import encode_scans
+    with quick_imports():
+        from ..evaluation.encoding_batch import encode_scans
 
     found, skipped = encode_scans(
         run, sources, output, mask=mask, segmenter=segmenters, labels=numbers, mirror=mirror,

@@ -10,7 +10,7 @@ import click
 from ..runtime.contents import require_evaluation, require_patients, require_run, require_store
 from ..schema import SPLITS
 from . import options
-from .console import explained, progress, say, show_scores, suggest, tell
+from .console import explained, progress, quick_imports, say, show_scores, suggest, tell
 
 
 @click.command("cross-domain-eval")
@@ -63,7 +63,8 @@ def cross_domain_eval(
     folders, splits = zip(*(options.store_and_split(store, split) for store in stores), strict=True)
     for folder, chosen in zip(folders, splits, strict=True):
         require_patients(folder, require_store(folder), chosen)
-    from ..evaluation.cross_domain import cross_domain_eval as run
+    with quick_imports():
+        from ..evaluation.cross_domain import cross_domain_eval as run
 
     run(
         models, folders, output, split=splits, attributes=names, tell=tell,

@@ -10,7 +10,7 @@ from ..runtime.contents import require_evaluation, require_run
 from ..runtime.outputs import require_new
 from ..runtime.provenance import ONNX, require_packages
 from . import options
-from .console import explained, say
+from .console import explained, quick_imports, say
 
 
 @click.command()
@@ -39,7 +39,8 @@ def export(run: Path, form: str, output: Path, evaluation: Path | None, plain: b
         require_new(output)
     if evaluation:
         require_evaluation(evaluation)
-    from ..export.bundle import export as write
+    with quick_imports():
+        from ..export.bundle import export as write
 
     write(run, form, output, evaluation, tell=say, plain=plain)
     say(f"Exported to {output}")

@@ -8,7 +8,7 @@ import click
 
 from ..runtime.messages import counted
 from . import options
-from .console import explained, progress, say, suggest, warn
+from .console import explained, progress, quick_imports, say, suggest, warn
 
 
 @click.command()
@@ -41,8 +41,10 @@ def segment(
     from ..data.manifest import load_manifest
     from ..data.scan import find_scans
     from ..runtime.outputs import check_apart
-    from ..segmentation.patients import in_words, jobs_of, scan_jobs, segment_patients
-    from ..segmentation.scans import load_segmenter
+
+    with quick_imports():
+        from ..segmentation.patients import in_words, jobs_of, scan_jobs, segment_patients
+        from ..segmentation.scans import load_segmenter
 
     for source in sources:
         check_apart(source, output)

@@ -13,7 +13,7 @@ import click
 from ..runtime.contents import part_to_score, require_run, require_store
 from ..runtime.outputs import REFINER
 from . import options
-from .console import explained, is_terminal, row, say, suggest, tell
+from .console import explained, is_terminal, quick_imports, row, say, suggest, tell
 
 if TYPE_CHECKING:
     from ..data.store import SliceDataset
@@ -116,7 +116,8 @@ def verify(run: Path, store: Path | None) -> None:
     compared, as in a run of an older version. Other versions of libraries and a change of device
     or threads are listed and do not count.
     """
-    from ..training.verify import NOT_COVERED, verify_run
+    with quick_imports():
+        from ..training.verify import NOT_COVERED, verify_run
 
     findings = verify_run(run, store)
     for what, holds, text in findings:
@@ -172,10 +173,11 @@ def tune(
 
     load_pipeline(pipeline, given["changes"])
     require_store(data)
-    from ..data.store import SliceDataset
-    from ..segmentation.guide import train_guide
-    from ..training.tune import SCORES, parse_search
-    from ..training.tune import tune as run
+    with quick_imports():
+        from ..data.store import SliceDataset
+        from ..segmentation.guide import train_guide
+        from ..training.tune import SCORES, parse_search
+        from ..training.tune import tune as run
 
     space = options.named_once("--search", [parse_search(text) for text in searches])
     store = SliceDataset.open(data)
@@ -190,9 +192,10 @@ def tune(
 
 def train_and_show(pipeline: Pipeline, store: SliceDataset, output: Path, **given: Any) -> None:
     """Trains with a progress bar on a terminal, plain lines otherwise; under torchrun as one."""
-    from ..segmentation.guide import train_guide
-    from ..training.progress import show_progress
-    from ..training.workflow import train as run
+    with quick_imports():
+        from ..segmentation.guide import train_guide
+        from ..training.progress import show_progress
+        from ..training.workflow import train as run
 
     shown, guide = show_progress(tell, is_terminal()), partial(train_guide, tell=tell)
     if run(pipeline, store, output, tell=shown, handlers=[shown], guide=guide, **given).writes:

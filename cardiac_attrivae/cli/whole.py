@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from . import options
-from .console import explained, progress, say, tell
+from .console import explained, progress, quick_imports, say, tell
 
 
 @click.command()
@@ -26,8 +26,9 @@ def demo(output: Path, cases: int, device: str) -> None:
 
     Two data sets, three small models, scores on both, a report. About three minutes on two cores.
     """
-    from ..demo import run_demo
-    from .training import train_and_show
+    with quick_imports():
+        from ..demo import run_demo
+        from .training import train_and_show
 
     tell("From images to a report on synthetic hearts: about three minutes on two CPU cores.")
     tell(f"Everything is written into {output}; nothing is downloaded.")

@@ -1,5 +1,7 @@
 """What the console prints: nothing that a terminal obeys, nothing wider than it is."""
 
+import contextlib
+import gc
 import os
 import subprocess
 import sys
@@ -188,3 +190,16 @@ def test_an_error_of_the_program_itself_keeps_its_traceback():
         raise RuntimeError("a bug")
 
     assert isinstance(CliRunner().invoke(command).exception, RuntimeError)
+
+
+def test_imports_are_quick_and_garbage_is_looked_for_again_after_them():
+    frozen = []
+    for error in (None, ImportError):
+        with contextlib.suppress(ImportError), console.quick_imports():
+            assert not gc.isenabled()
+            if error:
+                raise error
+        assert gc.isenabled()
+        frozen.append(gc.get_freeze_count())
+    assert frozen[0] > 0
+    assert frozen[1] <= frozen[0]  # garbage of a second command in this process is found
