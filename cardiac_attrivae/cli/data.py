@@ -56,7 +56,7 @@ def check(dataset: str, source: Path) -> None:
     "--stack", default=1, show_default=True, metavar="N", type=click.IntRange(1),
     help="Slices at each phase as channels, from the basal one on.",
 )  # fmt: skip
-@click.option("--spacing", default=1.3, show_default=True, help="Pixel size in mm.")
+@click.option("--spacing", type=float, help="Pixel size in mm.  [default: 1.3]")
 @click.option(
     "--size", default=128, show_default=True, type=click.IntRange(1),
     help="Pixels along a side.",
@@ -97,7 +97,7 @@ def preprocess(
     slices: str,
     phases: str,
     stack: int,
-    spacing: float,
+    spacing: float | None,
     size: int,
     field: float | None,
     pseudonymise: Path | None,
@@ -112,6 +112,8 @@ def preprocess(
 
     A case that cannot be used is skipped and listed with a reason in skipped.csv.
     """
+    if spacing is not None and field is not None:
+        raise click.UsageError("--spacing and --field exclude each other; leave one of them out")
     named = [case.strip() for case in mirror.split(",")] if mirror is not None else []
     if "" in named:
         raise click.UsageError("--mirror names an empty case; without names it turns all of them")
@@ -119,11 +121,11 @@ def preprocess(
     from ..data.recipe import PIXELS_MM, WHOLE, Recipe
 
     manifest = load_manifest(dataset)
-    grid = spacing if field is None else field / size
+    grid = field / size if field is not None else Recipe.spacing if spacing is None else spacing
     if field is not None and not PIXELS_MM[0] <= grid <= PIXELS_MM[1]:
         raise click.UsageError(
             f"--field {field:g} over {size} pixels makes pixels of {grid:.3g} mm; expected "
-            f"{PIXELS_MM[0]} to {PIXELS_MM[1]}, as --field {1.3 * size:.0f}"
+            f"{PIXELS_MM[0]} to {PIXELS_MM[1]}, as --field {Recipe.spacing * size:.0f}"
         )
     from ..data.masks import Masks, read_labels
     from ..data.pseudonyms import read_key

@@ -92,6 +92,8 @@ MISTAKES = {
     "preprocess --dataset acdc --source images --output o --mirror=": "names an empty case",
     "preprocess --dataset acdc --source images --output o --size 0 --field 100":
         "0 is not in the range x>=1",
+    "preprocess --dataset acdc --source images --output o --spacing 1.3 --field 100":
+        "--spacing and --field exclude each other",
     "preprocess --dataset acdc --source images --output o --field 5":
         "--field 5 over 128 pixels makes pixels of 0.0391 mm; expected 0.1 to 10, as --field 166",
 
