@@ -193,14 +193,17 @@ def base_first(counts: np.ndarray) -> bool | None:
     return first > last
 
 
-def handedness(labels: np.ndarray, spacing_mm: tuple[float, ...]) -> float:
+def handedness(
+    labels: np.ndarray, spacing_mm: tuple[float, ...], counts: np.ndarray | None = None
+) -> float:
     """Computes the log odds that a stack of labels (I, J, S) shows a heart and not its mirror
     image.
 
     From base to apex the direction from LV to RV turns, and at the base the RV reaches further, and
     thins out, on one side. In a mirror image all this is the other way round. The base is found by
     its areas, so that the order of the slices does not matter; seen with columns along i and rows
-    along j, patients of ACDC and M&Ms are above 0.
+    along j, patients of ACDC and M&Ms are above 0. ``counts`` are what `pixel_counts` returns,
+    where that is known.
 
     Returns:
         Log odds; 0 where fewer than three slices show LV, MYO and RV, or the base is not clear.
@@ -209,7 +212,7 @@ def handedness(labels: np.ndarray, spacing_mm: tuple[float, ...]) -> float:
         >>> handedness(np.zeros((9, 9, 5), np.uint8), (1.5, 1.5))
         0.0
     """
-    counts = pixel_counts(labels)
+    counts = pixel_counts(labels) if counts is None else counts
     order = base_first(counts)
     shown = np.flatnonzero((counts[:, HEART] >= 30).all(axis=1))
     if order is None or len(shown) < 3:
@@ -217,7 +220,7 @@ def handedness(labels: np.ndarray, spacing_mm: tuple[float, ...]) -> float:
     shown = shown if order else shown[::-1]
     stack = labels.T[shown]  # (n, J, I), as the voxels of a file lie
     rv, lv = shows(stack, Structure.RV), shows(stack, Structure.LV, Structure.MYO)
-    rights, lefts = (barycentre(region)[:, ::-1] * spacing_mm[:2] for region in (rv, lv))
+    rights, lefts = barycentre(np.stack([rv, lv]))[..., ::-1] * spacing_mm[:2]
     ways = rights - lefts
     turn = np.unwrap(np.arctan2(ways[:, 1], ways[:, 0]))
 
@@ -255,7 +258,7 @@ def missing_slices(counts: np.ndarray) -> str:
     found = []
     for structure, shown in zip(HEART, (counts[:, HEART] > 0).T, strict=True):
         places = np.flatnonzero(shown)
-        lacking = int(np.ptp(places)) + 1 - len(places) if len(places) else 0
+        lacking = int(places[-1] - places[0]) + 1 - len(places) if len(places) else 0
         if lacking:
             found.append(f"{structure.name} in {counted(lacking, 'slice')}")
     return ", ".join(found)
@@ -321,11 +324,19 @@ def island(labels: np.ndarray) -> int:
     return int(sizes.sum() - sizes.max(initial=0))
 
 
-def oddities(image: Volume, mask: Volume, labels: np.ndarray, matched: bool) -> list[Oddity]:
+def oddities(
+    image: Volume,
+    mask: Volume,
+    labels: np.ndarray,
+    matched: bool,
+    box: tuple[slice, slice] | None = None,
+    counts: np.ndarray | None = None,
+) -> list[Oddity]:
     """Lists what is probably wrong with a case, of image and mask as they are stored.
 
     ``labels`` are canonical, in the order of the image, (I, J, S); ``matched`` says whether the
-    mask was reordered by the affines.
+    mask was reordered by the affines; ``box`` and ``counts`` are what `heart_box` and
+    `pixel_counts` return, where that is known.
 
     Example:
         >>> labels = np.zeros((5, 5, 1), np.uint8)
@@ -335,16 +346,17 @@ def oddities(image: Volume, mask: Volume, labels: np.ndarray, matched: bool) -> 
         ...     print(oddity.what)
         labels that look exchanged: correct 'labels' in the manifest
     """
-    i, j = heart_box(labels)
+    i, j = box or heart_box(labels)
     heart = labels[max(i.start - 1, 0) : i.stop + 1, max(j.start - 1, 0) : j.stop + 1]
-    counts, found = pixel_counts(heart), []
+    heart = heart.copy(order="K")  # in one piece, which numpy is fast with
+    counts, found = pixel_counts(heart) if counts is None else counts, []
     if exchanged := exchanged_labels(heart):
         found.append(Oddity(EXCHANGED, exchanged, problem=True))
     if not matched and is_flipped(image, mask):
         found.append(Oddity(FLIPPED, ""))
     if is_mirrored(image, counts):
         found.append(Oddity(MIRRORED, ""))
-    if (odds := handedness(heart, image.spacing_mm)) < -SURE:
+    if (odds := handedness(heart, image.spacing_mm, counts)) < -SURE:
         found.append(Oddity(MIRROR_IMAGE, f"log odds {odds:.1f}"))
     if labels[[0, -1]].any() or labels[:, [0, -1]].any():
         found.append(Oddity(CUT, ""))

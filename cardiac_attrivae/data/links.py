@@ -25,13 +25,14 @@ def check_content(file: Path) -> None:
         Traceback (most recent call last):
         cardiac_attrivae.schema.DataError: scan.nii.gz is only a pointer ... with: git lfs pull
     """
-    ways = () if file.exists() else (file, *file.parents)
-    for broken in (way for way in ways if way.is_symlink() and not way.exists()):
-        raise DataError(
-            f"{broken.name} is a link to a file that is not there; if git-annex or DataLad keeps "
-            "it, fetch it with: git annex get"
-        )
-    if file.is_file() and 0 < file.stat().st_size < 1024:
+    if not file.exists():
+        for way in (file, *file.parents):
+            if way.is_symlink() and not way.exists():
+                raise DataError(
+                    f"{way.name} is a link to a file that is not there; if git-annex or DataLad "
+                    "keeps it, fetch it with: git annex get"
+                )
+    elif 0 < file.stat().st_size < 1024 and file.is_file():
         with file.open("rb") as stream:
             beginning = stream.read(64)
         for pointer, command in POINTERS.items():

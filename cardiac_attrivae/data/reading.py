@@ -102,18 +102,24 @@ class ToCanonicalLabelsd(MapTransform):
         out = dict(data)
         for key in self.keys:
             raw, name = np.asarray(data[key]), _name(data, key)
-            canonical, known = np.zeros_like(raw, dtype=np.uint8), 0
+            # around the heart is background, which needs no renumbering
+            around = raw.ndim == 3 and numbers.get(0) == Structure.BACKGROUND
+            box = heart_box(raw != 0) if around else ...
+            part = raw[box].copy(order="K")  # in one piece, which numpy is fast with
+            found, known = np.zeros_like(part, dtype=np.uint8), 0
             for number, structure in numbers.items():
-                here = raw == number
+                here = part == number
                 known += count_true(here)
                 if structure != Structure.BACKGROUND:
-                    canonical += here.view(np.uint8) * np.uint8(structure)
-            if known < raw.size:
-                others = np.unique(raw[~np.isin(raw, [*numbers])])
+                    found += here.view(np.uint8) * np.uint8(structure)
+            canonical = np.zeros_like(raw, dtype=np.uint8)
+            canonical[box] = found
+            if known < part.size:
+                others = np.unique(part[~np.isin(part, [*numbers])])
                 unknown = ", ".join(f"{n:.6g}" for n in others[:5])
                 accepted = ", ".join(f"{n} {Structure(s).name}" for n, s in numbers.items())
                 raise DataError(f"{name} holds label {unknown}; expected {accepted}")
-            if not canonical.any():
+            if not found.any():
                 phase = f" at {data['record'].phase}" if "record" in data else ""
                 raise DataError(f"{name} is empty{phase}: no mask to use")
             out[key] = canonical
@@ -130,14 +136,14 @@ class NoteOddities(Transform):
     def __call__(self, data: Case) -> dict[Hashable, Any]:
         if "stored" not in data:
             return dict(data)
-        image, mask = data["stored"]
-        found = oddities(image, mask, data[Keys.LABEL], data["record"].match == "affine")
+        (image, mask), matched = data["stored"], data["record"].match == "affine"
+        found = oddities(image, mask, data[Keys.LABEL], matched, data["box"], data["counts"])
         rest = {key: value for key, value in data.items() if key != "stored"}
         return {**rest, "remarks": [oddity.what for oddity in found]}
 
 
 class MeasureHeart(Transform):
-    """Adds ``mask``, the native mask cut to the box around the heart, and its pixel ``counts``.
+    """Adds ``mask``, the native mask cut to the ``box`` around the heart, and its pixel ``counts``.
 
     The mask is ``label``, canonical, (I, J, S) or (1, I, J, S).
 
@@ -149,12 +155,13 @@ class MeasureHeart(Transform):
         mask, name = stack_of(data[Keys.LABEL]), _name(data, Keys.LABEL)
         if mask.ndim != 3:
             raise DataError(f"{name} has shape {mask.shape}; expected (I, J, S) or (1, I, J, S)")
-        if not mask.any():
+        box = heart_box(mask)
+        heart = mask[box]
+        if not heart.size:
             raise DataError(f"{name} is empty: no mask to use")
-        box = mask[heart_box(mask)]
-        if not is_one_heart(shows(box, Structure.LV)):
+        if not is_one_heart(shows(heart, Structure.LV)):
             raise DataError(f"{name} shows the LV in two places; expected one")
-        return {**data, "mask": box, "counts": pixel_counts(box)}
+        return {**data, "box": box, "mask": heart, "counts": pixel_counts(heart)}
 
 
 def _lv_voxels(measured: Mapping[Hashable, Any]) -> int:

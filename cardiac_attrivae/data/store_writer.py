@@ -13,9 +13,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile
-from zlib import crc32
 
 import numpy as np
+from isal.isal_zlib import crc32
 from safetensors.numpy import load, save
 
 from ..attributes import ATTRIBUTES, names_at

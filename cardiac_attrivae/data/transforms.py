@@ -44,10 +44,10 @@ def preprocessing(recipe: Recipe) -> Compose:
     Example:
         >>> transform = preprocessing(Recipe(slice="all", size=96))
         >>> [type(step).__name__ for step in transform.transforms][3:6]
-        ['MeasureHeart', 'NotePhases', 'SelectSlices']
+        ['NoteOddities', 'NotePhases', 'SelectSlices']
     """
     both = (Keys.IMAGE, Keys.LABEL)
-    read = [ReadPhased(both), ToCanonicalLabelsd(Keys.LABEL), NoteOddities(), MeasureHeart()]
+    read = [ReadPhased(both), ToCanonicalLabelsd(Keys.LABEL), MeasureHeart(), NoteOddities()]
     two = recipe.phases[1:]
     later = AddLaterd(both, read, optional=recipe.slice == "all") if two else NotePhases()
     return Compose([*read, later, *_cropping(recipe, names_at([*map(Phase, recipe.phases)]))])
@@ -302,7 +302,7 @@ class ScaleIntensityInMaskd(MapTransform):
             raise DataError(f"{self.mask_key} is empty; expected pixels of the heart")
         for key in self.keys:
             image = np.asarray(data[key])
-            parts = (np.split(field, len(field) // self.stack) for field in (image, inside))
+            parts = (np.reshape(x, (-1, self.stack, *x.shape[1:])) for x in (image, inside))
             scaled = [self._scaled(*both) for both in zip(*parts, strict=True)]
             out[key] = _like(np.concatenate(scaled), data[key])
         return out
@@ -310,7 +310,10 @@ class ScaleIntensityInMaskd(MapTransform):
     def _scaled(self, image: np.ndarray, inside: np.ndarray) -> np.ndarray:
         if not inside.any():
             return np.zeros_like(image)
-        low, high = np.percentile(image[inside], self.percentiles)
+        shown = image[inside]
+        low, high = np.percentile(shown, self.percentiles)
         if not high > low:
             raise DataError(f"the image is {low:g} throughout the mask; expected contrast")
-        return np.where(inside, np.clip((image - low) / (high - low), 0, 1), 0)
+        scaled = np.zeros(image.shape)
+        scaled[inside] = np.clip((shown - low) / (high - low), 0, 1)
+        return scaled

@@ -77,12 +77,14 @@ def contact_sheet(
     total = of or n
     count = counted(total, "slice")
     _legend(draw, count if total == n else f"{n:,} of {count}")
-    for k, text in enumerate(texts):
-        row, column = divmod(k, columns)
-        x, y = GAP + column * across, top + row * down
-        sheet.paste(Image.fromarray(outlined(images[k], labels[k])), (x, y))
-        for i, words in enumerate(text):
-            draw.text((x, y + height + i * pitch), words, INK, letters)
+    for row in range(rows):
+        shown = slice(row * columns, (row + 1) * columns)
+        tiles = outlined(images[shown], labels[shown])
+        for column, (tile, text) in enumerate(zip(tiles, texts[shown], strict=True)):
+            x, y = GAP + column * across, top + row * down
+            sheet.paste(Image.fromarray(tile), (x, y))
+            for i, words in enumerate(text):
+                draw.text((x, y + height + i * pitch), words, INK, letters)
     with atomic_file(path) as beside:
         sheet.save(beside, format="PNG", compress_level=1)
 

@@ -141,21 +141,23 @@ def stacked(images: Any) -> Any:
 
 
 def outline(label: np.ndarray) -> np.ndarray:
-    """Finds the structure whose outline passes through each pixel, 0 elsewhere, (H, W) -> (H, W).
+    """Finds the structure whose outline passes through each pixel, 0 elsewhere, (..., H, W), same
+    shape.
 
     A pixel of a structure is on the line where a 4-neighbour is background or a higher label, so
     two touching structures share one line, one pixel wide: LV | MYO is drawn in the LV.
     """
-    padded = np.pad(label, 1)
+    padded = np.pad(label, [*[(0, 0)] * (label.ndim - 2), (1, 1), (1, 1)])
+    tall, wide = padded[..., 1:-1], padded[..., 1:-1, :]
     edge = np.zeros(label.shape, bool)
-    for other in (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]):
+    for other in (tall[..., :-2, :], tall[..., 2:, :], wide[..., :-2], wide[..., 2:]):
         edge |= shows(other, Structure.BACKGROUND) | (other > label)
     return np.where(edge, label, 0)
 
 
 def outlined(image: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Draws the outlines of structures on a slice in grey, (H, W) -> (H, W, 3) uint8."""
-    picture = np.repeat(grey(image)[..., None], 3, axis=2)
+    """Draws the outlines of structures on slices in grey, (..., H, W) -> (..., H, W, 3) uint8."""
+    picture = np.repeat(grey(image)[..., None], 3, axis=-1)
     line = outline(label)
     for structure in HEART:
         picture[shows(line, structure)] = COLOURS[structure]

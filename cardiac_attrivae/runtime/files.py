@@ -68,7 +68,8 @@ def atomic_file(path: str | Path, flush: bool = True) -> Iterator[Path]:
     may leave a part, which the reader must recognise.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.is_dir():
+        path.parent.mkdir(parents=True, exist_ok=True)
     with errors_name(path), temporary(path, _create_file) as beside:
         yield beside
         if flush:
@@ -80,8 +81,9 @@ def atomic_file(path: str | Path, flush: bool = True) -> Iterator[Path]:
 
 def write(path: str | Path, content: str | bytes | memoryview, flush: bool = True) -> None:
     """Writes text (as UTF-8, line ends unchanged) or bytes, see `atomic_file`."""
-    with atomic_file(path, flush) as beside:
-        beside.write_bytes(content.encode() if isinstance(content, str) else content)
+    # not emptied when it is opened: ext4 then waits for the disk when it is closed
+    with atomic_file(path, flush) as beside, open(beside, "r+b") as stream:
+        stream.write(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from cardiac_attrivae.data.transforms import (
     SelectSlices,
     ToCanonicalLabelsd,
     crop_points,
+    cut_off,
     heart_axes,
     preprocessing,
     sample,
@@ -234,6 +235,16 @@ def test_image_and_mask_are_each_interpolated_once(monkeypatch):
     assert calls == ["bilinear", "nearest"]
 
 
+def test_what_lies_outside_the_crop_is_counted_pixel_by_pixel():
+    rng = np.random.default_rng(6)
+    for axes, centre, native_mm, _, _ in poses(20):
+        label = (rng.random((90, 80)) < 0.01).astype(np.uint8)
+        places = np.abs((np.argwhere(label) * native_mm - centre) @ axes).max(axis=1)
+        share, needed = cut_off(label, axes, centre, native_mm, field_mm := rng.uniform(60, 160))
+        assert share == (places > field_mm / 2).mean()
+        assert needed == pytest.approx(2 * places.max() + max(native_mm))
+
+
 def test_nearest_neighbour_makes_no_new_labels():
     _, mask = native(scan())
     labels = {int(v) for angle in ANGLES for v in np.unique(crop(*native(scan(angle)))[1])}
@@ -284,6 +295,12 @@ def test_an_unknown_label_is_refused_by_value_and_file(value, dtype, told):
     message = f"^p1_gt.nii.gz holds label {told}; expected 0 BACKGROUND, 1 LV, 2 MYO, 3 RV$"
     with pytest.raises(DataError, match=message):
         canonical(raw, RECORD.label_numbers)
+
+
+def test_zero_may_be_the_number_of_a_structure():
+    numbers = {0: Structure.RV, 1: Structure.BACKGROUND, 2: Structure.MYO, 3: Structure.LV}
+    raw = np.array([[[0, 1, 2, 3], [1, 1, 1, 0]]], np.uint8)
+    assert canonical(raw, numbers).tolist() == [[[3, 0, 2, 1], [0, 0, 0, 3]]]
 
 
 def test_an_empty_mask_is_refused():

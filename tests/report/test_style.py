@@ -32,6 +32,11 @@ def test_outline_separates_all_that_touch():
         assert ((a == b) | (a == 255) | (b == 255)).all()
 
 
+def test_outlines_of_slices_together_are_those_of_each():
+    labels = np.stack([*map(random_labels, range(3))])
+    assert np.array_equal(style.outline(labels), np.stack([*map(style.outline, labels)]))
+
+
 def test_outline_reaches_a_structure_cut_by_the_border():
     label = np.full((5, 5), Structure.RV, np.uint8)
     expected = label.copy()
