@@ -20,11 +20,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from configparser import ConfigParser
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +97,19 @@ class Plan:
             "--output", self.output / run, "--device", self.device, *pairs, *more,
             log=run.replace("/", "_"),
         )  # fmt: skip
+
+
+def missing() -> list[str]:
+    """Names the packages that setup.cfg asks for, those of `perceptual` too, and Python lacks."""
+    config, lacking = ConfigParser(), []
+    config.read(HERE.parent / "setup.cfg")
+    needed = config["options"]["install_requires"] + config["options.extras_require"]["perceptual"]
+    for name in re.findall(r"^[\w-]+", needed, re.MULTILINE):
+        try:
+            version(name)
+        except PackageNotFoundError:
+            lacking.append(name)
+    return lacking
 
 
 def finish(process: subprocess.Popen[bytes], seconds: float, what: str) -> None:
@@ -262,6 +278,8 @@ def main(
     output.mkdir(parents=True, exist_ok=True)
     ends = time.monotonic() + 60 * minutes
     plan = Plan(data, output, rehearse, ends, scans, pipelines or tuple(TRAININGS))
+    if lacking := missing():
+        click.echo(f"not installed: {', '.join(lacking)}; gpu.sh says how to bring packages along")
     found: dict[str, Any] = {"rehearsal": rehearse}
     for part in PARTS:
         if parts and part.__name__ not in parts:

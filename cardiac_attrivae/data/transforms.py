@@ -19,7 +19,7 @@ from torch import Tensor
 from ..attributes import measure, names_at
 from ..heart import Outlines
 from ..schema import HEART, DataError, Keys, Phase
-from .crop import crop_points, cut_off, heart_axes, sample, stack_planes, usable_slices
+from .crop import crop_points, cut_off, heart_axes, relative, sample, stack_planes, usable_slices
 from .grid import to_grid, windowed
 from .reading import (
     AddLaterd,
@@ -203,8 +203,9 @@ class AlignHeartd(MapTransform):
         x, y, *_ = _spacing(data, self.keys[1])
         axes, centre = heart_axes(labels[0], (x, y))
         points = crop_points(axes, centre, (x, y), self.spacing, self.size)
+        grid = relative(points, labels.shape[1:])
         out = {
-            key: _like(sample(planes, points, mode), data[key])
+            key: _like(sample(planes, grid, mode), data[key])
             for key, planes, mode in zip(
                 self.keys, (images, labels), ("bilinear", "nearest"), strict=True
             )
