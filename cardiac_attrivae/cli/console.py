@@ -63,7 +63,7 @@ def explained(command: Callable[..., None]) -> Callable[..., None]:
             except BrokenPipeError:  # `Commands` ends quietly
                 raise
             except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
-                if os.environ.get(TRACEBACK) or not _explains_itself(error):
+                if _wants_traceback() or not _explains_itself(error):
                     raise
                 raise Mistake(_sentence(error)) from None
 
@@ -128,6 +128,10 @@ def _lacks_memory(error: Exception) -> bool:
     """Tells whether memory ran out; torch says so of a processor by a plain RuntimeError."""
     kinds = ("OutOfMemoryError", "MemoryError", "_ArrayMemoryError")  # torch's and numpy's
     return type(error).__name__ in kinds or "allocate memory" in str(error)
+
+
+def _wants_traceback() -> bool:
+    return os.environ.get(TRACEBACK, "0") not in ("", "0")
 
 
 def _explains_itself(error: Exception) -> bool:

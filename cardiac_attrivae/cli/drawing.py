@@ -161,7 +161,9 @@ def explore(
     """
     _check_inputs(run, store)
     require_packages(*ONNX)
-    if serve and port:
+    if port:
+        if not serve:
+            raise ValueError(f"--port {port} needs --serve")
         _check_port(port)
     with quick_imports():
         from ..export.explorer import explore as write

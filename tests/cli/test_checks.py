@@ -85,6 +85,7 @@ MISTAKES = {
     "report --evaluation evaluation --output o": "metrics.csv is missing",
     "generate --model run --set LVEDA=20 --output notes":
         "notes is not empty and was not written by cardiac-attrivae generate: it holds a.txt",
+    "explore --model run --output o --port 8000": "--port 8000 needs --serve",
     "explore --model run --output run": "was not written by cardiac-attrivae explore",
     "generate --model run --set LVEDA=20 --output notes/a.txt": "notes/a.txt is a file",
     "encode --model run --source images --output o --mask-labels LV=3,MYO=2,RV=1":

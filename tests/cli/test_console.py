@@ -183,6 +183,19 @@ def test_too_little_memory_is_a_sentence_that_says_what_to_do(error):
     assert result.output.startswith("Error: there is not enough memory")
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"), [("1", ValueError), ("0", SystemExit), ("", SystemExit)]
+)
+def test_a_traceback_is_shown_where_it_is_asked_for(monkeypatch, value, shown):
+    @click.command()
+    @console.explained
+    def command():
+        raise ValueError("a wrong value")
+
+    monkeypatch.setenv(console.TRACEBACK, value)
+    assert isinstance(CliRunner().invoke(command).exception, shown)
+
+
 def test_an_error_of_the_program_itself_keeps_its_traceback():
     @click.command()
     @console.explained
