@@ -32,9 +32,11 @@ def check_steps(steps: Any, reach: Any = 1.0) -> None:
     """
     if not (isinstance(steps, (int, np.integer)) and 2 <= steps <= MOST_STEPS):
         raise ValueError(f"steps is {steps}; expected 2 to {MOST_STEPS} pictures of an attribute")
-    if not (isinstance(reach, (int, float, np.number)) and 0 < reach <= MOST_REACH):
+    is_number = isinstance(reach, (int, float, np.number))
+    if not (is_number and 0 < reach <= MOST_REACH):
+        found = f"{reach:g}" if is_number else repr(reach)
         raise ValueError(
-            f"range is {reach}; expected standard deviations above 0, up to {MOST_REACH}: beyond "
+            f"range is {found}; expected standard deviations above 0, up to {MOST_REACH}: beyond "
             "them, pictures are no hearts"
         )
 
