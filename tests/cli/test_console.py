@@ -183,9 +183,7 @@ def test_too_little_memory_is_a_sentence_that_says_what_to_do(error):
     assert result.output.startswith("Error: there is not enough memory")
 
 
-@pytest.mark.parametrize(
-    ("value", "shown"), [("1", ValueError), ("0", SystemExit), ("", SystemExit)]
-)
+@pytest.mark.parametrize(("value", "shown"), [("1", True), ("0", False), ("", False)])
 def test_a_traceback_is_shown_where_it_is_asked_for(monkeypatch, value, shown):
     @click.command()
     @console.explained
