@@ -90,7 +90,7 @@ def one_cavity(labels: np.ndarray) -> np.ndarray:
     for cavity in others:
         # a slice in the middle without the column has other faults, which would become worse
         apart = [z for z in cavity.slices if z not in column.slices]
-        at_apex = first is not None and all((z > column.slices[0]) == first for z in apart)
+        at_apex = all((z > column.slices[0]) == first for z in apart)
         if cavity.off_rv < 0.5 and at_apex:
             for z in cavity.slices:
                 own, plane = parts[..., z] == cavity.number, kept[..., z]

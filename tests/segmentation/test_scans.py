@@ -267,6 +267,13 @@ def test_a_right_ventricle_that_was_taken_for_the_left_one_is_one_again(slices, 
     assert told.startswith("a second part that looks like the LV was left out, ")
 
 
+def test_a_second_lv_is_taken_back_where_the_base_is_unclear():
+    labels = heart()[0][..., [2, 1, 0, 0, 1, 2]]
+    found = cleaned(taken_for_lv(labels, [2, 3]))
+    assert np.array_equal(found == Structure.LV, labels == Structure.LV)
+    assert dice(found[None], labels[None]).min() > 0.98
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_an_outflow_tract_that_was_taken_for_the_lv_is_removed(order):
     labels, _ = heart()
