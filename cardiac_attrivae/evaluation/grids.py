@@ -109,6 +109,8 @@ def between(studio: Studio, start: str, end: str, steps: int = 7) -> Grid:
     pictures with both patients among them."""
     check_steps(steps)
     first, last = (studio.start(case)[0][0] for case in (start, end))
+    if start == end:
+        raise ValueError(f"{start} is both ends of the way; expected two patients")
     shares = np.linspace(0, 1, steps)
     ways = np.stack([way(first, last, shares) for way in PATHS.values()])
     about = pd.DataFrame({"path": np.repeat([*PATHS], steps), "share": np.tile(shares, len(PATHS))})

@@ -140,6 +140,7 @@ def test_the_command_walks_turns_and_prints(run, cases, tmp_path):
         ("--from", cases[0], "--to", "nobody"): "has no case 'nobody'",
         ("--from", cases[0], "--to", cases[1], "--case", cases[0]): "--case and --from with --to",
         ("--from", cases[0], "--to", cases[1], "--surface", "LVEDA,MEDA"): "--surface and --from",
+        ("--from", cases[0], "--to", cases[0]): f"{cases[0]} is both ends of the way",
         ("--surface", "LVEDA"): "the attributes are LVEDA; expected two of LVEDA, MEDA, RVEDA",
         ("--surface", "LVEDA,LVEDA"): "the attributes are LVEDA, LVEDA; expected two of",
         ("--surface", "LVEDA,LVEF"): "the model has no attribute 'LVEF'",
@@ -151,7 +152,9 @@ def test_the_command_walks_turns_and_prints(run, cases, tmp_path):
     assert not (tmp_path / "wrong").exists()
 
 
-def test_what_is_wrong_is_refused_before_any_segmenter_is_trained(run, tmp_path, monkeypatch):
+def test_what_is_wrong_is_refused_before_any_segmenter_is_trained(
+    run, cases, tmp_path, monkeypatch
+):
     monkeypatch.setattr(studio_module, "segmenters_for", None)
     wrong = [(1, 1.0, "steps is 1"), (100_000, 1.0, "steps is 100000; expected 2 to 51")]
     wrong += [(3, reach, f"range is {reach:g}; expected") for reach in (0.0, float("nan"), 1e9)]
@@ -160,6 +163,8 @@ def test_what_is_wrong_is_refused_before_any_segmenter_is_trained(run, tmp_path,
             traverse_surface(run, tmp_path / "o", NAMES[:2], steps=steps, reach=reach)
     with pytest.raises(DataError, match="no case 'nobody'"):
         traverse_between(run, tmp_path / "o", "nobody", "nobody", device="cpu")
+    with pytest.raises(ValueError, match="is both ends of the way; expected two patients"):
+        traverse_between(run, tmp_path / "o", *cases[:1] * 2, device="cpu")
     with pytest.raises(ValueError, match="the model has no attribute 'LVEDV'"):
         traverse_surface(run, tmp_path / "o", ("LVEDA", "LVEDV"), device="cpu")
 
