@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ..runtime.outputs import require_free
+from ..runtime.outputs import A_STORE, require_free
 from ..schema import SPLITS, DataError
 from .console import Mistake
 
@@ -162,6 +162,13 @@ def store_and_split(given: Path, otherwise: str) -> tuple[Path, str]:
         'val'
     """
     folder, _, split = str(given).rpartition(":")
-    if folder and f"{folder}:" != given.drive and split in SPLITS and not given.exists():
+    if not folder or f"{folder}:" == given.drive or given.exists():
+        return given, otherwise
+    if split in SPLITS:
         return type(given)(folder), split
+    if A_STORE.is_at(Path(folder)):
+        raise ValueError(
+            f"{split!r} is no split of the store in {folder}; expected "
+            f"{', '.join(f'{folder}:{name}' for name in SPLITS[:-1])} or {folder}:{SPLITS[-1]}"
+        )
     return given, otherwise

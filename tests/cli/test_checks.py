@@ -71,7 +71,12 @@ MISTAKES = {
     "preprocess --dataset ACDC --source images --output o": "did you mean 'acdc'",
     "check --dataset ACDC --source images": "did you mean 'acdc'",
     "cross-domain-eval --model run --data nowhere --output o": "it does not exist",
-    "cross-domain-eval --model run --data store:valid --output o": "no slice store in store:valid",
+    "cross-domain-eval --model run --data store:valid --output o":
+        "'valid' is no split of the store in store; expected store:train, store:val or store:test",
+    "generate --model run --count 2 --like store:tset --output o":
+        "'tset' is no split of the store",
+    "cross-domain-eval --model run --data nothing:valid --output o":
+        "no slice store in nothing:valid",
     "cross-domain-eval --model run --data store --attributes lveda --output o":
         "did you mean 'LVEDA'",
     "diagnose --model nowhere --data store --output o": "no trained model in nowhere",
