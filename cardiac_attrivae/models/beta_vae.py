@@ -44,7 +44,7 @@ class BetaVAE(VAE):
         channels: C.
         output: ``sigmoid`` for pixels in [0, 1], or ``linear``.
         init: ``published`` or ``he``.
-        condition, categories, classifier, outlines, second_look: See `VAE`.
+        condition, categories, classifier, outlines: See `VAE`.
         normalisation: What follows a convolution of the encoder, a key of `NORMALISATIONS`; not
             the last one, of whose single pixel there are no statistics.
         per_channel: Filters of the encoder's first convolutions, which see each channel by itself,
@@ -80,7 +80,6 @@ class BetaVAE(VAE):
         normalisation: str = "none",
         per_channel: Sequence[int] = (),
         outlines: bool = False,
-        second_look: bool = False,
     ) -> None:
         super().__init__(
             latent_size,
@@ -92,15 +91,26 @@ class BetaVAE(VAE):
             categories,
             classifier,
             outlines,
-            second_look,
         )
         require("init", init, one_of("published", "he"))
         require("normalisation", normalisation, one_of(*NORMALISATIONS))
         halvings = int(math.log2(image_size // 4))
         between = halvings - 1  # the outermost one sees the image
         require("per_channel", per_channel, widths(0, halvings))
-        after = NORMALISATIONS[normalisation]
-        self.encoder = self._encoder(self.shown, per_channel, halvings, after)
+        after, told, alone = NORMALISATIONS[normalisation], len(categories), len(per_channel)
+        filters = [*per_channel, *[FILTERS] * (halvings - alone)]
+        seen = [channels * self.shown + told, *filters]  # channels that each convolution takes
+        if alone:
+            seen[0], seen[alone] = self.shown + told, channels * seen[alone]
+        halve = [nn.Conv2d(*pair, 4, 2, 1) for pair in zip(seen[:-1], filters, strict=True)]
+        each = _relu(*halve[:alone], after=after)
+
+        self.encoder = nn.Sequential(
+            *([EachChannel(channels, self.shown, *each)] if each else []),
+            *_relu(*halve[alone:], after=after),
+            *_relu(nn.Conv2d(seen[-1], FEATURES, 4)),
+            nn.Flatten(),
+        )
         self.posterior = nn.Linear(FEATURES, 2 * latent_size)  # mu, then log of the variance
         self.decoder = nn.Sequential(
             *_relu(nn.Linear(latent_size + len(categories), FEATURES)),
@@ -114,44 +124,15 @@ class BetaVAE(VAE):
             ),
             nn.ConvTranspose2d(FILTERS, channels, 4, stride=2, padding=1),
         )
-        if second_look:
-            looking = self._encoder(2 * self.shown, per_channel, halvings, after)
-            self.second = nn.Sequential(*looking, nn.Linear(FEATURES, 2 * latent_size))
         if not self.posterior.weight.is_meta:  # there, random numbers import half a second of torch
             self._initialise(init)
-        first = next(part for part in self.encoder.modules() if isinstance(part, nn.Conv2d))
-        self._begin_untold(first, self.decoder[0])
-
-    def _encoder(
-        self,
-        shown: int,
-        per_channel: Sequence[int],
-        halvings: int,
-        after: Sequence[Callable[[int], nn.Module]],
-    ) -> nn.Sequential:
-        """Builds an encoder, up to its features, that takes ``shown`` channels for each of a
-        slice."""
-        channels, told, alone = self.channels, len(self.categories), len(per_channel)
-        filters = [*per_channel, *[FILTERS] * (halvings - alone)]
-        seen = [channels * shown + told, *filters]  # channels that each convolution takes
-        if alone:
-            seen[0], seen[alone] = shown + told, channels * seen[alone]
-        halve = [nn.Conv2d(*pair, 4, 2, 1) for pair in zip(seen[:-1], filters, strict=True)]
-        each = _relu(*halve[:alone], after=after)
-        return nn.Sequential(
-            *([EachChannel(channels, shown, *each)] if each else []),
-            *_relu(*halve[alone:], after=after),
-            *_relu(nn.Conv2d(seen[-1], FEATURES, 4)),
-            nn.Flatten(),
-        )
+        self._begin_untold(halve[0], self.decoder[0])
 
     def _initialise(self, init: str) -> None:
         for layer in self.modules():
             if isinstance(layer, (nn.Linear, nn.Conv2d)):
                 nn.init.kaiming_normal_(layer.weight)
                 nn.init.zeros_(layer.get_parameter("bias"))
-        if self.second is not None:  # at first it corrects nothing
-            nn.init.zeros_(self.second[-1].get_parameter("weight"))
         if init == "published":
             return
         nn.init.xavier_uniform_(self.posterior.weight)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .vae import VAE
 
@@ -47,8 +47,7 @@ def decorrelate(network: VAE, codes: np.ndarray, trained: Sequence[int]) -> None
     and the decoder adds it again: reconstructions stay as they are, up to rounding. On the patients
     that the codes are of, free and trained dimensions are then uncorrelated, and to turn a trained
     one also moves what goes along with it among patients. Both maps go into the linear layers next
-    to the code: the network has the same parameters as before. Variances stay as they are. What a
-    second look adds to the means is turned in the same way.
+    to the code: the network has the same parameters as before. Variances stay as they are.
 
     Args:
         network: Network with the layers that `VAE.code_layers` returns.
@@ -81,25 +80,9 @@ def decorrelate(network: VAE, codes: np.ndarray, trained: Sequence[int]) -> None
         weight, bias = last.weight[:d].cpu().double(), last.bias[:d].cpu().double()
         last.weight[:d] = ((unit - change) @ weight).to(last.weight)
         last.bias[:d] = ((unit - change) @ bias + shift).to(last.bias)
-        for values in second_look(network):
-            values[:d] = ((unit - change) @ values[:d].cpu().double()).to(values)
         weight = first.weight[:, :d].cpu().double()  # behind them is what the network is told
         first.bias.copy_(first.bias.cpu() - weight @ shift)
         first.weight[:, :d] = (weight @ (unit + change)).to(first.weight)
-
-
-def second_look(network: nn.Module) -> tuple[Tensor, ...]:
-    """Returns weight and bias of the layer that corrects the posterior; nothing without one.
-
-    Example:
-        >>> from .beta_vae import BetaVAE
-        >>> [values.shape for values in second_look(BetaVAE(4, 32, second_look=True))]
-        [torch.Size([8, 256]), torch.Size([8])]
-        >>> second_look(BetaVAE(4, 32))
-        ()
-    """
-    second = getattr(network, "second", None)
-    return () if second is None else (second[-1].weight, second[-1].bias)
 
 
 def code_layers(network: nn.Module) -> tuple[nn.Linear, nn.Linear]:

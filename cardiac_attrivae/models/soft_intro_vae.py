@@ -32,7 +32,7 @@ class SoftIntroVAE(VAE):
             number of filters. ``published``: also beside one block of 512 filters in encoder and
             decoder, where the published code compares two equal numbers with ``is`` (33,101,057
             parameters).
-        condition, categories, classifier, outlines, second_look: See `VAE`.
+        condition, categories, classifier, outlines: See `VAE`.
 
     Raises:
         ValueError: If an argument is not among the accepted ones.
@@ -62,7 +62,6 @@ class SoftIntroVAE(VAE):
         categories: Sequence[str] = (),
         classifier: Mapping[str, Any] | None = None,
         outlines: bool = False,
-        second_look: bool = False,
     ) -> None:
         filters = tuple(filters)
         require("filters", filters, widths(1, 12))
@@ -77,19 +76,28 @@ class SoftIntroVAE(VAE):
             categories,
             classifier,
             outlines,
-            second_look,
         )
         require("bn", bn, one_of("train", "frozen"))
         require("shortcut", shortcut, one_of("changed", "published"))
         self.bn = bn
         twice = 512 if shortcut == "published" else 0  # Python keeps one object per number to 256
 
-        size = start = image_size >> len(filters)
-        inner = filters[-1] * size * size
-        taken = channels * self.shown
-        self.encoder = self._encoder(taken + len(categories), filters, twice)
+        size = image_size // 2
+        main = OrderedDict(
+            {"0": _conv(channels * self.shown + len(categories), filters[0], 5)}
+            | {"1": nn.BatchNorm2d(filters[0]), "2": nn.LeakyReLU(0.2), "3": nn.AvgPool2d(2)}
+        )
+        for before, after in zip(filters, filters[1:], strict=False):
+            main[f"res_in_{size}"] = _Residual(before, after, before == after == twice)
+            main[f"down_to_{size // 2}"] = nn.AvgPool2d(2)
+            size //= 2
+        main[f"res_in_{size}"] = _Residual(filters[-1], filters[-1])
+        start, inner = size, filters[-1] * size * size
+        self.encoder = nn.Sequential(OrderedDict(
+            main=nn.Sequential(main), flatten=nn.Flatten(), fc=nn.Linear(inner, 2 * latent_size)
+        ))  # fmt: skip
 
-        main: OrderedDict[str, nn.Module] = OrderedDict()
+        main = OrderedDict()
         outwards = (filters[-1], *reversed(filters))
         for k, (before, after) in enumerate(zip(outwards, outwards[1:], strict=False)):
             main[f"res_in_{size}"] = _Residual(before, after, before == after == twice and k > 0)
@@ -102,10 +110,6 @@ class SoftIntroVAE(VAE):
             unflatten=nn.Unflatten(1, (filters[-1], start, start)),
             main=nn.Sequential(main),
         ))  # fmt: skip
-        if second_look:
-            self.second = self._encoder(2 * taken + len(categories), filters, twice)
-            for weights in self.second.get_submodule("fc").parameters():
-                nn.init.zeros_(weights)  # at first it corrects nothing
         if bn == "frozen":  # the one forward pass, of a black image, that the published code does
             for layer in self.encoder.modules():
                 if isinstance(layer, nn.BatchNorm2d):
@@ -113,22 +117,6 @@ class SoftIntroVAE(VAE):
         self._begin_untold(*(part.get_submodule(name) for part, name in
                              ((self.encoder, "main.0"), (self.decoder, "fc.0"))))  # fmt: skip
         self.train()
-
-    def _encoder(self, taken: int, filters: Sequence[int], twice: int) -> nn.Sequential:
-        """Builds an encoder of so many channels; residual blocks of ``twice`` filters have a
-        shortcut that changes nothing."""
-        size = self.image_size // 2
-        main = OrderedDict(
-            {"0": _conv(taken, filters[0], 5), "1": nn.BatchNorm2d(filters[0])}
-            | {"2": nn.LeakyReLU(0.2), "3": nn.AvgPool2d(2)}
-        )
-        for before, after in zip(filters, filters[1:], strict=False):
-            main[f"res_in_{size}"] = _Residual(before, after, before == after == twice)
-            main[f"down_to_{size // 2}"] = nn.AvgPool2d(2)
-            size //= 2
-        main[f"res_in_{size}"] = _Residual(filters[-1], filters[-1])
-        last = nn.Linear(filters[-1] * size * size, 2 * self.latent_size)
-        return nn.Sequential(OrderedDict(main=nn.Sequential(main), flatten=nn.Flatten(), fc=last))
 
     @property
     def code_layers(self) -> tuple[nn.Module, ...]:

@@ -67,11 +67,6 @@ class VAE(nn.Module):
     LV, myocardium and RV: three maps of probabilities behind each channel of the slice. Where masks
     are known, see `outlined`, it is shown those.
 
-    With a ``second_look`` the code of the encoder is drawn, and a second encoder sees the slice
-    beside this drawing. What it returns is added to mean and log variance: where the drawing is
-    wrong says which way the code has to go, which one look cannot know. No gradient passes through
-    the drawing.
-
     With M categories of a condition the network is told that of each patient, see
     `models.conditional`: as M constant channels behind those of the slice, and as M entries behind
     those of the code. A subclass that takes a condition gives its encoder and decoder so many more.
@@ -86,28 +81,20 @@ class VAE(nn.Module):
         categories: Its M categories among the training patients, which training fills in.
         classifier: ``classes`` of a `ClassifierHead`, and its ``inputs`` if those are not all D
             dimensions, which training fills in; None for no classifier.
-        outlines: Whether the encoders are shown the outlines of the guide.
-        second_look: Whether there is a second encoder.
+        outlines: Whether the encoder is shown the outlines of the guide.
 
     Attributes:
         guide: The segmenter, whose weights training fills in; it stays in eval mode. None without
             outlines.
         masks: Canonical labels that are shown instead of what it sees, (N, C, H, W), or None.
         shown: Channels that the encoder takes for each channel of a slice: 1, or 4 with outlines.
-        second: The second encoder, which takes twice as many and ends with a linear layer; None
-            without a second look.
         told: Categories of what passes through, one-hot, see `conditional.told`; None for nothing.
 
     Raises:
         ValueError: If an argument is not among the accepted ones.
-
-    References:
-        | Iterative amortized inference (Marino, Yue & Mandt, 2018): what a code draws corrects it
-        | https://arxiv.org/abs/1807.09356
     """
 
     decoder: nn.Module
-    second: nn.Sequential | None
     told: Tensor | None = None
     masks: Tensor | None = None
 
@@ -122,11 +109,9 @@ class VAE(nn.Module):
         categories: Sequence[str] = (),
         classifier: Mapping[str, Any] | None = None,
         outlines: bool = False,
-        second_look: bool = False,
     ) -> None:
         super().__init__()
         require("outlines", outlines, FLAG)
-        require("second_look", second_look, FLAG)
         smallest = max(smallest, SMALLEST) if outlines else smallest
         if not smallest <= image_size <= LARGEST or image_size & (image_size - 1):
             raise ValueError(
@@ -145,7 +130,6 @@ class VAE(nn.Module):
         self.condition, self.categories = condition, tuple(categories)
         self.guide = guide_network().eval().requires_grad_(False) if outlines else None
         self.shown = 1 + len(HEART) if outlines else 1
-        self.second = None
         self.classifier: ClassifierHead | None = None
         if classifier is not None:
             require("classifier", classifier, CLASSIFIER)
@@ -198,9 +182,6 @@ class VAE(nn.Module):
             )
         shown = self._with_outlines(image, self.masks)
         posterior = self.posterior_of(self._with_condition(shown))
-        if self.second is not None:
-            both = self._beside_drawing(shown, posterior)
-            posterior = posterior + self.second(self._with_condition(both))
         mu, logvar = at_least_float32(posterior).chunk(2, dim=1)
         return mu, logvar
 
@@ -208,14 +189,6 @@ class VAE(nn.Module):
         """Decodes codes (N, D) into images (N, C, H, W), in float32 also under autocast."""
         image = at_least_float32(self.decoder(self._with_condition(z)))
         return torch.sigmoid(image) if self.output == "sigmoid" else image
-
-    def _beside_drawing(self, shown: Tensor, posterior: Tensor) -> Tensor:
-        """Puts behind each channel of what was shown (N, C F, H, W) the same of what its code
-        draws."""
-        with torch.no_grad():
-            drawn = self.decode(at_least_float32(posterior).chunk(2, dim=1)[0])
-        both = [shown, self._with_outlines(drawn.to(shown))]
-        return torch.cat([part.unflatten(1, (self.channels, -1)) for part in both], 2).flatten(1, 2)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)

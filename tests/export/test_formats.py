@@ -107,7 +107,7 @@ def test_torchscript_without_this_package(run, given, tmp_path):
         ("BetaVAE", {"normalisation": "instance", "per_channel": [8]}),
         ("BetaVAE", {"normalisation": "batch"}),
         ("SoftIntroVAE", {}),
-        ("SoftIntroVAE", {"outlines": True, "second_look": True}),
+        ("SoftIntroVAE", {"outlines": True}),
     ],
 )
 def test_a_conditional_network_is_told_in_another_program(name, options, tmp_path):

@@ -34,7 +34,7 @@ from cardiac_attrivae.training.workflow import TrainingWorkflow, train
 NAMES = ("LVEDA", "MEDA", "RVEDA")
 OFF = ("objective.control=0", "objective.anatomy=0")
 ON = ("objective.control=1", "objective.anatomy=0.3", "objective.guided_from=0")
-OUTLINES = ("network.arguments.outlines=true", "network.arguments.second_look=true")
+OUTLINES = ("network.arguments.outlines=true",)
 
 
 @pytest.fixture
