@@ -15,13 +15,12 @@ from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
-from isal.isal_zlib import crc32
 from safetensors.numpy import load, save
 
 from ..attributes import ATTRIBUTES, names_at
 from ..report.contact_sheet import chosen, contact_sheet
 from ..report.style import stacked
-from ..runtime.files import atomic_file, write
+from ..runtime.files import atomic_file, read_checked, write, write_checked
 from ..runtime.provenance import seal, versions
 from ..runtime.spreadsheet import quoted
 from ..schema import SPLITS, CaseRecord, DataError, Phase
@@ -72,10 +71,7 @@ def case_file(folder: Path, record: CaseRecord) -> Path:
 
 
 def save_case(file: Path, arrays: Mapping[str, Any]) -> None:
-    """Writes a finished case, each of `ARRAYS` and `TEXTS`, and their checksum.
-
-    It is not flushed to the disk, which would take longer than all other work on the case; what a
-    power cut may leave of it `load_case` recognises.
+    """Writes a finished case, each of `ARRAYS` and `TEXTS`, see `write_checked`.
 
     Example:
         >>> save_case(Path("case"), dict.fromkeys(ARRAYS, np.eye(1)) | dict.fromkeys(TEXTS, "ab"))
@@ -85,8 +81,7 @@ def save_case(file: Path, arrays: Mapping[str, Any]) -> None:
     parts = {name: np.ascontiguousarray(arrays[name]) for name in ARRAYS}
     for name in TEXTS:
         parts[name] = np.frombuffer(json.dumps([*arrays[name]]).encode(), np.uint8)
-    content = save(parts)
-    write(file, content + crc32(content).to_bytes(4), flush=False)
+    write_checked(file, save(parts))
 
 
 def load_case(file: Path) -> dict[str, Any]:
@@ -99,9 +94,8 @@ def load_case(file: Path) -> dict[str, Any]:
         Traceback (most recent call last):
         cardiac_attrivae.schema.DataError: case is damaged; the same command again repeats that case
     """
-    content = file.read_bytes()
-    content, checksum = content[:-4], content[-4:]
-    if crc32(content).to_bytes(4) != checksum:
+    content = read_checked(file)
+    if content is None:
         raise DataError(f"{file.name} is damaged; the same command again repeats that case")
     parts: dict[str, Any] = load(content)
     return parts | {name: json.loads(parts[name].tobytes()) for name in TEXTS}

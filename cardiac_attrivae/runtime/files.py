@@ -1,8 +1,8 @@
 """Files and folders that are written atomically.
 
-Everything that the package keeps is written through here: to a temporary name beside its place,
-flushed to the disk, then renamed. What a killed process leaves is called ``.part-TOKEN-NAME`` or
-``.old-TOKEN-NAME``; the next run that locks the folder removes it.
+Everything that the package writes is written through here; what it keeps, to a temporary name
+beside its place, flushed to the disk, then renamed. What a killed process leaves is called
+``.part-TOKEN-NAME`` or ``.old-TOKEN-NAME``; the next run that locks the folder removes it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from reprlib import repr as short
 from typing import Any
 
 from filelock import lock_descriptor
+from isal.isal_zlib import crc32
 
 from ..schema import DataError
 from .environment import WINDOWS
@@ -56,34 +57,43 @@ def _patiently(rename: Callable[[Path, Path], None], source: Path, target: Path)
 
 
 @contextmanager
-def atomic_file(path: str | Path, flush: bool = True) -> Iterator[Path]:
+def atomic_file(path: str | Path) -> Iterator[Path]:
     """Writes a file atomically; its folders are created.
 
     Yields a temporary path in the same folder, with the same ending, to write to. When the block
     ends, that file is flushed to the disk and renamed; if the block raises, it is removed and the
     file that was there before stays. A kill or a power cut leaves the old file or the new one,
     never a part. A link at ``path`` is replaced, not followed. An OSError names ``path``.
-
-    Without ``flush`` nobody waits for the disk: a kill still leaves all or nothing, but a power cut
-    may leave a part, which the reader must recognise.
     """
     path = Path(path)
     if not path.parent.is_dir():
         path.parent.mkdir(parents=True, exist_ok=True)
     with errors_name(path), temporary(path, _create_file) as beside:
         yield beside
-        if flush:
-            _flush(beside)
+        _flush(beside)
         _patiently(os.replace, beside, path)
-        if flush:
-            _flush(path.parent)
+        _flush(path.parent)
 
 
-def write(path: str | Path, content: str | bytes | memoryview, flush: bool = True) -> None:
+def write(path: str | Path, content: str | bytes | memoryview) -> None:
     """Writes text (as UTF-8, line ends unchanged) or bytes, see `atomic_file`."""
-    # not emptied when it is opened: ext4 then waits for the disk when it is closed
-    with atomic_file(path, flush) as beside, open(beside, "r+b") as stream:
-        stream.write(content.encode() if isinstance(content, str) else content)
+    with atomic_file(path) as beside:
+        beside.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_checked(path: Path, content: bytes) -> None:
+    """Writes bytes and their checksum, without a temporary name and without waiting for the disk,
+    which take longer than some work does. `read_checked` recognises what a kill or a power cut
+    leaves of them."""
+    with errors_name(path):
+        path.write_bytes(content + crc32(content).to_bytes(4))
+
+
+def read_checked(path: Path) -> bytes | None:
+    """Reads what `write_checked` wrote; None if it is damaged."""
+    content = path.read_bytes()
+    content, checksum = content[:-4], content[-4:]
+    return content if crc32(content).to_bytes(4) == checksum else None
 
 
 @contextmanager
