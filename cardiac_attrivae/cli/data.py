@@ -196,6 +196,8 @@ def _empty_splits(splits: Mapping[str, int], output: Path) -> Iterator[str]:
 @explained
 def join(stores: tuple[Path, ...], output: Path, name: str, overwrite: bool) -> None:
     """Join stores of several data sets, to train on all of them."""
+    if len(stores) < 2:
+        raise click.UsageError(f"got {counted(len(stores), 'store')}; expected two or more")
     for store in stores:
         require_store(store)
     from ..data.store_place import check_replaceable

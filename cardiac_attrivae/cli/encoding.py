@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ..runtime.contents import require_run
+from ..runtime.outputs import check_apart
 from . import options
 from .console import explained, progress, quick_imports, say, suggest, warn
 
@@ -45,6 +46,8 @@ def encode(
     it lies among the training patients, and when not to trust it.
     """
     require_run(run)
+    for source in sources:
+        check_apart(source, output)
     from ..data.masks import read_labels
 
     numbers = read_labels(labels)

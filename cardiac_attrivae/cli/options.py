@@ -86,7 +86,7 @@ changes = click.option(
     "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one value."
 )
 scans = click.option(
-    "--source", "sources", required=True, multiple=True, type=PLACE,
+    "--source", "sources", required=True, multiple=True, type=Place(exists=True, path_type=Path),
     help="Scan, or folder of scans: NIfTI, .nrrd, .mha, DICOM. May be given several times.",
 )  # fmt: skip
 overwrite = click.option("--overwrite", is_flag=True, help="Replace a store that is there already.")

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ..runtime.messages import counted
+from ..runtime.outputs import check_apart
 from . import options
 from .console import explained, progress, quick_imports, say, suggest, warn
 
@@ -35,19 +36,18 @@ def segment(
     Writes masks in the geometry of the scans, volumes of every frame, ejection fractions, a picture
     of each patient, and warnings where the result should not be trusted.
     """
+    for source in sources:
+        check_apart(source, output)
     from ..data.masks import read_labels
 
     numbers = {s: number for number, s in read_labels(labels).items()} if labels else None
     from ..data.manifest import load_manifest
     from ..data.scan import find_scans
-    from ..runtime.outputs import check_apart
 
     with quick_imports():
         from ..segmentation.patients import in_words, jobs_of, scan_jobs, segment_patients
         from ..segmentation.scans import load_segmenter
 
-    for source in sources:
-        check_apart(source, output)
     if dataset is None:
         jobs = scan_jobs(find_scans(sources))
     else:

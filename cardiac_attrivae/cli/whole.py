@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ..runtime.outputs import check_apart
 from . import options
 from .console import explained, progress, quick_imports, say, tell
 
@@ -65,11 +66,13 @@ def reproduce(acdc: Path | None, mnms: Path | None, output: Path, **given: Any) 
     Stores, four methods x data sets x seeds, scores both ways, report. The same command continues a
     reproduction that was interrupted, and tries again what failed.
     """
-    from ..reproduce import reproduce as run
-
     folders = {"acdc": acdc, "mnms": mnms}
     datasets = {name: source for name, source in folders.items() if source}
     if not datasets:
         raise click.UsageError("expected --acdc DIR, --mnms DIR, or both")
+    for source in datasets.values():
+        check_apart(source, output)
+    from ..reproduce import reproduce as run
+
     if not run(datasets, output, say=say, **given):
         sys.exit(1)
