@@ -263,15 +263,16 @@ def tune(
         )
         _same_study(study, search)
 
+    states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+
     def report(study: Study, trial: FrozenTrial) -> None:
         search.write(study)
         line = "stopped" if trial.state.name == "PRUNED" else f"{trial.value:.3f}"
-        done = [t for t in study.trials if t.state.is_finished()]
+        done = study.get_trials(deepcopy=False, states=states)
         if _has_best(study):
             line += f"  best {study.best_value:.3f} (trial {study.best_trial.number})"
         tell(f"trial {trial.number}, {len(done)} of {trials}: {line}")
 
-    states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
     enough = optuna.study.MaxTrialsCallback(trials, states=states)
     if len(study.get_trials(deepcopy=False, states=states)) < trials:
         study.optimize(search.run, callbacks=[report, enough])

@@ -190,7 +190,9 @@ def test_a_trial_that_was_killed_leaves_no_folder_and_one_at_work_keeps_its(
         study.add_trial(trial.create_trial(state=state))
         (tmp_path / "trials" / number).mkdir(parents=True)
         (tmp_path / "trials" / number / "last.pt").write_bytes(b"100 MB")
-    tune("attri_vae_unguided", store, tmp_path, trials=2, space=SPACE)
+    lines: list[str] = []
+    tune("attri_vae_unguided", store, tmp_path, trials=2, space=SPACE, tell=lines.append)
+    assert [line.split(":")[0] for line in lines] == ["trial 3, 2 of 2"]
     assert [path.name for path in (tmp_path / "trials").iterdir()] == ["0002"]
 
 
