@@ -130,7 +130,7 @@ def draw_heart(pathology: str, rng: Generator) -> Heart:
         [35.8, 18.7, 43.1]
     """
     if pathology not in POPULATIONS:
-        raise ValueError(f"pathology must be one of {', '.join(POPULATIONS)}, got {pathology!r}")
+        raise ValueError(f"pathology is {pathology!r}; expected one of {', '.join(POPULATIONS)}")
     p = POPULATIONS[pathology]
     mean, sd, basal = np.array(p.mean_mL), np.array(p.sd_mL), np.array(p.basal_cm2)
     normal = np.clip(np.linalg.cholesky(WITHIN_GROUP) @ rng.standard_normal(3), -2.5, 2.5)

@@ -88,9 +88,11 @@ def write_phantoms(
         ['patient001_frame01_gt.nii.gz', 'patient001_frame07_gt.nii.gz']
     """
     if dataset not in MAX_CASES:
-        raise ValueError(f"dataset must be one of {', '.join(MAX_CASES)}, got {dataset!r}")
+        raise ValueError(f"dataset is {dataset!r}; expected one of {', '.join(MAX_CASES)}")
     if not 1 <= cases <= MAX_CASES[dataset]:
-        raise ValueError(f"cases must lie in 1..{MAX_CASES[dataset]} for {dataset}, got {cases}")
+        raise ValueError(
+            f"cases is {cases}; expected 1 to {MAX_CASES[dataset]} patients of {dataset}"
+        )
     if vendor is not None and (dataset != "mnms" or vendor not in SCANNERS):
         raise ValueError(f"vendor is {vendor!r}; expected one of {', '.join(SCANNERS)}, with mnms")
     output = Path(output)

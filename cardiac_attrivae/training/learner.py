@@ -208,7 +208,8 @@ class VAELearner(Learner):
         if self.network.latent_size < len(pipeline.attributes):
             raise ValueError(
                 f"{len(pipeline.attributes)} attributes for {self.network.latent_size} latent "
-                "dimensions"
+                "dimensions; expected at least one for each: raise network.arguments.latent_size "
+                "or name fewer attributes"
             )
         if pipeline.decorrelate:
             code_layers(self.network)  # refused now, not after the training

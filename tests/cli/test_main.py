@@ -97,7 +97,10 @@ MISTAKES = (
         ("cross-domain-eval", "--model", "x", "--data", ".", "--output", "o"),
         "no trained model in x",
     ),
-    (("phantom", "--dataset", "acdc", "--output", "o", "--cases", "0"), "cases must lie in 1..150"),
+    (
+        ("phantom", "--dataset", "acdc", "--output", "o", "--cases", "0"),
+        "cases is 0; expected 1 to 150",
+    ),
     (("check", "--dataset", "mnms", "--source", "."), "mnms"),
 )
 

@@ -381,9 +381,9 @@ def test_vendors_differ_in_contrast_and_noise(trees):
 @pytest.mark.parametrize(
     ("dataset", "cases", "message"),
     [
-        ("ukbb", 5, "dataset must be one of acdc, mnms, got 'ukbb'"),
-        ("acdc", 151, "cases must lie in 1..150 for acdc, got 151"),
-        ("mnms", 0, "cases must lie in 1..345 for mnms, got 0"),
+        ("ukbb", 5, "dataset is 'ukbb'; expected one of acdc, mnms"),
+        ("acdc", 151, "cases is 151; expected 1 to 150 patients of acdc"),
+        ("mnms", 0, "cases is 0; expected 1 to 345 patients of mnms"),
     ],
 )
 def test_impossible_requests_say_what_is_accepted(dataset, cases, message, tmp_path):
