@@ -188,9 +188,17 @@ def test_a_scan_below_the_output_is_refused(tmp_path):
     assert "lie in one another" in result.stderr
 
 
-def test_wrong_label_numbers_are_refused():
-    words = ["segment", "--source", ".", "--output", "out", "--labels", "LV=1,MYO=1,RV=3"]
-    result = CliRunner().invoke(main, words)
+def test_wrong_label_numbers_are_refused(tmp_path):
+    words = [
+        "segment",
+        "--source",
+        ".",
+        "--output",
+        tmp_path / "out",
+        "--labels",
+        "LV=1,MYO=1,RV=3",
+    ]
+    result = CliRunner().invoke(main, [*map(str, words)])
     assert result.exit_code == 2
     assert "expected a number of its own, not 0, for each structure" in result.output
 
