@@ -180,8 +180,7 @@ class VAE(nn.Module):
             raise ValueError(
                 f"image is {tuple(image.shape)}; expected (N, C, H, W) = (N, *{expected})"
             )
-        shown = self._with_outlines(image, self.masks)
-        posterior = self.posterior_of(self._with_condition(shown))
+        posterior = self.posterior_of(self._with_condition(self._with_outlines(image)))
         mu, logvar = at_least_float32(posterior).chunk(2, dim=1)
         return mu, logvar
 
@@ -196,16 +195,16 @@ class VAE(nn.Module):
             self.guide.eval()
         return self
 
-    def _with_outlines(self, image: Tensor, masks: Tensor | None = None) -> Tensor:
-        """Puts outlines behind each channel of slices (N, C, H, W): of these masks, or as the guide
-        sees them; no gradient passes through them."""
+    def _with_outlines(self, image: Tensor) -> Tensor:
+        """Puts outlines behind each channel of slices (N, C, H, W): of the masks that are shown, or
+        as the guide sees them; no gradient passes through them."""
         if self.guide is None:
             return image
         each = image.flatten(0, 1)[:, None]
-        if masks is None:
+        if self.masks is None:
             heart = self.guide(each.detach()).softmax(dim=1)[:, 1:]
         else:
-            heart = torch.stack([masks.flatten(0, 1) == part for part in HEART], dim=1)
+            heart = torch.stack([self.masks.flatten(0, 1) == part for part in HEART], dim=1)
         shown = torch.cat([each, heart.to(each)], dim=1)
         return shown.unflatten(0, (-1, self.channels)).flatten(1, 2)
 
