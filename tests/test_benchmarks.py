@@ -2,13 +2,16 @@
 
 import importlib.util
 import re
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from cardiac_attrivae.models.perceptual import PerceptualLoss
+from cardiac_attrivae.schema import LatentTable
 
 FILES = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
 
@@ -59,3 +62,19 @@ def test_the_pull_of_pixels_as_features_is_one_over_their_number(monkeypatch):
     assert ratio(loss, image, image.flip(2)) == pytest.approx(1 / 16**2)  # a mean beside a sum
     with pytest.raises(ValueError, match="a reconstruction equals its image"):
         ratio(loss, image, image)
+
+
+def test_codes_that_are_the_same_correlate_fully(monkeypatch):
+    (file,) = (file for file in FILES if file.stem == "predicted_masks")
+    codes = np.random.default_rng(0).normal(size=(20, 4))
+    values = codes[:, :2] * (3, -2) + (50, 9)  # linear in the first two codes
+    cases = tuple(f"p{i}" for i in range(20))
+    expert = LatentTable(cases, codes, values, ("LVEDA", "MEDA"), (0, 1))
+    same = imported(file, monkeypatch).compared(expert, expert)
+    np.testing.assert_allclose(same, 1)
+    # another first code: what belongs to the second attribute stays
+    codes = np.column_stack([np.random.default_rng(1).normal(size=20), codes[:, 1:]])
+    other = imported(file, monkeypatch).compared(expert, replace(expert, codes=codes))
+    assert other["codes r"]["LVEDA"] < 0.7
+    assert other["against expert"]["LVEDA"] < 0.5
+    np.testing.assert_allclose(other.loc["MEDA"], 1)
