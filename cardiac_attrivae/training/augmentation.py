@@ -27,6 +27,10 @@ LATTICE = 33
 BENT = (Kind.RATIO, Kind.LENGTH, Kind.SHAPE)
 """Kinds of attributes that are not linear in areas."""
 
+WHOLE = (Kind.VOLUME, Kind.MASS)
+"""Kinds that measure the size of the whole heart, of which a slice shows the less the more apical it
+is."""
+
 
 def structure_masks(labels: Tensor) -> Tensor:
     """Masks of LV, myocardium and RV in each channel, (N, 3 C, H, W), of labels (N, C, H, W)."""
@@ -47,7 +51,9 @@ class AttributeTargets:
     the residual is that of the slice before it is deformed. An area is its own plane, without a
     residual. A basal slice shows a volume only in part: with rho = 1 the model is trained to
     memorise what the slice does not show, with rho = 0 to predict no more than the areas do.
-    Slices other than the basal one have no residual, because they show even less of the volume.
+    Of volumes and masses, slices other than the basal one have no residual, because they show even
+    less of them. An ejection fraction is that of the patient in every slice, and wall and shape are
+    measured in each.
 
     In stacks, the volumes that their slices show take the place of the areas.
 
@@ -72,7 +78,9 @@ class AttributeTargets:
             known = design[np.ix_(basal, columns)]
             found = np.linalg.lstsq(known, values[np.ix_(basal, of)], rcond=None)[0]
             self.plane[np.ix_(columns, of)] = found
-        self.rest = residual * (values - design @ self.plane) * basal[:, None]
+        whole = np.array([ATTRIBUTES[name].kind in WHOLE for name in names])
+        shown = basal[:, None] | ~whole
+        self.rest = residual * np.where(shown, values - design @ self.plane, 0)
         targets = design @ self.plane + self.rest
         self.mean, self.deviation = targets[basal].mean(axis=0), targets[basal].std(axis=0)
         varies = self.deviation > 1e-9 * np.abs(self.mean)  # least squares leaves rounding errors

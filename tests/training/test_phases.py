@@ -72,6 +72,25 @@ def test_without_augmentation_every_target_is_what_was_measured(beating):
         assert values[name] == pytest.approx(beating.attributes(NAMES)[:, k], rel=1e-4)
 
 
+def test_slices_below_the_base_keep_their_shape_and_the_ejection_fraction(beating):
+    """They once had what the areas say alone, of a shape the mean, while their volumes still do."""
+    below = beating.cases.assign(slice_index=1)
+    for name in areas_at(Phase):
+        below[name] *= 0.8
+    below["LV_eccentricity"] += 0.1
+    cases = pd.concat([beating.cases, below], ignore_index=True)
+    images, labels = beating.images.repeat(2, 1, 1, 1), beating.labels.repeat(2, 1, 1, 1)
+    both = SliceDataset(images, labels, cases, beating.info, None)
+    names = ("LVEF", "WT_mean_ED", "LV_eccentricity", "LVEDV")
+    targets = AttributeTargets(both, names)
+    found = targets.values * targets.deviation + targets.mean
+    wanted = both.attributes(names)
+    assert found[:, :3] == pytest.approx(wanted[:, :3])
+    assert found[:12, 3] == pytest.approx(wanted[:12, 3])
+    assert not np.isclose(found[12:, 3], wanted[12:, 3], rtol=1e-3).any()
+    assert (targets.rest[12:, 3] == 0).all()
+
+
 def test_areas_of_both_phases_are_counted_again_after_a_deformation(beating):
     after, values = augmented(beating, NAMES, zoom=0.2, cavity=0.3, wall=0.3, elastic=1)
     counted = areas(after[Keys.LABEL], beating.scale)
