@@ -28,8 +28,7 @@ BENT = (Kind.RATIO, Kind.LENGTH, Kind.SHAPE)
 """Kinds of attributes that are not linear in areas."""
 
 WHOLE = (Kind.VOLUME, Kind.MASS)
-"""Kinds that measure the size of the whole heart, of which a slice shows the less the more apical it
-is."""
+"""Kinds that measure the size of the whole heart: the more apical a slice, the less it shows."""
 
 
 def structure_masks(labels: Tensor) -> Tensor:
