@@ -80,8 +80,8 @@ class Guidance:
         objective: Weights of the terms.
         names: Attributes of the first latent dimensions. Those that are areas are turned: one slice
             shows no volume. In stacks, those that are volumes. Of an ejection fraction, or another
-            ratio, what the areas say of it is turned, unless the last of these areas is an
-            attribute, too: one of the two says what the other does.
+            ratio, what the areas say of it is turned, by the last of these areas; where that is an
+            attribute, too, the one that is named first is turned: it says what the other does.
         train: Training slices, whose spread of areas or volumes is the unit.
         device: Where to train.
     """
@@ -97,12 +97,12 @@ class Guidance:
         self.guide, self.anatomy = guide, objective.anatomy
         self.network = guide.network.to(device).eval().requires_grad_(False)
         self.scale, unit = train.scale, train.scale.unit
-        found = {k: column_of(name) for k, name in enumerate(names) if is_size(name, unit)}
-        ratios = {
-            k: name
-            for k, name in enumerate(names)
-            if ATTRIBUTES[name].kind is Kind.RATIO and column_of(name) not in found.values()
-        }
+        first: dict[int, int] = {}  # which attribute turns an area or volume
+        for k, name in enumerate(names):
+            if is_size(name, unit) or ATTRIBUTES[name].kind is Kind.RATIO:
+                first.setdefault(column_of(name), k)
+        ratios = {k: names[k] for k in first.values() if ATTRIBUTES[names[k]].kind is Kind.RATIO}
+        found = {k: column for column, k in first.items() if k not in ratios}
         found |= {k: column_of(name) for k, name in ratios.items()}
         self.dimensions = torch.tensor([*found], dtype=torch.long, device=device)
         self.structures = torch.tensor([*found.values()], dtype=torch.long, device=device)

@@ -154,10 +154,12 @@ def test_a_turned_ejection_fraction_is_seen_in_the_cavity_at_es_alone(beating, s
     assert (float(found["control"]) < 1e-6) == obeys
 
 
-def test_an_ejection_fraction_is_not_turned_beside_the_area_that_it_changes(beating):
+def test_of_an_ejection_fraction_and_the_area_that_it_changes_the_first_is_turned(beating):
     guide, weights = Guide(Count(), "count", {}), AttriVAEObjective(control=1.0)
     for names, turned in (
         (("LVEDA", "LVESA", "LVEF"), [0, 1]),
+        (("LVEDA", "LVEF", "LVESA"), [0, 1]),
+        (("LVEF", "MESA", "LVESA", "RVESA", "RVEF"), [1, 3, 0]),
         (("LVEDA", "LVEF", "RVEF", "MESA"), [0, 3, 1, 2]),
     ):
         guidance = Guidance(guide, weights, names, beating, torch.device("cpu"))
