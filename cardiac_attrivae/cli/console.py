@@ -12,6 +12,7 @@ import shutil
 import sys
 import textwrap
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -98,6 +99,26 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         with _a_reader_may_leave():  # the help of a command
             return super().invoke(ctx)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None:
+            _refuse_second_place(command, ctx, rest)
+        return name, command, rest
+
+
+def _refuse_second_place(command: click.Command, ctx: click.Context, words: list[str]) -> None:
+    """Refuses a file or folder where another one was given already: click takes the last, and a
+    store that somebody meant to train on, too, would be left out without a word."""
+    with contextlib.suppress(click.UsageError):  # the command itself says what else is wrong
+        _, _, given = command.make_parser(ctx).parse_args(args=[*words])
+        for option, times in Counter(given).items():
+            single = isinstance(option, click.Option) and not option.multiple
+            if single and times > 1 and isinstance(option.type, click.Path):
+                text = f"{option.opts[0]} is given {times} times; expected one: {option.help}"
+                raise Mistake(text)
 
 
 @contextlib.contextmanager

@@ -94,7 +94,12 @@ labels = click.option(
     "--mask-labels", "labels", default=LABELS, show_default=True,
     metavar="LV=N,MYO=N,RV=N", help="Label numbers in those masks.",
 )  # fmt: skip
-data = click.option("--data", required=True, type=FOLDER, help="Store that preprocess wrote.")
+data = click.option(
+    "--data",
+    required=True,
+    type=FOLDER,
+    help="Store that preprocess wrote; join makes one of several.",
+)
 store = click.option(
     "--data", "store", type=FOLDER, help="Store the run was trained on; needed if it was moved."
 )

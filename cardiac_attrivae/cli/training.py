@@ -35,7 +35,7 @@ class UnlessPrinting(click.Option):
 @options.pipeline
 @click.option(
     "--data", cls=UnlessPrinting, required=True, type=options.FOLDER,
-    help="Store that preprocess wrote.",
+    help="Store that preprocess wrote; join makes one of several.",
 )  # fmt: skip
 @click.option(
     "--output",

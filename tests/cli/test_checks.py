@@ -64,6 +64,12 @@ MISTAKES = {
     "export --model store --format onnx --output o": "it holds a store that preprocess wrote",
     "train --pipeline attri_vae_fast --data images --output o": "--source images --output STORE",
     "train --pipeline attri_vae_fast --data run --output o": "it holds a run that train wrote",
+    "train --pipeline attri_vae_fast --data store --data images --output o":
+        "--data is given 2 times; expected one: Store that preprocess wrote; join makes one",
+    "encode --model run --source images --model unfinished --output o":
+        "--model is given 2 times; expected one: Run that train wrote",
+    "phantom --dataset acdc --output o --output p":
+        "--output is given 2 times; expected one: Folder to write.",
     "train --pipeline attri_vae_fast --data store --output o --set epochs=3":
         "did you mean 'schedule.epochs'",
     "tune --pipeline attri_vae_fst --data store --output o": "did you mean 'attri_vae_fast'",
