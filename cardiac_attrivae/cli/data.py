@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def preprocess(
     if "" in named:
         raise click.UsageError("--mirror names an empty case; without names it turns all of them")
     from ..data.manifest import load_manifest
-    from ..data.recipe import PIXELS_MM, WHOLE, Recipe
+    from ..data.recipe import PIXELS_MM, Recipe
 
     manifest = load_manifest(dataset)
     grid = field / size if field is not None else Recipe.spacing if spacing is None else spacing
@@ -162,10 +163,18 @@ def preprocess(
         warn(warning)
     say(f"Look at {output / 'contact_sheet.png'} before you trust it.")
     if summary.splits.get("train"):
-        whole_hearts = stack > 1 and recipe.phases[1:]
-        fitting = "attri_vae_stack" if whole_hearts else "attri_vae_fast"
-        fitting = "segment_scans" if slices == WHOLE else fitting
+        fitting = _fitting(asdict(recipe))
         suggest("train", "--pipeline", fitting, "--data", output, "--output", "RUN")
+
+
+def _fitting(recipe: Mapping[str, Any]) -> str:
+    """Names the pipeline to begin with on a store of a full recipe."""
+    from ..data.recipe import WHOLE
+
+    if recipe["slice"] == WHOLE:
+        return "segment_scans"
+    whole_hearts = recipe["stack"] > 1 and len(recipe["phases"]) > 1
+    return "attri_vae_stack" if whole_hearts else "attri_vae_fast"
 
 
 def _empty_splits(splits: Mapping[str, int], output: Path) -> Iterator[str]:
@@ -204,10 +213,12 @@ def join(stores: tuple[Path, ...], output: Path, name: str, overwrite: bool) -> 
 
     check_replaceable(output, overwrite)
     from ..data.join import join_stores
+    from ..data.recipe import full_recipe
 
     joined = join_stores(stores, output, name=name, overwrite=overwrite)
     say(f"Joined {len(stores)} stores: {joined!r}")
-    suggest("train", "--pipeline", "attri_vae_fast", "--data", output, "--output", "runs/joined")
+    fitting = _fitting(full_recipe(joined.info["recipe"]))
+    suggest("train", "--pipeline", fitting, "--data", output, "--output", "runs/joined")
 
 
 @click.command()

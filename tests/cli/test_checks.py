@@ -3,13 +3,15 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from cardiac_attrivae.cli.data import _empty_splits
+from cardiac_attrivae.cli.data import _empty_splits, _fitting
 from cardiac_attrivae.cli.main import main
+from cardiac_attrivae.data.recipe import Recipe
 from cardiac_attrivae.runtime import contents
 from cardiac_attrivae.schema import DataError
 
@@ -203,3 +205,16 @@ def test_a_folder_with_spaces_is_quoted_where_a_command_is_advised(tmp_path):
         contents.require_store(tmp_path / "a b")
     (advice,) = _empty_splits({"train": 3, "val": 2, "test": 0}, Path("a b"))
     assert "--data 'a b:val'" in advice
+
+
+@pytest.mark.parametrize(
+    ("recipe", "pipeline"),
+    [
+        (Recipe("whole"), "segment_scans"),
+        (Recipe(phases=("ED", "ES"), stack=5), "attri_vae_stack"),
+        (Recipe(stack=5), "attri_vae_fast"),  # volumes at ES are not in it
+        (Recipe("all"), "attri_vae_fast"),
+    ],
+)
+def test_the_pipeline_that_is_advised_fits_the_store(recipe, pipeline):
+    assert _fitting(asdict(recipe)) == pipeline
