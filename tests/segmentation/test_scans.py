@@ -22,11 +22,13 @@ from cardiac_attrivae.schema import HEART, DataError, Structure
 from cardiac_attrivae.segmentation.cleaning import (
     ATRIUM,
     SLIVER,
+    UNSURE,
     below_base,
     cleaned,
     one_cavity,
     unbroken,
     without_atrium,
+    without_doubtful_rv,
     without_slivers,
 )
 from cardiac_attrivae.segmentation.plausible import base_faults, left_out
@@ -212,6 +214,32 @@ def test_an_atrium_at_the_base_is_no_right_ventricle(order):
     assert np.array_equal(without_atrium(labels[..., ::order]), labels[..., ::order])
     unclear = np.dstack([stolen, *[labels[..., 1]] * 4, stolen])
     assert np.array_equal(without_atrium(unclear), unclear)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("unsure", [0, 1, 2])
+def test_an_rv_at_the_base_that_is_not_sure_is_removed(order, unsure):
+    labels, _ = heart((120, 100, 6))
+    rv = (labels == Structure.RV) * np.full(labels.shape[2], 0.99)
+    rv[..., :unsure] *= (UNSURE - 0.01) / 0.99
+    rv[..., 4] *= 0.5  # towards the apex it is kept
+    found = without_doubtful_rv(labels[..., ::order], rv[..., ::order])[..., ::order]
+    assert not (found[..., :unsure] == Structure.RV).any()
+    assert np.array_equal(found[..., unsure:], labels[..., unsure:])
+    assert np.array_equal(found == Structure.LV, labels == Structure.LV)
+    everywhere = without_doubtful_rv(labels[..., ::order], 0 * rv)[..., ::order]
+    assert ((everywhere == Structure.RV).any((0, 1))).sum() == 2  # a heart keeps some
+    unclear = labels[..., [0, 1, 1, 0]]
+    assert np.array_equal(without_doubtful_rv(unclear, np.zeros(unclear.shape)), unclear)
+
+
+def test_a_segmenter_leaves_out_an_rv_at_the_base_that_it_is_not_sure_of():
+    labels, image = heart()
+    image[..., 0][labels[..., 0] == Structure.RV] = 0.53  # a little nearer to RV than to muscle
+    found = ScanSegmenter("fake", [by_brightness]).segment(image, (1.5, 1.5, 8.0)).labels
+    assert not (found[..., 0] == Structure.RV).any()
+    for structure, shown in ((Structure.LV, found[..., 0]), (Structure.RV, found[..., 1])):
+        assert (shown == structure).any()
 
 
 @pytest.mark.parametrize("order", [1, -1])
