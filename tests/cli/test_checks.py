@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
 from cardiac_attrivae.cli.data import _empty_splits, _fitting
@@ -218,3 +219,9 @@ def test_a_folder_with_spaces_is_quoted_where_a_command_is_advised(tmp_path):
 )
 def test_the_pipeline_that_is_advised_fits_the_store(recipe, pipeline):
     assert _fitting(asdict(recipe)) == pipeline
+
+
+def test_a_folder_given_twice_does_not_stop_a_shell_that_completes_words():
+    words = ["train", "--data", "a", "--data", "b"]
+    found = ShellComplete(main, {}, "cardiac-attrivae", "").get_completions(words, "--pip")
+    assert [item.value for item in found] == ["--pipeline"]
