@@ -52,6 +52,7 @@ def test_the_command_line_writes_both_phases(place, tmp_path):
     arguments += ["--phases", "ED,ES", "--output", str(tmp_path / "store")]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
+    assert "train --pipeline attri_sivae_phases" in result.output
     hashes = [
         read_json(f / "dataset.json")["content_hash"] for f in (tmp_path / "store", place / "store")
     ]

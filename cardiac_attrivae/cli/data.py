@@ -173,8 +173,9 @@ def _fitting(recipe: Mapping[str, Any]) -> str:
 
     if recipe["slice"] == WHOLE:
         return "segment_scans"
-    whole_hearts = recipe["stack"] > 1 and len(recipe["phases"]) > 1
-    return "attri_vae_stack" if whole_hearts else "attri_vae_fast"
+    if len(recipe["phases"]) == 1:
+        return "attri_vae_fast"
+    return "attri_vae_stack" if recipe["stack"] > 1 else "attri_sivae_phases"
 
 
 def _empty_splits(splits: Mapping[str, int], output: Path) -> Iterator[str]:

@@ -213,6 +213,7 @@ def test_a_folder_with_spaces_is_quoted_where_a_command_is_advised(tmp_path):
     [
         (Recipe("whole"), "segment_scans"),
         (Recipe(phases=("ED", "ES"), stack=5), "attri_vae_stack"),
+        (Recipe("all", phases=("ED", "ES")), "attri_sivae_phases"),
         (Recipe(stack=5), "attri_vae_fast"),  # volumes at ES are not in it
         (Recipe("all"), "attri_vae_fast"),
     ],
