@@ -110,13 +110,13 @@ class Commands(click.Group):
 
 
 def _refuse_second_place(command: click.Command, ctx: click.Context, words: list[str]) -> None:
-    """Refuses a file or folder where another one was given already: click takes the last, and a
-    store that somebody meant to train on, too, would be left out without a word."""
+    """Refuses a file or folder to read where another one was given already: click takes the last,
+    and a store that somebody meant to train on, too, would be left out without a word."""
     with contextlib.suppress(click.UsageError):  # the command itself says what else is wrong
         _, _, given = command.make_parser(ctx).parse_args(args=[*words])
         for option, times in Counter(given).items():
-            single = isinstance(option, click.Option) and not option.multiple
-            if single and times > 1 and isinstance(option.type, click.Path):
+            read = isinstance(option.type, click.Path) and option.name != "output"
+            if read and times > 1 and isinstance(option, click.Option) and not option.multiple:
                 text = f"{option.opts[0]} is given {times} times; expected one: {option.help}"
                 raise Mistake(text)
 

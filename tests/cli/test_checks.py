@@ -71,8 +71,6 @@ MISTAKES = {
         "--data is given 2 times; expected one: Store that preprocess wrote; join makes one",
     "encode --model run --source images --model unfinished --output o":
         "--model is given 2 times; expected one: Run that train wrote",
-    "phantom --dataset acdc --output o --output p":
-        "--output is given 2 times; expected one: Folder to write.",
     "train --pipeline attri_vae_fast --data store --output o --set epochs=3":
         "did you mean 'schedule.epochs'",
     "tune --pipeline attri_vae_fst --data store --output o": "did you mean 'attri_vae_fast'",
