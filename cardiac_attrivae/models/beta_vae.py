@@ -44,7 +44,7 @@ class BetaVAE(VAE):
         channels: C.
         output: ``sigmoid`` for pixels in [0, 1], or ``linear``.
         init: ``published`` or ``he``.
-        condition, categories, classifier, outlines: See `VAE`.
+        condition, categories, classifier, outlines, shapes: See `VAE`.
         normalisation: What follows a convolution of the encoder, a key of `NORMALISATIONS`; not
             the last one, of whose single pixel there are no statistics.
         per_channel: Filters of the encoder's first convolutions, which see each channel by itself,
@@ -80,6 +80,7 @@ class BetaVAE(VAE):
         normalisation: str = "none",
         per_channel: Sequence[int] = (),
         outlines: bool = False,
+        shapes: int = 0,
     ) -> None:
         super().__init__(
             latent_size,
@@ -91,11 +92,12 @@ class BetaVAE(VAE):
             categories,
             classifier,
             outlines,
+            shapes,
         )
         require("init", init, one_of("published", "he"))
         require("normalisation", normalisation, one_of(*NORMALISATIONS))
         halvings = int(math.log2(image_size // 4))
-        between = halvings - 1  # the outermost one sees the image
+        between = halvings - 1 - self.halvings  # the outermost one makes the image
         require("per_channel", per_channel, widths(0, halvings))
         after, told, alone = NORMALISATIONS[normalisation], len(categories), len(per_channel)
         filters = [*per_channel, *[FILTERS] * (halvings - alone)]
@@ -122,11 +124,12 @@ class BetaVAE(VAE):
                     for _ in range(between)
                 )
             ),
-            nn.ConvTranspose2d(FILTERS, channels, 4, stride=2, padding=1),
+            nn.ConvTranspose2d(FILTERS, self.drawn, 4, stride=2, padding=1),
         )
         if not self.posterior.weight.is_meta:  # there, random numbers import half a second of torch
             self._initialise(init)
         self._begin_untold(halve[0], self.decoder[0])
+        self._begin_shapes()
 
     def _initialise(self, init: str) -> None:
         for layer in self.modules():

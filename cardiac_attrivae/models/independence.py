@@ -11,12 +11,15 @@ from torch import nn
 from .vae import VAE
 
 
-def predicting(codes: np.ndarray, trained: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def predicting(
+    codes: np.ndarray, trained: Sequence[int], fixed: Sequence[int] = ()
+) -> tuple[np.ndarray, np.ndarray]:
     """Fits each free dimension by least squares on the trained ones.
 
     Args:
         codes: Posterior means, (N, D).
         trained: The K trained dimensions.
+        fixed: Dimensions that are no free ones either.
 
     Returns:
         Mean of the trained dimensions, (K,), and slopes, (D, D): how much of the dimension of a row
@@ -33,7 +36,7 @@ def predicting(codes: np.ndarray, trained: Sequence[int]) -> tuple[np.ndarray, n
     centred = codes - codes.mean(axis=0)
     slopes = np.zeros((codes.shape[1], codes.shape[1]))
     slopes[:, trained] = np.linalg.lstsq(centred[:, trained], centred, rcond=None)[0].T
-    slopes[trained] = 0
+    slopes[[*trained, *fixed]] = 0
     return mean, slopes
 
 
@@ -47,7 +50,9 @@ def decorrelate(network: VAE, codes: np.ndarray, trained: Sequence[int]) -> None
     and the decoder adds it again: reconstructions stay as they are, up to rounding. On the patients
     that the codes are of, free and trained dimensions are then uncorrelated, and to turn a trained
     one also moves what goes along with it among patients. Both maps go into the linear layers next
-    to the code: the network has the same parameters as before. Variances stay as they are.
+    to the code: the network has the same parameters as before. Variances stay as they are,
+    and so do dimensions that are shapes: a `ShapeModel` was fitted so that they say nothing of
+    attributes.
 
     Args:
         network: Network with the layers that `VAE.code_layers` returns.
@@ -72,7 +77,7 @@ def decorrelate(network: VAE, codes: np.ndarray, trained: Sequence[int]) -> None
     if not trained:
         return
     last, first = code_layers(network)
-    mean, slopes = predicting(codes, trained)
+    mean, slopes = predicting(codes, trained, fixed_of(network))
     d = len(slopes)
     shift = torch.from_numpy(slopes[:, list(trained)] @ mean)
     change, unit = torch.from_numpy(slopes), torch.eye(d, dtype=torch.float64)
@@ -80,9 +85,24 @@ def decorrelate(network: VAE, codes: np.ndarray, trained: Sequence[int]) -> None
         weight, bias = last.weight[:d].cpu().double(), last.bias[:d].cpu().double()
         last.weight[:d] = ((unit - change) @ weight).to(last.weight)
         last.bias[:d] = ((unit - change) @ bias + shift).to(last.bias)
+        if (model := getattr(network, "shape_model", None)) is not None:
+            read = model.read
+            read -= torch.tensordot(change, read.cpu().double(), dims=1).to(read)
         weight = first.weight[:, :d].cpu().double()  # behind them is what the network is told
         first.bias.copy_(first.bias.cpu() - weight @ shift)
         first.weight[:, :d] = (weight @ (unit + change)).to(first.weight)
+
+
+def fixed_of(network: nn.Module) -> list[int]:
+    """Lists the dimensions that are shapes alone, which no encoder changes; see `ShapeModel`.
+
+    Example:
+        >>> from .beta_vae import BetaVAE
+        >>> fixed_of(BetaVAE(latent_size=4, image_size=32))
+        []
+    """
+    model = getattr(network, "shape_model", None)
+    return [] if model is None else torch.nonzero(model.free == 0).flatten().tolist()
 
 
 def code_layers(network: nn.Module) -> tuple[nn.Linear, nn.Linear]:

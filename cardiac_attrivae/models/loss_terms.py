@@ -13,7 +13,7 @@ from torch import Tensor
 from ..runtime.validation import one_of, require
 from .precision import at_least_float32
 
-TARGET = one_of("sign", "graded")
+TARGET = one_of("sign", "graded", "value")
 """What `attribute_distance` compares the codes with."""
 
 
@@ -84,6 +84,8 @@ def attribute_distance(
     * ``graded``, ours: T(d) = tanh(delta d), so L_k = 0 exactly where z_k = a_k + const. The code
       is then linear in the attribute, which is what Interpretability measures, and pairs that
       hardly differ count little. Give standardised attributes: z takes their unit.
+    * ``value``, ours: L_k is the mean of |z_ik - a_ik|. No pairs are compared, so that the zero of
+      the code is that of the attribute, too: a `ShapeModel` draws a size for each value.
 
     All N^2 ordered pairs are averaged, also those of a sample with itself, which give 0.
 
@@ -91,10 +93,10 @@ def attribute_distance(
         z: Latent codes, the first K dimensions regularised in order, (N, D) with D >= K.
         attributes: Attribute values, (N, K); nan makes its attribute nan.
         delta: Sharpness of the comparison; ``factor`` in the published code.
-        target: ``sign`` or ``graded``.
+        target: ``sign``, ``graded`` or ``value``.
 
     Returns:
-        One penalty per attribute, (K,), each in [0, 2].
+        One penalty per attribute, (K,), each in [0, 2]; those of values have no upper end.
 
     Raises:
         ValueError: If D < K, the batches differ in length, or the target is unknown.
@@ -121,6 +123,8 @@ def attribute_distance(
         raise ValueError(
             f"{k} attributes for {z.shape[1]} latent dimensions; expected at least one for each"
         )
+    if target == "value":
+        return (at_least_float32(z[:, :k]) - attributes).abs().mean(dim=0)
     wanted = _differences(at_least_float32(attributes))
     wanted = torch.sign(wanted) if target == "sign" else torch.tanh(delta * wanted)
     found = torch.tanh(delta * _differences(at_least_float32(z[:, :k])))

@@ -33,7 +33,7 @@ class AttributeLoss(nn.Module):
     Args:
         gamma: Weight of the attribute term; 0 leaves it out.
         delta: Sharpness of its comparison.
-        attribute_target: ``sign`` (published) or ``graded``, see `attribute_distance`.
+        attribute_target: ``sign`` (published), ``graded`` or ``value``, see `attribute_distance`.
         attribute_codes: What the attribute term sees: ``sampled`` z (published) or the ``mean``.
 
     Raises:
@@ -54,8 +54,8 @@ class AttributeLoss(nn.Module):
     def attribute_term(self, output: VAEOutput, attributes: Tensor | None) -> dict[str, Tensor]:
         """Computes the weighted term ``attribute``; none if gamma is 0.
 
-        Attributes are (N, K) with K <= D, standardised for ``graded``. When several processes train
-        together, they are those of the whole batch.
+        Attributes are (N, K) with K <= D, standardised for all but ``sign``. When several processes
+        train together, they are those of the whole batch.
 
         Raises:
             ValueError: If the attributes are missing, or shapes do not fit.

@@ -32,7 +32,7 @@ class SoftIntroVAE(VAE):
             number of filters. ``published``: also beside one block of 512 filters in encoder and
             decoder, where the published code compares two equal numbers with ``is`` (33,101,057
             parameters).
-        condition, categories, classifier, outlines: See `VAE`.
+        condition, categories, classifier, outlines, shapes: See `VAE`.
 
     Raises:
         ValueError: If an argument is not among the accepted ones.
@@ -62,9 +62,10 @@ class SoftIntroVAE(VAE):
         categories: Sequence[str] = (),
         classifier: Mapping[str, Any] | None = None,
         outlines: bool = False,
+        shapes: int = 0,
     ) -> None:
         filters = tuple(filters)
-        require("filters", filters, widths(1, 12))
+        require("filters", filters, widths(2 if shapes else 1, 12))  # the decoder needs one less
         smallest = max(8, 2 ** len(filters))
         super().__init__(
             latent_size,
@@ -76,6 +77,7 @@ class SoftIntroVAE(VAE):
             categories,
             classifier,
             outlines,
+            shapes,
         )
         require("bn", bn, one_of("train", "frozen"))
         require("shortcut", shortcut, one_of("changed", "published"))
@@ -98,13 +100,13 @@ class SoftIntroVAE(VAE):
         ))  # fmt: skip
 
         main = OrderedDict()
-        outwards = (filters[-1], *reversed(filters))
+        outwards = (filters[-1], *reversed(filters))[: len(filters) + 1 - self.halvings]
         for k, (before, after) in enumerate(zip(outwards, outwards[1:], strict=False)):
             main[f"res_in_{size}"] = _Residual(before, after, before == after == twice and k > 0)
             main[f"up_to_{size * 2}"] = nn.Upsample(scale_factor=2, mode="nearest")
             size *= 2
-        main[f"res_in_{size}"] = _Residual(filters[0], filters[0])
-        main["predict"] = nn.Conv2d(filters[0], channels, 5, padding=2)
+        main[f"res_in_{size}"] = _Residual(outwards[-1], outwards[-1])
+        main["predict"] = nn.Conv2d(outwards[-1], self.drawn, 5, padding=2)
         self.decoder = nn.Sequential(OrderedDict(
             fc=nn.Sequential(nn.Linear(latent_size + len(categories), inner), nn.ReLU()),
             unflatten=nn.Unflatten(1, (filters[-1], start, start)),
@@ -116,6 +118,7 @@ class SoftIntroVAE(VAE):
                     layer.get_buffer("running_var").fill_(0.9)
         self._begin_untold(*(part.get_submodule(name) for part, name in
                              ((self.encoder, "main.0"), (self.decoder, "fc.0"))))  # fmt: skip
+        self._begin_shapes()
         self.train()
 
     @property

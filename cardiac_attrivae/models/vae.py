@@ -16,10 +16,14 @@ from ..schema import HEART, VAEOutput
 from .classifier import ClassifierHead
 from .guide_network import SMALLEST, guide_network
 from .precision import at_least_float32
+from .shapes import COARSE, LAYERS, ShapeModel
 
 LARGEST = 4096
 """Largest image, and most latent dimensions, channels and filters: more is a mistake or attack."""
 
+
+START = -2.0
+"""Log of the variance that an encoder begins with, whose mean is read off outlines."""
 
 LONGEST = 64
 NAMES = Rule(
@@ -67,6 +71,10 @@ class VAE(nn.Module):
     LV, myocardium and RV: three maps of probabilities behind each channel of the slice. Where masks
     are known, see `outlined`, it is shown those.
 
+    With S ``shapes`` a `ShapeModel` draws outlines, a straight line in the code, and the decoder no
+    more than the textures within. The mean is what the model reads off the outlines that the
+    encoder is shown; the encoder adds to dimensions of attributes, and makes those without a shape.
+
     With M categories of a condition the network is told that of each patient, see
     `models.conditional`: as M constant channels behind those of the slice, and as M entries behind
     those of the code. A subclass that takes a condition gives its encoder and decoder so many more.
@@ -82,12 +90,16 @@ class VAE(nn.Module):
         classifier: ``classes`` of a `ClassifierHead`, and its ``inputs`` if those are not all D
             dimensions, which training fills in; None for no classifier.
         outlines: Whether the encoder is shown the outlines of the guide.
+        shapes: S, dimensions that are shapes, besides those of attributes; 0 for no shape model.
 
     Attributes:
         guide: The segmenter, whose weights training fills in; it stays in eval mode. None without
             outlines.
         masks: Canonical labels that are shown instead of what it sees, (N, C, H, W), or None.
         shown: Channels that the encoder takes for each channel of a slice: 1, or 4 with outlines.
+        shape_model: The model, which training fills in; None without shapes.
+        halvings: How often the decoder's picture is half of a slice: 2 with shapes, else 0.
+        drawn: Channels that the decoder makes: C, or 4 C textures with shapes.
         told: Categories of what passes through, one-hot, see `conditional.told`; None for nothing.
 
     Raises:
@@ -109,9 +121,15 @@ class VAE(nn.Module):
         categories: Sequence[str] = (),
         classifier: Mapping[str, Any] | None = None,
         outlines: bool = False,
+        shapes: int = 0,
     ) -> None:
         super().__init__()
         require("outlines", outlines, FLAG)
+        require("shapes", shapes, number(0, LARGEST, whole=True))
+        if shapes and not outlines:
+            raise ValueError(
+                f"shapes is {shapes}, and they are read off outlines; set outlines to true, too"
+            )
         smallest = max(smallest, SMALLEST) if outlines else smallest
         if not smallest <= image_size <= LARGEST or image_size & (image_size - 1):
             raise ValueError(
@@ -130,6 +148,10 @@ class VAE(nn.Module):
         self.condition, self.categories = condition, tuple(categories)
         self.guide = guide_network().eval().requires_grad_(False) if outlines else None
         self.shown = 1 + len(HEART) if outlines else 1
+        self.shape_model = ShapeModel(latent_size, channels, image_size) if shapes else None
+        self.halvings = int(math.log2(COARSE)) if shapes else 0
+        self.drawn = channels * LAYERS if shapes else channels
+        self.shapes = shapes
         self.classifier: ClassifierHead | None = None
         if classifier is not None:
             require("classifier", classifier, CLASSIFIER)
@@ -152,6 +174,15 @@ class VAE(nn.Module):
             own = weight[:, :-count]
             own *= math.sqrt(weight.shape[1] / own.shape[1])
             weight[:, -count:] = 0
+
+    def _begin_shapes(self) -> None:
+        """Lets the encoder of a new network with shapes add nothing yet."""
+        if self.shape_model is None:
+            return
+        last, _ = self.code_layers
+        nn.init.zeros_(last.get_parameter("weight"))
+        nn.init.zeros_(last.get_parameter("bias"))
+        nn.init.constant_(last.get_parameter("bias")[self.latent_size :], START)
 
     @property
     def code_layers(self) -> tuple[nn.Module, ...]:
@@ -180,14 +211,20 @@ class VAE(nn.Module):
             raise ValueError(
                 f"image is {tuple(image.shape)}; expected (N, C, H, W) = (N, *{expected})"
             )
-        posterior = self.posterior_of(self._with_condition(self._with_outlines(image)))
+        shown = self._with_outlines(image)
+        posterior = self.posterior_of(self._with_condition(shown))
         mu, logvar = at_least_float32(posterior).chunk(2, dim=1)
+        if self.shape_model is not None:
+            heart = shown.unflatten(1, (self.channels, -1))[:, :, 1:]
+            labels = torch.cat([1 - heart.sum(dim=2, keepdim=True), heart], dim=2).argmax(dim=2)
+            mu = self.shape_model.codes(labels) + self.shape_model.free * mu
         return mu, logvar
 
     def decode(self, z: Tensor) -> Tensor:
         """Decodes codes (N, D) into images (N, C, H, W), in float32 also under autocast."""
         image = at_least_float32(self.decoder(self._with_condition(z)))
-        return torch.sigmoid(image) if self.output == "sigmoid" else image
+        image = torch.sigmoid(image) if self.output == "sigmoid" else image
+        return image if self.shape_model is None else self.shape_model.painted(z, image)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)

@@ -119,14 +119,15 @@ class Guidance:
         }
         self.along: Tensor | None = None  # set where `decorrelate` will move codes together
 
-    def follow(self, codes: np.ndarray, trained: Sequence[int]) -> None:
+    def follow(self, codes: np.ndarray, trained: Sequence[int], fixed: Sequence[int] = ()) -> None:
         """Lets turned codes move as `decorrelate` would make them: the drawing learns that turn.
 
         Args:
             codes: Posterior means of the training patients as they are now, (N, D).
             trained: Dimensions that attributes are trained on.
+            fixed: Dimensions that it leaves as they are.
         """
-        slopes = predicting(codes, trained)[1]
+        slopes = predicting(codes, trained, fixed)[1]
         self.along = torch.tensor(slopes, dtype=torch.float32, device=self.deviation.device)
 
     def look(self, batch: Mapping[Any, Tensor], generator: Generator) -> Look:

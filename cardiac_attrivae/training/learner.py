@@ -20,7 +20,7 @@ from ..data.store import SliceDataset
 from ..metrics.calibration import calibration_lines
 from ..metrics.population import population_facts
 from ..models.conditional import told
-from ..models.independence import code_layers, decorrelate
+from ..models.independence import code_layers, decorrelate, fixed_of
 from ..models.networks import build_network, recalibrate
 from ..models.vae import VAE
 from ..runtime.distributed import barrier, from_first, is_first, share, synchronise
@@ -35,6 +35,7 @@ from .optimisation import average_of, compile_passes, scheduler_of
 from .pictures import draw_run
 from .run import Run, encode, memory_format, place
 from .scores import LossTerms, make_evaluator
+from .shape_fit import begin_with_shapes
 
 
 class Learner:
@@ -205,11 +206,15 @@ class VAELearner(Learner):
     ) -> None:
         super().__init__(pipeline, train, device, seed)
         self.known = train.basal()
-        if self.network.latent_size < len(pipeline.attributes):
+        count = {
+            "attributes": len(pipeline.attributes),
+            "shapes": getattr(self.network, "shapes", 0),
+        }
+        if self.network.latent_size < sum(count.values()):
+            asked = " and ".join(f"{number} {what}" for what, number in count.items() if number)
             raise ValueError(
-                f"{len(pipeline.attributes)} attributes for {self.network.latent_size} latent "
-                "dimensions; expected at least one for each: raise network.arguments.latent_size "
-                "or name fewer attributes"
+                f"{asked} for {self.network.latent_size} latent dimensions; expected at least one "
+                "for each: raise network.arguments.latent_size or name fewer"
             )
         if pipeline.decorrelate:
             code_layers(self.network)  # refused now, not after the training
@@ -284,13 +289,15 @@ class VAELearner(Learner):
         return {"guidance": terms, "guided_from": objective.guided_from}
 
     def make_trainer(self, handlers: Sequence[Any] = ()) -> NetworkTrainer:
+        begin_with_shapes(self.network, self.train, self.targets)
         trainer = super().make_trainer(handlers)
         if trainer.guidance is not None and self.pipeline.decorrelate and self._trained:
             trainer.add_event_handler(Events.EPOCH_STARTED, self._follow_codes, trainer.guidance)
         return trainer
 
     def _follow_codes(self, guidance: Guidance) -> None:
-        guidance.follow(self._basal_codes(self.network), self._trained)
+        codes = self._basal_codes(self.network)
+        guidance.follow(codes, self._trained, fixed_of(self.network))
 
     @property
     def _trained(self) -> list[int]:

@@ -86,7 +86,7 @@ class AttributeObjective(Objective):
 
     gamma: float = option(0.0, searched=True)
     delta: float = option(10.0, number(1e-6, 1e6))
-    attribute_target: str = option("sign", one_of("sign", "graded"))
+    attribute_target: str = option("sign", one_of("sign", "graded", "value"))
     attribute_codes: str = option("sampled", one_of("sampled", "mean"))
     # weight of the distance between the areas that are drawn when a dimension is turned and those
     # that were asked for, see `control_distance`. Turned are the dimensions of attributes that are

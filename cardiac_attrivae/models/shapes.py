@@ -1,0 +1,207 @@
+"""Shapes in closed form: outlines that are a straight line in the code, and what they cut out.
+
+A network that learns to draw from codes alone spends its training on where walls are. Masks of the
+training patients say it: signed distances to their outlines give a linear model, as in active
+shape models, whose first dimensions are attributes, and whose others are what attributes do not
+say. One matrix reads a code off the outlines of a slice, another draws it as outlines; the decoder
+makes what lies within.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..schema import HEART
+from .precision import at_least_float32
+
+LAYERS = 1 + len(HEART)
+"""What a picture is cut into: the rest, LV, myocardium and RV."""
+
+COARSE = 4
+"""Pixels of a slice along a side of a pixel of distances and textures."""
+
+SHARPNESS = 1.5
+"""Steepness of an outline: the logit of being inside, for each pixel further inwards."""
+
+
+def signed_distances(labels: Tensor) -> Tensor:
+    """Measures how far inside LV, epicardium (LV and myocardium together) and RV each place lies.
+
+    A wall is thin, and coarse distances lose it; the disc that it surrounds and ends is kept.
+
+    Args:
+        labels: Canonical labels, (N, C, H, W); H = W, a multiple of 4.
+
+    Returns:
+        Pixels to the outline, below 0 outside and 0 on it, up to 5/32 of the image, of the three
+        structures of each channel in turn; (N, 3 C, H / 4, W / 4). They are measured from pixel to
+        pixel on blocks of 2 x 2 and averaged over 4 x 4.
+
+    Example:
+        >>> labels = torch.zeros(1, 1, 32, 32, dtype=torch.long)
+        >>> labels[..., 8:24, 8:24] = 1  # LV
+        >>> signed_distances(labels)[0, 0, 4, 2:6]  # 4 are the most at this size
+        tensor([2., 4., 4., 2.])
+    """
+    n, channels, size, _ = labels.shape
+    lv, myo, rv = (labels == part for part in HEART)
+    discs = torch.stack([lv, lv | myo, rv], dim=2).float().flatten(0, 2)[:, None]
+    inside = F.avg_pool2d(discs, 2)[:, 0] >= 0.5
+    reach = size * 5 // 64
+    found = _squared(inside, reach).sqrt() - _squared(~inside, reach).sqrt()
+    found = 2 * (found + 0.5 - inside.float()).clamp(-reach, reach)
+    found = F.avg_pool2d(found[:, None], 2)
+    return found.view(n, len(HEART) * channels, size // COARSE, size // COARSE)
+
+
+def _squared(inside: Tensor, reach: int) -> Tensor:
+    """Squares of the distances to the nearest pixel that is not inside, (M, h, w); those further
+    than ``reach`` are only known to be so. Shifted copies are faster than any sort."""
+    found = torch.where(inside, torch.inf, 0.0)
+    for axis, pad in ((1, (0, 0, reach, reach)), (2, (reach, reach, 0, 0))):
+        wide, size = F.pad(found, pad, value=torch.inf), found.shape[axis]
+        for k in range(2 * reach + 1):
+            found = torch.minimum(found, wide.narrow(axis, k, size) + (k - reach) ** 2)
+    return found
+
+
+@dataclass(frozen=True)
+class FittedShapes:
+    """A linear model of P distances, whose K + S codes are attributes and what they do not say."""
+
+    mean: np.ndarray  # (P,)
+    basis: np.ndarray  # distances that a code of 1 adds, (K + S, P)
+    read: np.ndarray  # what a distance adds to each code, (K + S, P)
+
+
+def fit_shapes(
+    distances: np.ndarray, attributes: np.ndarray, scored: np.ndarray, count: int
+) -> FittedShapes:
+    r"""Fits a linear model of shapes in closed form.
+
+    .. math:: d = \bar d + A a + V s
+
+    A is the regression of distances on attributes; V are the principal components of what it
+    leaves, so that no s says anything, in a straight line, of an attribute of the same slices.
+    Codes are read the other way: attributes by a ridge regression on principal components, then
+
+    .. math:: s = V^\top (d - \bar d - A a)
+
+    in deviations. Both maps are linear.
+
+    Args:
+        distances: Of N slices, (N, P).
+        attributes: Of the same slices, standardised, (N, K); K may be 0.
+        scored: Slices that means, regression and deviations are taken over, (N,) truth values: the
+            basal ones, of which attributes are told. Components are of all slices.
+        count: S; components that the slices do not have are 0.
+
+    References:
+        | Active shape models (Cootes et al., 1995), https://doi.org/10.1006/cviu.1995.1004
+        | Of signed distances (Leventon, Grimson & Faugeras, 2000),
+          https://doi.org/10.1109/CVPR.2000.855835
+
+    Example:
+        >>> area = np.linspace(-1, 1, 9)[:, None]
+        >>> fitted = fit_shapes(5 + 2 * area, area, np.full(9, True), count=0)
+        >>> fitted.mean.round(6), fitted.basis.round(6), fitted.read.round(3)
+        (array([5.]), array([[2.]]), array([[0.5]]))
+    """
+    from sklearn.linear_model import RidgeCV
+
+    distances = np.asarray(distances, dtype=np.float64)
+    k, pixels = attributes.shape[1], distances.shape[1]
+    told = np.column_stack([np.ones(len(attributes)), attributes])
+    line = np.linalg.lstsq(told[scored], distances[scored], rcond=None)[0]
+    mean, along = line[0], line[1:]
+    left = distances - told @ line
+    components = np.zeros((count, pixels))
+    found = np.linalg.svd(left, full_matrices=False)[2][:count] if count else components
+    components[: len(found)] = found
+    deviation = np.sqrt(np.mean((left[scored] @ components.T) ** 2, axis=0))
+    scale = np.divide(1, deviation, where=deviation > 1e-6, out=np.zeros(count))
+
+    reading = np.zeros((k, pixels))
+    if k:
+        principal = np.linalg.svd(distances - mean, full_matrices=False)[2][: 2 * (k + count)]
+        seen = (distances - mean) @ principal.T
+        ridge = RidgeCV(np.logspace(-4, 5, 19), fit_intercept=False).fit(seen, attributes)
+        reading = ridge.coef_.reshape(k, -1) @ principal
+    rest = components - (components @ along.T) @ reading
+    return FittedShapes(
+        mean,
+        np.concatenate([along, components * deviation[:, None]]),
+        np.concatenate([reading, rest * scale[:, None]]),
+    )
+
+
+class ShapeModel(nn.Module):
+    """Reads codes off outlines, and draws codes as the layers of a picture; see `fit_shapes`.
+
+    Nothing of it is learnt by steps: training fills in what was fitted.
+
+    Args:
+        latent_size: D.
+        channels: C.
+        image_size: H = W.
+
+    Attributes:
+        mean: Distances of a code of 0, (3 C, H / 4, W / 4).
+        basis: Distances that each dimension adds, (D, 3 C, H / 4, W / 4).
+        read: What each distance adds to each dimension, (D, 9 C ...) over the same pixels.
+        free: 1 for dimensions that an encoder may change, (D,): those of attributes, which it reads
+            better than a line does, and those without a shape.
+    """
+
+    mean: Tensor
+    basis: Tensor
+    read: Tensor
+    free: Tensor
+
+    def __init__(self, latent_size: int, channels: int, image_size: int) -> None:
+        super().__init__()
+        self.channels, self.image_size = channels, image_size
+        size = (len(HEART) * channels, image_size // COARSE, image_size // COARSE)
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("basis", torch.zeros(latent_size, *size))
+        self.register_buffer("read", torch.zeros(latent_size, *size))
+        self.register_buffer("free", torch.ones(latent_size))
+
+    def fill(self, fitted: FittedShapes, attributes: int) -> None:
+        """Takes over a fitted model; its first codes are so many attributes."""
+        known = len(fitted.basis)
+        self.mean.copy_(torch.from_numpy(fitted.mean).view_as(self.mean))
+        for name in ("basis", "read"):
+            held = getattr(self, name).zero_()
+            held[:known] = torch.from_numpy(getattr(fitted, name)).view_as(held[:known])
+        self.free.fill_(1)[attributes:known] = 0
+
+    def codes(self, labels: Tensor) -> Tensor:
+        """Reads codes (N, D) off canonical labels (N, C, H, W)."""
+        left = signed_distances(labels) - self.mean
+        with torch.autocast(left.device.type, enabled=False):
+            return left.flatten(1) @ self.read.flatten(1).T
+
+    def layers(self, z: Tensor) -> Tensor:
+        """Draws which share of each pixel is the rest, LV, myocardium and RV, (N, C, 4, H, W); the
+        four are 1 together."""
+        z = at_least_float32(z)
+        with torch.autocast(z.device.type, enabled=False):
+            drawn = self.mean + (z @ self.basis.flatten(1)).view(-1, *self.mean.shape)
+        inside = torch.sigmoid(SHARPNESS * self._enlarged(drawn))
+        lv, epi, rv = inside.unflatten(1, (self.channels, len(HEART))).unbind(dim=2)
+        wall, beside = epi * (1 - lv), 1 - epi
+        return torch.stack([beside * (1 - rv), epi * lv, wall, beside * rv], dim=2)
+
+    def painted(self, z: Tensor, textures: Tensor) -> Tensor:
+        """Fills the layers of codes (N, D) with textures (N, 4 C, H / 4, W / 4): (N, C, H, W)."""
+        filled = self._enlarged(textures).unflatten(1, (self.channels, LAYERS))
+        return (self.layers(z) * filled).sum(dim=2)
+
+    def _enlarged(self, coarse: Tensor) -> Tensor:
+        return F.interpolate(coarse, scale_factor=COARSE, mode="bilinear")

@@ -1,0 +1,59 @@
+"""Fills the shape model of a network from masks of training patients, before the first step."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..data.store import SliceDataset
+from ..models.shapes import LAYERS, fit_shapes, signed_distances
+from ..models.vae import VAE
+from ..schema import Keys
+from .augmentation import AttributeTargets
+
+MOST = 2000
+"""Slices that shapes are fitted to, if there are not more basal ones, which come first."""
+
+AT_ONCE = 64
+
+
+def begin_with_shapes(network: VAE, train: SliceDataset, targets: AttributeTargets) -> None:
+    """Fits the shape model and begins with flat layers, each as bright as it is on average.
+
+    Args:
+        network: Changed in place; one without shapes stays as it is.
+        train: Training slices with masks.
+        targets: Their attributes, which the first codes are trained on.
+    """
+    model = getattr(network, "shape_model", None)  # networks of other packages have none
+    if model is None:
+        return
+    basal = train.is_basal
+    first = np.argsort(~basal, kind="stable")  # basal ones before others
+    rows = np.sort(first[: max(MOST, basal.sum())])
+    found, bright, pixels = [], torch.zeros(network.drawn), torch.zeros(network.drawn)
+    for some in np.array_split(rows, -(-len(rows) // AT_ONCE)):
+        batch = train.read(some)
+        image, label = batch[Keys.IMAGE], batch[Keys.LABEL]
+        found.append(signed_distances(label).flatten(1))
+        of = torch.stack([label == part for part in range(LAYERS)], dim=2).float()
+        bright += (of * image[:, :, None]).sum(dim=(0, 3, 4)).flatten()
+        pixels += of.sum(dim=(0, 3, 4)).flatten()
+    attributes = targets.values[rows]
+    fitted = fit_shapes(torch.cat(found).numpy(), attributes, basal[rows], network.shapes)
+    model.fill(fitted, attributes.shape[1])
+    _begin_flat(network, bright / pixels.clamp_min(1))
+
+
+def _begin_flat(network: VAE, brightness: Tensor) -> None:
+    """Sets the last layer of the decoder so that each texture is of one brightness."""
+    layers = [
+        m for m in network.decoder.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))
+    ]
+    level = brightness.clamp(0.005, 0.995)
+    with torch.no_grad():
+        nn.init.zeros_(layers[-1].weight)
+        layers[-1].get_parameter("bias").copy_(
+            torch.logit(level) if network.output == "sigmoid" else level
+        )

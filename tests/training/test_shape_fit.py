@@ -1,0 +1,82 @@
+"""Shapes in training: filled in before the first step, kept, and judged as any other network."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import quick_guide
+
+from cardiac_attrivae.models.independence import fixed_of
+from cardiac_attrivae.models.shapes import LAYERS, fit_shapes, signed_distances
+from cardiac_attrivae.training import shape_fit
+from cardiac_attrivae.training.config import load_pipeline
+from cardiac_attrivae.training.learner import VAELearner
+from cardiac_attrivae.training.run import encode, load_run
+from cardiac_attrivae.training.workflow import TrainingWorkflow
+
+SHAPES = (
+    "network.arguments.outlines=true",
+    "network.arguments.shapes=8",
+    "network.arguments.latent_size=16",
+    "network.arguments.image_size=32",
+)
+QUICK = ("schedule.epochs=2", "schedule.steps_per_epoch=2", "schedule.evaluate_every=2")
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def learner(drawn_slices):
+    pipeline = load_pipeline("attri_vae_unguided", SHAPES)
+    learner = VAELearner(pipeline, drawn_slices, CPU, seed=0)
+    shape_fit.begin_with_shapes(learner.network, drawn_slices, learner.targets)
+    return learner
+
+
+def test_shapes_are_fitted_to_all_slices_and_the_targets_of_the_basal_ones(learner, drawn_slices):
+    distances = signed_distances(drawn_slices.labels).flatten(1).numpy()
+    fitted = fit_shapes(distances, learner.targets.values, drawn_slices.is_basal, 8)
+    model = learner.network.shape_model
+    np.testing.assert_allclose(model.basis[:11].flatten(1), fitted.basis, atol=1e-4)
+    assert fixed_of(learner.network) == [*range(3, 11)]
+
+
+def test_the_first_textures_are_as_bright_as_the_slices(learner, drawn_slices):
+    with torch.no_grad():
+        textures = torch.sigmoid(learner.network.eval().decoder(torch.randn(2, 16)))
+    for part in range(1, LAYERS):
+        bright = drawn_slices.images[drawn_slices.labels == part].mean()
+        torch.testing.assert_close(textures[:, part], bright.expand(2, 8, 8), atol=1e-5, rtol=0)
+
+
+def test_of_many_slices_some_are_taken_and_every_basal_one(learner, drawn_slices, monkeypatch):
+    monkeypatch.setattr(shape_fit, "MOST", 15)
+    asked = []
+    monkeypatch.setattr(
+        shape_fit, "fit_shapes", lambda *given: asked.append(given[2]) or fit_shapes(*given)
+    )
+    shape_fit.begin_with_shapes(learner.network, drawn_slices, learner.targets)
+    assert (len(asked[0]), asked[0].sum()) == (15, 12)
+
+
+@pytest.mark.parametrize("name", ["attri_vae_fast", "attri_sivae_fast"])
+def test_a_trained_run_keeps_its_shapes_and_reads_codes_in_their_units(
+    name, drawn_slices, tmp_path
+):
+    pipeline = load_pipeline(name, [*SHAPES, *QUICK])
+    workflow = TrainingWorkflow(
+        pipeline, drawn_slices, drawn_slices.take([]), tmp_path, device="cpu", guide=quick_guide
+    )
+    workflow.initialize()
+    before = workflow.learner.network.shape_model.basis.clone()
+    workflow.run()
+    workflow.finalize()
+    run = load_run(tmp_path, "cpu")
+    assert torch.equal(run.network.shape_model.basis, before)
+    assert torch.equal(run.network.shape_model.free, workflow.learner.network.shape_model.free)
+    codes = encode(run.network, drawn_slices.images)[0]
+    assert np.isfinite(codes).all()
+
+
+def test_more_shapes_than_dimensions_are_refused(drawn_slices):
+    pipeline = load_pipeline("attri_vae_unguided", [*SHAPES, "network.arguments.shapes=14"])
+    with pytest.raises(ValueError, match="3 attributes and 14 shapes for 16 latent dimensions"):
+        VAELearner(pipeline, drawn_slices, CPU, seed=0)
