@@ -183,7 +183,11 @@ class ShapeModel(nn.Module):
 
     def codes(self, labels: Tensor) -> Tensor:
         """Reads codes (N, D) off canonical labels (N, C, H, W)."""
-        left = signed_distances(labels) - self.mean
+        return self.read_off(signed_distances(labels))
+
+    def read_off(self, distances: Tensor) -> Tensor:
+        """Reads codes (N, D) off distances (N, 3 C, H / 4, W / 4), flat or not."""
+        left = distances.view(-1, *self.mean.shape) - self.mean
         with torch.autocast(left.device.type, enabled=False):
             return left.flatten(1) @ self.read.flatten(1).T
 
