@@ -28,6 +28,12 @@ COARSE = 4
 SHARPNESS = 1.5
 """Steepness of an outline: the logit of being inside, for each pixel further inwards."""
 
+ROUNDS = 3
+"""How often a drawn size is compared with its code."""
+
+FURTHEST = 2.0
+"""Deviations that this may move a code, which asks for a size that no heart has."""
+
 
 def signed_distances(labels: Tensor) -> Tensor:
     """Measures how far inside LV, epicardium (LV and myocardium together) and RV each place lies.
@@ -143,6 +149,11 @@ def fit_shapes(
 class ShapeModel(nn.Module):
     """Reads codes off outlines, and draws codes as the layers of a picture; see `fit_shapes`.
 
+    Areas are not linear in distances: an outline that moves by a pixel adds more to a large heart.
+    So codes of sizes are not drawn as they are. What they would draw is measured, and the
+    difference added, a few times: a heart is drawn as large as its code says, whatever its other
+    codes are.
+
     Nothing of it is learnt by steps: training fills in what was fitted.
 
     Args:
@@ -156,12 +167,18 @@ class ShapeModel(nn.Module):
         read: What each distance adds to each dimension, (D, 9 C ...) over the same pixels.
         free: 1 for dimensions that an encoder may change, (D,): those of attributes, which it reads
             better than a line does, and those without a shape.
+        sized: 1 for dimensions of sizes, (D,).
+        size: What a pixel of LV, myocardium and RV in each channel adds to them, (D, 3 C).
+        offset: What they are without any, (D,).
     """
 
     mean: Tensor
     basis: Tensor
     read: Tensor
     free: Tensor
+    sized: Tensor
+    size: Tensor
+    offset: Tensor
 
     def __init__(self, latent_size: int, channels: int, image_size: int) -> None:
         super().__init__()
@@ -171,6 +188,9 @@ class ShapeModel(nn.Module):
         self.register_buffer("basis", torch.zeros(latent_size, *size))
         self.register_buffer("read", torch.zeros(latent_size, *size))
         self.register_buffer("free", torch.ones(latent_size))
+        self.register_buffer("sized", torch.zeros(latent_size))
+        self.register_buffer("size", torch.zeros(latent_size, len(HEART) * channels))
+        self.register_buffer("offset", torch.zeros(latent_size))
 
     def fill(self, fitted: FittedShapes, attributes: int) -> None:
         """Takes over a fitted model; its first codes are so many attributes."""
@@ -180,24 +200,45 @@ class ShapeModel(nn.Module):
             held = getattr(self, name).zero_()
             held[:known] = torch.from_numpy(getattr(fitted, name)).view_as(held[:known])
         self.free.fill_(1)[attributes:known] = 0
+        for values in (self.sized, self.size, self.offset):
+            values.zero_()
 
     def codes(self, labels: Tensor) -> Tensor:
         """Reads codes (N, D) off canonical labels (N, C, H, W)."""
-        return self.read_off(signed_distances(labels))
-
-    def read_off(self, distances: Tensor) -> Tensor:
-        """Reads codes (N, D) off distances (N, 3 C, H / 4, W / 4), flat or not."""
-        left = distances.view(-1, *self.mean.shape) - self.mean
+        left = signed_distances(labels) - self.mean
         with torch.autocast(left.device.type, enabled=False):
             return left.flatten(1) @ self.read.flatten(1).T
 
-    def layers(self, z: Tensor) -> Tensor:
-        """Draws which share of each pixel is the rest, LV, myocardium and RV, (N, C, 4, H, W); the
-        four are 1 together."""
+    def distances(self, z: Tensor) -> Tensor:
+        """Draws codes (N, D) as distances (N, 3 C, H / 4, W / 4), so large as they say."""
+        basis, start = self.basis.flatten(1), self.mean.flatten()
         z = at_least_float32(z)
         with torch.autocast(z.device.type, enabled=False):
-            drawn = self.mean + (z @ self.basis.flatten(1)).view(-1, *self.mean.shape)
-        inside = torch.sigmoid(SHARPNESS * self._enlarged(drawn))
+            code = z
+            for _ in range(ROUNDS):
+                drawn = (start + code @ basis).view(-1, *self.mean.shape)
+                wrong = self.sized * (z - self.sizes(drawn))
+                code = z + (code - z + wrong).clamp(-FURTHEST, FURTHEST)
+            return (start + code @ basis).view(-1, *self.mean.shape)
+
+    def sizes(self, distances: Tensor) -> Tensor:
+        """Measures the codes of sizes, (N, D), in distances (N, 3 C, H / 4, W / 4): a place counts
+        by the share of it that lies within the outline, were that straight."""
+        inside = self._parts((distances / COARSE + 0.5).clamp(0, 1))[:, :, 1:]
+        pixels = COARSE**2 * inside.sum(dim=(3, 4)).flatten(1)
+        return pixels @ self.size.T + self.offset
+
+    def layers(self, z: Tensor) -> Tensor:
+        """Draws codes (N, D) as layers, see `cut`."""
+        return self.cut(self.distances(z))
+
+    def cut(self, distances: Tensor) -> Tensor:
+        """Tells from distances (N, 3 C, H / 4, W / 4) which share of each pixel is the rest, LV,
+        myocardium and RV, (N, C, 4, H, W); the four are 1 together."""
+        return self._parts(torch.sigmoid(SHARPNESS * self._enlarged(distances)))
+
+    def _parts(self, inside: Tensor) -> Tensor:
+        """Tells from what lies within LV, epicardium and RV, (N, 3 C, h, w), what is which layer."""
         lv, epi, rv = inside.unflatten(1, (self.channels, len(HEART))).unbind(dim=2)
         wall, beside = epi * (1 - lv), 1 - epi
         return torch.stack([beside * (1 - rv), epi * lv, wall, beside * rv], dim=2)

@@ -177,14 +177,16 @@ class NetworkTrainer(SupervisedTrainer):
 class VAETrainer(NetworkTrainer):
     """Trains a network with one optimiser: beta-VAE and Attri-VAE. See `NetworkTrainer`.
 
-    A network that is shown outlines is shown the masks, see `outlined`. (Introspective training
-    encodes drawn hearts, too, of which there are none.)
+    A network that is shown outlines is shown the masks, see `outlined`, unless it reads shapes off
+    them, and has to learn where those of the guide are wrong. (Introspective training encodes drawn
+    hearts, too, of which there are no masks.)
     """
 
     def step(
         self, image: Tensor, attributes: Tensor | None, noise: Tensor
     ) -> tuple[VAEOutput, Terms, Terms]:
-        with self.autocast(), outlined(self.network, self.masks):
+        masks = None if getattr(self.network, "shapes", 0) else self.masks
+        with self.autocast(), outlined(self.network, masks):
             output = self.network(image, noise[0])
         terms = self.loss_function(output, image, attributes) | self.guided(output)
         descend(terms, self.optimizer)

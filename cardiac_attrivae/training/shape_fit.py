@@ -18,12 +18,6 @@ MOST = 2000
 
 AT_ONCE = 64
 
-TURNS = (1.0, 2.0)
-"""Deviations by which attributes are turned either way, to see what is drawn."""
-
-MOST_TURNED = 256
-"""Hearts that are turned."""
-
 
 def begin_with_shapes(network: VAE, train: SliceDataset, targets: AttributeTargets) -> None:
     """Fits the shape model and begins with flat layers, each as bright as it is on average.
@@ -50,35 +44,28 @@ def begin_with_shapes(network: VAE, train: SliceDataset, targets: AttributeTarge
     attributes = targets.values[rows]
     fitted = fit_shapes(torch.cat(found).numpy(), attributes, basal[rows], network.shapes)
     model.fill(fitted, attributes.shape[1])
-    distances = torch.cat(found)[basal[rows]][:MOST_TURNED]
-    _straighten(model, model.read_off(distances.to(model.mean)), train.scale, targets)
+    _know_sizes(model, torch.cat(found)[basal[rows]], train.scale, targets)
     _begin_flat(network, bright / pixels.clamp_min(1))
 
 
-def _straighten(model: ShapeModel, codes: Tensor, scale: Scale, targets: AttributeTargets) -> None:
-    """Lets a unit of each attribute that is a size draw a unit of it and nothing of the others.
-
-    Areas are not quite linear in distances. So each such dimension is turned about codes (N, D),
-    and the inverse of what is drawn, (K, K), is put before the dimensions.
-    """
-    sizes = {
-        k: column_of(name) for k, name in enumerate(targets.names) if is_size(name, scale.unit)
-    }
-    if not sizes:
-        return
-    dimensions, columns = [*sizes], [*sizes.values()]
-    unit = torch.as_tensor(targets.deviation[dimensions] / scale.pixel).to(codes)
-    turns = torch.eye(codes.shape[1]).to(codes)[dimensions]
-
-    def drawn(turn: Tensor) -> Tensor:
-        pixels = model.layers(codes + turn)[:, :, 1:].sum(dim=(3, 4)).flatten(1)
-        return (over_slices(pixels, scale)[:, columns] / unit).mean(dim=0)
-
-    effect = torch.stack(
-        [sum((drawn(k * turn) - drawn(-k * turn)) / (2 * k) for k in TURNS) for turn in turns]
-    ) / len(TURNS)
-    held = model.basis[dimensions].flatten(1)
-    model.basis[dimensions] = torch.linalg.solve(effect, held).view(len(sizes), *model.mean.shape)
+def _know_sizes(
+    model: ShapeModel, distances: Tensor, scale: Scale, targets: AttributeTargets
+) -> None:
+    """Tells the model which codes are sizes, and how the sizes that it measures quickly in distances
+    (N, 9 C ...) go along with those of the layers that it cuts out, in units of the code."""
+    names = {k: name for k, name in enumerate(targets.names) if is_size(name, scale.unit)}
+    distances = distances.view(-1, *model.mean.shape).to(model.mean)
+    summed = over_slices(torch.eye(len(distances[0])), scale)  # of each channel at each phase
+    parts = [model.cut(some)[:, :, 1:].sum(dim=(3, 4)).flatten(1) for some in distances.split(8)]
+    drawn = over_slices(torch.cat(parts), scale).cpu().double().numpy() * scale.pixel
+    for k, name in names.items():
+        model.sized[k] = 1
+        model.size[k] = summed[:, column_of(name)]
+        seen = model.sizes(distances)[:, k].cpu().double().numpy()
+        codes = (drawn[:, column_of(name)] - targets.mean[k]) / targets.deviation[k]
+        slope, start = np.polyfit(codes, seen, 1)
+        model.size[k] /= slope
+        model.offset[k] = -start / slope
 
 
 def _begin_flat(network: VAE, brightness: Tensor) -> None:
