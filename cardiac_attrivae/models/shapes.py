@@ -238,7 +238,7 @@ class ShapeModel(nn.Module):
         return self._parts(torch.sigmoid(SHARPNESS * self._enlarged(distances)))
 
     def _parts(self, inside: Tensor) -> Tensor:
-        """Tells from what lies within LV, epicardium and RV, (N, 3 C, h, w), what is which layer."""
+        """Makes layers, (N, C, 4, h, w), of what lies within LV, epicardium and RV."""
         lv, epi, rv = inside.unflatten(1, (self.channels, len(HEART))).unbind(dim=2)
         wall, beside = epi * (1 - lv), 1 - epi
         return torch.stack([beside * (1 - rv), epi * lv, wall, beside * rv], dim=2)

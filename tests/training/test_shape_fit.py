@@ -58,7 +58,7 @@ def test_a_unit_of_a_code_draws_a_deviation_of_its_area_and_nothing_of_the_other
 
     for k, unit in enumerate(np.eye(16, dtype=np.float32)[:3]):
         change = (drawn(1.5 * unit) - drawn(-1.5 * unit)) / 3
-        np.testing.assert_allclose(change.mean(0), np.eye(3)[k], atol=0.03)
+        np.testing.assert_allclose(change.mean(0), np.eye(3)[k], atol=0.05)
         assert change.std(0).max() < 0.05  # in every heart
 
 
