@@ -164,7 +164,7 @@ class ShapeModel(nn.Module):
     Attributes:
         mean: Distances of a code of 0, (3 C, H / 4, W / 4).
         basis: Distances that each dimension adds, (D, 3 C, H / 4, W / 4).
-        read: What each distance adds to each dimension, (D, 9 C ...) over the same pixels.
+        read: What each distance adds to each dimension, of the same shape.
         free: 1 for dimensions that an encoder may change, (D,): those of attributes, which it reads
             better than a line does, and those without a shape.
         sized: 1 for dimensions of sizes, (D,).

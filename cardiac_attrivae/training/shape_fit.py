@@ -51,8 +51,8 @@ def begin_with_shapes(network: VAE, train: SliceDataset, targets: AttributeTarge
 def _know_sizes(
     model: ShapeModel, distances: Tensor, scale: Scale, targets: AttributeTargets
 ) -> None:
-    """Tells the model which codes are sizes, and how the sizes that it measures quickly in distances
-    (N, 9 C ...) go along with those of the layers that it cuts out, in units of the code."""
+    """Tells the model which codes are sizes, and how those that it measures quickly, in distances
+    (N, P), go along with those of the layers that it cuts out, in units of the code."""
     names = {k: name for k, name in enumerate(targets.names) if is_size(name, scale.unit)}
     distances = distances.view(-1, *model.mean.shape).to(model.mean)
     summed = over_slices(torch.eye(len(distances[0])), scale)  # of each channel at each phase
