@@ -31,7 +31,7 @@ from cardiac_attrivae.export.formats import pipeline_of, plain
 from cardiac_attrivae.report.render import render
 from cardiac_attrivae.runtime.files import write
 from cardiac_attrivae.runtime.provenance import digest
-from cardiac_attrivae.runtime.shipped_models import JUDGES, MODELS, PRETRAINED
+from cardiac_attrivae.runtime.shipped_models import GUIDE, JUDGES, MODELS, PRETRAINED
 from cardiac_attrivae.runtime.weights import read_weights, weights_digest, write_weights
 from cardiac_attrivae.segmentation.guide import train_guide
 from cardiac_attrivae.segmentation.judge import segmenters_for
@@ -96,7 +96,8 @@ def write_shipped(run: Run, folder: Path, name: str) -> float:
     file = folder / MODELS / "model.safetensors"
     facts = {key: run.about[key] for key in SHARED if key in run.about}
     network = plain(run.network)
-    write_weights(file, halved(network.state_dict()), {"pipeline": pipeline_of(run)} | facts)
+    own = write_guide(halved(network.state_dict()), folder.parent)
+    write_weights(file, own, {"pipeline": pipeline_of(run)} | facts)
     sha256, data, refiner = digest(file), Source.of(run), ""
     painting = run.folder / REFINER / file.name
     if painting.is_file():
@@ -118,13 +119,24 @@ def write_shipped(run: Run, folder: Path, name: str) -> float:
     return float((abs(one - other) / run.about["code_deviation"]).max())
 
 
+def write_guide(weights: dict[str, torch.Tensor], folder: Path) -> dict[str, torch.Tensor]:
+    """Writes the guide that is a part of the network, once for all; returns the other weights."""
+    part = "guide."
+    own = {name: value for name, value in weights.items() if not name.startswith(part)}
+    guide = {name.removeprefix(part): weights[name] for name in weights.keys() - own.keys()}
+    file = folder / GUIDE
+    if file.is_file() and weights_digest(read_weights(file)[0]) != weights_digest(guide):
+        raise click.ClickException(f"{file} is another guide; remove it and write all models anew")
+    write_weights(file, guide, {})
+    return own
+
+
 def write_refiner(file: Path, run: Run, folder: Path) -> str:
     """Writes the refiner of a run, for the run's weights as they are shipped; returns its hash."""
     weights, about = read_weights(file)
     base = about_base(run) | {"sha256": weights_digest(halved(plain(run.network).state_dict()))}
-    write_weights(
-        folder / file.name, halved(weights), {"pipeline": about["pipeline"], "base": base}
-    )
+    own = write_guide(halved(weights), folder.parents[2])
+    write_weights(folder / file.name, own, {"pipeline": about["pipeline"], "base": base})
     return digest(folder / file.name)
 
 

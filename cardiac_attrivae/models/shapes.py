@@ -235,7 +235,7 @@ class ShapeModel(nn.Module):
     def cut(self, distances: Tensor) -> Tensor:
         """Tells from distances (N, 3 C, H / 4, W / 4) which share of each pixel is the rest, LV,
         myocardium and RV, (N, C, 4, H, W); the four are 1 together."""
-        return self._parts(torch.sigmoid(SHARPNESS * self._enlarged(distances)))
+        return self._parts(torch.sigmoid(SHARPNESS * enlarged(distances)))
 
     def _parts(self, inside: Tensor) -> Tensor:
         """Makes layers, (N, C, 4, h, w), of what lies within LV, epicardium and RV."""
@@ -244,9 +244,10 @@ class ShapeModel(nn.Module):
         return torch.stack([beside * (1 - rv), epi * lv, wall, beside * rv], dim=2)
 
     def painted(self, z: Tensor, textures: Tensor) -> Tensor:
-        """Fills the layers of codes (N, D) with textures (N, 4 C, H / 4, W / 4): (N, C, H, W)."""
-        filled = self._enlarged(textures).unflatten(1, (self.channels, LAYERS))
-        return (self.layers(z) * filled).sum(dim=2)
+        """Fills the layers of codes (N, D) with textures (N, 4 C, H, W): (N, C, H, W)."""
+        return (self.layers(z) * textures.unflatten(1, (self.channels, LAYERS))).sum(dim=2)
 
-    def _enlarged(self, coarse: Tensor) -> Tensor:
-        return F.interpolate(coarse, scale_factor=COARSE, mode="bilinear")
+
+def enlarged(coarse: Tensor, mode: str = "bilinear") -> Tensor:
+    """Brings (N, F, H / 4, W / 4) to the pixels of a slice, (N, F, H, W)."""
+    return F.interpolate(coarse, scale_factor=COARSE, mode=mode)

@@ -16,7 +16,7 @@ from ..schema import HEART, VAEOutput
 from .classifier import ClassifierHead
 from .guide_network import SMALLEST, guide_network
 from .precision import at_least_float32
-from .shapes import COARSE, LAYERS, ShapeModel
+from .shapes import COARSE, LAYERS, ShapeModel, enlarged
 
 LARGEST = 4096
 """Largest image, and most latent dimensions, channels and filters: more is a mistake or attack."""
@@ -223,6 +223,8 @@ class VAE(nn.Module):
     def decode(self, z: Tensor) -> Tensor:
         """Decodes codes (N, D) into images (N, C, H, W), in float32 also under autocast."""
         image = at_least_float32(self.decoder(self._with_condition(z)))
+        if self.shape_model is not None:
+            image = enlarged(image, "bicubic")  # the lattice of a bilinear one would be seen
         image = torch.sigmoid(image) if self.output == "sigmoid" else image
         return image if self.shape_model is None else self.shape_model.painted(z, image)
 

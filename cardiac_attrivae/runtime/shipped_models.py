@@ -17,6 +17,8 @@ MODELS = "models"
 """Folder of the weights in a bundle."""
 JUDGES = "judges"
 """Folder beside the models of a data set, with the networks that measure what they draw."""
+GUIDE = "guide.safetensors"
+"""File beside them, with the weights of the guide that is a part of each: they share one."""
 
 
 def shipped_models() -> list[str]:
@@ -54,6 +56,13 @@ def judges_of(folder: Path) -> list[Path]:
     """Returns the files of the networks that measure what a shipped model draws, by its
     `model_folder`; none of other models."""
     return sorted((folder.parents[1] / JUDGES).glob("*.safetensors")) if is_shipped(folder) else []
+
+
+def guide_of(folder: Path) -> Path | None:
+    """Returns the file of the guide that a shipped model shares with others, by its `model_folder`;
+    None of other models."""
+    file = folder.parents[1] / GUIDE if is_shipped(folder) else folder
+    return file if file.is_file() else None
 
 
 def is_shipped(folder: Path) -> bool:

@@ -21,7 +21,7 @@ from ..runtime.contents import require_run
 from ..runtime.device import find_device
 from ..runtime.files import read_json
 from ..runtime.outputs import REFINER
-from ..runtime.shipped_models import is_shipped, model_folder
+from ..runtime.shipped_models import guide_of, is_shipped, model_folder
 from ..runtime.weights import read_weights, weights_digest
 from ..schema import DataError, Keys
 from .batches import conditions
@@ -152,6 +152,7 @@ def load_run(folder: str | Path, device: str = "cpu", *, plain: bool | None = No
     require_run(folder)
     file = folder / "model.safetensors"
     weights, about = read_weights(file)
+    weights |= shared_weights(folder)
     try:
         pipeline = parse_pipeline(about.pop("pipeline", None))
         for kind in (pipeline.objective.kind, kind_of(pipeline.network.name)):
@@ -195,6 +196,7 @@ def read_refiner(
         DataError: If it is damaged, or belongs to another run.
     """
     own, about = read_weights(file)
+    own |= shared_weights(file.parents[1])
     base = about.get("base")
     if not isinstance(base, Mapping) or base.get("sha256") != weights_digest(weights):
         raise DataError(
@@ -213,6 +215,13 @@ def read_refiner(
     hashes = {"sha256": weights_digest(own)}
     hashes["guide_sha256"] = weights_digest(refiner.guide.state_dict())
     return refiner.eval(), {"pipeline": pipeline.to_dict(), **hashes}
+
+
+def shared_weights(folder: Path) -> dict[str, Tensor]:
+    """Reads the weights that are part of a shipped model, and that its own file leaves out."""
+    file = guide_of(folder)
+    weights = read_weights(file)[0] if file else {}
+    return {f"guide.{name}": values for name, values in weights.items()}
 
 
 def restored(pipeline: Pipeline, weights: Mapping[str, Tensor]) -> VAE:

@@ -108,6 +108,8 @@ def test_torchscript_without_this_package(run, given, tmp_path):
         ("BetaVAE", {"normalisation": "batch"}),
         ("SoftIntroVAE", {}),
         ("SoftIntroVAE", {"outlines": True}),
+        ("BetaVAE", {"outlines": True, "shapes": 4}),
+        ("SoftIntroVAE", {"outlines": True, "shapes": 4}),
     ],
 )
 def test_a_conditional_network_is_told_in_another_program(name, options, tmp_path):
@@ -120,6 +122,12 @@ def test_a_conditional_network_is_told_in_another_program(name, options, tmp_pat
     network = build_network(name, **arguments)
     for parameter in network.parameters():  # a new network ignores what it is told
         torch.nn.init.normal_(parameter, 0, 0.2)
+    if network.shape_model is not None:  # as if fitted: sizes of the first two dimensions
+        network.shape_model.mean.normal_(0, 5)
+        network.shape_model.basis.normal_()
+        network.shape_model.read.normal_(0, 0.01)
+        network.shape_model.sized[:2] = 1
+        network.shape_model.size[:2] = 0.01
     network.train()(torch.rand(8, 2, size, size))
     network.eval()
     files = formats.write_onnx(of(network, Network(name, arguments)), tmp_path)
