@@ -249,5 +249,10 @@ class ShapeModel(nn.Module):
 
 
 def enlarged(coarse: Tensor, mode: str = "bilinear") -> Tensor:
-    """Brings (N, F, H / 4, W / 4) to the pixels of a slice, (N, F, H, W)."""
+    """Brings (N, F, H / 4, W / 4) to the pixels of a slice, (N, F, H, W).
+
+    Example:
+        >>> enlarged(torch.ones(2, 3, 8, 8)).shape
+        torch.Size([2, 3, 32, 32])
+    """
     return F.interpolate(coarse, scale_factor=COARSE, mode=mode)
