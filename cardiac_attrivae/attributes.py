@@ -298,6 +298,28 @@ def is_size(name: str, unit: str) -> bool:
     return name in ATTRIBUTES and is_own_area(name) and ATTRIBUTES[name].unit == unit
 
 
+def drawn_by(names: Sequence[str], unit: str) -> dict[int, int]:
+    """Tells which attribute decides how large a structure is drawn: the one that is named first, of
+    its size and of ratios that end with it, as an ejection fraction does with the LV at ES.
+
+    Args:
+        names: Attributes.
+        unit: Unit of what is measured, see `is_size`.
+
+    Returns:
+        Column of the size, see `column_of` -> number of the attribute.
+
+    Example:
+        >>> drawn_by(["LVEDA", "LVEF", "LVESA", "LVEDV"], "cm2")  # LVEF is drawn by the area at ES
+        {0: 0, 3: 1}
+    """
+    found: dict[int, int] = {}
+    for number, name in enumerate(names):
+        if is_size(name, unit) or (name in ATTRIBUTES and ATTRIBUTES[name].kind is Kind.RATIO):
+            found.setdefault(column_of(name), number)
+    return found
+
+
 def is_area(name: str) -> bool:
     """Tells whether a slice shows an attribute completely, as the area of its structure.
 

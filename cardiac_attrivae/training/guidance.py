@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from ..attributes import ATTRIBUTES, Kind, areas_at, column_of, drawn, is_size
+from ..attributes import ATTRIBUTES, Kind, areas_at, column_of, drawn, drawn_by
 from ..data.store import SliceDataset, over_slices
 from ..models.anatomy_terms import control_distance, mask_distance, soft_areas, turned
 from ..models.independence import predicting
@@ -97,10 +97,7 @@ class Guidance:
         self.guide, self.anatomy = guide, objective.anatomy
         self.network = guide.network.to(device).eval().requires_grad_(False)
         self.scale, unit = train.scale, train.scale.unit
-        first: dict[int, int] = {}  # which attribute turns an area or volume
-        for k, name in enumerate(names):
-            if is_size(name, unit) or ATTRIBUTES[name].kind is Kind.RATIO:
-                first.setdefault(column_of(name), k)
+        first = drawn_by(names, unit)
         ratios = {k: names[k] for k in first.values() if ATTRIBUTES[names[k]].kind is Kind.RATIO}
         found = {k: column for column, k in first.items() if k not in ratios}
         found |= {k: column_of(name) for k, name in ratios.items()}

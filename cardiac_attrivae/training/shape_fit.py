@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..attributes import column_of, is_size
+from ..attributes import drawn_by, is_size
 from ..data.store import Scale, SliceDataset, over_slices
 from ..models.shapes import LAYERS, ShapeModel, fit_shapes, signed_distances
 from ..models.vae import VAE
@@ -52,18 +52,23 @@ def _know_sizes(
     model: ShapeModel, distances: Tensor, scale: Scale, targets: AttributeTargets
 ) -> None:
     """Tells the model which codes are sizes, and how those that it measures quickly, in distances
-    (N, P), go along with those of the layers that it cuts out, in units of the code."""
-    names = {k: name for k, name in enumerate(targets.names) if is_size(name, scale.unit)}
+    (N, P), go along with those of the layers that it cuts out, in units of the code. A size that a
+    ratio decides about, see `drawn_by`, is left to the line."""
+    sizes = {
+        k: column
+        for column, k in drawn_by(targets.names, scale.unit).items()
+        if is_size(targets.names[k], scale.unit)
+    }
     distances = distances.view(-1, *model.mean.shape).to(model.mean)
     summed = over_slices(torch.eye(len(distances[0])), scale)  # of each channel at each phase
     parts = [model.cut(some)[:, :, 1:].sum(dim=(3, 4)).flatten(1) for some in distances.split(8)]
     drawn = over_slices(torch.cat(parts), scale).cpu().double().numpy() * scale.pixel
-    for k, name in names.items():
-        model.sized[k] = 1
-        model.size[k] = summed[:, column_of(name)]
+    for k, column in sizes.items():
+        model.size[k] = summed[:, column]
         seen = model.sizes(distances)[:, k].cpu().double().numpy()
-        codes = (drawn[:, column_of(name)] - targets.mean[k]) / targets.deviation[k]
+        codes = (drawn[:, column] - targets.mean[k]) / targets.deviation[k]
         slope, start = np.polyfit(codes, seen, 1)
+        model.sized[k] = 1
         model.size[k] /= slope
         model.offset[k] = -start / slope
 
