@@ -14,7 +14,7 @@ from ..schema import Keys
 from .augmentation import AttributeTargets
 
 MOST = 2000
-"""Slices that shapes are fitted to, if there are not more basal ones, which come first."""
+"""Slices that shapes are fitted to, basal ones before others."""
 
 AT_ONCE = 64
 
@@ -31,8 +31,7 @@ def begin_with_shapes(network: VAE, train: SliceDataset, targets: AttributeTarge
     if model is None:
         return
     basal = train.is_basal
-    first = np.argsort(~basal, kind="stable")  # basal ones before others
-    rows = np.sort(first[: max(MOST, basal.sum())])
+    rows = np.sort(np.argsort(~basal, kind="stable")[:MOST])
     found, bright, pixels = [], torch.zeros(network.drawn), torch.zeros(network.drawn)
     for some in np.array_split(rows, -(-len(rows) // AT_ONCE)):
         batch = train.read(some)
