@@ -1,6 +1,7 @@
 """Training on stacks: one deformation for all channels, and volumes that follow it."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -125,9 +126,11 @@ def test_guidance_turns_volumes_of_stacks(stacks):
 
     guide = SimpleNamespace(network=Bright())
     weights = SimpleNamespace(control=1.0, anatomy=1.0)
-    guidance = Guidance(guide, weights, ("LVEF", "LVESV"), stacks, torch.device("cpu"))
-    assert guidance.dimensions.tolist() == [1]
-    assert guidance.structures.tolist() == [3]
+    of = partial(Guidance, guide, weights, train=stacks, device=torch.device("cpu"))
+    assert of(names=("LVEF", "LVESV")).ratios.keys() == {0}  # the one that is named first
+    guidance = of(names=("LVEDV", "LVESV", "LVEF"))
+    assert (guidance.dimensions.tolist(), guidance.ratios) == ([0, 1], {})
+    assert guidance.structures.tolist() == [0, 3]
     slices = stacks.read(range(4))
     output = SimpleNamespace(reconstruction=slices[Keys.IMAGE], z=torch.zeros(4, 8))
     look = guidance.look(slices, torch.Generator().manual_seed(0))
