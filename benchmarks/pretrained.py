@@ -98,7 +98,8 @@ def write_shipped(run: Run, folder: Path, name: str) -> float:
     file = folder / MODELS / "model.safetensors"
     facts = {key: run.about[key] for key in SHARED if key in run.about}
     network = plain(run.network)
-    own = write_guide(halved(network.state_dict()), folder.parent)
+    weights = halved(network.state_dict())
+    own = write_guide(weights, folder.parent)
     write_weights(file, own, {"pipeline": pipeline_of(run)} | facts)
     sha256, data, refiner = digest(file), Source.of(run), ""
     painting = run.folder / REFINER / file.name
@@ -116,7 +117,7 @@ def write_shipped(run: Run, folder: Path, name: str) -> float:
     write(folder / "docs" / "README.md", before + use + rest[rest.index("## Dimensions") :])
     write(folder / "LICENSE", render("bundle_licence.txt", "cardiac_attrivae.export", **text))
     again = copy.deepcopy(network)
-    again.load_state_dict(halved(network.state_dict()))
+    again.load_state_dict(weights)
     images = torch.rand(8, *_shape(run), generator=torch.Generator().manual_seed(0))
     one, other = (encode(net, images)[0] for net in (network, again))
     return float((abs(one - other) / run.about["code_deviation"]).max())
