@@ -175,7 +175,7 @@ def hasty_segmenters():
 
     from cardiac_attrivae.segmentation import guide, judge
 
-    hasty = partial(judge.Training, steps=8, batch_size=8)
+    hasty = partial(judge.Training, steps=2, batch_size=4)
     with pytest.MonkeyPatch.context() as patch:
         for module in (guide, judge):
             patch.setattr(module, "Training", hasty)

@@ -2,11 +2,10 @@
 
 import json
 import math
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from contextlib import nullcontext, suppress
 from functools import partial
@@ -31,10 +30,11 @@ from cardiac_attrivae.models.networks import BetaVAE
 from cardiac_attrivae.models.perceptual import perceptual_loss
 from cardiac_attrivae.runtime.device import find_device
 from cardiac_attrivae.schema import DataError, Keys
+from cardiac_attrivae.segmentation import judge_training
 from cardiac_attrivae.segmentation.guide import train_guide
 from cardiac_attrivae.segmentation.judge_training import Training
+from cardiac_attrivae.training import checkpoints, learner, records
 from cardiac_attrivae.training import folder as folder_of_run
-from cardiac_attrivae.training import learner, records
 from cardiac_attrivae.training.config import (
     Optimiser,
     Pipeline,
@@ -309,29 +309,39 @@ def test_too_little_space_for_checkpoints_is_reported_before_training(train, tmp
     assert not (tmp_path / "run").exists()
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-sys.path[:0] = sys.argv[2:3]
-import test_workflow as t
-from cardiac_attrivae.training.config import parse_pipeline
-from cardiac_attrivae.training import checkpoints, records, workflow
-
-folder, real = Path(sys.argv[1]), checkpoints.torch.save
-records.Records.draw = lambda self: None
-
-def save(state, stream):
-    real(state, stream)
-    if state.get("epoch") == 3:
-        os.kill(os.getpid(), signal.SIGKILL)  # last.pt is still of epoch 2
-
-checkpoints.torch.save = save
-run = workflow.TrainingWorkflow(
-    parse_pipeline(t.PLAIN), *t.small_halves(folder), folder / "killed", device="cpu"
+FORKS = multiprocessing.get_context("forkserver")  # what is killed is forked: imports take long
+FORKS.set_forkserver_preload(
+    ["cardiac_attrivae.segmentation.guide", "cardiac_attrivae.training.workflow", "pytest"]
 )
-run.initialize()
-run.run()
-"""
+
+
+def forked(work, *given):
+    """Starts a function in a process of its own, which computes with as many threads."""
+    process = FORKS.Process(target=_with_threads, args=(torch.get_num_threads(), work, *given))
+    process.start()
+    return process
+
+
+def _with_threads(number, work, *given):
+    torch.set_num_threads(number)
+    Records.draw = lambda self: None
+    work(*given)
+
+
+def train_until_a_checkpoint_is_written(folder):
+    """Ends by a kill while last.pt is still of epoch 2."""
+
+    def save(state, stream):
+        real(state, stream)
+        if state.get("epoch") == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    real, checkpoints.torch.save = torch.save, save
+    run = TrainingWorkflow(
+        parse_pipeline(PLAIN), *small_halves(folder), folder / "killed", device="cpu"
+    )
+    run.initialize()
+    run.run()
 
 
 def small_halves(folder):
@@ -347,9 +357,9 @@ def small_halves(folder):
 
 @pytest.mark.slow
 def test_a_run_that_was_killed_while_it_wrote_a_checkpoint_resumes_bit_for_bit(tmp_path):
-    with started(KILLED, tmp_path) as killed:
-        _, errors = killed.communicate()
-    assert killed.returncode == -signal.SIGKILL, errors
+    killed = forked(train_until_a_checkpoint_is_written, tmp_path)
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     data = small_halves(tmp_path)
     for name, resume in (("killed", True), ("whole", False)):
         run = finished(
@@ -361,31 +371,6 @@ def test_a_run_that_was_killed_while_it_wrote_a_checkpoint_resumes_bit_for_bit(t
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
 
 
-KILLED_AT_RANDOM = """
-import sys
-from pathlib import Path
-sys.path[:0] = sys.argv[2:3]
-import test_workflow as t
-from ignite.engine import Events
-from cardiac_attrivae.segmentation import judge_training
-from cardiac_attrivae.training.config import parse_pipeline
-from cardiac_attrivae.training.records import Records
-from cardiac_attrivae.training.workflow import TrainingWorkflow
-
-folder = Path(sys.argv[1])
-Records.draw = lambda self: None
-judge_training.CHECKPOINT_EVERY = 2
-tell = t.On(Events.ITERATION_COMPLETED, lambda: print("step", flush=True))
-run = TrainingWorkflow(
-    parse_pipeline(getattr(t, sys.argv[3])), *t.small_halves(folder), folder / "killed",
-    device="cpu", resume=True, handlers=(tell,), guide=t.short_guide,
-)
-print("ready", flush=True)
-run.initialize()
-print("from", run.records.start_epoch, flush=True)
-run.run()
-run.finalize()
-"""
 LONG = INTRO | {"data": {"batch_size": 4}, "schedule": {"epochs": 80, "keep": "last"}}
 GUIDED = LONG | {
     "attributes": ["LVEDA", "RVEDA"],
@@ -396,30 +381,36 @@ GUIDED = LONG | {
 short_guide = partial(train_guide, training=Training(steps=12, batch_size=4))
 
 
-def started(program, folder, *more):
-    """Starts a program in a process of its own."""
-    here = Path(__file__).parent
-    return subprocess.Popen(
-        [sys.executable, "-c", program, str(folder), str(here), *more],
-        cwd=here.parent,
-        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def train_on(folder, pipeline, told):
+    """Resumes a run, and tells when it begins, from which epoch, and of each step."""
+    judge_training.CHECKPOINT_EVERY = 2
+    tell = On(Events.ITERATION_COMPLETED, lambda: told.send("step"))
+    run = TrainingWorkflow(
+        parse_pipeline(pipeline), *small_halves(folder), folder / "killed", device="cpu",
+        resume=True, handlers=(tell,), guide=short_guide,
+    )  # fmt: skip
+    told.send("ready")
+    run.initialize()
+    told.send(run.records.start_epoch)
+    run.run()
+    run.finalize()
 
 
 def killed_after(steps, seconds, folder, pipeline):
     """Trains on in a process, and kills it some time after so many steps; its first epoch, in a
     list that is empty if it was killed before."""
-    with started(KILLED_AT_RANDOM, folder, pipeline) as process:
-        told = (line for line in process.stdout if line.startswith(("ready", "from", "step")))
-        lines = [next(told, "") for _ in range(steps + 1)]
+    told, teller = FORKS.Pipe(duplex=False)
+    process = forked(train_on, folder, pipeline, teller)
+    teller.close()
+    lines = []
+    with told:
+        with suppress(EOFError):  # it has ended, by an error or early
+            lines += (told.recv() for _ in range(steps + 1))
         time.sleep(seconds)
         process.kill()
-        _, errors = process.communicate()
-    assert process.returncode == -signal.SIGKILL, errors
-    return [int(line.split()[1]) for line in lines if line.startswith("from")]
+        process.join()
+    assert process.exitcode == -signal.SIGKILL
+    return lines[1:2]
 
 
 @pytest.mark.slow
@@ -430,7 +421,8 @@ def test_a_run_that_was_often_killed_ends_bit_for_bit_as_one_never_was(tmp_path,
     steps = [0, 0, 0, *random.integers(2, 9, size=times)]
     begun = []
     for n in steps:
-        begun += killed_after(n, random.uniform(0, 0.1 if n else 1), tmp_path, pipeline)
+        seconds = random.uniform(0, 0.1 if n else 1)
+        begun += killed_after(n, seconds, tmp_path, globals()[pipeline])
     assert begun == sorted(begun)
     assert 0 < begun[-1] < 80
     for name, resume, earliest in (("killed", True, begun[-1]), ("whole", False, 0)):
