@@ -15,6 +15,8 @@ from skimage.transform import resize
 
 from cardiac_attrivae.data.store import SliceDataset
 
+pytestmark = pytest.mark.xdist_group("pictures")  # one store of real hearts
+
 DOCS = Path(__file__).parents[1] / "docs"
 COARSE = 1 / 3
 SIDES = range(24, 63, 2)

@@ -18,6 +18,8 @@ from cardiac_attrivae.data.recipe import Recipe
 from cardiac_attrivae.data.store import SliceDataset
 from cardiac_attrivae.schema import DataError, Keys, Phase
 
+pytestmark = pytest.mark.xdist_group("real_phases")  # one store of real hearts
+
 ACDC = load_manifest("acdc")
 BOTH = ("ED", "ES")
 

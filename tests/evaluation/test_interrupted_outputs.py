@@ -14,6 +14,8 @@ from cardiac_attrivae.evaluation.generation import (
 )
 from cardiac_attrivae.report.page import write_report
 
+pytestmark = pytest.mark.xdist_group("interrupted")  # one run for all
+
 
 @pytest.fixture(scope="module")
 def place(hasty_segmenters, acdc_store_all, tmp_path_factory):

@@ -41,6 +41,8 @@ from cardiac_attrivae.segmentation.judge import Segmenter
 from cardiac_attrivae.training.config import load_pipeline
 from cardiac_attrivae.training.run import Run
 
+pytestmark = pytest.mark.xdist_group("explorer")  # one page for all
+
 NAMES = ("LVEDA", "MEDA", "RVEDV")
 SIZE, PIXEL = 64, 0.01  # cm^2
 GREYS = {"LV": 0.9, "MYO": 0.3, "RV": 0.6}

@@ -20,6 +20,8 @@ from cardiac_attrivae.schema import DataError
 from cardiac_attrivae.training.facts import PRIVATE
 from cardiac_attrivae.training.run import decode, load_run, shared_weights
 
+pytestmark = pytest.mark.xdist_group("shipped")  # one shipped model for all
+
 BUNDLES = sorted(folder.parent for folder in shipped.PRETRAINED.glob("*/*/models"))
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "pretrained.py"
 MOST_BYTES = 12 * 2**20

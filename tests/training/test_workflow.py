@@ -458,6 +458,7 @@ def store_of_two(acdc_tree, tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("two_workers")  # one store for both
 @pytest.mark.parametrize("precision", ["bfloat16", "float32"])
 def test_a_seed_fixes_a_run_to_the_bit_however_many_workers_made_its_store(
     acdc_store_all, store_of_two, tmp_path, precision
