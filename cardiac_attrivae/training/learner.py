@@ -100,6 +100,9 @@ class Learner:
         """Changes batches; None leaves them as they are."""
         raise NotImplementedError
 
+    def begin(self) -> None:
+        """Does what is done once to a new network, before its trainer is made."""
+
     def make_trainer(self, handlers: Sequence[Any] = ()) -> NetworkTrainer:
         """Builds the engine that trains the network.
 
@@ -288,8 +291,10 @@ class VAELearner(Learner):
         terms = Guidance(self.guide, objective, names, self.known, self.device)
         return {"guidance": terms, "guided_from": objective.guided_from}
 
-    def make_trainer(self, handlers: Sequence[Any] = ()) -> NetworkTrainer:
+    def begin(self) -> None:
         begin_with_shapes(self.network, self.train, self.targets)
+
+    def make_trainer(self, handlers: Sequence[Any] = ()) -> NetworkTrainer:
         trainer = super().make_trainer(handlers)
         if trainer.guidance is not None and self.pipeline.decorrelate and self._trained:
             trainer.add_event_handler(Events.EPOCH_STARTED, self._follow_codes, trainer.guidance)

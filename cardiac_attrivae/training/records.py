@@ -97,11 +97,10 @@ class Records:
         self.tracking.attach(self.trainer)
 
     def resume(self) -> None:
-        """Goes on from the checkpoint, if there is one."""
-        if (self.folder / LAST).is_file():
-            self.start_epoch = self.checkpoints.resume(self.trainer, self.learner.device)
-            if self.learner.pipeline.schedule.keep == "best" and is_first():
-                self.checkpoints.restore_best(self.start_epoch)
+        """Goes on from the checkpoint."""
+        self.start_epoch = self.checkpoints.resume(self.trainer, self.learner.device)
+        if self.learner.pipeline.schedule.keep == "best" and is_first():
+            self.checkpoints.restore_best(self.start_epoch)
 
     def __enter__(self) -> Records:
         return self

@@ -201,6 +201,9 @@ class TrainingWorkflow(PythonicWorkflow):
                 self._claim(config)
             barrier()
             self.learner.guide = self._guide()
+            resumed = self.resume and (self.output / LAST).is_file()
+            if not resumed:
+                self.learner.begin()
             self._trainer = self.learner.make_trainer(self.handlers)
             self._evaluator = self.learner.make_evaluator(self.val) if len(self.val) else None
             self.stopping = None
@@ -219,7 +222,7 @@ class TrainingWorkflow(PythonicWorkflow):
             )
             self._resources.enter_context(self.records)
             self.records.attach()
-            if self.resume:
+            if resumed:
                 self.records.resume()
 
     def _opened(self, on: str | Path | None) -> Run | None:

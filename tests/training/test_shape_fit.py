@@ -99,6 +99,22 @@ def test_a_trained_run_keeps_its_shapes_and_reads_codes_in_their_units(
     assert np.isfinite(codes).all()
 
 
+def test_a_resumed_run_takes_its_shapes_from_the_checkpoint(drawn_slices, tmp_path, monkeypatch):
+    pipeline, found = load_pipeline("attri_vae_fast", [*SHAPES, *QUICK]), []
+    for resume in (False, True):
+        workflow = TrainingWorkflow(
+            pipeline, drawn_slices, drawn_slices.take([]), tmp_path, device="cpu", resume=resume,
+            guide=quick_guide,
+        )  # fmt: skip
+        workflow.initialize()
+        found.append(workflow.learner.network.shape_model.basis.clone())
+        workflow.run()
+        workflow.finalize()
+        monkeypatch.delattr(shape_fit, "fit_shapes", raising=False)
+    assert found[0].any()
+    assert torch.equal(*found)
+
+
 def test_more_shapes_than_dimensions_are_refused(drawn_slices):
     pipeline = load_pipeline("attri_vae_unguided", [*SHAPES, "network.arguments.shapes=14"])
     with pytest.raises(ValueError, match="3 attributes and 14 shapes for 16 latent dimensions"):
