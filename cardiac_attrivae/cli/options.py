@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,6 +45,17 @@ class Place(click.Path):
 
 PLACE = Place(path_type=Path)
 """A file or folder that may be there or not."""
+
+
+class UnlessPrinting(click.Option):
+    """A required option that may be left out beside --print-config."""
+
+    def handle_parse_result(
+        self, ctx: click.Context, opts: Mapping[str, Any], args: list[str]
+    ) -> tuple[Any, list[str]]:
+        if opts.get("print_config"):
+            return None, args
+        return super().handle_parse_result(ctx, opts, args)
 
 
 def free(context: click.Context, option: click.Parameter, output: Path | None) -> Path | None:
@@ -95,11 +106,9 @@ labels = click.option(
     metavar="LV=N,MYO=N,RV=N", help="Label numbers in those masks.",
 )  # fmt: skip
 data = click.option(
-    "--data",
-    required=True,
-    type=FOLDER,
+    "--data", cls=UnlessPrinting, required=True, type=FOLDER,
     help="Store that preprocess wrote; join makes one of several.",
-)
+)  # fmt: skip
 store = click.option(
     "--data", "store", type=FOLDER, help="Store the run was trained on; needed if it was moved."
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,23 +19,9 @@ if TYPE_CHECKING:
     from ..training.config import Pipeline
 
 
-class UnlessPrinting(click.Option):
-    """A required option that may be left out beside --print-config."""
-
-    def handle_parse_result(
-        self, ctx: click.Context, opts: Mapping[str, Any], args: list[str]
-    ) -> tuple[Any, list[str]]:
-        if opts.get("print_config"):
-            return None, args
-        return super().handle_parse_result(ctx, opts, args)
-
-
 @click.command()
 @options.pipeline
-@click.option(
-    "--data", cls=UnlessPrinting, required=True, type=options.FOLDER,
-    help="Store that preprocess wrote; join makes one of several.",
-)  # fmt: skip
+@options.data
 @click.option(
     "--output",
     type=options.PLACE,
