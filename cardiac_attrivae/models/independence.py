@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from .shapes import shape_model_of
 from .vae import VAE
 
 
@@ -85,7 +86,7 @@ def decorrelate(network: VAE, codes: np.ndarray, trained: Sequence[int]) -> None
         weight, bias = last.weight[:d].cpu().double(), last.bias[:d].cpu().double()
         last.weight[:d] = ((unit - change) @ weight).to(last.weight)
         last.bias[:d] = ((unit - change) @ bias + shift).to(last.bias)
-        if (model := getattr(network, "shape_model", None)) is not None:
+        if (model := shape_model_of(network)) is not None:
             read = model.read
             read -= torch.tensordot(change, read.cpu().double(), dims=1).to(read)
         weight = first.weight[:, :d].cpu().double()  # behind them is what the network is told
@@ -101,7 +102,7 @@ def fixed_of(network: nn.Module) -> list[int]:
         >>> fixed_of(BetaVAE(latent_size=4, image_size=32))
         []
     """
-    model = getattr(network, "shape_model", None)
+    model = shape_model_of(network)
     return [] if model is None else torch.nonzero(model.free == 0).flatten().tolist()
 
 

@@ -248,6 +248,11 @@ class ShapeModel(nn.Module):
         return (self.layers(z) * textures.unflatten(1, (self.channels, LAYERS))).sum(dim=2)
 
 
+def shape_model_of(network: nn.Module) -> ShapeModel | None:
+    """Returns the shape model of a network; None without one, as networks of other packages are."""
+    return getattr(network, "shape_model", None)
+
+
 def enlarged(coarse: Tensor, mode: str = "bilinear") -> Tensor:
     """Brings (N, F, H / 4, W / 4) to the pixels of a slice, (N, F, H, W).
 

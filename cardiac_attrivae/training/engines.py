@@ -21,6 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 from ..models.conditional import told, withheld
 from ..models.loss_terms import kl_divergence
 from ..models.losses import SoftIntroLoss
+from ..models.shapes import shape_model_of
 from ..models.vae import VAE, outlined, reparameterise
 from ..runtime.distributed import batch_mean, share
 from ..schema import Keys, VAEOutput
@@ -185,7 +186,7 @@ class VAETrainer(NetworkTrainer):
     def step(
         self, image: Tensor, attributes: Tensor | None, noise: Tensor
     ) -> tuple[VAEOutput, Terms, Terms]:
-        masks = None if getattr(self.network, "shapes", 0) else self.masks
+        masks = None if shape_model_of(self.network) else self.masks
         with self.autocast(), outlined(self.network, masks):
             output = self.network(image, noise[0])
         terms = self.loss_function(output, image, attributes) | self.guided(output)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..attributes import drawn_by, is_size
 from ..data.store import Scale, SliceDataset, over_slices
-from ..models.shapes import LAYERS, ShapeModel, fit_shapes, signed_distances
+from ..models.shapes import LAYERS, ShapeModel, fit_shapes, shape_model_of, signed_distances
 from ..models.vae import VAE
 from ..schema import Keys
 from .augmentation import AttributeTargets
@@ -27,7 +27,7 @@ def begin_with_shapes(network: VAE, train: SliceDataset, targets: AttributeTarge
         train: Training slices with masks.
         targets: Their attributes, which the first codes are trained on.
     """
-    model = getattr(network, "shape_model", None)  # networks of other packages have none
+    model = shape_model_of(network)
     if model is None:
         return
     basal = train.is_basal
