@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -31,12 +32,9 @@ def generate(
     request: Mapping[str, float],
     output: str | Path,
     *,
-    store: str | Path | None = None,
     case: str | None = None,
     condition: str | None = None,
-    device: str = "auto",
-    tell: Callable[[str], None] = lambda message: None,
-    plain: bool | None = None,
+    **opened: Any,
 ) -> tuple[pd.DataFrame, list[str]]:
     """Draws one heart as asked for.
 
@@ -47,17 +45,16 @@ def generate(
         run: Folder that ``train`` wrote.
         request: Attribute -> value in its unit.
         output: Folder to write into.
-        store: See `Studio.open`.
         case: Patient to start from; None is the mean code of the training patients.
         condition: See `Studio.telling`.
-        device, tell, plain: See `Studio.open`.
+        opened: ``store``, ``device``, ``tell`` and ``plain`` of `Studio.open`.
 
     Returns:
         See `compared`; and `Heart.warnings`.
     """
     output = Path(output)
     with claimed(output, "generate") as claim:
-        studio = Studio.open(run, store, device, tell, plain).telling(condition, case)
+        studio = Studio.open(run, **opened).telling(condition, case)
         heart, spacing = studio.heart(request, case), studio.spacing_mm
         files = ("measured.csv", "slice.nii.gz", "labels.nii.gz", "slice.png")
         claim.plan(files, last=files)
@@ -72,14 +69,11 @@ def traverse(
     run: str | Path,
     output: str | Path,
     *,
-    store: str | Path | None = None,
     case: str | None = None,
     condition: str | None = None,
     reach: float = 3.0,
     steps: int = 7,
-    device: str = "auto",
-    tell: Callable[[str], None] = lambda message: None,
-    plain: bool | None = None,
+    **opened: Any,
 ) -> pd.DataFrame:
     """Turns every attribute of one heart.
 
@@ -87,7 +81,7 @@ def traverse(
     attribute with the steps as slices (of two phases ED and ES in turn), and traversal.csv.
 
     Args:
-        run, output, store, case, condition, device, tell, plain: As in `generate`.
+        run, output, case, condition, opened: As in `generate`.
         reach: Standard deviations of the training codes to either side.
         steps: Pictures per attribute.
 
@@ -98,7 +92,7 @@ def traverse(
     check_steps(steps, reach)
     output = Path(output)
     with claimed(output, "traverse") as claim:
-        studio = Studio.open(run, store, device, tell, plain).telling(condition, case)
+        studio = Studio.open(run, **opened).telling(condition, case)
         turned = studio.turned(case, reach, steps)
         code, names = studio.start(case)[0], turned.calibration.names
         stacks = [f"{name}.nii.gz" for name in names]
@@ -129,12 +123,9 @@ def traverse_between(
     start: str,
     end: str,
     *,
-    store: str | Path | None = None,
     condition: str | None = None,
     steps: int = 7,
-    device: str = "auto",
-    tell: Callable[[str], None] = lambda message: None,
-    plain: bool | None = None,
+    **opened: Any,
 ) -> pd.DataFrame:
     """Draws hearts between two patients, along a line and along the sphere, see `between`.
 
@@ -142,7 +133,7 @@ def traverse_between(
     the order of the table (of two phases ED and ES in turn), and traversal.csv.
 
     Args:
-        run, output, store, device, tell, plain: As in `generate`.
+        run, output, opened: As in `generate`.
         start, end: Patients.
         condition: What a conditional network is told, see `Run.telling`; None is nothing.
         steps: Pictures per path.
@@ -152,9 +143,8 @@ def traverse_between(
         its unit, and measured LV, MYO, RV (cm^2), of a second phase LV_ES, MYO_ES, RV_ES.
     """
     check_steps(steps)
-    output = Path(output)
-    with claimed(output, "traverse") as claim:
-        studio = Studio.open(run, store, device, tell, plain).telling(condition)
+    with claimed(Path(output), "traverse") as claim:
+        studio = Studio.open(run, **opened).telling(condition)
         return _written(between(studio, start, end, steps), claim, studio.spacing_mm)
 
 
@@ -163,21 +153,18 @@ def traverse_surface(
     output: str | Path,
     names: Sequence[str],
     *,
-    store: str | Path | None = None,
     case: str | None = None,
     condition: str | None = None,
     reach: float = 3.0,
     steps: int = 7,
-    device: str = "auto",
-    tell: Callable[[str], None] = lambda message: None,
-    plain: bool | None = None,
+    **opened: Any,
 ) -> pd.DataFrame:
     """Turns two attributes of one heart at once, see `surface`.
 
     Writes what `traverse_between` writes.
 
     Args:
-        run, output, store, case, condition, device, tell, plain: As in `generate`.
+        run, output, case, condition, opened: As in `generate`.
         names: The attribute that changes from row to row, and the one from column to column.
         reach: Standard deviations of the training codes to either side.
         steps: Rows, and columns.
@@ -187,9 +174,8 @@ def traverse_surface(
         LV, MYO, RV (cm^2), of a second phase LV_ES, MYO_ES, RV_ES; row by row.
     """
     check_steps(steps, reach)
-    output = Path(output)
-    with claimed(output, "traverse") as claim:
-        studio = Studio.open(run, store, device, tell, plain).telling(condition, case)
+    with claimed(Path(output), "traverse") as claim:
+        studio = Studio.open(run, **opened).telling(condition, case)
         return _written(surface(studio, names, case, reach, steps), claim, studio.spacing_mm)
 
 
