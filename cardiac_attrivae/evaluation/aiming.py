@@ -16,8 +16,6 @@ from .control import measured_areas
 
 REACH = 4.0
 """How far a dimension may be set from its mean, in standard deviations of the training codes."""
-
-
 MOST_STEPS, MOST_REACH = 51, 10
 """Pictures of an attribute, and standard deviations to either side, at most."""
 

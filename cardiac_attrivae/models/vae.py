@@ -21,7 +21,6 @@ from .shapes import COARSE, LAYERS, ShapeModel, enlarged
 LARGEST = 4096
 """Largest image, and most latent dimensions, channels and filters: more is a mistake or attack."""
 
-
 START = -2.0
 """Log of the variance that an encoder begins with, whose mean is read off outlines."""
 

@@ -249,8 +249,9 @@ def without_doubtful_rv(labels: np.ndarray, probability: np.ndarray) -> np.ndarr
 def beyond_base(
     labels: np.ndarray, structure: Structure, share: float
 ) -> tuple[np.ndarray, list[int]]:
-    """Views labels (X, Y, Z) from base to apex; with the slices at the base in which a structure is
-    smaller than a share of its size in the next one, none where the base is unclear."""
+    """Views labels (X, Y, Z) from base to apex, and lists the slices at the base in which a
+    structure is smaller than a share of its size in the next one, none where the base is unclear.
+    """
     counts = pixel_counts(labels)
     order = base_first(counts)
     if order is None:

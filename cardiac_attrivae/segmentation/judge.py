@@ -38,7 +38,6 @@ FORMAT = 1
 KIND = "residual UNet"
 """Architecture of what measures; guides have another one, see `guide`."""
 
-
 CHUNK = 16
 """Slices that are segmented at a time: on a CPU their layers stay in its cache, 64 take 1.7 times
 as long. Labels do not depend on it."""

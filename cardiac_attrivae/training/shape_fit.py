@@ -40,10 +40,10 @@ def begin_with_shapes(network: VAE, train: SliceDataset, targets: AttributeTarge
         of = torch.stack([label == part for part in range(LAYERS)], dim=2).float()
         bright += (of * image[:, :, None]).sum(dim=(0, 3, 4)).flatten()
         pixels += of.sum(dim=(0, 3, 4)).flatten()
-    attributes = targets.values[rows]
-    fitted = fit_shapes(torch.cat(found).numpy(), attributes, basal[rows], network.shapes)
+    distances, attributes = torch.cat(found), targets.values[rows]
+    fitted = fit_shapes(distances.numpy(), attributes, basal[rows], network.shapes)
     model.fill(fitted, attributes.shape[1])
-    _know_sizes(model, torch.cat(found)[basal[rows]], train.scale, targets)
+    _know_sizes(model, distances[basal[rows]], train.scale, targets)
     _begin_flat(network, bright / pixels.clamp_min(1))
 
 
@@ -53,16 +53,13 @@ def _know_sizes(
     """Tells the model which codes are sizes, and how those that it measures quickly, in distances
     (N, P), go along with those of the layers that it cuts out, in units of the code. A size that a
     ratio decides about, see `drawn_by`, is left to the line."""
-    sizes = {
-        k: column
-        for column, k in drawn_by(targets.names, scale.unit).items()
-        if is_size(targets.names[k], scale.unit)
-    }
     distances = distances.view(-1, *model.mean.shape).to(model.mean)
     summed = over_slices(torch.eye(len(distances[0])), scale)  # of each channel at each phase
     parts = [model.cut(some)[:, :, 1:].sum(dim=(3, 4)).flatten(1) for some in distances.split(8)]
     drawn = over_slices(torch.cat(parts), scale).cpu().double().numpy() * scale.pixel
-    for k, column in sizes.items():
+    for column, k in drawn_by(targets.names, scale.unit).items():
+        if not is_size(targets.names[k], scale.unit):
+            continue
         model.size[k] = summed[:, column]
         seen = model.sizes(distances)[:, k].cpu().double().numpy()
         codes = (drawn[:, column] - targets.mean[k]) / targets.deviation[k]
@@ -74,12 +71,9 @@ def _know_sizes(
 
 def _begin_flat(network: VAE, brightness: Tensor) -> None:
     """Sets the last layer of the decoder so that each texture is of one brightness."""
-    layers = [
-        m for m in network.decoder.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))
-    ]
+    kinds = (nn.Conv2d, nn.ConvTranspose2d)
+    *_, last = (layer for layer in network.decoder.modules() if isinstance(layer, kinds))
     level = brightness.clamp(0.005, 0.995)
     with torch.no_grad():
-        nn.init.zeros_(layers[-1].weight)
-        layers[-1].get_parameter("bias").copy_(
-            torch.logit(level) if network.output == "sigmoid" else level
-        )
+        last.get_parameter("weight").zero_()
+        last.get_parameter("bias").copy_(level.logit() if network.output == "sigmoid" else level)
