@@ -181,3 +181,11 @@ def test_wheel_answers_help_from_another_folder(elsewhere, tmp_path):
     text = run(elsewhere[0] / "cardiac-attrivae", "--help", cwd=tmp_path)
     for command in ("preprocess", "train", "cross-domain-eval", "phantom", "check", "demo"):
         assert command in text
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("one")
+def test_xdist_knows_the_group_of_a_test(request):
+    """xdist 3.8 groups nothing under pytest 9.2, and does not say so: fixtures are made twice."""
+    grouped = request.config.getoption("loadgroup", False)
+    assert request.node.nodeid.endswith("@one") == grouped
