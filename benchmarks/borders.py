@@ -73,7 +73,8 @@ def frame_profiles(image: np.ndarray, labels: np.ndarray, mm: float) -> dict[str
         slices = slices[::-1]
     upper = slices[: int(np.ceil(2 * len(slices) / 3))]
     table = pd.DataFrame([slice_profiles(image[..., k], labels[..., k], mm) for k in upper])
-    return {str(name): np.nanmean(np.stack(table[name].dropna()), axis=0) for name in table}
+    means = {str(name): pd.DataFrame(table[name].dropna().tolist()).mean() for name in table}
+    return {name: mean.to_numpy() for name, mean in means.items()}
 
 
 @click.command()
