@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..schema import HEART
+from .edges import cut_out
 from .precision import at_least_float32
 
 LAYERS = 1 + len(HEART)
@@ -170,6 +171,8 @@ class ShapeModel(nn.Module):
         sized: 1 for dimensions of sizes, (D,).
         size: What a pixel of LV, myocardium and RV in each channel adds to them, (D, 3 C).
         offset: What they are without any, (D,).
+        edge: Pixels from each outline inwards to where slices change their brightness, (3 C, 1, 1).
+        steepness: How steep that edge is, as `SHARPNESS`, (3 C, 1, 1).
     """
 
     mean: Tensor
@@ -179,6 +182,8 @@ class ShapeModel(nn.Module):
     sized: Tensor
     size: Tensor
     offset: Tensor
+    edge: Tensor
+    steepness: Tensor
 
     def __init__(self, latent_size: int, channels: int, image_size: int) -> None:
         super().__init__()
@@ -191,6 +196,8 @@ class ShapeModel(nn.Module):
         self.register_buffer("sized", torch.zeros(latent_size))
         self.register_buffer("size", torch.zeros(latent_size, len(HEART) * channels))
         self.register_buffer("offset", torch.zeros(latent_size))
+        self.register_buffer("edge", torch.zeros(size[0], 1, 1))
+        self.register_buffer("steepness", torch.full((size[0], 1, 1), SHARPNESS))
 
     def fill(self, fitted: FittedShapes, attributes: int) -> None:
         """Takes over a fitted model; its first codes are so many attributes."""
@@ -224,7 +231,7 @@ class ShapeModel(nn.Module):
     def sizes(self, distances: Tensor) -> Tensor:
         """Measures the codes of sizes, (N, D), in distances (N, 3 C, H / 4, W / 4): a place counts
         by the share of it that lies within the outline, were that straight."""
-        inside = self._parts((distances / COARSE + 0.5).clamp(0, 1))[:, :, 1:]
+        inside = cut_out((distances / COARSE + 0.5).clamp(0, 1), self.channels)[:, :, 1:]
         pixels = COARSE**2 * inside.sum(dim=(3, 4)).flatten(1)
         return pixels @ self.size.T + self.offset
 
@@ -235,17 +242,13 @@ class ShapeModel(nn.Module):
     def cut(self, distances: Tensor) -> Tensor:
         """Tells from distances (N, 3 C, H / 4, W / 4) which share of each pixel is the rest, LV,
         myocardium and RV, (N, C, 4, H, W); the four are 1 together."""
-        return self._parts(torch.sigmoid(SHARPNESS * enlarged(distances)))
-
-    def _parts(self, inside: Tensor) -> Tensor:
-        """Makes layers, (N, C, 4, h, w), of what lies within LV, epicardium and RV."""
-        lv, epi, rv = inside.unflatten(1, (self.channels, len(HEART))).unbind(dim=2)
-        wall, beside = epi * (1 - lv), 1 - epi
-        return torch.stack([beside * (1 - rv), epi * lv, wall, beside * rv], dim=2)
+        return cut_out(torch.sigmoid(SHARPNESS * enlarged(distances)), self.channels)
 
     def painted(self, z: Tensor, textures: Tensor) -> Tensor:
-        """Fills the layers of codes (N, D) with textures (N, 4 C, H, W): (N, C, H, W)."""
-        return (self.layers(z) * textures.unflatten(1, (self.channels, LAYERS))).sum(dim=2)
+        """Fills codes (N, D) with textures (N, 4 C, H, W) up to their edges: (N, C, H, W)."""
+        depth = enlarged(self.distances(z)) - self.edge
+        layers = cut_out(torch.sigmoid(self.steepness * depth), self.channels)
+        return (layers * textures.unflatten(1, (self.channels, LAYERS))).sum(dim=2)
 
 
 def shape_model_of(network: nn.Module) -> ShapeModel | None:

@@ -8,13 +8,25 @@ from torch import Tensor, nn
 
 from ..attributes import drawn_by, is_size
 from ..data.store import Scale, SliceDataset, over_slices
-from ..models.shapes import LAYERS, ShapeModel, fit_shapes, shape_model_of, signed_distances
+from ..models.edges import fit_edges
+from ..models.shapes import (
+    LAYERS,
+    SHARPNESS,
+    ShapeModel,
+    enlarged,
+    fit_shapes,
+    shape_model_of,
+    signed_distances,
+)
 from ..models.vae import VAE
 from ..schema import Keys
 from .augmentation import AttributeTargets
 
 MOST = 2000
 """Slices that shapes are fitted to, basal ones before others."""
+
+EDGES = 48
+"""Basal slices that edges are fitted to: six numbers need no more."""
 
 AT_ONCE = 64
 
@@ -44,6 +56,7 @@ def begin_with_shapes(network: VAE, train: SliceDataset, targets: AttributeTarge
     fitted = fit_shapes(distances.numpy(), attributes, basal[rows], network.shapes)
     model.fill(fitted, attributes.shape[1])
     _know_sizes(model, distances[basal[rows]], train.scale, targets)
+    _know_edges(model, train)
     _begin_flat(network, bright / pixels.clamp_min(1))
 
 
@@ -67,6 +80,16 @@ def _know_sizes(
         model.sized[k] = 1
         model.size[k] /= slope
         model.offset[k] = -start / slope
+
+
+def _know_edges(model: ShapeModel, train: SliceDataset) -> None:
+    """Tells the model where, beside outlines, slices change their brightness."""
+    rows = np.flatnonzero(train.is_basal)
+    batch = train.read(rows[np.unique(np.linspace(0, len(rows) - 1, EDGES).astype(int))])
+    distances = enlarged(signed_distances(batch[Keys.LABEL]))
+    edge, steepness = fit_edges(distances, batch[Keys.IMAGE].to(distances), SHARPNESS)
+    model.edge.copy_(edge[:, None, None])
+    model.steepness.copy_(steepness[:, None, None])
 
 
 def _begin_flat(network: VAE, brightness: Tensor) -> None:
