@@ -82,9 +82,7 @@ def fit_edges(distances: Tensor, images: Tensor, steepness: float) -> tuple[Tens
         bright = torch.linalg.solve(together, layers @ slices)
         return (slices - layers.mT @ bright).square().mean()
 
-    optimiser = torch.optim.LBFGS(
-        [edge, log_steepness], max_iter=20, line_search_fn="strong_wolfe"
-    )
+    optimiser = torch.optim.LBFGS([edge, log_steepness], max_iter=20, line_search_fn="strong_wolfe")
 
     def closure() -> float:
         optimiser.zero_grad()
@@ -93,4 +91,5 @@ def fit_edges(distances: Tensor, images: Tensor, steepness: float) -> tuple[Tens
         return loss.item()
 
     optimiser.step(closure)
-    return tuple(value.detach() for value in within_limits())
+    found, steep = within_limits()
+    return found.detach(), steep.detach()
