@@ -29,10 +29,10 @@ COARSE = 4
 SHARPNESS = 1.5
 """Steepness of an outline: the logit of being inside, for each pixel further inwards."""
 
-ROUNDS = 3
+ROUNDS = 5
 """How often a drawn size is compared with its code."""
 
-FURTHEST = 2.0
+FURTHEST = 3.0
 """Deviations that this may move a code, which asks for a size that no heart has."""
 
 
