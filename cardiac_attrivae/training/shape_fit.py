@@ -26,7 +26,7 @@ MOST = 2000
 """Slices that shapes are fitted to, basal ones before others."""
 
 EDGES = 48
-"""Basal slices that edges are fitted to: six numbers need no more."""
+"""Basal slices that edges are fitted to, fewer of stacks: six numbers need no more."""
 
 AT_ONCE = 64
 
@@ -84,8 +84,8 @@ def _know_sizes(
 
 def _know_edges(model: ShapeModel, train: SliceDataset) -> None:
     """Tells the model where, beside outlines, slices change their brightness."""
-    rows = np.flatnonzero(train.is_basal)
-    batch = train.read(rows[np.unique(np.linspace(0, len(rows) - 1, EDGES).astype(int))])
+    rows, count = np.flatnonzero(train.is_basal), max(4, EDGES // model.channels)
+    batch = train.read(rows[np.unique(np.linspace(0, len(rows) - 1, count).astype(int))])
     distances = enlarged(signed_distances(batch[Keys.LABEL]))
     edge, steepness = fit_edges(distances, batch[Keys.IMAGE].to(distances), SHARPNESS)
     model.edge.copy_(edge[:, None, None])
