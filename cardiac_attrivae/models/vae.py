@@ -222,8 +222,8 @@ class VAE(nn.Module):
     def decode(self, z: Tensor) -> Tensor:
         """Decodes codes (N, D) into images (N, C, H, W), in float32 also under autocast."""
         image = at_least_float32(self.decoder(self._with_condition(z)))
-        if self.shape_model is not None:
-            image = enlarged(image, "bicubic")  # the lattice of a bilinear one would be seen
+        if self.shape_model is not None:  # the lattice of a bilinear one would be seen
+            image = enlarged(image, self.shape_model.bicubic)
         image = torch.sigmoid(image) if self.output == "sigmoid" else image
         return image if self.shape_model is None else self.shape_model.painted(z, image)
 

@@ -86,7 +86,7 @@ def _know_edges(model: ShapeModel, train: SliceDataset) -> None:
     """Tells the model where, beside outlines, slices change their brightness."""
     rows, count = np.flatnonzero(train.is_basal), max(4, EDGES // model.channels)
     batch = train.read(rows[np.unique(np.linspace(0, len(rows) - 1, count).astype(int))])
-    distances = enlarged(signed_distances(batch[Keys.LABEL]))
+    distances = enlarged(signed_distances(batch[Keys.LABEL]).to(model.mean), model.bilinear)
     edge, steepness = fit_edges(distances, batch[Keys.IMAGE].to(distances), SHARPNESS)
     model.edge.copy_(edge[:, None, None])
     model.steepness.copy_(steepness[:, None, None])
