@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..runtime.validation import number, require
 from ..schema import HEART
 from .guide_network import guide_network
+from .most_likely import most_likely
 from .precision import at_least_float32
 from .vae import VAE
 
@@ -185,7 +186,7 @@ class Refiner(nn.Module):
     def outline(self, picture: Tensor) -> Tensor:
         """Outlines LV, myocardium and RV in pictures (N, 1, H, W): 1 inside, 0 outside,
         (N, 3, H, W). A smooth picture has outlines as sharp as those of a slice."""
-        found = self.guide(picture).argmax(dim=1, keepdim=True)
+        found = most_likely(self.guide(picture))
         return torch.cat([found == structure for structure in (1, 2, 3)], dim=1).float()
 
     def forward(self, picture: Tensor, noise: Tensor) -> Tensor:

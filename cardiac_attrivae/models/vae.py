@@ -16,6 +16,7 @@ from ..schema import HEART, VAEOutput
 from .classifier import ClassifierHead
 from .guide_network import SMALLEST, guide_network
 from .precision import at_least_float32
+from .most_likely import most_likely
 from .shapes import COARSE, LAYERS, ShapeModel, enlarged
 
 LARGEST = 4096
@@ -215,7 +216,8 @@ class VAE(nn.Module):
         mu, logvar = at_least_float32(posterior).chunk(2, dim=1)
         if self.shape_model is not None:
             heart = shown.unflatten(1, (self.channels, -1))[:, :, 1:]
-            labels = torch.cat([1 - heart.sum(dim=2, keepdim=True), heart], dim=2).argmax(dim=2)
+            parts = torch.cat([1 - heart.sum(dim=2, keepdim=True), heart], dim=2)
+            labels = most_likely(parts, dim=2)[:, :, 0]
             mu = self.shape_model.codes(labels) + self.shape_model.free * mu
         return mu, logvar
 

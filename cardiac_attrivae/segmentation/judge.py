@@ -25,6 +25,7 @@ from ..data.loader import DeviceLoader
 from ..data.store import SliceDataset
 from ..data.store_place import unfinished
 from ..metrics.images import dice
+from ..models.most_likely import most_likely
 from ..runtime.files import remove_leftovers
 from ..runtime.folders import in_use
 from ..runtime.weights import Facts, read_weights, write_weights
@@ -62,7 +63,7 @@ class Segmenter:
         with torch.no_grad():
             chunks = each_phase(images).split(CHUNK)
             logits = [self.network(chunk.float().to(device)) for chunk in chunks]
-        labels = torch.cat([chunk.argmax(1, keepdim=True) for chunk in logits])
+        labels = torch.cat([most_likely(chunk) for chunk in logits])
         return labels.to(images.device, torch.uint8).view_as(images)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..models.most_likely import most_likely
 from ..schema import HEART, Structure
 
 
@@ -77,8 +78,8 @@ def agreement(seen: Sequence[Tensor], mean: Tensor) -> dict[Structure, float]:
         >>> agreement([fields, fields], fields)[Structure.LV]
         1.0
     """
-    labels, found = mean.argmax(1), {}
-    labels_seen = [fields.argmax(1) for fields in seen]
+    labels, found = most_likely(mean), {}
+    labels_seen = [most_likely(fields) for fields in seen]
     for structure in HEART:
         own = labels == structure
         shares = []

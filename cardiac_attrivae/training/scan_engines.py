@@ -12,6 +12,7 @@ from monai.engines import SupervisedEvaluator, Trainer
 from monai.losses import DiceCELoss
 from torch import Tensor, nn
 
+from ..models.most_likely import most_likely
 from ..runtime.distributed import share
 from ..schema import HEART, Keys
 from .batches import as_batch
@@ -76,7 +77,7 @@ class SegmentationEvaluator(SupervisedEvaluator):
         return {
             Keys.LABEL: batchdata[Keys.LABEL],
             Keys.ROW: batchdata[Keys.ROW],
-            Keys.PREDICTION: logits.argmax(1, keepdim=True),
+            Keys.PREDICTION: most_likely(logits),
             Keys.TERMS: terms,
         }
 
