@@ -15,8 +15,8 @@ from ..runtime.validation import FLAG, Rule, number, one_of, require
 from ..schema import HEART, VAEOutput
 from .classifier import ClassifierHead
 from .guide_network import SMALLEST, guide_network
-from .precision import at_least_float32
 from .most_likely import most_likely
+from .precision import at_least_float32
 from .shapes import COARSE, LAYERS, ShapeModel, enlarged
 
 LARGEST = 4096
