@@ -8,7 +8,13 @@ from scipy.ndimage import distance_transform_edt
 
 from cardiac_attrivae.models.independence import decorrelate, fixed_of
 from cardiac_attrivae.models.networks import build_network
-from cardiac_attrivae.models.shapes import ShapeModel, fit_shapes, signed_distances
+from cardiac_attrivae.models.shapes import (
+    ShapeModel,
+    enlarged,
+    enlarging,
+    fit_shapes,
+    signed_distances,
+)
 
 SIZE = 64
 
@@ -155,3 +161,16 @@ def test_a_new_network_reads_and_draws_shapes_before_its_first_step(name, hearts
 def test_errors_name_what_is_accepted(arguments, message):
     with pytest.raises(ValueError, match=message):
         build_network("BetaVAE", **arguments)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_pictures_and_their_gradients_are_enlarged_as_torch_does(mode):
+    coarse = torch.randn(2, 5, 8, 8, generator=torch.Generator().manual_seed(0))
+    ours, theirs = (coarse.clone().requires_grad_() for _ in range(2))
+    ours_large = enlarged(ours, enlarging(8, mode))
+    theirs_large = torch.nn.functional.interpolate(theirs, scale_factor=4, mode=mode)
+    torch.testing.assert_close(ours_large, theirs_large)
+    weights = torch.rand(2, 5, 32, 32, generator=torch.Generator().manual_seed(1))
+    for large in (ours_large, theirs_large):
+        (large * weights).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
