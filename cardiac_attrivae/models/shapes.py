@@ -257,12 +257,22 @@ class ShapeModel(nn.Module):
 
 
 def shape_model_of(network: nn.Module) -> ShapeModel | None:
-    """Returns the shape model of a network; None without one, as networks of other packages are."""
+    """Returns the shape model of a network; None without one, as networks of other packages are.
+
+    Example:
+        >>> shape_model_of(nn.Linear(2, 1)) is None
+        True
+    """
     return getattr(network, "shape_model", None)
 
 
 def enlarging(size: int, mode: str) -> Tensor:
-    """Makes the matrix (4 M, M) that interpolates columns of M numbers, see `enlarged`."""
+    """Makes the matrix (4 M, M) that interpolates columns of M numbers, see `enlarged`.
+
+    Example:
+        >>> enlarging(1, "bilinear").T
+        tensor([[1., 1., 1., 1.]])
+    """
     return F.interpolate(torch.eye(size)[None, None], scale_factor=(COARSE, 1), mode=mode)[0, 0]
 
 
