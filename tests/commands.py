@@ -50,7 +50,7 @@ def call_all(phantoms: Path, folder: Path, commands: Iterable[str]) -> None:
     for module in walk_packages(cardiac_attrivae.__path__, "cardiac_attrivae."):
         if not module.name.endswith("__main__"):
             import_module(module.name)
-    judge.Training = partial(judge.Training, steps=8, batch_size=8)  # type: ignore[misc]
+    judge.Training = partial(judge.Training, steps=2, batch_size=4)  # type: ignore[misc]
     phantoms = phantoms.resolve()
     places = {"phantoms": phantoms, "scan": next(phantoms.glob("training/*/*_frame*[0-9].nii.gz"))}
     os.chdir(folder)

@@ -162,9 +162,11 @@ def mnms_store_all(mnms_tree, tmp_path_factory):
 
 @pytest.fixture
 def no_pictures(monkeypatch):
-    """Pictures of an evaluation take long, and are looked at elsewhere."""
+    """Pictures of a run and of an evaluation take long, and are looked at elsewhere."""
     from cardiac_attrivae.evaluation import cross_domain
+    from cardiac_attrivae.training.records import Records
 
+    monkeypatch.setattr(Records, "draw", lambda self: None)
     monkeypatch.setattr(cross_domain, "draw_gallery", lambda *rest: [])
 
 

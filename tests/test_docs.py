@@ -83,7 +83,7 @@ NAMES = {
 }
 """Page -> what stands there for a name of the reader's own."""
 
-SHORT = ("schedule.epochs=2", "schedule.steps_per_epoch=4", "data.batch_size=4")
+SHORT = ("schedule.epochs=2", "schedule.steps_per_epoch=2", "data.batch_size=4")
 
 
 class Block(NamedTuple):
@@ -414,6 +414,7 @@ def test_the_readme_does_what_it_shows(world):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_pictures")  # README.md draws them
 @pytest.mark.parametrize("page", PAGES[1:])
 def test_a_page_does_what_it_shows(page, world, tmp_path, monkeypatch):
     kinds = {block.language for block in blocks(page)} - {"yaml", "math", "text"}
@@ -436,6 +437,7 @@ def test_a_page_does_what_it_shows(page, world, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
 def test_notebooks_run(file, quick, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
