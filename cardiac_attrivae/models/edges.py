@@ -45,7 +45,7 @@ def cut_out(inside: Tensor, channels: int) -> Tensor:
 def fit_edges(distances: Tensor, images: Tensor, steepness: float) -> tuple[Tensor, Tensor]:
     r"""Fits the edge of each outline to slices.
 
-    .. math:: \min_{e, k} \sum_n \min_b \Big\| x_n - \sum_l b_{nl} L_l(k (d_n - e)) \Big\|^2
+    .. math:: \min_{e, k} \sum_n \min_b \left| x_n - \sum_l b_{nl} L_l(k (d_n - e)) \right|^2
 
     L are the layers that logits k (d - e) cut out, each of one brightness b in a slice.
 
