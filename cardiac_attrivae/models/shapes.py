@@ -279,8 +279,8 @@ def enlarging(size: int, mode: str) -> Tensor:
 def enlarged(coarse: Tensor, matrix: Tensor) -> Tensor:
     """Brings (N, F, M, M) to the pixels of a slice, (N, F, 4 M, 4 M).
 
-    It is what `torch.nn.functional.interpolate` does, whose gradient takes a third of a training on
-    a CPU; that of two products of matrices takes a twentieth of it.
+    It is what `torch.nn.functional.interpolate` does, whose gradient took a third of a training on
+    a CPU; two products of matrices are the same map in a small part of the time.
 
     Args:
         coarse: Distances or textures.
