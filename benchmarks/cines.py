@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from cardiac_attrivae.data.scanner import ACDC_SCANNER, Scan, draw_scan, pictures
-from cardiac_attrivae.heart import ventricle
+from cardiac_attrivae.heart import pixel_counts, ventricle, volume_ml
 from cardiac_attrivae.metrics.cardiac_function import find_phases
 from cardiac_attrivae.runtime.files import write
 from cardiac_attrivae.runtime.spreadsheet import csv_text
@@ -43,24 +43,24 @@ def draw_cine(diagnosis: str, seed: int) -> Scan:
     return replace(scan, ed=ed, es=(ed + scan.es) % frames)
 
 
-def volumes_ml(labels: np.ndarray, spacing_mm: tuple[float, ...]) -> dict[str, float]:
-    """Returns the volumes of both cavities."""
-    voxel = float(np.prod(spacing_mm)) / 1000
-    return {name: float((labels == number).sum()) * voxel for name, number in CAVITIES.items()}
+def volumes_of(labels: np.ndarray, scan: Scan) -> dict[str, float]:
+    """Returns the volumes of both cavities, in mL."""
+    counts = pixel_counts(labels)
+    return {name: volume_ml(counts, scan.spacing_mm, part) for name, part in CAVITIES.items()}
 
 
 def cine_row(segmenter: ScanSegmenter, scan: Scan, given: bool = False) -> dict[str, Any]:
     """Segments a cine, or ED and ES alone where they are given, and compares with the truth."""
     times = [scan.ed, scan.es] if given else list(range(scan.frames))
     found = segmenter.segment_cine(pictures(scan, times), scan.spacing_mm)
-    curve = [volumes_ml(one.labels, scan.spacing_mm) for one in found]
+    curve = [volumes_of(one.labels, scan) for one in found]
     phases = (0, 1) if given else find_phases(np.array([frame["LV"] for frame in curve]))
     row: dict[str, Any] = {"diagnosis": scan.pathology, "frames": scan.frames}
     true: dict[str, dict[str, float]] = {}
     for phase, at, place in zip(("ED", "ES"), (scan.ed, scan.es), phases, strict=True):
         apart = abs(times[place] - at)
         row[f"{phase}_off"] = min(apart, scan.frames - apart)
-        true[phase] = volumes_ml(scan.mask(at), scan.spacing_mm)
+        true[phase] = volumes_of(scan.mask(at), scan)
     for name in CAVITIES:
         for kind, ed, es in (
             ("true", true["ED"], true["ES"]),

@@ -19,7 +19,7 @@ from ..data.manifest import Manifest
 from ..data.masks import NOTE, Masks, scan_name
 from ..data.nifti import quiet_nibabel
 from ..data.scan import Scan, read_scan
-from ..heart import mass_g, pixel_counts, ventricle
+from ..heart import mass_g, pixel_counts, ventricle, volume_ml
 from ..metrics.cardiac_function import find_phases
 from ..report.patient_sheet import patient_sheet
 from ..runtime.file_names import file_names
@@ -201,11 +201,11 @@ def _segment(
     frames = sorted(known) if job.phases else list(range(count))
     found = segmenter.segment_cine(scan.frames[..., frames], scan.spacing_mm)
     labels = np.zeros(scan.frames.shape, np.uint8)
-    voxel_ml = float(np.prod(scan.spacing_mm)) / 1000
     first = len(patient.rows)
     for frame, one in zip(frames, found, strict=True):
         labels[..., frame] = one.labels
-        volumes = [float((one.labels == s).sum()) * voxel_ml for s in HEART]
+        counts = pixel_counts(one.labels)
+        volumes = [volume_ml(counts, scan.spacing_mm, structure) for structure in HEART]
         patient.rows.append(
             {"patient": patient.name, "scan": scan.name, "frame": frame,
              "phase": known.get(frame, ""),
