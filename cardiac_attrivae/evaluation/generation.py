@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import nibabel as nib
 import numpy as np
@@ -21,7 +21,7 @@ from ..runtime.spreadsheet import csv_text
 from .aiming import check_steps
 from .control import traversed
 from .grids import Grid, between, surface
-from .studio import Studio
+from .studio import Opening, Studio
 
 FRAMES = 21
 """Frames of the animation in one direction."""
@@ -34,7 +34,7 @@ def generate(
     *,
     case: str | None = None,
     condition: str | None = None,
-    **opened: Any,
+    **opened: Unpack[Opening],
 ) -> tuple[pd.DataFrame, list[str]]:
     """Draws one heart as asked for.
 
@@ -73,7 +73,7 @@ def traverse(
     condition: str | None = None,
     reach: float = 3.0,
     steps: int = 7,
-    **opened: Any,
+    **opened: Unpack[Opening],
 ) -> pd.DataFrame:
     """Turns every attribute of one heart.
 
@@ -125,7 +125,7 @@ def traverse_between(
     *,
     condition: str | None = None,
     steps: int = 7,
-    **opened: Any,
+    **opened: Unpack[Opening],
 ) -> pd.DataFrame:
     """Draws hearts between two patients, along a line and along the sphere, see `between`.
 
@@ -157,7 +157,7 @@ def traverse_surface(
     condition: str | None = None,
     reach: float = 3.0,
     steps: int = 7,
-    **opened: Any,
+    **opened: Unpack[Opening],
 ) -> pd.DataFrame:
     """Turns two attributes of one heart at once, see `surface`.
 

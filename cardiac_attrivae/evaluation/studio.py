@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import pandas as pd
@@ -41,6 +42,15 @@ from .opening import open_trained
 
 NEAR, NEAR_CM2 = 0.1, 1.0
 """An area is reached if it is measured within this share of the request, or within so many cm2."""
+
+
+class Opening(TypedDict, total=False):
+    """What `Studio.open` is told besides the run."""
+
+    store: str | Path | None
+    device: str
+    tell: Callable[[str], None]
+    plain: bool | None
 
 
 @dataclass(frozen=True)
