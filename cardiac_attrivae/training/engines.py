@@ -186,7 +186,7 @@ class VAETrainer(NetworkTrainer):
     def step(
         self, image: Tensor, attributes: Tensor | None, noise: Tensor
     ) -> tuple[VAEOutput, Terms, Terms]:
-        masks = None if shape_model_of(self.network) else self.masks
+        masks = self.masks if shape_model_of(self.network) is None else None
         with self.autocast(), outlined(self.network, masks):
             output = self.network(image, noise[0])
         terms = self.loss_function(output, image, attributes) | self.guided(output)

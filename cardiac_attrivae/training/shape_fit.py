@@ -55,8 +55,9 @@ def begin_with_shapes(network: VAE, train: SliceDataset, targets: AttributeTarge
     distances, attributes = torch.cat(found), targets.values[rows]
     fitted = fit_shapes(distances.numpy(), attributes, basal[rows], network.shapes)
     model.fill(fitted, attributes.shape[1])
-    _know_sizes(model, distances[basal[rows]], train.scale, targets)
-    _know_edges(model, train)
+    known = distances[basal[rows]].view(-1, *model.mean.shape).to(model.mean)
+    _know_sizes(model, known, train.scale, targets)
+    _know_edges(model, known, train, rows[basal[rows]])
     _begin_flat(network, bright / pixels.clamp_min(1))
 
 
@@ -64,9 +65,8 @@ def _know_sizes(
     model: ShapeModel, distances: Tensor, scale: Scale, targets: AttributeTargets
 ) -> None:
     """Tells the model which codes are sizes, and how those that it measures quickly, in distances
-    (N, P), go along with those of the layers that it cuts out, in units of the code. A size that a
-    ratio decides about, see `drawn_by`, is left to the line."""
-    distances = distances.view(-1, *model.mean.shape).to(model.mean)
+    (N, 3 C, H / 4, W / 4), go along with those of the layers that it cuts out, in units of the
+    code. A size that a ratio decides about, see `drawn_by`, is left to the line."""
     summed = over_slices(torch.eye(len(distances[0])), scale)  # of each channel at each phase
     parts = [model.cut(some)[:, :, 1:].sum(dim=(3, 4)).flatten(1) for some in distances.split(8)]
     drawn = over_slices(torch.cat(parts), scale).cpu().double().numpy() * scale.pixel
@@ -82,12 +82,15 @@ def _know_sizes(
         model.offset[k] = -start / slope
 
 
-def _know_edges(model: ShapeModel, train: SliceDataset) -> None:
-    """Tells the model where, beside outlines, slices change their brightness."""
-    rows, count = np.flatnonzero(train.is_basal), max(4, EDGES // model.channels)
-    batch = train.read(rows[np.unique(np.linspace(0, len(rows) - 1, count).astype(int))])
-    distances = enlarged(signed_distances(batch[Keys.LABEL]).to(model.mean), model.bilinear)
-    edge, steepness = fit_edges(distances, batch[Keys.IMAGE].to(distances), SHARPNESS)
+def _know_edges(
+    model: ShapeModel, distances: Tensor, train: SliceDataset, rows: np.ndarray
+) -> None:
+    """Tells the model where, beside outlines, slices change their brightness, from the distances of
+    some rows (N, 3 C, H / 4, W / 4)."""
+    count = max(4, EDGES // model.channels)
+    some = np.unique(np.linspace(0, len(rows) - 1, count).astype(int))
+    images = train.read(rows[some])[Keys.IMAGE].to(distances)
+    edge, steepness = fit_edges(enlarged(distances[some], model.bilinear), images, SHARPNESS)
     model.edge.copy_(edge[:, None, None])
     model.steepness.copy_(steepness[:, None, None])
 
