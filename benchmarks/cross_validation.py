@@ -30,8 +30,8 @@ from cardiac_attrivae.data.manifest import load_manifest
 from cardiac_attrivae.data.store import SliceDataset
 from cardiac_attrivae.segmentation.guide import train_guide
 from cardiac_attrivae.training.config import Pipeline, load_pipeline
-from cardiac_attrivae.training.learner import VAELearner
 from cardiac_attrivae.training.scores import make_evaluator
+from cardiac_attrivae.training.vae_learner import VAELearner
 from cardiac_attrivae.training.workflow import TrainingWorkflow
 
 

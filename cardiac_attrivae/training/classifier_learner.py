@@ -16,8 +16,8 @@ from ..schema import Keys
 from .classifier_engine import Accuracy
 from .config import Pipeline
 from .engines import VAEEvaluator
-from .learner import VAELearner
 from .objectives import ClassifierObjective
+from .vae_learner import VAELearner
 
 
 class ClassifierLearner(VAELearner):

@@ -106,7 +106,7 @@ class AttributeObjective(Objective):
         return super().values(*GUIDANCE, *left_out)
 
     def make_learner(self, *arguments: Any) -> Learner:
-        from .learner import VAELearner
+        from .vae_learner import VAELearner
 
         return VAELearner(*arguments)
 

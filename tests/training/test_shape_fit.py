@@ -9,8 +9,8 @@ from cardiac_attrivae.models.independence import fixed_of
 from cardiac_attrivae.models.shapes import LAYERS, fit_shapes, signed_distances
 from cardiac_attrivae.training import shape_fit
 from cardiac_attrivae.training.config import load_pipeline
-from cardiac_attrivae.training.learner import VAELearner
 from cardiac_attrivae.training.run import encode, load_run
+from cardiac_attrivae.training.vae_learner import VAELearner
 from cardiac_attrivae.training.workflow import TrainingWorkflow
 
 SHAPES = (
