@@ -165,7 +165,7 @@ def test_a_network_that_is_shown_outlines_holds_the_guide_of_its_run(acdc_store_
 @pytest.mark.parametrize(
     ("pipeline", "more"),
     [
-        ("attri_vae_unguided", ()),
+        pytest.param("attri_vae_unguided", (), marks=pytest.mark.slow),
         ("attri_vae_unguided", OUTLINES),
         pytest.param("attri_sivae_unguided", OUTLINES, marks=pytest.mark.slow),
     ],
