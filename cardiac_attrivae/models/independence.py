@@ -87,8 +87,8 @@ def decorrelate(network: VAE, codes: np.ndarray, trained: Sequence[int]) -> None
         last.weight[:d] = ((unit - change) @ weight).to(last.weight)
         last.bias[:d] = ((unit - change) @ bias + shift).to(last.bias)
         if (model := shape_model_of(network)) is not None:
-            read = model.read
-            read -= torch.tensordot(change, read.cpu().double(), dims=1).to(read)
+            read, free = model.read, len(model.read)
+            read -= torch.tensordot(change[:free, :free], read.cpu().double(), dims=1).to(read)
         weight = first.weight[:, :d].cpu().double()  # behind them is what the network is told
         first.bias.copy_(first.bias.cpu() - weight @ shift)
         first.weight[:, :d] = (weight @ (unit + change)).to(first.weight)

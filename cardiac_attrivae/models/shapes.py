@@ -32,6 +32,9 @@ SHARPNESS = 1.5
 ROUNDS = 5
 """How often a drawn size is compared with its code."""
 
+TINY = 1e-6
+"""Squared length that a shape has at least, for slices may have fewer than were asked for."""
+
 FURTHEST = 3.0
 """Deviations that this may move a code, which asks for a size that no heart has."""
 
@@ -79,11 +82,12 @@ def _squared(inside: Tensor, reach: int) -> Tensor:
 
 @dataclass(frozen=True)
 class FittedShapes:
-    """A linear model of P distances, whose K + S codes are attributes and what they do not say."""
+    """A linear model of P distances, whose codes are K attributes and S shapes."""
 
     mean: np.ndarray  # (P,)
-    basis: np.ndarray  # distances that a code of 1 adds, (K + S, P)
-    read: np.ndarray  # what a distance adds to each code, (K + S, P)
+    along: np.ndarray  # distances that a code of 1 adds, of each attribute, (K, P)
+    shapes: np.ndarray  # the same of each shape, (S, P), orthogonal to one another
+    read: np.ndarray  # what a distance adds to the code of each attribute, (K, P)
 
 
 def fit_shapes(
@@ -95,11 +99,12 @@ def fit_shapes(
 
     A is the regression of distances on attributes; V are the principal components of what it
     leaves, so that no s says anything, in a straight line, of an attribute of the same slices.
-    Codes are read the other way: attributes by a ridge regression on principal components, then
+    A code of 1 is a deviation of each. Codes are read the other way: attributes by a ridge
+    regression on principal components, then
 
     .. math:: s = V^\top (d - \bar d - A a)
 
-    in deviations. Both maps are linear.
+    Both maps are linear.
 
     Args:
         distances: Of N slices, (N, P).
@@ -116,7 +121,7 @@ def fit_shapes(
     Example:
         >>> area = np.linspace(-1, 1, 9)[:, None]
         >>> fitted = fit_shapes(5 + 2 * area, area, np.full(9, True), count=0)
-        >>> fitted.mean.round(6), fitted.basis.round(6), fitted.read.round(3)
+        >>> fitted.mean.round(6), fitted.along.round(6), fitted.read.round(3)
         (array([5.]), array([[2.]]), array([[0.5]]))
     """
     from sklearn.linear_model import RidgeCV
@@ -131,7 +136,6 @@ def fit_shapes(
     found = np.linalg.svd(left, full_matrices=False)[2][:count] if count else components
     components[: len(found)] = found
     deviation = np.sqrt(np.mean((left[scored] @ components.T) ** 2, axis=0))
-    scale = np.divide(1, deviation, where=deviation > 1e-6, out=np.zeros(count))
 
     reading = np.zeros((k, pixels))
     if k:
@@ -139,12 +143,7 @@ def fit_shapes(
         seen = (distances - mean) @ principal.T
         ridge = RidgeCV(np.logspace(-4, 5, 19), fit_intercept=False).fit(seen, attributes)
         reading = ridge.coef_.reshape(k, -1) @ principal
-    rest = components - (components @ along.T) @ reading
-    return FittedShapes(
-        mean,
-        np.concatenate([along, components * deviation[:, None]]),
-        np.concatenate([reading, rest * scale[:, None]]),
-    )
+    return FittedShapes(mean, along, components * deviation[:, None], reading)
 
 
 class ShapeModel(nn.Module):
@@ -155,81 +154,91 @@ class ShapeModel(nn.Module):
     difference added, a few times: a heart is drawn as large as its code says, whatever its other
     codes are.
 
+    The last dimensions are shapes, which an encoder leaves as they are read. The first ones are
+    attributes, which it reads better than a line does, and those between have no shape.
+
     Nothing of it is learnt by steps: training fills in what was fitted.
 
     Args:
         latent_size: D.
+        shapes: S, from 1 to D.
         channels: C.
         image_size: H = W.
 
     Attributes:
         mean: Distances of a code of 0, (3 C, H / 4, W / 4).
         basis: Distances that each dimension adds, (D, 3 C, H / 4, W / 4).
-        read: What each distance adds to each dimension, of the same shape.
-        free: 1 for dimensions that an encoder may change, (D,): those of attributes, which it reads
-            better than a line does, and those without a shape.
-        sized: 1 for dimensions of sizes, (D,).
-        size: What a pixel of LV, myocardium and RV in each channel adds to them, (D, 3 C).
+        read: What each distance adds to each dimension but shapes, (D - S, 3 C, H / 4, W / 4).
+        size: What a pixel of LV, myocardium and RV in each channel adds to dimensions of sizes,
+            (D, 3 C); 0 for others.
         offset: What they are without any, (D,).
         edge: Pixels from each outline inwards to where slices change their brightness, (3 C, 1, 1).
         steepness: How steep that edge is, as `SHARPNESS`, (3 C, 1, 1).
+        free: 1 for dimensions that an encoder may change, 0 for shapes, (D,); no weights.
         bilinear, bicubic: Enlarge distances and textures, see `enlarged`; no weights.
     """
 
     mean: Tensor
     basis: Tensor
     read: Tensor
-    free: Tensor
-    sized: Tensor
     size: Tensor
     offset: Tensor
     edge: Tensor
     steepness: Tensor
+    free: Tensor
     bilinear: Tensor
     bicubic: Tensor
 
-    def __init__(self, latent_size: int, channels: int, image_size: int) -> None:
+    def __init__(self, latent_size: int, shapes: int, channels: int, image_size: int) -> None:
         super().__init__()
-        self.channels, self.image_size = channels, image_size
+        self.shapes, self.channels, self.image_size = shapes, channels, image_size
         size = (len(HEART) * channels, image_size // COARSE, image_size // COARSE)
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("basis", torch.zeros(latent_size, *size))
-        self.register_buffer("read", torch.zeros(latent_size, *size))
-        self.register_buffer("free", torch.ones(latent_size))
-        self.register_buffer("sized", torch.zeros(latent_size))
+        self.register_buffer("read", torch.zeros(latent_size - shapes, *size))
         self.register_buffer("size", torch.zeros(latent_size, len(HEART) * channels))
         self.register_buffer("offset", torch.zeros(latent_size))
         self.register_buffer("edge", torch.zeros(size[0], 1, 1))
         self.register_buffer("steepness", torch.full((size[0], 1, 1), SHARPNESS))
+        free = (torch.arange(latent_size) < latent_size - shapes).float()
+        self.register_buffer("free", free, persistent=False)
         for mode in ("bilinear", "bicubic"):
             self.register_buffer(mode, enlarging(size[-1], mode), persistent=False)
 
-    def fill(self, fitted: FittedShapes, attributes: int) -> None:
-        """Takes over a fitted model; its first codes are so many attributes."""
-        known = len(fitted.basis)
-        self.mean.copy_(torch.from_numpy(fitted.mean).view_as(self.mean))
-        for name in ("basis", "read"):
-            held = getattr(self, name).zero_()
-            held[:known] = torch.from_numpy(getattr(fitted, name)).view_as(held[:known])
-        self.free.fill_(1)[attributes:known] = 0
-        for values in (self.sized, self.size, self.offset):
+    def fill(self, fitted: FittedShapes) -> None:
+        """Takes over a fitted model; its attributes are the first codes."""
+        known = len(fitted.read)
+        for values in (self.basis, self.read, self.size, self.offset):
             values.zero_()
+        for place, found in (
+            (self.mean, fitted.mean),
+            (self.basis[:known], fitted.along),
+            (self.basis[-self.shapes :], fitted.shapes),
+            (self.read[:known], fitted.read),
+        ):
+            place.copy_(torch.from_numpy(found).view_as(place))
 
     def codes(self, labels: Tensor) -> Tensor:
-        """Reads codes (N, D) off canonical labels (N, C, H, W)."""
-        left = signed_distances(labels) - self.mean
+        """Reads codes (N, D) off canonical labels (N, C, H, W): attributes, then the shape of what
+        they do not say."""
+        left = (signed_distances(labels) - self.mean).flatten(1)
+        others, shapes = self.basis.flatten(1).tensor_split((-self.shapes,))
         with torch.autocast(left.device.type, enabled=False):
-            return left.flatten(1) @ self.read.flatten(1).T
+            told = left @ self.read.flatten(1).T
+            left = left - told @ others
+            square = (shapes**2).sum(dim=1).clamp_min(TINY)
+            return torch.cat([told, left @ shapes.T / square], dim=1)
 
     def distances(self, z: Tensor) -> Tensor:
         """Draws codes (N, D) as distances (N, 3 C, H / 4, W / 4), so large as they say."""
         basis, start = self.basis.flatten(1), self.mean.flatten()
+        sized = (self.size != 0).any(dim=1)
         z = at_least_float32(z)
         with torch.autocast(z.device.type, enabled=False):
             code = z
             for _ in range(ROUNDS):
                 drawn = (start + code @ basis).view(-1, *self.mean.shape)
-                wrong = self.sized * (z - self.sizes(drawn))
+                wrong = sized * (z - self.sizes(drawn))
                 code = z + (code - z + wrong).clamp(-FURTHEST, FURTHEST)
             return (start + code @ basis).view(-1, *self.mean.shape)
 

@@ -125,11 +125,6 @@ class VAE(nn.Module):
     ) -> None:
         super().__init__()
         require("outlines", outlines, FLAG)
-        require("shapes", shapes, number(0, LARGEST, whole=True))
-        if shapes and not outlines:
-            raise ValueError(
-                f"shapes is {shapes}, and they are read off outlines; set outlines to true, too"
-            )
         smallest = max(smallest, SMALLEST) if outlines else smallest
         if not smallest <= image_size <= LARGEST or image_size & (image_size - 1):
             raise ValueError(
@@ -137,6 +132,11 @@ class VAE(nn.Module):
                 f"{smallest}, {2 * smallest}, {4 * smallest}... {LARGEST}"
             )
         require("latent_size", latent_size, number(1, LARGEST, whole=True))
+        require("shapes", shapes, number(0, latent_size, whole=True))
+        if shapes and not outlines:
+            raise ValueError(
+                f"shapes is {shapes}, and they are read off outlines; set outlines to true, too"
+            )
         require("channels", channels, number(1, LARGEST, whole=True))
         require("output", output, one_of("sigmoid", "linear"))
         self.latent_size, self.image_size, self.channels = latent_size, image_size, channels
@@ -148,7 +148,7 @@ class VAE(nn.Module):
         self.condition, self.categories = condition, tuple(categories)
         self.guide = guide_network().eval().requires_grad_(False) if outlines else None
         self.shown = 1 + len(HEART) if outlines else 1
-        self.shape_model = ShapeModel(latent_size, channels, image_size) if shapes else None
+        self.shape_model = ShapeModel(latent_size, shapes, channels, image_size) if shapes else None
         self.halvings = int(math.log2(COARSE)) if shapes else 0
         self.drawn = channels * LAYERS if shapes else channels
         self.shapes = shapes

@@ -54,7 +54,7 @@ def begin_with_shapes(network: VAE, train: SliceDataset, targets: AttributeTarge
         pixels += of.sum(dim=(0, 3, 4)).flatten()
     distances, attributes = torch.cat(found), targets.values[rows]
     fitted = fit_shapes(distances.numpy(), attributes, basal[rows], network.shapes)
-    model.fill(fitted, attributes.shape[1])
+    model.fill(fitted)
     known = distances[basal[rows]].view(-1, *model.mean.shape).to(model.mean)
     _know_sizes(model, known, train.scale, targets)
     _know_edges(model, known, train, rows[basal[rows]])
@@ -77,7 +77,6 @@ def _know_sizes(
         seen = model.sizes(distances)[:, k].cpu().double().numpy()
         codes = (drawn[:, column] - targets.mean[k]) / targets.deviation[k]
         slope, start = np.polyfit(codes, seen, 1)
-        model.sized[k] = 1
         model.size[k] /= slope
         model.offset[k] = -start / slope
 

@@ -125,7 +125,6 @@ def test_a_conditional_network_is_told_in_another_program(name, options, tmp_pat
         network.shape_model.mean.normal_(0, 5)
         network.shape_model.basis.normal_()
         network.shape_model.read.normal_(0, 0.01)
-        network.shape_model.sized[:2] = 1
         network.shape_model.size[:2] = 0.01
     network.train()(torch.rand(8, 2, size, size))
     network.eval()

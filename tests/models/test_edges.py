@@ -52,7 +52,7 @@ def test_edges_stay_on_outlines_where_slices_show_nothing_and_within_limits_wher
 
 
 def test_a_picture_ends_at_its_edges_and_a_heart_at_its_outlines():
-    model = ShapeModel(latent_size=1, channels=1, image_size=SIZE)
+    model = ShapeModel(latent_size=1, shapes=1, channels=1, image_size=SIZE)
     model.mean.copy_(torch.nn.functional.avg_pool2d(discs(1), 4)[0])
     code, white = torch.zeros(1, 1), torch.zeros(1, 4, SIZE, SIZE)
     white[:, 1] = 1  # the cavity alone is seen

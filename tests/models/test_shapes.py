@@ -38,6 +38,14 @@ def fitted(hearts):
     return distances, fit_shapes(distances, areas, np.full(len(areas), True), count=12)
 
 
+def read_by(fitted, distances):
+    """Codes of attributes, and those of shapes in what they leave."""
+    left = distances - fitted.mean
+    told = left @ fitted.read.T
+    left = left - told @ fitted.along
+    return told, left @ fitted.shapes.T / (fitted.shapes**2).sum(1)
+
+
 def test_distances_are_those_of_scipy():
     """On blocks of 2 x 2, from pixel centre to pixel centre, less half a block."""
     labels = np.repeat(np.repeat(heart(SIZE // 2, 6, 3, 5), 2, axis=0), 2, axis=1)
@@ -64,8 +72,8 @@ def test_a_structure_that_is_nowhere_is_as_far_outside_as_can_be():
 
 def test_shapes_say_nothing_of_attributes_and_have_a_deviation_of_1(hearts, fitted):
     distances, model = fitted
-    left = distances - model.mean - hearts[1] @ model.basis[:3]
-    scores = left @ model.basis[3:].T / (model.basis[3:] ** 2).sum(1)
+    left = distances - model.mean - hearts[1] @ model.along
+    scores = left @ model.shapes.T / (model.shapes**2).sum(1)
     np.testing.assert_allclose(scores.std(0), 1, rtol=1e-6)
     assert np.abs(np.corrcoef(scores.T, hearts[1].T)[:12, 12:]).max() < 1e-8
 
@@ -73,13 +81,14 @@ def test_shapes_say_nothing_of_attributes_and_have_a_deviation_of_1(hearts, fitt
 def test_codes_that_are_read_are_the_attributes_and_draw_the_same_hearts(hearts, fitted):
     labels, areas = hearts
     distances, fitted = fitted
-    read = (distances - fitted.mean) @ fitted.read.T
-    assert 1 - ((read[:, :3] - areas) ** 2).mean() > 0.99
-    model = ShapeModel(16, 1, SIZE)
-    model.fill(fitted, attributes=3)
+    told, shapes = read_by(fitted, distances)
+    assert 1 - ((told - areas) ** 2).mean() > 0.99
+    model = ShapeModel(16, 12, 1, SIZE)
+    model.fill(fitted)
     codes = model.codes(labels)
-    np.testing.assert_allclose(codes[:, :15], read, atol=1e-3)
-    assert not codes[:, 15].any()
+    np.testing.assert_allclose(codes[:, :3], told, atol=1e-3)
+    assert not codes[:, 3].any()
+    np.testing.assert_allclose(codes[:, 4:], shapes, atol=1e-3)
     layers = model.layers(codes)
     drawn = layers.argmax(dim=2)
     for part in (1, 2, 3):
@@ -92,8 +101,8 @@ def test_codes_that_are_read_are_the_attributes_and_draw_the_same_hearts(hearts,
 
 def test_a_turned_attribute_changes_its_area_and_no_other(hearts, fitted):
     labels, areas = hearts
-    model = ShapeModel(15, 1, SIZE)
-    model.fill(fitted[1], attributes=3)
+    model = ShapeModel(15, 12, 1, SIZE)
+    model.fill(fitted[1])
     codes, pixels = model.codes(labels), np.stack([(labels == k).sum((1, 2, 3)) for k in (1, 2, 3)])
 
     def drawn(turn):
@@ -113,15 +122,18 @@ def test_an_exactly_linear_model_is_found_and_inverted():
     basis = np.linalg.qr(random.normal(size=(40, 5)))[0].T * 20
     distances = 7 + attributes @ basis[:2] + scores @ basis[2:]
     model = fit_shapes(distances, attributes, np.arange(200) < 120, count=3)
-    read = (distances - model.mean) @ model.read.T
-    np.testing.assert_allclose(read[:, :2], attributes, atol=1e-3)
-    np.testing.assert_allclose(model.mean + read @ model.basis, distances, atol=1e-2)
+    told, shapes = read_by(model, distances)
+    np.testing.assert_allclose(told, attributes, atol=1e-3)
+    found = model.mean + told @ model.along + shapes @ model.shapes
+    np.testing.assert_allclose(found, distances, atol=1e-2)
 
 
 def test_components_that_the_slices_lack_are_nothing():
-    model = fit_shapes(np.eye(3)[[0, 1, 0, 1]], np.zeros((4, 0)), np.full(4, True), count=3)
-    assert np.abs(model.basis[1:]).max() < 1e-6
-    assert np.abs(model.read[1:]).max() < 1e-6
+    found = fit_shapes(np.eye(48)[[0, 1, 0, 1]], np.zeros((4, 0)), np.full(4, True), count=3)
+    assert np.abs(found.shapes[1:]).max() < 1e-6
+    model = ShapeModel(3, 3, 1, 16)
+    model.fill(found)
+    assert not model.codes(torch.ones(1, 1, 16, 16))[:, 1:].round(decimals=2).any()
 
 
 @pytest.mark.parametrize("name", ["BetaVAE", "SoftIntroVAE"])
@@ -133,22 +145,23 @@ def test_a_new_network_reads_and_draws_shapes_before_its_first_step(name, hearts
     network = build_network(
         name, latent_size=18, image_size=SIZE, outlines=True, shapes=12, **sizes
     ).eval()
-    network.shape_model.fill(fitted[1], attributes=3)
+    network.shape_model.fill(fitted[1])
     network.masks = labels
     output = network(torch.rand(60, 1, SIZE, SIZE))
     torch.testing.assert_close(output.mu, network.shape_model.codes(labels))
     assert output.reconstruction.shape == (60, 1, SIZE, SIZE)
-    assert fixed_of(network) == [*range(3, 15)]
+    assert fixed_of(network) == [*range(6, 18)]
 
     for values in network.code_layers[0].parameters():  # as after steps
         values.add_(torch.randn_like(values) * 0.05)
     before = network(torch.rand(60, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(1)))
-    torch.testing.assert_close(before.mu[:, 3:15], output.mu[:, 3:15])
+    torch.testing.assert_close(before.mu[:, 6:], output.mu[:, 6:])
     decorrelate(network, before.mu.numpy(), [0, 1, 2])
     after = network(torch.rand(60, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(1)))
     torch.testing.assert_close(after.reconstruction, before.reconstruction, atol=1e-4, rtol=0)
-    torch.testing.assert_close(after.mu[:, :15], before.mu[:, :15], atol=1e-4, rtol=0)
-    assert np.abs(np.corrcoef(after.mu.T)[:3, 15:]).max() < 1e-3
+    kept = [0, 1, 2, *range(6, 18)]
+    torch.testing.assert_close(after.mu[:, kept], before.mu[:, kept], atol=1e-4, rtol=0)
+    assert np.abs(np.corrcoef(after.mu.T)[:3, 3:6]).max() < 1e-3
 
 
 @pytest.mark.parametrize(
