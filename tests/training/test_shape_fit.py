@@ -41,6 +41,18 @@ def test_shapes_are_fitted_to_all_slices_and_the_targets_of_the_basal_ones(learn
     assert fixed_of(learner.network) == [*range(8, 16)]
 
 
+@torch.no_grad()
+def test_a_new_network_draws_each_part_as_bright_as_it_is_on_average(learner, drawn_slices):
+    network, labels, images = learner.network.eval(), drawn_slices.labels, drawn_slices.images
+    codes = network.shape_model.codes(labels)
+    drawn, layers = network.decode(codes), network.shape_model.layers(codes)[:, 0]
+    assert not images[labels == 0].any()
+    assert drawn[:, 0][layers[:, 0] > 0.99].max() < 5e-3
+    lv = layers[:, 1] > 0.99
+    expected = images[labels == 1].mean()
+    torch.testing.assert_close(drawn[:, 0][lv].mean(), expected, atol=0.02, rtol=0)
+
+
 def test_a_unit_of_a_code_draws_a_deviation_of_its_area_and_nothing_of_the_others(tmp_path):
     random, hearts = np.random.default_rng(2), []
     for _ in range(40):
