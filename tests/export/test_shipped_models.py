@@ -24,7 +24,7 @@ pytestmark = pytest.mark.xdist_group("shipped")  # one shipped model for all
 
 BUNDLES = sorted(folder.parent for folder in shipped.PRETRAINED.glob("*/*/models"))
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "pretrained.py"
-MOST_BYTES = 12 * 2**20
+MOST_BYTES = 12_000_000
 
 
 def check_bundle(folder):
