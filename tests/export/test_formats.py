@@ -107,8 +107,8 @@ def test_torchscript_without_this_package(run, given, tmp_path):
         ("BetaVAE", {"normalisation": "instance", "per_channel": [8]}),
         ("BetaVAE", {"normalisation": "batch"}),
         ("SoftIntroVAE", {}),
-        ("BetaVAE", {"outlines": True, "shapes": 4}),
-        pytest.param("SoftIntroVAE", {"outlines": True, "shapes": 4}, marks=pytest.mark.slow),
+        ("BetaVAE", {"outlines": True, "shapes": 1}),
+        pytest.param("SoftIntroVAE", {"outlines": True, "shapes": 1}, marks=pytest.mark.slow),
     ],
 )
 def test_a_conditional_network_is_told_in_another_program(name, options, tmp_path):
