@@ -47,6 +47,8 @@ class BetaVAE(VAE):
         condition, categories, classifier, outlines, shapes: See `VAE`.
         normalisation: What follows a convolution of the encoder, a key of `NORMALISATIONS`; not
             the last one, of whose single pixel there are no statistics.
+        decoder_normalisation: The same of the decoder's convolutions; not the last one, which makes
+            the image. With it a decoder changes the contrast of a heart as a whole.
         per_channel: Filters of the encoder's first convolutions, which see each channel by itself,
             all with the same weights, see `EachChannel`: what a slice of a stack shows is learnt
             of all slices. At most those of all but the last one; none see the channels together.
@@ -78,6 +80,7 @@ class BetaVAE(VAE):
         categories: Sequence[str] = (),
         classifier: Mapping[str, Any] | None = None,
         normalisation: str = "none",
+        decoder_normalisation: str = "none",
         per_channel: Sequence[int] = (),
         outlines: bool = False,
         shapes: int = 0,
@@ -96,10 +99,12 @@ class BetaVAE(VAE):
         )
         require("init", init, one_of("published", "he"))
         require("normalisation", normalisation, one_of(*NORMALISATIONS))
+        require("decoder_normalisation", decoder_normalisation, one_of(*NORMALISATIONS))
         halvings = int(math.log2(image_size // 4))
         between = halvings - 1 - self.halvings  # the outermost one makes the image
         require("per_channel", per_channel, widths(0, halvings))
-        after, told, alone = NORMALISATIONS[normalisation], len(categories), len(per_channel)
+        after, behind = (NORMALISATIONS[kind] for kind in (normalisation, decoder_normalisation))
+        told, alone = len(categories), len(per_channel)
         filters = [*per_channel, *[FILTERS] * (halvings - alone)]
         seen = [channels * self.shown + told, *filters]  # channels that each convolution takes
         if alone:
@@ -117,12 +122,13 @@ class BetaVAE(VAE):
         self.decoder = nn.Sequential(
             *_relu(nn.Linear(latent_size + len(categories), FEATURES)),
             nn.Unflatten(1, (FEATURES, 1, 1)),
-            *_relu(nn.ConvTranspose2d(FEATURES, FILTERS, 4)),
             *_relu(
+                nn.ConvTranspose2d(FEATURES, FILTERS, 4),
                 *(
                     nn.ConvTranspose2d(FILTERS, FILTERS, 4, stride=2, padding=1)
                     for _ in range(between)
-                )
+                ),
+                after=behind,
             ),
             nn.ConvTranspose2d(FILTERS, self.drawn, 4, stride=2, padding=1),
         )
@@ -199,4 +205,5 @@ def _relu(*layers: nn.Module, after: Sequence[Callable[[int], nn.Module]] = ()) 
 
 
 def _filters(layer: nn.Module) -> int:
+    """What a convolution makes."""
     return layer.get_parameter("bias").numel()

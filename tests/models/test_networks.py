@@ -185,6 +185,15 @@ def test_normalisation_follows_every_convolution_of_the_encoder_but_the_last():
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in network.decoder)
 
 
+def test_normalisation_follows_every_convolution_of_the_decoder_but_the_one_of_the_image():
+    network = BetaVAE(decoder_normalisation="batch")
+    kinds = [type(layer) for layer in network.decoder][3:]  # linear, ReLU, unflattened
+    convolutions = kinds.count(nn.ConvTranspose2d)
+    expected = [nn.ConvTranspose2d, nn.BatchNorm2d, nn.ReLU] * (convolutions - 1)
+    assert kinds == [*expected, nn.ConvTranspose2d]
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in network.encoder)
+
+
 @pytest.mark.parametrize("per_channel", [[8], [8, 16], (4, 4, 4)])
 def test_channels_that_change_places_change_those_of_their_features(per_channel):
     network, image = BetaVAE(image_size=32, channels=4, per_channel=per_channel), images(2, 4, 32)
@@ -230,6 +239,7 @@ def test_a_size_that_is_no_power_of_two_is_refused(size):
         ({"per_channel": [8] * 6}, "expected 0 to 5 whole numbers"),
         ({"per_channel": [0]}, "expected 0 to 5 whole numbers"),
         ({"normalisation": "group"}, "is 'group'; expected one of none, instance, batch"),
+        ({"decoder_normalisation": 1}, "is 1; expected one of none, instance, batch"),
         ({"latent_size": 0}, "latent_size is 0; expected a whole number from 1"),
         ({"channels": 0}, "channels is 0; expected a whole number from 1"),
         ({"depth": 3}, "it takes latent_size, image_size, channels, output, init"),
