@@ -205,5 +205,5 @@ def _relu(*layers: nn.Module, after: Sequence[Callable[[int], nn.Module]] = ()) 
 
 
 def _filters(layer: nn.Module) -> int:
-    """What a convolution makes."""
+    """How many channels a layer makes."""
     return layer.get_parameter("bias").numel()

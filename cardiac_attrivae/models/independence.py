@@ -103,7 +103,7 @@ def fixed_of(network: nn.Module) -> list[int]:
         []
     """
     model = shape_model_of(network)
-    return [] if model is None else torch.nonzero(model.free == 0).flatten().tolist()
+    return [] if model is None else [*range(len(model.read), len(model.basis))]
 
 
 def code_layers(network: nn.Module) -> tuple[nn.Linear, nn.Linear]:

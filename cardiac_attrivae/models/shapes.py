@@ -174,7 +174,6 @@ class ShapeModel(nn.Module):
         offset: What they are without any, (D,).
         edge: Pixels from each outline inwards to where slices change their brightness, (3 C, 1, 1).
         steepness: How steep that edge is, as `SHARPNESS`, (3 C, 1, 1).
-        free: 1 for dimensions that an encoder may change, 0 for shapes, (D,); no weights.
         bilinear, bicubic: Enlarge distances and textures, see `enlarged`; no weights.
     """
 
@@ -185,7 +184,6 @@ class ShapeModel(nn.Module):
     offset: Tensor
     edge: Tensor
     steepness: Tensor
-    free: Tensor
     bilinear: Tensor
     bicubic: Tensor
 
@@ -200,8 +198,6 @@ class ShapeModel(nn.Module):
         self.register_buffer("offset", torch.zeros(latent_size))
         self.register_buffer("edge", torch.zeros(size[0], 1, 1))
         self.register_buffer("steepness", torch.full((size[0], 1, 1), SHARPNESS))
-        free = (torch.arange(latent_size) < latent_size - shapes).float()
-        self.register_buffer("free", free, persistent=False)
         for mode in ("bilinear", "bicubic"):
             self.register_buffer(mode, enlarging(size[-1], mode), persistent=False)
 

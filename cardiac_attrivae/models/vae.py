@@ -218,7 +218,7 @@ class VAE(nn.Module):
             heart = shown.unflatten(1, (self.channels, -1))[:, :, 1:]
             parts = torch.cat([1 - heart.sum(dim=2, keepdim=True), heart], dim=2)
             labels = most_likely(parts, dim=2)[:, :, 0]
-            mu = self.shape_model.codes(labels) + self.shape_model.free * mu
+            mu = self.shape_model.codes(labels) + F.pad(mu[:, : -self.shapes], (0, self.shapes))
         return mu, logvar
 
     def decode(self, z: Tensor) -> Tensor:
