@@ -44,7 +44,7 @@ class BetaVAE(VAE):
         channels: C.
         output: ``sigmoid`` for pixels in [0, 1], or ``linear``.
         init: ``published`` or ``he``.
-        condition, categories, classifier, outlines, shapes: See `VAE`.
+        condition, categories, classifier, outlines, shapes, brightness: See `VAE`.
         normalisation: What follows a convolution of the encoder, a key of `NORMALISATIONS`; not
             the last one, of whose single pixel there are no statistics.
         decoder_normalisation: The same of the decoder's convolutions; not the last one, which makes
@@ -84,6 +84,7 @@ class BetaVAE(VAE):
         per_channel: Sequence[int] = (),
         outlines: bool = False,
         shapes: int = 0,
+        brightness: int = 0,
     ) -> None:
         super().__init__(
             latent_size,
@@ -96,6 +97,7 @@ class BetaVAE(VAE):
             classifier,
             outlines,
             shapes,
+            brightness,
         )
         require("init", init, one_of("published", "he"))
         require("normalisation", normalisation, one_of(*NORMALISATIONS))

@@ -52,8 +52,8 @@ def decorrelate(network: VAE, codes: np.ndarray, trained: Sequence[int]) -> None
     that the codes are of, free and trained dimensions are then uncorrelated, and to turn a trained
     one also moves what goes along with it among patients. Both maps go into the linear layers next
     to the code: the network has the same parameters as before. Variances stay as they are,
-    and so do dimensions that are shapes: a `ShapeModel` was fitted so that they say nothing of
-    attributes.
+    and so do dimensions that are shapes or brightness, which were fitted so that they say nothing
+    of attributes.
 
     Args:
         network: Network with the layers that `VAE.code_layers` returns.
@@ -95,15 +95,16 @@ def decorrelate(network: VAE, codes: np.ndarray, trained: Sequence[int]) -> None
 
 
 def fixed_of(network: nn.Module) -> list[int]:
-    """Lists the dimensions that are shapes alone, which no encoder changes; see `ShapeModel`.
+    """Lists the dimensions that are shapes or brightness alone, which no encoder changes; see
+    `ShapeModel` and `BrightnessModel`.
 
     Example:
         >>> from .beta_vae import BetaVAE
         >>> fixed_of(BetaVAE(latent_size=4, image_size=32))
         []
     """
-    model = shape_model_of(network)
-    return [] if model is None else [*range(len(model.read), len(model.basis))]
+    latent_size, fixed = (getattr(network, name, 0) for name in ("latent_size", "fixed"))
+    return [*range(latent_size - fixed, latent_size)]
 
 
 def code_layers(network: nn.Module) -> tuple[nn.Linear, nn.Linear]:

@@ -32,7 +32,7 @@ class SoftIntroVAE(VAE):
             number of filters. ``published``: also beside one block of 512 filters in encoder and
             decoder, where the published code compares two equal numbers with ``is`` (33,101,057
             parameters).
-        condition, categories, classifier, outlines, shapes: See `VAE`.
+        condition, categories, classifier, outlines, shapes, brightness: See `VAE`.
 
     Raises:
         ValueError: If an argument is not among the accepted ones.
@@ -63,6 +63,7 @@ class SoftIntroVAE(VAE):
         classifier: Mapping[str, Any] | None = None,
         outlines: bool = False,
         shapes: int = 0,
+        brightness: int = 0,
     ) -> None:
         filters = tuple(filters)
         require("filters", filters, widths(2 if shapes else 1, 12))  # the decoder needs one less
@@ -78,6 +79,7 @@ class SoftIntroVAE(VAE):
             classifier,
             outlines,
             shapes,
+            brightness,
         )
         require("bn", bn, one_of("train", "frozen"))
         require("shortcut", shortcut, one_of("changed", "published"))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..runtime.validation import FLAG, Rule, number, one_of, require
 from ..schema import HEART, VAEOutput
+from .brightness import BrightnessModel
 from .classifier import ClassifierHead
 from .guide_network import SMALLEST, guide_network
 from .most_likely import most_likely
@@ -74,6 +75,8 @@ class VAE(nn.Module):
     With S ``shapes`` a `ShapeModel` draws outlines, a straight line in the code, and the decoder no
     more than the textures within. The mean is what the model reads off the outlines that the
     encoder is shown; the encoder adds to dimensions of attributes, and makes those without a shape.
+    With B dimensions of ``brightness`` a `BrightnessModel` does the same for the brightness of
+    structures.
 
     With M categories of a condition the network is told that of each patient, see
     `models.conditional`: as M constant channels behind those of the slice, and as M entries behind
@@ -91,6 +94,7 @@ class VAE(nn.Module):
             dimensions, which training fills in; None for no classifier.
         outlines: Whether the encoder is shown the outlines of the guide.
         shapes: S, dimensions that are shapes, besides those of attributes; 0 for no shape model.
+        brightness: B, dimensions that are brightness, beside shapes, up to 3 C; 0 for no model.
 
     Attributes:
         guide: The segmenter, whose weights training fills in; it stays in eval mode. None without
@@ -98,6 +102,9 @@ class VAE(nn.Module):
         masks: Canonical labels that are shown instead of what it sees, (N, C, H, W), or None.
         shown: Channels that the encoder takes for each channel of a slice: 1, or 4 with outlines.
         shape_model: The model, which training fills in; None without shapes.
+        brightness_model: The same of brightness.
+        fixed: How many of the last dimensions are brightness or shapes, which encoders leave as
+            they are read: B + S.
         halvings: How often the decoder's picture is half of a slice: 2 with shapes, else 0.
         drawn: Channels that the decoder makes: C, or 4 C textures with shapes.
         told: Categories of what passes through, one-hot, see `conditional.told`; None for nothing.
@@ -122,6 +129,7 @@ class VAE(nn.Module):
         classifier: Mapping[str, Any] | None = None,
         outlines: bool = False,
         shapes: int = 0,
+        brightness: int = 0,
     ) -> None:
         super().__init__()
         require("outlines", outlines, FLAG)
@@ -138,6 +146,17 @@ class VAE(nn.Module):
                 f"shapes is {shapes}, and they are read off outlines; set outlines to true, too"
             )
         require("channels", channels, number(1, LARGEST, whole=True))
+        require("brightness", brightness, number(0, len(HEART) * channels, whole=True))
+        if brightness and not shapes:
+            raise ValueError(
+                f"brightness is {brightness}, and textures have it, which are drawn within shapes; "
+                "set shapes, too"
+            )
+        if shapes + brightness > latent_size:
+            raise ValueError(
+                f"{shapes} shapes and {brightness} dimensions of brightness; expected at most "
+                f"latent_size, {latent_size}"
+            )
         require("output", output, one_of("sigmoid", "linear"))
         self.latent_size, self.image_size, self.channels = latent_size, image_size, channels
         self.output = output
@@ -151,7 +170,10 @@ class VAE(nn.Module):
         self.shape_model = ShapeModel(latent_size, shapes, channels, image_size) if shapes else None
         self.halvings = int(math.log2(COARSE)) if shapes else 0
         self.drawn = channels * LAYERS if shapes else channels
-        self.shapes = shapes
+        self.brightness_model = (
+            BrightnessModel(latent_size, brightness, shapes, channels) if brightness else None
+        )
+        self.shapes, self.fixed = shapes, shapes + brightness
         self.classifier: ClassifierHead | None = None
         if classifier is not None:
             require("classifier", classifier, CLASSIFIER)
@@ -218,7 +240,11 @@ class VAE(nn.Module):
             heart = shown.unflatten(1, (self.channels, -1))[:, :, 1:]
             parts = torch.cat([1 - heart.sum(dim=2, keepdim=True), heart], dim=2)
             labels = most_likely(parts, dim=2)[:, :, 0]
-            mu = self.shape_model.codes(labels) + F.pad(mu[:, : -self.shapes], (0, self.shapes))
+            read = self.shape_model.codes(labels)
+            mu = read + F.pad(mu[:, : -self.fixed], (0, self.fixed))
+            if self.brightness_model is not None:
+                bright = self.brightness_model.codes(image, labels, read)
+                mu = torch.cat([mu[:, : -self.fixed], bright, mu[:, -self.shapes :]], dim=1)
         return mu, logvar
 
     def decode(self, z: Tensor) -> Tensor:
@@ -226,6 +252,8 @@ class VAE(nn.Module):
         image = at_least_float32(self.decoder(self._with_condition(z)))
         if self.shape_model is not None:  # the lattice of a bilinear one would be seen
             image = enlarged(image, self.shape_model.bicubic)
+        if self.brightness_model is not None:
+            image = image + self.brightness_model.logits(z)
         image = torch.sigmoid(image) if self.output == "sigmoid" else image
         return image if self.shape_model is None else self.shape_model.painted(z, image)
 

@@ -1,4 +1,4 @@
-"""Fills the shape model of a network from masks of training patients, before the first step."""
+"""Fills shapes and brightness of a network from masks of training patients, before the first step."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..attributes import drawn_by, is_size
 from ..data.store import Scale, SliceDataset, over_slices
+from ..models.brightness import brightness_of
 from ..models.edges import fit_edges
 from ..models.shapes import (
     LAYERS,
@@ -36,7 +37,7 @@ AT_ONCE = 64
 
 
 def begin_with_shapes(network: VAE, train: SliceDataset, targets: AttributeTargets) -> None:
-    """Fits the shape model and begins with flat layers, each as bright as it is on average.
+    """Fits shapes and brightness, and begins with flat layers, as bright as they are on average.
 
     Args:
         network: Changed in place; one without shapes stays as it is.
@@ -48,11 +49,13 @@ def begin_with_shapes(network: VAE, train: SliceDataset, targets: AttributeTarge
         return
     basal = train.is_basal
     rows = np.sort(np.argsort(~basal, kind="stable")[:MOST])
-    found, bright, pixels = [], torch.zeros(network.drawn), torch.zeros(network.drawn)
+    found, logits = [], []
+    bright, pixels = torch.zeros(network.drawn), torch.zeros(network.drawn)
     for some in np.array_split(rows, -(-len(rows) // AT_ONCE)):
         batch = train.read(some)
         image, label = batch[Keys.IMAGE], batch[Keys.LABEL]
         found.append(signed_distances(label).flatten(1))
+        logits.append(brightness_of(image.float(), label))
         of = torch.stack([label == part for part in range(LAYERS)], dim=2).float()
         bright += (of * image[:, :, None]).sum(dim=(0, 3, 4)).flatten()
         pixels += of.sum(dim=(0, 3, 4)).flatten()
@@ -62,6 +65,7 @@ def begin_with_shapes(network: VAE, train: SliceDataset, targets: AttributeTarge
     known = distances[basal[rows]].view(-1, *model.mean.shape).to(model.mean)
     _know_sizes(model, known, train.scale, targets)
     _know_edges(model, known, train, rows[basal[rows]])
+    _know_brightness(network, torch.cat(logits).numpy(), attributes, basal[rows])
     _begin_flat(network, bright / pixels.clamp_min(1))
 
 
@@ -96,6 +100,18 @@ def _know_edges(
     edge, steepness = fit_edges(enlarged(distances[some], model.bilinear), images, SHARPNESS)
     model.edge.copy_(edge[:, None, None])
     model.steepness.copy_(steepness[:, None, None])
+
+
+def _know_brightness(
+    network: VAE, logits: np.ndarray, attributes: np.ndarray, scored: np.ndarray
+) -> None:
+    """Fits the brightness of structures, (N, 3 C), as shapes are; slices that lack one are left out
+    of it."""
+    if (model := network.brightness_model) is None:
+        return
+    whole = np.isfinite(logits).all(axis=1)
+    count = model.own.stop - model.own.start
+    model.fill(fit_shapes(logits[whole], attributes[whole], scored[whole], count))
 
 
 def _begin_flat(network: VAE, brightness: Tensor) -> None:

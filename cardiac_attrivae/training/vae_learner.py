@@ -50,7 +50,7 @@ class VAELearner(Learner):
         self.known = train.basal()
         count = {
             "attributes": len(pipeline.attributes),
-            "shapes": getattr(self.network, "shapes", 0),
+            "shapes and brightness": getattr(self.network, "fixed", 0),
         }
         if self.network.latent_size < sum(count.values()):
             asked = " and ".join(f"{number} {what}" for what, number in count.items() if number)

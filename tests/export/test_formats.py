@@ -107,7 +107,7 @@ def test_torchscript_without_this_package(run, given, tmp_path):
         ("BetaVAE", {"normalisation": "instance", "per_channel": [8]}),
         ("BetaVAE", {"normalisation": "batch"}),
         ("SoftIntroVAE", {}),
-        ("BetaVAE", {"outlines": True, "shapes": 1}),
+        ("BetaVAE", {"outlines": True, "shapes": 1, "brightness": 1}),
         pytest.param("SoftIntroVAE", {"outlines": True, "shapes": 1}, marks=pytest.mark.slow),
     ],
 )
@@ -126,6 +126,8 @@ def test_a_conditional_network_is_told_in_another_program(name, options, tmp_pat
         network.shape_model.basis.normal_()
         network.shape_model.read.normal_(0, 0.01)
         network.shape_model.size[:2] = 0.01
+    if network.brightness_model is not None:
+        network.brightness_model.basis.normal_()
     network.train()(torch.rand(8, 2, size, size))
     network.eval()
     files = formats.write_onnx(of(network, Network(name, arguments)), tmp_path)

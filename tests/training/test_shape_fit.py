@@ -5,6 +5,7 @@ import pytest
 import torch
 from conftest import heart, quick_guide, slices_of
 
+from cardiac_attrivae.models.brightness import brightness_of
 from cardiac_attrivae.models.independence import fixed_of
 from cardiac_attrivae.models.shapes import LAYERS, fit_shapes, signed_distances
 from cardiac_attrivae.training import shape_fit
@@ -16,6 +17,7 @@ from cardiac_attrivae.training.workflow import TrainingWorkflow
 SHAPES = (
     "network.arguments.outlines=true",
     "network.arguments.shapes=8",
+    "network.arguments.brightness=2",
     "network.arguments.latent_size=16",
     "network.arguments.image_size=32",
 )
@@ -38,7 +40,23 @@ def test_shapes_are_fitted_to_all_slices_and_the_targets_of_the_basal_ones(learn
     np.testing.assert_allclose(model.basis[:3].flatten(1), fitted.along, atol=1e-4)
     np.testing.assert_allclose(model.basis[-8:].flatten(1), fitted.shapes, atol=1e-4)
     np.testing.assert_allclose(model.read[:3].flatten(1), fitted.read, atol=1e-4)
-    assert fixed_of(learner.network) == [*range(8, 16)]
+    assert fixed_of(learner.network) == [*range(6, 16)]
+
+
+def test_brightness_is_fitted_as_shapes_are_and_slices_that_lack_a_structure_are_left_out(
+    learner, drawn_slices, monkeypatch
+):
+    model, values = learner.network.brightness_model, learner.targets.values
+    logits = brightness_of(drawn_slices.images, drawn_slices.labels).numpy()
+    fitted = fit_shapes(logits, values, drawn_slices.is_basal, 2)
+    np.testing.assert_allclose(model.mean, fitted.mean, atol=1e-4)
+    np.testing.assert_allclose(model.basis[:3], fitted.along, atol=1e-4)
+    np.testing.assert_allclose(model.basis[6:8], fitted.shapes, atol=1e-4)
+    assert not model.basis[8:].any()
+    logits[0, 2], rest = np.nan, slice(1, None)
+    shape_fit._know_brightness(learner.network, logits, values, drawn_slices.is_basal)
+    fitted = fit_shapes(logits[rest], values[rest], drawn_slices.is_basal[rest], 2)
+    np.testing.assert_allclose(model.mean, fitted.mean, atol=1e-4)
 
 
 @torch.no_grad()
@@ -129,6 +147,6 @@ def test_a_resumed_run_takes_its_shapes_from_the_checkpoint(drawn_slices, tmp_pa
 
 
 def test_more_shapes_than_dimensions_are_refused(drawn_slices):
-    pipeline = load_pipeline("attri_vae_unguided", [*SHAPES, "network.arguments.shapes=14"])
-    with pytest.raises(ValueError, match="3 attributes and 14 shapes for 16 latent dimensions"):
+    pipeline = load_pipeline("attri_vae_unguided", [*SHAPES, "network.arguments.shapes=12"])
+    with pytest.raises(ValueError, match="3 attributes and 14 shapes and brightness for 16"):
         VAELearner(pipeline, drawn_slices, CPU, seed=0)
