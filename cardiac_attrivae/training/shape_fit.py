@@ -1,4 +1,4 @@
-"""Fills shapes and brightness of a network from masks of training patients, before the first step."""
+"""Fills shapes and brightness of a network from masks, before the first step."""
 
 from __future__ import annotations
 
