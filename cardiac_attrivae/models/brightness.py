@@ -38,8 +38,10 @@ def brightness_of(images: Tensor, labels: Tensor) -> Tensor:
         tensor([[0., 0., nan]])
     """
     of = torch.stack([labels == part for part in HEART], dim=2).to(images)
-    mean = (of * images[:, :, None]).sum(dim=(3, 4)) / of.sum(dim=(3, 4))
-    return mean.clamp(DIMMEST, 1 - DIMMEST).logit().flatten(1)
+    pixels = of.sum(dim=(3, 4))  # 0 / 0 would have no gradient, and drawn hearts are read, too
+    mean = (of * images[:, :, None]).sum(dim=(3, 4)) / pixels.clamp_min(1)
+    logits = mean.clamp(DIMMEST, 1 - DIMMEST).logit()
+    return torch.where(pixels > 0, logits, torch.nan).flatten(1)
 
 
 class BrightnessModel(nn.Module):

@@ -101,6 +101,15 @@ def test_a_structure_that_is_nowhere_is_as_bright_as_the_other_codes_say(network
     torch.testing.assert_close(left[0, 3, 0, 0], torch.tensor(0.0), atol=1e-3, rtol=0)
 
 
+def test_a_slice_without_a_structure_has_gradients(network, slices):
+    """Introspective training reads hearts that are drawn, and some of those lack one."""
+    images = slices[0].clone().requires_grad_()
+    network.masks = torch.where(slices[1] == 2, 0, slices[1])
+    network.encode(images)[0].sum().backward()
+    assert images.grad.isfinite().all()
+    assert images.grad.any()
+
+
 def test_a_model_that_is_not_fitted_reads_and_draws_nothing(slices):
     model = BrightnessModel(latent_size=6, brightness=2, shapes=3, channels=1)
     assert not model.codes(*slices, torch.ones(40, 6)).any()
