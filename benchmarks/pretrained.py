@@ -69,7 +69,7 @@ SHA-256 of models/model.safetensors: `{sha256}`
 {refiner}
 Trained on all 100 training patients of ACDC, none held out: no score of it on them, or on
 patient118 (the scan of patient055), means anything. It holds no slice, no mask and no code of a
-patient; its shapes are the mean and principal components of the outlines of all. Its map of
+patient; its shapes and its brightness are means and principal components over all. Its map of
 training codes shows {points} points in two of {dimensions} dimensions, sorted, without ids. Whether
 weights derived from ACDC may be used as you intend is for the terms of its licence to say; if in
 doubt, ask its authors.
