@@ -398,7 +398,7 @@ def test_from_files_to_the_report_with_a_kill_in_between(tmp_path, monkeypatch):
     short = (
         "schedule.epochs=1", "schedule.steps_per_epoch=2", "data.batch_size=4",
         "objective.control=0", "objective.anatomy=0", "network.arguments.outlines=false",
-        "network.arguments.shapes=0",
+        "network.arguments.shapes=0", "network.arguments.brightness=0",
     )  # fmt: skip
     command = [
         sys.executable, "-m", "cardiac_attrivae", "reproduce", "--acdc", tree, "--output", output,

@@ -150,7 +150,7 @@ class VAE(nn.Module):
         if brightness and not shapes:
             raise ValueError(
                 f"brightness is {brightness}, and textures have it, which are drawn within shapes; "
-                "set shapes, too"
+                "set shapes, too, or brightness to 0"
             )
         if shapes + brightness > latent_size:
             raise ValueError(
