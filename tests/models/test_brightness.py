@@ -119,7 +119,7 @@ def test_a_model_that_is_not_fitted_reads_and_draws_nothing(slices):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"brightness": 3}, "brightness is 3, and textures have it.*set shapes, too, or brightness to 0"),
+        ({"brightness": 3}, "brightness is 3, .*set shapes, too, or brightness to 0"),
         ({"brightness": 4, "shapes": 8}, "brightness is 4; expected a whole number from 0 to 3"),
         ({"brightness": 3, "shapes": 30}, "30 shapes and 3 dimensions of brightness.*32"),
     ],
