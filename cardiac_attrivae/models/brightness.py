@@ -67,7 +67,7 @@ class BrightnessModel(nn.Module):
     Example:
         >>> model = BrightnessModel(latent_size=6, brightness=2, shapes=3, channels=1)
         >>> model.codes(torch.rand(1, 1, 8, 8), torch.ones(1, 1, 8, 8), torch.zeros(1, 6))
-        tensor([[0., 0.]])
+        tensor([[0., 0., 0., 0., 0., 0.]])
     """
 
     mean: Tensor
@@ -88,14 +88,16 @@ class BrightnessModel(nn.Module):
         self.basis[self.own] = torch.from_numpy(fitted.shapes)
 
     def codes(self, images: Tensor, labels: Tensor, others: Tensor) -> Tensor:
-        """Reads codes (N, B) off slices and their labels, (N, C, H, W): the brightness that their
-        other codes (N, D) do not say. A structure that is nowhere is as bright as they say."""
+        """Reads codes (N, D) off slices and their labels, (N, C, H, W), 0 but in dimensions of
+        brightness: what their other codes (N, D) do not say of it. A structure that is nowhere is
+        as bright as they say."""
         own = self.basis[self.own]
         with torch.autocast(images.device.type, enabled=False):
             left = brightness_of(at_least_float32(images), labels) - self.mean
             left = left - others @ self.basis
             left = torch.where(left.isnan(), 0, left).clamp(-FURTHEST, FURTHEST)
-            return left @ own.T / (own**2).sum(dim=1).clamp_min(TINY)
+            found = left @ own.T / (own**2).sum(dim=1).clamp_min(TINY)
+        return F.pad(found, (self.own.start, len(self.basis) - self.own.stop))
 
     def logits(self, z: Tensor) -> Tensor:
         """Tells how much brighter codes (N, D) make the textures of the rest, LV, myocardium and RV

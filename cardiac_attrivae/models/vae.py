@@ -241,10 +241,9 @@ class VAE(nn.Module):
             parts = torch.cat([1 - heart.sum(dim=2, keepdim=True), heart], dim=2)
             labels = most_likely(parts, dim=2)[:, :, 0]
             read = self.shape_model.codes(labels)
-            mu = read + F.pad(mu[:, : -self.fixed], (0, self.fixed))
             if self.brightness_model is not None:
-                bright = self.brightness_model.codes(image, labels, read)
-                mu = torch.cat([mu[:, : -self.fixed], bright, mu[:, -self.shapes :]], dim=1)
+                read = read + self.brightness_model.codes(image, labels, read)
+            mu = read + F.pad(mu[:, : -self.fixed], (0, self.fixed))
         return mu, logvar
 
     def decode(self, z: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Shapes in training: filled in before the first step, kept, and judged as any other network."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -44,18 +46,19 @@ def test_shapes_are_fitted_to_all_slices_and_the_targets_of_the_basal_ones(learn
 
 
 def test_brightness_is_fitted_as_shapes_are_and_slices_that_lack_a_structure_are_left_out(
-    learner, drawn_slices, monkeypatch
+    learner, drawn_slices
 ):
-    model, values = learner.network.brightness_model, learner.targets.values
+    network, values = copy.deepcopy(learner.network), learner.targets.values
+    model = network.brightness_model
     logits = brightness_of(drawn_slices.images, drawn_slices.labels).numpy()
     fitted = fit_shapes(logits, values, drawn_slices.is_basal, 2)
     np.testing.assert_allclose(model.mean, fitted.mean, atol=1e-4)
     np.testing.assert_allclose(model.basis[:3], fitted.along, atol=1e-4)
     np.testing.assert_allclose(model.basis[6:8], fitted.shapes, atol=1e-4)
     assert not model.basis[8:].any()
-    logits[0, 2], rest = np.nan, slice(1, None)
-    shape_fit._know_brightness(learner.network, logits, values, drawn_slices.is_basal)
-    fitted = fit_shapes(logits[rest], values[rest], drawn_slices.is_basal[rest], 2)
+    logits[0, 2] = np.nan
+    shape_fit._know_brightness(network, logits, values, drawn_slices.is_basal)
+    fitted = fit_shapes(logits[1:], values[1:], drawn_slices.is_basal[1:], 2)
     np.testing.assert_allclose(model.mean, fitted.mean, atol=1e-4)
 
 
@@ -148,5 +151,6 @@ def test_a_resumed_run_takes_its_shapes_from_the_checkpoint(drawn_slices, tmp_pa
 
 def test_more_shapes_than_dimensions_are_refused(drawn_slices):
     pipeline = load_pipeline("attri_vae_unguided", [*SHAPES, "network.arguments.shapes=12"])
-    with pytest.raises(ValueError, match="3 attributes and 14 shapes and brightness for 16"):
+    message = "3 attributes and 14 shapes and brightness for 16 latent dimensions"
+    with pytest.raises(ValueError, match=message):
         VAELearner(pipeline, drawn_slices, CPU, seed=0)
