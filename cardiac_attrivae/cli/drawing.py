@@ -118,8 +118,8 @@ def traverse(
     other = "--case" if case is not None else "--surface" if surface is not None else ""
     if start is not None and other:
         raise ValueError(f"{other} and --from with --to exclude each other; leave one of them out")
-    for patient in (case, start, end):
-        _check_inputs(run, store, patient)
+    for option, patient in {"--case": case, "--from": start, "--to": end}.items():
+        _check_inputs(run, store, patient, option)
     from ..attributes import spelled
 
     with quick_imports():
@@ -247,12 +247,17 @@ def _check_port(port: int) -> None:
             ) from None
 
 
-def _check_inputs(run: Path, store: Path | None, case: str | None = None) -> None:
-    """Reports a missing run, store or patient before anything is imported or computed."""
+def _check_inputs(
+    run: Path, store: Path | None, case: str | None = None, option: str = "--case"
+) -> None:
+    """Reports a missing run, store or patient, which an option names, before anything is imported
+    or computed."""
     require_run(run)
     if store is None and judges_of(model_folder(run)):  # a shipped model needs no store
         if case is not None:
-            raise ValueError(f"--case {case}: {run} is shipped without patients; give --data STORE")
+            raise ValueError(
+                f"{option} {case}: {run} is shipped without patients; give --data STORE"
+            )
         return
     known = store_of(run, store)
     if case is not None:

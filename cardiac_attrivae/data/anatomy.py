@@ -266,7 +266,7 @@ def missing_slices(counts: np.ndarray) -> str:
 
 def unlikely_size(counts: np.ndarray, spacing_mm: tuple[float, ...]) -> str:
     """Says how large a heart is that cannot be so small or large; empty if it can. ``counts`` are
-    the pixels of each structure in each slice, (S, 4).
+    the pixels of each structure in each slice, (S, 4); a single slice tells no length.
 
     Example:
         >>> counts = np.array([[0, 1600, 0, 0]] * 9)
@@ -274,15 +274,20 @@ def unlikely_size(counts: np.ndarray, spacing_mm: tuple[float, ...]) -> str:
         ''
         >>> unlikely_size(counts, (1.0, 1.0, 1.0))  # a header that lost its spacing
         'an LV of 9 mm length in a heart of 40 mm width'
+        >>> unlikely_size(counts[:1], (1.5, 1.5, 8.0)), unlikely_size(counts[:1], (0.5, 0.5, 8.0))
+        ('', 'a heart of 20 mm width')
     """
     across, down, through = spacing_mm
     lv = counts[:, Structure.LV]
     length = int((lv > 0).sum()) * through
     width = float(np.sqrt(counts[:, HEART].sum(axis=1).max(initial=0) * across * down))
-    sizes = ((length, LENGTH_MM), (width, WIDTH_MM))
-    if lv.max(initial=0) <= FEW or all(low <= size <= high for size, (low, high) in sizes):
+    sizes = [
+        (f"an LV of {length:.3g} mm length", length, LENGTH_MM),
+        (f"a heart of {width:.3g} mm width", width, WIDTH_MM),
+    ][len(lv) == 1 :]
+    if lv.max(initial=0) <= FEW or all(low <= size <= high for _, size, (low, high) in sizes):
         return ""
-    return f"an LV of {length:.3g} mm length in a heart of {width:.3g} mm width"
+    return " in ".join(said for said, *_ in sizes)
 
 
 def is_flipped(image: Volume, mask: Volume) -> bool:

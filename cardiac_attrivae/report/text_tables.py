@@ -57,9 +57,7 @@ def markdown(
         found = grid(scores, rows, synthetic) if rows else None
         if found:
             parts += [f"## {title}", _plain(found)]
-    few = [
-        f"{escape_markdown(str(name))} ({count})" for name, count in counts.items() if count < LEAST
-    ]
+    few = [f"{escape_markdown(str(name))} ({n:.0f})" for name, n in counts.items() if n < LEAST]
     if few:
         parts.append(f"Too few patients for scores, which need {LEAST}: {', '.join(few)}.")
     explained = spelled(dict.fromkeys(metrics["attribute"]))

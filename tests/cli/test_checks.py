@@ -62,6 +62,8 @@ MISTAKES = {
     "generate --model run --set LVEDA=nan --output o": "'LVEDA=nan'; expected ATTRIBUTE=NUMBER",
     "generate --model lonely --set LVEDA=20 --output o": "is gone; give it with --data",
     "traverse --model run --case nobody --output o": "has no case 'nobody'",
+    "traverse --model acdc --from p1 --to p2 --output o":
+        "--from p1: acdc is shipped without patients; give --data STORE",
     "traverse --model run --data images --output o": "it holds images, which preprocess reads",
     "explore --model empty --output o": "(it is empty); train one first",
     "export --model store --format onnx --output o": "it holds a store that preprocess wrote",

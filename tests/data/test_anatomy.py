@@ -255,8 +255,8 @@ def without_slice(mask):
     [
         (GAP, "LV in 1 slice, MYO in 1 slice, RV in 1 slice at ED",
          lambda own: change(own, without_slice, ["mask"])),
-        (SIZE, "an LV of 10 mm length in a heart of 38.6 mm width at ED",
-         lambda own: change(own, lambda voxels: voxels[..., 1:2])),
+        (SIZE, "an LV of 20 mm length in a heart of 38.6 mm width at ED",
+         lambda own: change(own, lambda voxels: voxels[..., 1:3])),
         (APART, "1.5 x 1.5 x 10 mm and 1 x 1 x 1 mm at ED",
          lambda own: change(own, lambda voxels: voxels, ["mask"], np.eye(4))),
     ],
@@ -270,6 +270,14 @@ def test_what_makes_volumes_wrong_is_noted_by_check_and_told_by_preprocess(
     assert notes[what] == dict.fromkeys(("p1", "p2", "p3"), detail)
     summary = preprocess(MANIFEST, own, tmp_path / "s", Recipe(size=160))
     assert set(summary.remarks) == {what}
+
+
+def test_a_single_slice_tells_how_wide_a_heart_is_and_not_how_long(own):
+    change(own, lambda voxels: voxels[..., 1:2])
+    assert SIZE not in notes_and_problems(own)[0]
+    change(own, lambda voxels: voxels, affine=np.diag([0.5, 0.5, 10, 1]))
+    notes, _ = notes_and_problems(own)
+    assert notes[SIZE] == dict.fromkeys(("p1", "p2", "p3"), "a heart of 12.9 mm width at ED")
 
 
 def test_a_stack_that_lost_its_spacing_has_not_the_size_of_a_heart(own):

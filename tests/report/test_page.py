@@ -558,7 +558,7 @@ def test_numbers_are_printed_as_the_paper_prints_them():
 
 
 def test_too_few_patients_are_told_of():
-    few = metrics(Interpretability=(0.5, 0.7, 0.2)).assign(n=2)
+    few = metrics(Interpretability=(0.5, 0.7, 0.2)).assign(n=2.0)  # as pandas reads blanks beside
     assert "Too few patients for scores, which need 5: acdc (2), mnms (2)." in markdown(few)
 
 
