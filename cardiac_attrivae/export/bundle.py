@@ -19,7 +19,7 @@ import torch
 from ..data.recipe import full_recipe
 from ..report.render import render
 from ..runtime.files import atomic_file, atomic_folder, write
-from ..runtime.outputs import require_free, require_new
+from ..runtime.outputs import added, require_free, require_new
 from ..schema import DataError
 from ..training.facts import CROP
 from ..training.run import Run, load_run
@@ -75,10 +75,8 @@ def export(
             tell("left out: the refiner, for which a bundle has no place")
         write_bundle(model, output, evaluation, tell)
         return
-    for name in FILES[form]:
-        if (Path(output) / name).exists():
-            raise DataError(f"{Path(output) / name} is there already; choose another folder")
-    FORMATS[form](model, output, tell)
+    with added(Path(output), "export", FILES[form]):
+        FORMATS[form](model, output, tell)
 
 
 def write_bundle(

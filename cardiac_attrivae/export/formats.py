@@ -325,8 +325,8 @@ FORMATS: dict[str, Callable[..., dict[str, Path]]] = {
 }
 """Name of each format -> function that writes a run in it."""
 FILES = {
-    "safetensors": ("model.safetensors",),
+    "safetensors": ("model.safetensors", f"{REFINER}/model.safetensors"),
     "torchscript": ("model.ts",),
     "onnx": ("encoder.onnx", "decoder.onnx"),
 }
-"""Name of each format -> files that it writes."""
+"""Name of each format -> files that it may write."""

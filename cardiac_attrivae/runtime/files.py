@@ -116,15 +116,15 @@ def replace_folder(folder: Path, place: Path) -> None:
 
     The old folder is renamed, then the new one, then the old one is removed. A kill between the two
     renames leaves no folder of that name: the next call, or the next run that locks the folder
-    around it, brings the old one back.
+    around it, brings the old one back. What other killed calls left for this place is removed.
     """
     for root, _, files in os.walk(folder):
         for name in files:
             _flush(Path(root, name))
         _flush(Path(root))
-    for old in place.parent.glob(".old-*"):
-        if (named := PART.fullmatch(old.name)) and named[2] == place.name:
-            _remove_leftover(old)
+    for left in place.parent.glob(".*-*"):
+        if (named := PART.fullmatch(left.name)) and named[2] == place.name:
+            _remove_leftover(left)
     old = _beside(place, "old")
     if place.exists():
         _patiently(os.rename, place, old)

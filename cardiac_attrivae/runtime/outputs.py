@@ -132,6 +132,35 @@ def claimed(folder: str | Path, command: str) -> Iterator[Claim]:
                 (folder / MARKER).unlink(missing_ok=True)
 
 
+@contextmanager
+def added(folder: Path, command: str, files: Sequence[str]) -> Iterator[None]:
+    """Adds files to a folder for other programs, all of them or none, and leaves no marker there.
+
+    If the block raises, the files are removed; what a kill leaves, the next call removes.
+
+    Args:
+        folder: See `claimed`.
+        command: Command that writes the files.
+        files: Paths relative to the folder, with ``/``.
+
+    Raises:
+        DataError: If one of the files is there already.
+    """
+    with claimed(folder, command) as claim:
+        claim.plan(())  # removes what a killed call listed
+        try:
+            for name in files:
+                if (folder / name).exists():
+                    raise DataError(f"{folder / name} is there already; choose another folder")
+            claim.plan(files)
+            yield
+        except BaseException:
+            claim.plan(())
+            raise
+        finally:
+            (folder / MARKER).unlink(missing_ok=True)
+
+
 def claim(folder: Path, command: str) -> None:
     """Marks an existing folder as one of a command.
 

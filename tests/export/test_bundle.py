@@ -27,6 +27,8 @@ from cardiac_attrivae.export.bundle import export, write_bundle
 from cardiac_attrivae.export.bundle_inference import bundled_network, read_slices
 from cardiac_attrivae.export.card import Scores
 from cardiac_attrivae.export.formats import FILES, FORMATS
+from cardiac_attrivae.runtime.files import write
+from cardiac_attrivae.runtime.outputs import REFINER
 from cardiac_attrivae.schema import DataError
 from cardiac_attrivae.training.config import load_pipeline
 from cardiac_attrivae.training.run import encode, load_run, reconstruct
@@ -253,16 +255,40 @@ def test_a_damaged_evaluation_is_refused_in_words(run, tmp_path, damage):
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_file_that_is_there_already_is_not_replaced(run, tmp_path, form):
     for name in FILES[form]:
-        (tmp_path / name).write_text("mine")
-    with pytest.raises(DataError, match="is there already; choose another folder"):
-        export(run, form, tmp_path)
-    assert {file.read_text() for file in tmp_path.iterdir()} == {"mine"}
+        write(tmp_path / form / name, "mine")
+        with pytest.raises(DataError, match="is there already|not written by"):
+            export(run, form, tmp_path / form)
+        assert [p.read_text() for p in (tmp_path / form).rglob("*") if p.is_file()] == ["mine"]
+        shutil.rmtree(tmp_path / form)
+
+
+@pytest.mark.parametrize("ends", ["raises", "is killed"])
+def test_half_of_an_export_does_not_stand_in_the_way_of_the_next(run, tmp_path, monkeypatch, ends):
+    def half(model, folder, tell):
+        write(folder / "encoder.onnx", "x")
+        if ends == "is killed":
+            shutil.copytree(tmp_path / "out", tmp_path / "killed")
+        raise DataError("decoder.onnx: largest difference")
+
+    def whole(model, folder, tell):
+        for name in FILES["onnx"]:
+            write(folder / name, "x")
+
+    monkeypatch.setitem(FORMATS, "onnx", half)
+    with pytest.raises(DataError, match="largest difference"):
+        export(run, "onnx", tmp_path / "out")
+    left = tmp_path / ("killed" if ends == "is killed" else "out")
+    assert (left / "encoder.onnx").exists() == (ends == "is killed")
+    monkeypatch.setitem(FORMATS, "onnx", whole)
+    export(run, "onnx", left)
+    assert {path.name for path in left.iterdir()} == {*FILES["onnx"]}
 
 
 def test_the_files_of_a_format_are_those_it_writes(run, tmp_path):
-    for form, write in FORMATS.items():
-        written = write(load_run(run), tmp_path / form)
-        assert {file.name for file in written.values()} == set(FILES[form])
+    for form, writer in FORMATS.items():
+        written = writer(load_run(run), tmp_path / form)
+        own = {name for name in FILES[form] if not name.startswith(REFINER)}
+        assert {file.name for file in written.values()} == own
 
 
 def test_what_lies_there_is_not_replaced(run, tmp_path):

@@ -258,6 +258,21 @@ def test_what_a_living_process_writes_stays_whatever_its_number_means_here(tmp_p
     assert not list(tmp_path.iterdir())
 
 
+def test_the_next_folder_of_that_name_removes_what_a_killed_one_left_but_not_a_living_one(tmp_path):
+    command = [sys.executable, "-c", WRITER, tmp_path, "atomic_folder"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+        temporary = Path(writer.stdout.readline().strip())
+        for name in ("b", "a"):
+            with atomic_folder(tmp_path / name):
+                pass
+            assert temporary.exists()
+        writer.kill()
+    for name, remains in (("b", True), ("a", False)):
+        with atomic_folder(tmp_path / name):
+            pass
+        assert temporary.exists() == remains
+
+
 def test_two_writers_with_one_process_number_do_not_meet(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "getpid", lambda: 1)
     with atomic_file(tmp_path / "a") as one:
