@@ -23,7 +23,6 @@ import pandas as pd
 
 from cardiac_attrivae.data.scanner import ACDC_SCANNER, Scan, draw_scan, pictures
 from cardiac_attrivae.heart import pixel_counts, ventricle, volume_ml
-from cardiac_attrivae.metrics.cardiac_function import find_phases
 from cardiac_attrivae.runtime.files import write
 from cardiac_attrivae.runtime.spreadsheet import csv_text
 from cardiac_attrivae.schema import Structure
@@ -52,9 +51,9 @@ def volumes_of(labels: np.ndarray, scan: Scan) -> dict[str, float]:
 def cine_row(segmenter: ScanSegmenter, scan: Scan, given: bool = False) -> dict[str, Any]:
     """Segments a cine, or ED and ES alone where they are given, and compares with the truth."""
     times = [scan.ed, scan.es] if given else list(range(scan.frames))
-    found = segmenter.segment_cine(pictures(scan, times), scan.spacing_mm)
-    curve = [volumes_of(one.labels, scan) for one in found]
-    phases = (0, 1) if given else find_phases(np.array([frame["LV"] for frame in curve]))
+    cine = segmenter.segment_cine(pictures(scan, times), scan.spacing_mm)
+    curve = [volumes_of(one.labels, scan) for one in cine.frames]
+    phases = (0, 1) if given else (cine.ed, cine.es)
     row: dict[str, Any] = {"diagnosis": scan.pathology, "frames": scan.frames}
     true: dict[str, dict[str, float]] = {}
     for phase, at, place in zip(("ED", "ES"), (scan.ed, scan.es), phases, strict=True):

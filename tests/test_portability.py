@@ -138,7 +138,7 @@ def test_patients_that_some_systems_take_for_one_have_a_picture_and_a_mask_each(
     masks = Masks(out)
     found = [masks.find(job.path, job.patient).parent.name for job in jobs]
     assert found == ["_aux", "_AUX-2"]
-    again = segment_patients(jobs[:1], out, ScanSegmenter("fake", [by_brightness]))
+    again, _ = segment_patients(jobs[:1], out, ScanSegmenter("fake", [by_brightness]))
     assert list(again["patient"]) == ["aux"]
     assert [path.stem for path in (out / "pictures").iterdir()] == ["_aux"]
 

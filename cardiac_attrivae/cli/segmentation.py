@@ -55,13 +55,21 @@ def segment(
             raise ValueError(f"{len(sources)} sources for one data set; expected its folder")
         jobs, skipped = jobs_of(load_manifest(dataset), sources[0])
         for case, reason in skipped:
-            warn(f"{case}: {reason}")
-    found = segment_patients(jobs, output, load_segmenter(segmenters), numbers, progress("segment"))
+            warn(f"{case} is left out: {reason}")
+    found, skipped = segment_patients(
+        jobs, output, load_segmenter(segmenters), numbers, progress("segment")
+    )
     for row in found.to_dict("records"):
         say(f"{row['patient']}: {in_words(row)}")
         if row["warnings"]:
             say(f"  {row['warnings']}")
+    for patient, reason in skipped:
+        warn(f"{patient} is left out: {reason}")
     doubtful = int((found["trusted"] == "no").sum())
-    say(f"{counted(len(found), 'patient')} in {output}, {doubtful} not to be trusted as they are")
+    left_out = f"; {counted(len(skipped), 'scan')} left out, see {output / 'skipped.csv'}"
+    say(
+        f"{counted(len(found), 'patient')} in {output}, {doubtful} not to be trusted as they are"
+        + (left_out if skipped else "")
+    )
     suggest("preprocess", "--dataset", dataset or "FILE.yaml", "--source", sources[0],
             "--masks", output, "--output", "STORE")  # fmt: skip

@@ -36,14 +36,13 @@ from ..data.store import SliceDataset
 from ..data.transforms import crop_heart
 from ..heart import pixel_counts
 from ..metrics.calibration import read_lines
-from ..metrics.cardiac_function import find_phases
 from ..metrics.population import FEWEST, Population
 from ..report.encodings import Shown, draw_patient
 from ..report.style import picture, stacked
 from ..runtime.contents import store_of
 from ..runtime.validation import build
 from ..schema import MANUAL, STRUCTURES, DataError, Keys, Structure
-from ..segmentation.scans import ScanSegmenter, Segmentation
+from ..segmentation.scans import STILL, ScanSegmenter, Segmentation
 from ..training.run import Run, decode, encode
 
 MIRROR_IMAGE = "the pictures show a mirror image of a heart: --mirror (mirror=True) turns it round"
@@ -288,12 +287,11 @@ def _outlined(
     scan: Scan, segmenter: ScanSegmenter, count: int
 ) -> tuple[list[int], list[Segmentation]]:
     """Segments a scan; returns end-diastole, and as second end-systole, with their masks."""
-    if scan.frames.shape[3] == 1:
-        return [0], [segmenter.segment(scan.frames[..., 0], scan.spacing_mm)]
-    found = segmenter.segment_cine(scan.frames, scan.spacing_mm)
-    sizes = np.array([(one.labels == Structure.LV).sum() for one in found])
-    frames = [*find_phases(sizes)][:count]
-    return frames, [found[frame] for frame in frames]
+    cine = segmenter.segment_cine(scan.frames, scan.spacing_mm)
+    frames = [cine.ed, cine.es][:count]
+    if len({*frames}) < count:
+        raise DataError(f"{scan.name}: {STILL}; the model was trained on ED and ES")
+    return frames, [cine.frames[frame] for frame in frames]
 
 
 def _given(

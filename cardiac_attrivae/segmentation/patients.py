@@ -20,7 +20,6 @@ from ..data.masks import NOTE, Masks, scan_name
 from ..data.nifti import quiet_nibabel
 from ..data.scan import Scan, read_scan
 from ..heart import mass_g, pixel_counts, ventricle, volume_ml
-from ..metrics.cardiac_function import find_phases
 from ..report.patient_sheet import patient_sheet
 from ..runtime.file_names import file_names
 from ..runtime.files import write
@@ -43,6 +42,7 @@ MIRROR_IMAGE = (
 ONE_FRAME = (
     "a single frame came: it is not known whether it is ED, and there is no ejection fraction"
 )
+NO_ES = "no frame is ES, so there is no ejection fraction"
 
 
 class Job(NamedTuple):
@@ -96,7 +96,7 @@ def segment_patients(
     segmenter: ScanSegmenter,
     numbers: Mapping[Structure, int] | None = None,
     progress: Callable[[Sequence[Job], int], Iterable[Job]] = lambda jobs, _: jobs,
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
     """Segments scans, and writes masks/, pictures/, volumes.csv, patients.csv, segmentation.json.
 
     Args:
@@ -107,7 +107,7 @@ def segment_patients(
         progress: Wraps the jobs.
 
     Returns:
-        What patients.csv holds.
+        What patients.csv holds; and the patient of each scan that was left out, with the reason.
     """
     patients: dict[str, Patient] = {}
     skipped: list[tuple[str, str]] = []
@@ -151,7 +151,7 @@ def segment_patients(
             note["folders"] = moved
         write(output / NOTE, json.dumps(note, indent=2) + "\n")
         claim.keep([*written, *masks], sealed=masks)
-    return found
+    return found, skipped
 
 
 def _places(jobs: Sequence[Job], names: Mapping[str, str]) -> dict[tuple[str, Path], str]:
@@ -199,10 +199,12 @@ def _segment(
         dict(job.phases) if count > 1 else dict.fromkeys([0], next(iter(job.phases.values()), ""))
     )
     frames = sorted(known) if job.phases else list(range(count))
-    found = segmenter.segment_cine(scan.frames[..., frames], scan.spacing_mm)
+    cine = segmenter.segment_cine(scan.frames[..., frames], scan.spacing_mm)
+    if not job.phases and count > 1:
+        known = {cine.es: "ES", cine.ed: "ED"}  # one frame, if nothing moves: ED
     labels = np.zeros(scan.frames.shape, np.uint8)
     first = len(patient.rows)
-    for frame, one in zip(frames, found, strict=True):
+    for frame, one in zip(frames, cine.frames, strict=True):
         labels[..., frame] = one.labels
         counts = pixel_counts(one.labels)
         volumes = [volume_ml(counts, scan.spacing_mm, structure) for structure in HEART]
@@ -211,19 +213,15 @@ def _segment(
              "phase": known.get(frame, ""),
              **{f"{name}_mL": v for name, v in zip(STRUCTURES, volumes, strict=True)},
              **{f"Dice_{s.name}": round(d, 3) for s, d in one.predicted_dice.items()},
+             "views": one.views,
              "warnings": "; ".join(one.warnings)}
         )  # fmt: skip
-    rows = patient.rows[first:]
-    if not job.phases and count > 1:
-        volumes_ml = np.array([row["LV_mL"] for row in rows])
-        for name, k in zip(("ED", "ES"), find_phases(volumes_ml), strict=True):
-            rows[k]["phase"] = name
-    for row, one in zip(rows, found, strict=True):
+    for row, one in zip(patient.rows[first:], cine.frames, strict=True):
         if row["phase"] or count == 1:
             image = scan.frames[..., row["frame"]]
             patient.shown[row["phase"] or "frame"] = (image, one.labels)
     patient.spacing_mm = scan.spacing_mm
-    familiar = (one.familiar for one in found if one.familiar)
+    familiar = (one.familiar for one in cine.frames if one.familiar)
     patient.warnings = [*dict.fromkeys([*patient.warnings, *familiar])]
     write_mask(job.path, scan, renumbered(labels, numbers), place)
 
@@ -298,7 +296,7 @@ def measured(patient: Patient) -> dict[str, Any]:
     row |= {f"Dice_{name}": min(r[f"Dice_{name}"] for r in seen) for name in STRUCTURES}
     said = [f"at {r['phase'] or 'the frame'}: {r['warnings']}" for r in seen if r["warnings"]]
     if es is None:
-        patient.warnings.append(ONE_FRAME)
+        patient.warnings.append(NO_ES if "ED" in at else ONE_FRAME)
     elif not USUAL_EF[0] <= row["LVEF_percent"] <= USUAL_EF[1]:
         said.append(f"an LVEF of {row['LVEF_percent']:.0f} % is unlikely")
     if {"ED", "ES"} <= patient.shown.keys():

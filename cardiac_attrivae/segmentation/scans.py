@@ -54,6 +54,8 @@ SAME = (0.0, 1.0)
 DOUBTFUL = 0.85
 """Predicted Dice below which a structure is reported."""
 
+STILL = "the LV does not change over the cine, so that no frame is ES"
+
 
 @dataclass(frozen=True)
 class Segmentation:
@@ -63,6 +65,7 @@ class Segmentation:
     # structure -> Dice that an expert's mask is expected to have with it
     predicted_dice: dict[Structure, float]
     warnings: tuple[str, ...]  # why it should not be trusted, in words; empty if it may be
+    views: int = 1  # ways in which it was looked at
     trained_by: tuple[str, ...] = ()  # segmenters that were trained on this very picture
 
     @property
@@ -74,6 +77,15 @@ class Segmentation:
             f"{' and '.join(self.trained_by)} was trained on this scan, and its mask is better "
             "than that of a new scan would be"
         )
+
+
+@dataclass(frozen=True)
+class SegmentedCine:
+    """All frames of a cine, and which of them are ED and ES, from 0."""
+
+    frames: list[Segmentation]
+    ed: int
+    es: int  # ``ed`` in a cine whose LV does not change
 
 
 @dataclass(frozen=True)
@@ -111,11 +123,11 @@ class ScanSegmenter:
         found = self._outlined(slices, image.shape, spacing_mm, self.centre(slices), self.views)
         return self._remembered(found, image, spacing_mm)
 
-    def segment_cine(self, frames: np.ndarray, spacing_mm: Sequence[float]) -> list[Segmentation]:
-        """Outlines the heart in every frame of a cine, (X, Y, Z, T); ED and ES are looked at in all
-        ways.
+    def segment_cine(self, frames: np.ndarray, spacing_mm: Sequence[float]) -> SegmentedCine:
+        """Outlines the heart in every frame of a cine, (X, Y, Z, T), and finds ED and ES.
 
-        The heart is looked for in two frames, and the others are seen in `QUICK` ways.
+        The heart is looked for in two frames. All are seen in `QUICK` ways; ED and ES, which are
+        found in these, are then looked at in all ways.
         """
         count, shape = frames.shape[-1], frames.shape[:3]
         stacks = [self._slices(frames[..., t], spacing_mm) for t in range(count)]
@@ -123,11 +135,15 @@ class ScanSegmenter:
         centre = tuple(int(np.mean(place)) for place in zip(*places, strict=True))
         quick = self.views[:: max(1, len(self.views) // QUICK)] if count > 2 else self.views
         found = [self._outlined(stack, shape, spacing_mm, centre, quick) for stack in stacks]
+        # found once, where all frames were seen alike: closer looks move volumes by some per cent
+        ed, es = find_phases(np.array([(one.labels == Structure.LV).sum() for one in found]))
         if len(quick) < len(self.views):
-            sizes = np.array([(frame.labels == Structure.LV).sum() for frame in found])
-            for t in {*find_phases(sizes)}:
+            for t in {ed, es}:
                 found[t] = self._outlined(stacks[t], shape, spacing_mm, centre, self.views)
-        return [self._remembered(one, frames[..., t], spacing_mm) for t, one in enumerate(found)]
+        if ed == es and count > 1:
+            found[ed] = replace(found[ed], warnings=(*found[ed].warnings, STILL))
+        known = [self._remembered(one, frames[..., t], spacing_mm) for t, one in enumerate(found)]
+        return SegmentedCine(known, ed, es)
 
     def _remembered(
         self, found: Segmentation, image: np.ndarray, spacing_mm: Sequence[float]
@@ -205,7 +221,7 @@ class ScanSegmenter:
         ]
         faults = [*border_faults(labels), *left_out(seen_labels, heart)]
         faults += [*base_faults(labels), *size_faults(labels, tuple(spacing_mm))]
-        return Segmentation(labels, predicted, (*faults, *doubts))
+        return Segmentation(labels, predicted, (*faults, *doubts), len(views))
 
     def _predicted(self, agreed: Sequence[Mapping[Structure, float]]) -> dict[Structure, float]:
         """Reads the Dice off what each network's views agree with what all say together."""

@@ -26,7 +26,7 @@ from cardiac_attrivae.evaluation.encoding import (
 from cardiac_attrivae.evaluation.encoding_batch import encode_scans
 from cardiac_attrivae.metrics.population import Population
 from cardiac_attrivae.schema import DataError, Structure
-from cardiac_attrivae.segmentation.scans import Segmentation
+from cardiac_attrivae.segmentation.scans import SegmentedCine, Segmentation
 from cardiac_attrivae.training.run import load_run
 
 
@@ -43,7 +43,9 @@ class Stub:
         return Segmentation(self.masks[np.asarray(image).tobytes()], dice, ("made up",))
 
     def segment_cine(self, frames, spacing_mm):
-        return [self.segment(frames[..., t], spacing_mm) for t in range(frames.shape[3])]
+        found = [self.segment(frames[..., t], spacing_mm) for t in range(frames.shape[3])]
+        sizes = [(one.labels == Structure.LV).sum() for one in found]
+        return SegmentedCine(found, int(np.argmax(sizes)), int(np.argmin(sizes)))
 
 
 @pytest.fixture(scope="module", params=["acdc", "mnms"])

@@ -23,11 +23,12 @@ from cardiac_attrivae.schema import DataError, Structure
 from cardiac_attrivae.segmentation import patients as module
 from cardiac_attrivae.segmentation.patients import (
     MIRROR_IMAGE,
+    NO_ES,
     ONE_FRAME,
     Job,
     segment_patients,
 )
-from cardiac_attrivae.segmentation.scans import ScanSegmenter
+from cardiac_attrivae.segmentation.scans import STILL, ScanSegmenter
 
 SPACING = (1.5, 1.5, 8.0)
 FAKE = ScanSegmenter("fake", [by_brightness])
@@ -112,6 +113,20 @@ def test_a_single_frame_has_no_ejection_fraction_and_is_said_to_be_single(segmen
     assert ONE_FRAME in row["warnings"]
 
 
+def test_a_cine_in_which_nothing_moves_has_ed_and_no_es(tmp_path):
+    still = np.stack([heart()[1]] * 3, axis=-1).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(still, AFFINE), tmp_path / "p1.nii")
+    found, _ = segment_patients([Job("p1", tmp_path / "p1.nii")], tmp_path / "out", FAKE)
+    row = found.iloc[0]
+    assert row["LVEDV_mL"] > 40
+    assert np.isnan(row["LVEF_percent"])
+    assert row["trusted"] == "no"
+    assert row["warnings"] == f"{NO_ES}; at ED: {STILL}"
+    volumes = pd.read_csv(tmp_path / "out/volumes.csv")
+    assert volumes["phase"].fillna("").tolist() == ["ED", "", ""]
+    assert volumes["views"].tolist() == [8, 2, 2]
+
+
 def test_an_lv_that_lies_elsewhere_at_es_is_reported(tmp_path):
     _, cine = beating(2, 0)
     jobs = []
@@ -119,7 +134,7 @@ def test_an_lv_that_lies_elsewhere_at_es_is_reported(tmp_path):
         both = np.stack([cine[..., 0], es], axis=-1).astype(np.float32)
         nibabel.save(nibabel.Nifti1Image(both, AFFINE), tmp_path / f"{name}.nii.gz")
         jobs.append(Job(name, tmp_path / f"{name}.nii.gz", {0: "ED", 1: "ES"}))
-    found = segment_patients(jobs, tmp_path / "out", FAKE)
+    found, _ = segment_patients(jobs, tmp_path / "out", FAKE)
     assert found.trusted.tolist() == ["yes", "no"]
     said = r"\d+% of the LV at ES lies within that at ED: one of both is outlined in a wrong place"
     assert re.search(said, found.warnings[1])
@@ -137,7 +152,7 @@ def test_scans_with_names_as_long_as_a_disk_takes_have_masks_that_are_found_agai
         if path.suffix == ".nii":
             path.write_bytes(gzip.decompress(path.read_bytes()))
     jobs = [Job(f"{path.parent.name}{'y' * 250}", path) for path in scans]
-    assert len(segment_patients(jobs, tmp_path / "out", FAKE)) == len(scans)
+    assert len(segment_patients(jobs, tmp_path / "out", FAKE)[0]) == len(scans)
     masks = Masks(tmp_path / "out" / "masks")
     found = {masks.find(job.path, job.patient) for job in jobs}
     assert len(found) == len([*(tmp_path / "out" / "pictures").iterdir()]) == len(scans)
@@ -148,21 +163,27 @@ def test_a_mirror_image_is_noticed(tmp_path, monkeypatch):
     _, image = heart()
     nibabel.save(nibabel.Nifti1Image(image, AFFINE), tmp_path / "p.nii")
     monkeypatch.setattr(module, "handedness", lambda labels, spacing: -3.0)
-    found = segment_patients([Job("p", tmp_path / "p.nii")], tmp_path / "out", FAKE)
+    found, _ = segment_patients([Job("p", tmp_path / "p.nii")], tmp_path / "out", FAKE)
     assert MIRROR_IMAGE in found["warnings"].item()
     assert found["trusted"].item() == "no"
 
 
-def test_scans_that_cannot_be_read_are_listed_and_the_others_continue(tmp_path):
+def test_scans_that_cannot_be_read_are_told_and_the_others_continue(tmp_path, monkeypatch):
     _, image = heart()
     nibabel.save(nibabel.Nifti1Image(image, AFFINE), tmp_path / "good.nii")
     (tmp_path / "bad.nii").write_bytes(b"no image")
     jobs = [Job("bad", tmp_path / "bad.nii"), Job("good", tmp_path / "good.nii")]
-    found = segment_patients(jobs, tmp_path / "out", FAKE)
+    found, left_out = segment_patients(jobs, tmp_path / "out", FAKE)
     assert found["patient"].tolist() == ["good"]
     assert pd.read_csv(tmp_path / "out/skipped.csv")["patient"].tolist() == ["bad"]
+    assert [patient for patient, _ in left_out] == ["bad"]
     with pytest.raises(DataError, match="none of 1 scans can be used"):
         segment_patients(jobs[:1], tmp_path / "out2", FAKE)
+    monkeypatch.setattr("cardiac_attrivae.segmentation.scans.load_segmenter", lambda model: FAKE)
+    words = [word for job in jobs for word in ("--source", job.path)]
+    result = CliRunner().invoke(main, ["segment", *map(str, words), "--output", f"{tmp_path}/out"])
+    assert "bad is left out: " in result.stderr
+    assert "; 1 scan left out, see " in result.stdout
 
 
 def test_a_data_set_is_segmented_at_ed_and_es_without_its_masks(tmp_path, monkeypatch):
@@ -246,7 +267,7 @@ def test_scans_of_one_name_of_one_patient_have_a_mask_each(tmp_path):
         file = tmp_path / "a" / phase / "sax.nii"
         nibabel.save(nibabel.Nifti1Image(beating()[1][..., frame].astype(np.int16), AFFINE), file)
         jobs.append(Job("a", file, {0: phase}))
-    volumes = segment_patients(jobs, tmp_path / "out", FAKE)
+    volumes, _ = segment_patients(jobs, tmp_path / "out", FAKE)
     for job in jobs:
         mask = nibabel.load(Masks(tmp_path / "out/masks").find(job.path, "a"))
         sizes[job.phases[0]] = (np.asarray(mask.dataobj) == Structure.LV).sum() * 0.018
@@ -266,7 +287,7 @@ def test_what_cannot_be_segmented_costs_that_scan_alone(tmp_path):
     huge = nibabel.Nifti1Image(heart()[1].astype(np.int16), np.diag([100.0, 100, 8, 1]))
     nibabel.save(huge, tmp_path / "p3.nii")
     jobs.append(Job("p3", tmp_path / "p3.nii"))
-    found = segment_patients(jobs, tmp_path / "out", FAKE)
+    found, _ = segment_patients(jobs, tmp_path / "out", FAKE)
     assert found["patient"].tolist() == ["p2"]
     reasons = (tmp_path / "out/skipped.csv").read_text()
     assert "p1.nii has 3 frames and no frame 9 (counted from 0)" in reasons

@@ -6,7 +6,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
-from scans import by_brightness, heart
+from scans import LEVELS, by_brightness, heart
 from scipy.ndimage import binary_dilation
 
 from cardiac_attrivae.data.cases import find_cases
@@ -32,7 +32,7 @@ from cardiac_attrivae.segmentation.cleaning import (
     without_slivers,
 )
 from cardiac_attrivae.segmentation.plausible import base_faults, left_out
-from cardiac_attrivae.segmentation.scans import ScanSegmenter, load_segmenter, vote
+from cardiac_attrivae.segmentation.scans import STILL, ScanSegmenter, load_segmenter, vote
 from cardiac_attrivae.segmentation.views import VIEWS, put_back, seen_in
 
 
@@ -194,9 +194,37 @@ def test_whoever_of_the_voters_was_trained_on_a_picture_is_told():
     )
     both = vote([other, one])
     found = both.segment_cine(np.stack([np.roll(image, 9, 0), 4 * image + 8], -1), spacing)
-    assert [frame.trained_by for frame in found] == [(), ("one",)]
-    assert found[1].familiar.startswith("one was trained on this scan")
-    assert found[0].familiar == ""
+    assert [frame.trained_by for frame in found.frames] == [(), ("one",)]
+    assert found.frames[1].familiar.startswith("one was trained on this scan")
+    assert found.frames[0].familiar == ""
+
+
+def upright(images):
+    """Takes the LV for wall where the RV lies beside it along the last axis."""
+    logits = by_brightness(images).clone()
+    for one in logits:
+        places = [(one.argmax(0) == part).nonzero().float() for part in (Structure.LV, Structure.RV)]
+        if all(map(len, places)):
+            down, right = (places[0].mean(0) - places[1].mean(0)).abs()
+            cavity = one.argmax(0) == Structure.LV
+            one[Structure.MYO, cavity] = one[Structure.LV, cavity] + (9 if right > down else -2)
+    return logits
+
+
+def test_ed_and_es_are_found_where_all_frames_were_seen_alike():
+    _, image = heart()
+    still = np.stack([image] * 4, axis=-1)
+    frames = still.copy()
+    frames[66:75, 45:61, :, 1] = LEVELS[Structure.MYO]  # less of a cavity
+    alone = ScanSegmenter("fake", [upright])
+    cine = alone.segment_cine(frames, (1.5, 1.5, 8.0))
+    assert (cine.ed, cine.es) == (0, 1)
+    assert [frame.views for frame in cine.frames] == [8, 8, 2, 2]
+    sizes = [int((frame.labels == Structure.LV).sum()) for frame in cine.frames]
+    assert sizes[0] < sizes[2] == sizes[3]  # and yet frame 0 is ED: frame 2 was not looked at
+    cine = alone.segment_cine(still, (1.5, 1.5, 8.0))
+    assert cine.ed == cine.es == 0
+    assert STILL in cine.frames[0].warnings
 
 
 @pytest.mark.parametrize("order", [1, -1])
