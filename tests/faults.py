@@ -44,8 +44,10 @@ def heart():
     return mask
 
 
-def picture():
-    return np.random.default_rng(0).integers(20, 900, SHAPE).astype(np.int16)
+def picture(seed=0):
+    """Noise, in which the wall of `heart` is dark."""
+    noise = np.random.default_rng(seed).integers(20, 900, SHAPE).astype(np.int16)
+    return np.where(heart() == 2, 20 + noise // 20, noise)
 
 
 def edit(file, change, **header):
@@ -234,12 +236,17 @@ MASK = {
 
 NOTED = {
     "cut off by the border": (
-        lambda f: edit(f, lambda v: np.pad(v[18:], ((0, 18), (0, 0), (0, 0)))),
+        lambda f: edit(f, lambda v: np.where(np.indices(SHAPE)[0] < (v == 3).any(0) * 22, 3, v)),
         "heart cut off by the border of the image",
     ),
     "moved by a voxel, as the affine tells": (
         lambda f: edit(f, lambda v: v, origin_mm=(1.5, 0, 0)),
         "image and mask lie apart by their affines; voxels are matched as stored",
+    ),
+    "moved by two centimetres": (
+        lambda f: edit(f, lambda v: np.roll(v, 13, 0)),
+        "the LV is not brighter than its wall: the mask belongs to another scan, frame or order of "
+        "voxels, or the scan is no bright-blood cine",
     ),
     # Nothing in the files tells: a voxel more or less is within what contours differ by.
     "moved by a voxel, and nothing tells": (lambda f: edit(f, lambda v: np.roll(v, 1, 0)), None),

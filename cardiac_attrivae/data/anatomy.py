@@ -56,6 +56,13 @@ PHASES_EXCHANGED = "the LV is larger at ES than at ED: ED and ES look exchanged"
 GAP = "a slice between slices of a structure lacks it in the mask: volumes are too small"
 APART = "image and mask differ in spacing; the image's is used"
 SIZE = "the mask has not the size of a heart: compare pixdim and the slices with the scan"
+MISPLACED = (
+    "the LV is not brighter than its wall: the mask belongs to another scan, frame or order of "
+    "voxels, or the scan is no bright-blood cine"
+)
+DARKER = 0.75
+"""Share of the wall that is darker than the middle of the LV, below which a mask is taken for
+misplaced. In 202 masks of real patients it is .84 or more; 20 mm off it is less in 97 % of them."""
 FEW = 10
 """Pixels of an LV, at the most in any slice, that say nothing of its size."""
 LENGTH_MM, WIDTH_MM = (30, 160), (30, 200)
@@ -290,6 +297,19 @@ def unlikely_size(counts: np.ndarray, spacing_mm: tuple[float, ...]) -> str:
     return " in ".join(said for said, *_ in sizes)
 
 
+def darker_wall(voxels: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the share of the wall that is darker than half of the LV, of a frame and its
+    canonical labels, (I, J, S) both; NaN without LV or wall.
+
+    Example:
+        >>> labels = np.array([[[Structure.LV], [Structure.MYO], [Structure.MYO]]])
+        >>> darker_wall(np.array([[[9], [2], [12]]]), labels)
+        0.5
+    """
+    lv, wall = voxels[labels == Structure.LV], voxels[labels == Structure.MYO]
+    return float((wall < np.median(lv)).mean()) if lv.size and wall.size else float("nan")
+
+
 def is_flipped(image: Volume, mask: Volume) -> bool:
     """Tells whether the affines of a mask and its image say that their voxels differ in order.
 
@@ -352,11 +372,13 @@ def oddities(
         labels that look exchanged: correct 'labels' in the manifest
     """
     i, j = box or heart_box(labels)
-    heart = labels[max(i.start - 1, 0) : i.stop + 1, max(j.start - 1, 0) : j.stop + 1]
-    heart = heart.copy(order="K")  # in one piece, which numpy is fast with
+    near = slice(max(i.start - 1, 0), i.stop + 1), slice(max(j.start - 1, 0), j.stop + 1)
+    heart = labels[near].copy(order="K")  # in one piece, which numpy is fast with
     counts, found = pixel_counts(heart) if counts is None else counts, []
     if exchanged := exchanged_labels(heart):
         found.append(Oddity(EXCHANGED, exchanged, problem=True))
+    elif (share := darker_wall(image.voxels[near], heart)) < DARKER:
+        found.append(Oddity(MISPLACED, f"{share:.0%} of the wall is darker"))
     if not matched and is_flipped(image, mask):
         found.append(Oddity(FLIPPED, ""))
     if is_mirrored(image, counts):

@@ -19,6 +19,7 @@ from ..data.anatomy import (
     APART,
     GAP,
     ISLAND,
+    MISPLACED,
     SURE,
     exchanged_labels,
     handedness,
@@ -50,7 +51,7 @@ ANOTHER_ORDER = (
     "mask and scan are stored in different orders by their affines: voxels are matched as they are "
     "stored; save the mask in the order of its scan"
 )
-DOUBTFUL = (APART, CUT_OFF, GAP, ISLAND)
+DOUBTFUL = (APART, CUT_OFF, GAP, ISLAND, MISPLACED)
 """What is said of a given mask in the words of ``check``."""
 CUT = 0.02
 """Share of the heart outside the crop above which it is reported."""
@@ -179,7 +180,7 @@ def encode_scan(
     else:
         given = read_scan(mask)
         frames, outlined = _given(scan, given, labels, count)
-        volumes = _first(scan), _first(given)
+        volumes = _volume(scan, frames[0]), _volume(given, frames[0])
         odd = (oddity.what for oddity in oddities(*volumes, outlined[0], matched=False))
         said = [ANOTHER_ORDER] * is_flipped(*volumes) + [what for what in odd if what in DOUBTFUL]
         scan, source, dice = _turned(scan, mirror), MANUAL, {}
@@ -274,9 +275,8 @@ def population_of(run: Run) -> Population | None:
     return Population.fit(encode(run.network, train.images.to(device))[0])
 
 
-def _first(scan: Scan) -> Volume:
-    """Returns the first frame of a scan."""
-    return Volume(scan.frames[..., 0], scan.spacing_mm, scan.affine)
+def _volume(scan: Scan, frame: int) -> Volume:
+    return Volume(scan.frames[..., frame], scan.spacing_mm, scan.affine)
 
 
 def _turned(scan: Scan, mirror: bool) -> Scan:

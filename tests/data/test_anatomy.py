@@ -17,18 +17,21 @@ from cardiac_attrivae.cli.main import main
 from cardiac_attrivae.data.anatomy import (
     APART,
     CUT,
+    DARKER,
     EXCHANGED,
     FLIPPED,
     GAP,
     ISLAND,
     MIRROR_IMAGE,
     MIRRORED,
+    MISPLACED,
     PHASES_EXCHANGED,
     SIZE,
     SURE,
     UNIT,
     base_first,
     border_share,
+    darker_wall,
     handedness,
     is_mirrored,
     oddities,
@@ -130,7 +133,7 @@ def test_a_mask_that_is_flipped_by_its_affine_is_noted_with_the_mend(own, tmp_pa
     notes, problems = notes_and_problems(own)
     assert problems == {}
     assert set(notes[FLIPPED]) == {"p1", "p2", "p3"}
-    assert preprocess(MANIFEST, own, tmp_path / "s").remarks == {FLIPPED: 3}
+    assert preprocess(MANIFEST, own, tmp_path / "s").remarks == {FLIPPED: 3, MISPLACED: 3}
     mended = replace(MANIFEST, match="affine")
     assert preprocess(mended, own, tmp_path / "mended").remarks == {}
     notes = {finding.what for finding in check_dataset(mended, own).notes}
@@ -317,6 +320,7 @@ def test_no_real_patient_looks_wrong(real_data, dataset, count):
     manifest = load_manifest(dataset)
     records = find_cases(manifest, real_data / dataset).records
     assert len(records) == count
+    told = 0  # masks that are moved by 20 mm
     for record in records:
         image, mask = read_image(record.image, record.frame), read_mask(record.mask, record.frame)
         raw = laid_on(image, mask, record).voxels
@@ -324,6 +328,13 @@ def test_no_real_patient_looks_wrong(real_data, dataset, count):
         assert oddities(image, mask, labels, matched=False) == [], record.case
         exchanged = np.choose(labels, [0, 3, 2, 1]).astype(np.uint8)
         assert oddities(image, mask, exchanged, matched=False)[0].what == EXCHANGED
+        share = darker_wall(image.voxels, labels)
+        turned = darker_wall(500 - 2.0 * image.voxels[::-1], labels[::-1])
+        assert turned == pytest.approx(1 - share, abs=0.01)  # by the order of brightness alone
+        told += (
+            darker_wall(image.voxels, np.roll(labels, round(20 / image.spacing_mm[0]), 0)) < DARKER
+        )
+    assert told >= 0.95 * count
 
 
 def real_masks(data):

@@ -30,8 +30,10 @@ def write(file, voxels, spacing_mm=SPACING_MM, affine=None):
 
 
 def picture(seed, frames=2):
-    shape = SHAPE if frames == 1 else (*SHAPE, frames)
-    return np.random.default_rng(seed).integers(0, 255, shape).astype(np.int16)
+    """Noise, in which the wall of `mask` is dark."""
+    noise = np.random.default_rng(seed).integers(20, 255, (*SHAPE, frames)).astype(np.int16)
+    noise[mask(frames=frames) == 2] //= 20
+    return noise[..., 0] if frames == 1 else noise
 
 
 def mask(lv=1, myo=2, rv=3, frames=2):

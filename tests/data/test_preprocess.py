@@ -12,7 +12,7 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
-from faults import SHAPE, heart, save
+from faults import SHAPE, heart, picture, save
 
 from cardiac_attrivae.attributes import ATTRIBUTES
 from cardiac_attrivae.data import preprocess as module
@@ -29,15 +29,11 @@ from cardiac_attrivae.schema import DataError
 OWN = parse_manifest(faults.OWN | {"folders": {"a": "train", "b": "test"}}, "own")
 
 
-def noise(seed):
-    return np.random.default_rng(seed).integers(20, 900, SHAPE).astype(np.int16)
-
-
 @pytest.fixture
 def own(tmp_path):
     """Three good cases of a data set of one's own."""
     for n, name in enumerate(("p1", "p2", "p3")):
-        save(tmp_path / "own/a" / name / "image.nii.gz", noise(n))
+        save(tmp_path / "own/a" / name / "image.nii.gz", picture(n))
         save(tmp_path / "own/a" / name / "mask.nii.gz", heart())
     return tmp_path / "own"
 
@@ -370,7 +366,7 @@ FAULTS = {
         lambda i, m: edit(m, lambda v: concentric()),
         "LV and RV have the same barycentre",
     ),
-    "2-D": (lambda i, m: save(i, noise(0)[..., 0]), "image.nii.gz has shape (72, 64); expected"),
+    "2-D": (lambda i, m: save(i, picture(0)[..., 0]), "image.nii.gz has shape (72, 64); expected"),
 }
 
 

@@ -11,7 +11,7 @@ from conftest import masks_apart, trained
 
 import cardiac_attrivae as ca
 from cardiac_attrivae.cli.main import main
-from cardiac_attrivae.data.anatomy import APART, ISLAND
+from cardiac_attrivae.data.anatomy import APART, ISLAND, MISPLACED
 from cardiac_attrivae.data.cases import find_cases
 from cardiac_attrivae.data.manifest import load_manifest
 from cardiac_attrivae.data.preprocess import preprocess
@@ -26,7 +26,7 @@ from cardiac_attrivae.evaluation.encoding import (
 from cardiac_attrivae.evaluation.encoding_batch import encode_scans
 from cardiac_attrivae.metrics.population import Population
 from cardiac_attrivae.schema import DataError, Structure
-from cardiac_attrivae.segmentation.scans import SegmentedCine, Segmentation
+from cardiac_attrivae.segmentation.scans import Segmentation, SegmentedCine
 from cardiac_attrivae.training.run import load_run
 
 
@@ -314,11 +314,12 @@ def test_a_doubtful_mask_is_told_in_the_words_of_check(world, tmp_path):
     islands[2:5, 2:5, 0] = 3
     for mask, way, told in (
         (voxels, affine, set()), (voxels, apart, {APART}), (islands, affine, {ISLAND}),
+        (np.roll(voxels, 14, axis=0), affine, {MISPLACED}),
     ):  # fmt: skip
         nibabel.save(nibabel.Nifti1Image(mask, way), tmp_path / "mask.nii.gz")
         one = encode_scan(run, tmp_path / "image.nii.gz", tmp_path / "mask.nii.gz")
         assert told <= {*one.warnings}
-        assert (told or {APART, ISLAND}) & {*one.warnings} == told
+        assert {APART, ISLAND, MISPLACED} & {*one.warnings} == told
 
 
 @pytest.mark.realdata

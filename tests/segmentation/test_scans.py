@@ -203,7 +203,9 @@ def upright(images):
     """Takes the LV for wall where the RV lies beside it along the last axis."""
     logits = by_brightness(images).clone()
     for one in logits:
-        places = [(one.argmax(0) == part).nonzero().float() for part in (Structure.LV, Structure.RV)]
+        places = [
+            (one.argmax(0) == part).nonzero().float() for part in (Structure.LV, Structure.RV)
+        ]
         if all(map(len, places)):
             down, right = (places[0].mean(0) - places[1].mean(0)).abs()
             cavity = one.argmax(0) == Structure.LV
