@@ -57,11 +57,12 @@ def generate(
         studio = Studio.open(run, **opened).telling(condition, case)
         heart, spacing = studio.heart(request, case), studio.spacing_mm
         files = ("measured.csv", "slice.nii.gz", "labels.nii.gz", "slice.png")
-        claim.plan(files, last=files)
+        claim.plan(files)
         write(output / "measured.csv", csv_text(heart.table))
         save_nifti(heart.after.slices[0], output / "slice.nii.gz", spacing)
         save_nifti(heart.after.labels[0], output / "labels.nii.gz", spacing)
         heart.draw(output / "slice.png")
+        claim.keep(files)
     return heart.table, heart.warnings
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -106,7 +106,8 @@ class Claim(NamedTuple):
             (self.folder / name).unlink(missing_ok=True)
 
     def keep(self, files: Iterable[str], sealed: Iterable[str] = ()) -> None:
-        """Removes the files that an earlier call listed and this one does not, and lists these.
+        """Removes the files that an earlier call listed and this one does not, with the folders
+        that they leave empty, and lists these.
 
         Args:
             files: Paths of files that this call wrote, relative to the folder, with ``/``.
@@ -115,6 +116,9 @@ class Claim(NamedTuple):
         now = sorted(set(files))
         for name in set(_listed(self.folder)) - set(now):
             (self.folder / name).unlink(missing_ok=True)
+            for above in PurePosixPath(name).parents[:-1]:
+                with suppress(OSError):  # it is not empty
+                    (self.folder / above).rmdir()
         seals = {name: digest(self.folder / name) for name in sealed}
         _mark(self.folder, self.command, now, seals)
 

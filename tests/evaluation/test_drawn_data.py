@@ -14,7 +14,9 @@ from cardiac_attrivae.data.recipe import Recipe
 from cardiac_attrivae.data.store import SliceDataset
 from cardiac_attrivae.evaluation import drawn_data
 from cardiac_attrivae.evaluation.drawn_data import draw_data_set, wanted_like
+from cardiac_attrivae.evaluation.generation import generate
 from cardiac_attrivae.metrics.population import Population
+from cardiac_attrivae.runtime.folders import MARKER
 from cardiac_attrivae.runtime.shipped_models import model_folder
 from cardiac_attrivae.schema import DataError
 
@@ -82,6 +84,19 @@ def test_an_interrupted_call_leaves_no_data_set_of_two_calls(tmp_path, monkeypat
     draw_data_set(model_folder("acdc"), 1, tmp_path)
     for folder in ("images", "masks"):
         assert [file.name for file in (tmp_path / folder).iterdir()] == ["heart00001.nii.gz"]
+
+
+def test_a_single_heart_takes_the_place_of_a_data_set_and_a_data_set_that_of_a_heart(tmp_path):
+    model, request = model_folder("acdc"), {"LVEDA": 25.0}
+    draw_data_set(model, 2, tmp_path)
+    generate(model, request, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        MARKER, "measured.csv", "slice.nii.gz", "labels.nii.gz", "slice.png"
+    }  # fmt: skip
+    draw_data_set(model, 1, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        MARKER, "hearts.csv", "dataset.yaml", "README.md", "images", "masks"
+    }  # fmt: skip
 
 
 def test_areas_like_those_of_patients(acdc_store_all):
