@@ -47,6 +47,10 @@ class Attribute(NamedTuple):
     # what the areas of a drawn slice say of it, see `drawn`; None takes the area of its structure
     drawn: Callable[[Any], Any] | None = None
     digits: int = 1  # digits after the point, where it is printed
+    below: float = np.inf  # what no heart has of it, however large
+    # what a drawn heart may miss of a small request, in its unit, and count as it; None where what
+    # is seen in a slice is too far from it to tell
+    near: float | None = 1.0
     # whether a store of ED has its column. The others are measured on the masks when they are asked
     # for, so that such a store stays the same byte for byte.
     in_every_store: bool = True
@@ -115,7 +119,7 @@ def _pumped(at: Hearts, structure: Structure) -> Any:
     return ventricle(at[ED].volume(structure), at[ES].volume(structure))
 
 
-def _ejection_fraction(structure: Structure) -> Attribute:
+def _ejection_fraction(structure: Structure, near: float | None) -> Attribute:
     prefix, word = _NAMES[structure]
 
     def area_change(areas: Any) -> Any:
@@ -125,7 +129,8 @@ def _ejection_fraction(structure: Structure) -> Attribute:
 
     return Attribute(
         f"{prefix}EF", f"{word} ejection fraction", "%", Kind.RATIO, structure, (ED, ES),
-        lambda at: _pumped(at, structure).ef_percent, area_change, in_every_store=False,
+        lambda at: _pumped(at, structure).ef_percent, area_change, below=100, near=near,
+        in_every_store=False,
     )  # fmt: skip
 
 
@@ -139,11 +144,13 @@ def _ring_mm(areas: Any, phase: Phase) -> Any:
     return 10 * (((cavity + wall) / np.pi) ** 0.5 - (cavity / np.pi) ** 0.5)
 
 
-def _wall(phase: Phase, name: str, word: str, summary: Callable[[Any], Any]) -> Attribute:
+def _wall(
+    phase: Phase, name: str, word: str, summary: Callable[[Any], Any], near: float | None
+) -> Attribute:
     return Attribute(
         f"{name}_{phase}", f"{word} wall thickness at {phase}", "mm", Kind.LENGTH, Structure.MYO,
         (phase,), lambda at: _thickness(at[phase], summary), partial(_ring_mm, phase=phase),
-        in_every_store=False,
+        near=near, in_every_store=False,
     )  # fmt: skip
 
 
@@ -170,12 +177,13 @@ _SINGLE = (
     Attribute(
         "thickening", "Wall thickening", "%", Kind.RATIO, Structure.MYO, (ED, ES),
         lambda at: _thickening(*(_thickness(at[phase], np.mean) for phase in (ED, ES))),
-        lambda areas: _thickening(_ring_mm(areas, ED), _ring_mm(areas, ES)), in_every_store=False,
+        lambda areas: _thickening(_ring_mm(areas, ED), _ring_mm(areas, ES)), near=10,
+        in_every_store=False,
     ),
     Attribute(
         "LV_eccentricity", "LV eccentricity at ED", "", Kind.SHAPE, Structure.LV, (ED,),
         lambda at: eccentricity(shows(at[ED].plane, Structure.LV), at[ED].spacing[:2]),
-        digits=2, in_every_store=False,
+        digits=2, below=1, in_every_store=False,
     ),
 )  # fmt: skip
 
@@ -186,9 +194,12 @@ ATTRIBUTES: dict[str, Attribute] = {
         *(_area(ED, structure) for structure in HEART),
         *(_volume(ES, structure) for structure in (Structure.LV, Structure.RV)),
         *(_area(ES, structure) for structure in HEART),
-        *map(_ejection_fraction, (Structure.LV, Structure.RV)),
-        *(_wall(phase, "WT_mean", "Mean", np.mean) for phase in (ED, ES)),
-        *(_wall(phase, "WT_max", "Largest", np.max) for phase in (ED, ES)),
+        # of ACDC's 100 training patients, what the areas of a slice say of LVEF is within 10 points
+        # of it in 72, of RVEF in 19; of thickening in 99; of the mean wall within 1 mm in 94
+        _ejection_fraction(Structure.LV, near=10),
+        _ejection_fraction(Structure.RV, near=None),
+        *(_wall(phase, "WT_mean", "Mean", np.mean, near=1) for phase in (ED, ES)),
+        *(_wall(phase, "WT_max", "Largest", np.max, near=None) for phase in (ED, ES)),
         *_SINGLE,
     )
 }
@@ -375,17 +386,19 @@ def check_values(values: Mapping[str, float]) -> None:
     """Refuses values of attributes, in their units, that no heart can have.
 
     Raises:
-        ValueError: If a name is unknown, or a value is no number above 0.
+        ValueError: If a name is unknown, or a value is no number that a heart can have.
 
     Example:
         >>> check_values({"LVEDA": 28})
-        >>> check_values({"LVEDA": -5})
+        >>> check_values({"LVEF": 150})
         Traceback (most recent call last):
-        ValueError: LVEDA is -5 cm2; expected a number above 0
+        ValueError: LVEF is 150 %; expected a number above 0 and below 100
     """
     for name in check_names(values):
         value: Any = values[name]
-        is_number = isinstance(value, (int, float, np.number))
-        if not (is_number and 0 < value < np.inf):
-            found = f"{value:g} {ATTRIBUTES[name].unit}" if is_number else repr(value)
-            raise ValueError(f"{name} is {found}; expected a number above 0")
+        about = ATTRIBUTES[name]
+        is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+        if not (is_number and 0 < value < about.below):
+            found = f"{value:g} {about.unit}".rstrip() if is_number else repr(value)
+            most = f" and below {about.below:g}" if about.below < np.inf else ""
+            raise ValueError(f"{name} is {found}; expected a number above 0{most}")

@@ -53,7 +53,8 @@ def generate(
     from ..attributes import check_values, label_of
 
     if ranges:
-        check_values({name: low for name, (low, _) in ranges.items()})
+        for end in (0, 1):
+            check_values({name: limits[end] for name, limits in ranges.items()})
     if count is not None:
         if case is not None:
             raise ValueError(f"--case {case} and --count {count} exclude each other")
@@ -82,8 +83,10 @@ def generate(
         wanted = "" if math.isnan(asked) else f"requested {asked:g} {unit}, "
         missed = "not reached: " if row["reached"] is False else ""
         size, what = next((row[f"measured_{u}"], u) for u in SIZES if f"measured_{u}" in row)
-        found = f"{missed}measured {row['structure']} {size:.1f} {what}"
-        say(f"{label_of(name)} ({name}): {wanted}{found}")
+        said, structure = row.get("measured", math.nan), row["structure"]
+        by_size = f"{said:.1f} {unit} by the size of the drawn {structure}"
+        found = f"{structure} {size:.1f} {what}" if math.isnan(said) else by_size
+        say(f"{label_of(name)} ({name}): {wanted}{missed}measured {found}")
     say(f"Slice, labels and picture are in {output}; look at {output / 'slice.png'}")
     suggest("traverse", "--model", run, "--output", "turned")
 

@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from ..attributes import ATTRIBUTES, column_of, drawn, is_own_area, is_size
+from ..attributes import ATTRIBUTES, Kind, column_of, drawn, is_own_area, is_size
 from ..data.recipe import scale_of
 from ..data.store import SliceDataset, areas
 from ..metrics.calibration import Calibration
@@ -40,8 +40,9 @@ from .aiming import aimed, check_request, check_steps
 from .control import segmented, traversed
 from .opening import open_trained
 
-NEAR, NEAR_CM2 = 0.1, 1.0
-"""An area is reached if it is measured within this share of the request, or within so many cm2."""
+NEAR = 0.1
+"""A value is reached if it is measured within this share of the request, or as near as its entry in
+`ATTRIBUTES` says."""
 
 
 class Opening(TypedDict, total=False):
@@ -230,29 +231,53 @@ def compared(
     Returns:
         Columns attribute, requested, unit, structure, measured_cm2 (in stacks measured_mL),
         the size of that structure at the attribute's last phase, error_cm2 (error_mL), and reached:
-        whether the error of a requested size is small, see `NEAR`. If a ratio or a length is among
-        them, also measured: what the sizes say of it, in its unit, see `attributes.drawn`.
+        whether what was requested is measured nearly so, see `NEAR`. If a ratio or a length is
+        among them, also measured: what the sizes say of it, in its unit, see `attributes.drawn`.
     """
     rows = []
     for name in dict.fromkeys([*request, *names]):
         attribute, wanted = ATTRIBUTES[name], request.get(name, np.nan)
-        area = float(found[column_of(name)])
-        error = area - wanted if is_size(name, scale.unit) else np.nan
-        near = bool(abs(error) <= max(NEAR * wanted, NEAR_CM2))
-        row = {"attribute": name, "requested": wanted, "unit": attribute.unit}
-        row |= {"structure": attribute.structure.name, f"measured_{scale.unit}": area}
-        row |= {f"error_{scale.unit}": error}
-        said = np.nan if is_own_area(name) else float(drawn(name, found, scale.unit))
-        rows.append(row | {"reached": near if np.isfinite(error) else np.nan, "measured": said})
+        size = float(found[column_of(name)])
+        seen = attribute.kind in (Kind.RATIO, Kind.LENGTH) or attribute.unit == scale.unit
+        said = np.nan if is_own_area(name) or not seen else float(drawn(name, found, scale.unit))
+        rows.append({
+            "attribute": name, "requested": wanted, "unit": attribute.unit,
+            "structure": attribute.structure.name, f"measured_{scale.unit}": size,
+            f"error_{scale.unit}": size - wanted if is_size(name, scale.unit) else np.nan,
+            "reached": reached(name, wanted, size if is_size(name, scale.unit) else said),
+            "measured": said,
+        })  # fmt: skip
     table = pd.DataFrame(rows)
     return table if table["measured"].notna().any() else table.drop(columns="measured")
 
 
+def reached(name: str, wanted: float, found: float) -> bool | float:
+    """Tells whether a value of an attribute was requested and is measured nearly so, see `NEAR`;
+    NaN if there is nothing to compare.
+
+    Example:
+        >>> reached("LVEDA", 28, 30), reached("LVEF", 35, 50), reached("RVEF", 35, 20)
+        (True, False, nan)
+    """
+    error, near = abs(found - wanted), ATTRIBUTES[name].near
+    if near is None or not np.isfinite(error):
+        return np.nan
+    return bool(error <= max(NEAR * wanted, near))
+
+
+def measured_in(row: Mapping[Any, Any]) -> float:
+    """Returns what a row of `compared` says was measured of its attribute, in its unit; NaN if the
+    unit is another one than that of all that is measured."""
+    size = row.get(f"measured_{row['unit']}", np.nan)
+    said = row.get("measured", np.nan)
+    return size if np.isnan(said) else said
+
+
 def not_reached(table: pd.DataFrame) -> list[str]:
-    """Writes a sentence for each requested area that was not drawn, see `compared`."""
+    """Writes a sentence for each requested value that was not drawn, see `compared`."""
     return [
         f"{row['attribute']} {row['requested']:g} {row['unit']} was not reached: "
-        f"{row['measured_' + row['unit']]:.1f} {row['unit']}"
+        f"{measured_in(row):.1f} {row['unit']}"
         for row in table.to_dict("records")
         if row["reached"] is False
     ]
@@ -278,8 +303,8 @@ class Heart:
         before, after: What the model draws from the unchanged code, and with the request; one
             slice each.
         table: See `compared`.
-        warnings: A sentence for each value that no training patient had, and for each area that
-            was not reached.
+        warnings: A sentence for each value that no training patient had, and for each that was not
+            reached.
         unit: Of the measured areas, mL of stacks.
     """
 

@@ -59,6 +59,10 @@ MISTAKES = {
     "generate --model run --set LVEDA=-5 --output o": "LVEDA is -5 cm2; expected a number above 0",
     "generate --model run --count 2 --set LVEF=0:60 --output o":
         "LVEF is 0 %; expected a number above 0",
+    "generate --model run --set LVEF=150 --output o":
+        "LVEF is 150 %; expected a number above 0 and below 100",
+    "generate --model run --count 2 --set LV_eccentricity=0.2:1 --output o":
+        "LV_eccentricity is 1; expected a number above 0 and below 1",
     "generate --model run --set LVEDA=nan --output o": "'LVEDA=nan'; expected ATTRIBUTE=NUMBER",
     "generate --model lonely --set LVEDA=20 --output o": "is gone; give it with --data",
     "traverse --model run --case nobody --output o": "has no case 'nobody'",

@@ -207,6 +207,23 @@ def test_an_area_is_reached_within_a_tenth_or_one_square_centimetre():
             assert table["reached"].tolist()[0] is reached
 
 
+@pytest.mark.parametrize(
+    ("name", "wanted", "seen", "reached"),
+    [
+        ("LVEF", 35.0, 40.0, True),
+        ("LVEF", 50.0, 40.0, True),
+        ("LVEF", 55.0, 40.0, False),
+        ("RVEF", 55.0, 40.0, np.nan),  # what a slice shows of it is 20 points off in patients
+        ("LVSV", 80.0, np.nan, np.nan),  # mL, of which cm2 tell nothing
+    ],
+)
+def test_an_ejection_fraction_is_reached_where_the_areas_say_nearly_so(name, wanted, seen, reached):
+    areas_cm2 = np.array([20.0, 15.0, 30.0, 12.0, 16.0, 18.0])  # 40 % of LV and RV are pumped out
+    row = compared(areas_cm2, {name: wanted}, ("LVEF",), SCALE).iloc[0]
+    np.testing.assert_allclose(row["measured"], seen, rtol=1e-6)
+    np.testing.assert_equal(row["reached"], reached)
+
+
 def test_no_step_of_a_traversal_stands_for_an_area_below_0():
     network, calibration = Drawing(), Calibration.fit(table_of())
     slices, requested = traversed(network, np.zeros(5), calibration, np.array([-40.0, 0.0, 1.0]))
