@@ -27,6 +27,10 @@ TRACEBACK = "CARDIAC_ATTRIVAE_TRACEBACK"
 READER_GONE = 141
 """Exit code where a pipe was closed: 128 and the number of SIGPIPE, as shells have it."""
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 and the number of SIGINT, as shells have it; click would end with 1,
+an answer of verify."""
+
 CAVEAT = (
     "R2, Interpretability and SCC tell how well areas are read from a slice that is already cut "
     "out by the expert mask whose areas they are; they do not tell how well areas are found."
@@ -50,6 +54,15 @@ class Mistake(click.ClickException):
 
     def format_message(self) -> str:
         return printable(self.message)
+
+
+class Interrupted(click.ClickException):
+    """Ctrl-C: one line on standard error."""
+
+    exit_code = INTERRUPTED
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"\n{self.message}" if sys.stderr.isatty() else self.message, err=True)  # ^C
 
 
 def explained(command: Callable[..., None]) -> Callable[..., None]:
@@ -98,7 +111,10 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         with _a_reader_may_leave():  # the help of a command
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            except KeyboardInterrupt:
+                raise Interrupted("Interrupted.") from None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

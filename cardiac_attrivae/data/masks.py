@@ -171,7 +171,8 @@ class Masks:
                 f"called {case}"
             )
         if not found:
-            raise DataError(f"no mask: none is called {name} or {case}")
+            names = " or ".join(dict.fromkeys((name, case)))
+            raise DataError(f"no mask: none is called {names}")
         (path,) = near or found
         check_content(path)
         return path

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from cardiac_attrivae.cli import console
+from cardiac_attrivae.cli.main import main
 from cardiac_attrivae.data.phantom import write_phantoms
 
 ROOT = Path(__file__).parents[2]
@@ -116,6 +117,15 @@ def test_output_that_nobody_reads_is_no_error(closed, code, tmp_path):
     assert told.returncode == code, told.stderr
     assert "Error" not in told.stderr
     assert "Traceback" not in told.stderr
+
+
+def test_an_interrupted_command_ends_as_shells_expect_in_one_line(monkeypatch):
+    def interrupted(**options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main.commands["verify"], "callback", interrupted)
+    told = CliRunner().invoke(main, ["verify", "."])
+    assert (told.exit_code, told.stdout, told.stderr) == (130, "", "Interrupted.\n")
 
 
 @pytest.mark.parametrize("words", ["--help", "--version", "verify --help", "verify --run nowhere"])
