@@ -15,7 +15,7 @@ from ..runtime.messages import counted
 from ..schema import HEART, DataError, Structure
 from .crop import barycentre
 from .images import reordered
-from .nifti import Volume, spelled_mm
+from .nifti import Volume, spelled_spacing
 
 LOOSE, CLOSED = 0.7, 0.9
 """Shares of the border of the LV that touch the myocardium: at least .983 in the real masks, and at
@@ -394,11 +394,11 @@ def oddities(
     order = sorted if matched else tuple
     own, other = (list(order(volume.spacing_mm)) for volume in (image, mask))
     if own != other and not np.allclose(own, other, rtol=1e-3):
-        sizes = f"{spelled_mm(image.spacing_mm)} and {spelled_mm(mask.spacing_mm)}"
+        sizes = f"{spelled_spacing(image.spacing_mm)} and {spelled_spacing(mask.spacing_mm)}"
         found.append(Oddity(APART, sizes))
     lengths = np.linalg.norm(image.affine[:3, :3], axis=0)
     if image.spacing_mm == (1.0, 1.0, 1.0) and not np.allclose(lengths, 1, rtol=1e-2):
-        found.append(Oddity(UNIT, spelled_mm(lengths), problem=True))
+        found.append(Oddity(UNIT, spelled_spacing(lengths), problem=True))
     elif size := unlikely_size(counts, image.spacing_mm):
         found.append(Oddity(SIZE, size))
     return found

@@ -23,7 +23,7 @@ from .cases import NO_MASK, Cases, find_cases, find_root, list_cases, read_table
 from .check_report import Findings, Report
 from .images import laid_on, read_image
 from .manifest import Manifest, load_manifest
-from .nifti import Volume, are_finite, lost_contrast, read_mask, read_to_the_end, spelled_mm
+from .nifti import Volume, are_finite, lost_contrast, read_mask, read_to_the_end, spelled_spacing
 
 _SIZES = {
     "pixel spacing (mm)": (0.5, 2.5),
@@ -195,7 +195,7 @@ def _note_header(case: str, image: Volume, mask: Volume, found: Findings) -> Non
     if not np.allclose(image.affine, mask.affine, atol=across / 10):
         found.note("image and mask lie apart by their affines; voxels are matched as stored", case)
     if not np.isclose(across, down, rtol=1e-3):
-        found.note("pixels that are not square", case, spelled_mm(image.spacing_mm))
+        found.note("pixels that are not square", case, spelled_spacing(image.spacing_mm))
     lengths = np.linalg.norm(image.affine[:3, :3], axis=0)
     if not np.allclose(lengths, image.spacing_mm, rtol=1e-2):
         found.note("affine contradicts pixdim, a placeholder; pixdim is used", case)

@@ -24,7 +24,12 @@ if TYPE_CHECKING:
     import nibabel
 
 LEAST_MM, MOST_MM = 0.05, 100.0
-"""Accepted spacings in mm. A header with a spacing beyond them counts in metres or micrometres."""
+"""Accepted spacings in mm. A header with a spacing beyond them states none, or not its unit."""
+UNITS_MM = {"mm": 1.0, "m": 1e3, "um": 1e-3}
+"""Units in which a header may count -> mm."""
+UNITS = {1: "m", 3: "um"}
+"""Code of a unit in NIfTI's xyzt_units; all else is taken for mm, which most headers mean that do
+not say so."""
 MOST_VOXELS = 2**26
 """Voxels that a frame may have: a short-axis stack has some millions. A header of a few bytes may
 claim any number."""
@@ -44,7 +49,7 @@ GZIP = b"\x1f\x8b"  # first bytes of a gzip file
 
 
 class Volume(NamedTuple):
-    """One frame as stored: ``voxels`` (I, J, S) in file order, with the header's geometry."""
+    """One frame as stored: ``voxels`` (I, J, S) in file order, with the header's geometry in mm."""
 
     voxels: np.ndarray
     spacing_mm: tuple[float, float, float]
@@ -73,6 +78,7 @@ def read_volume(file: Path, frame: int) -> Volume:
     """Reads one frame of a NIfTI file.
 
     Spacing is the header's pixdim: the affine of some data sets (ACDC) is a placeholder of 1 mm.
+    A header that counts in metres or micrometres is converted to mm.
 
     Args:
         file: 3-D, or 4-D with time last. Of a 4-D file only this frame is decoded.
@@ -139,8 +145,9 @@ def _decoded(file: Path, frame: int | None) -> Volume:
                 )
             one = len(shape) == 4 and frame is not None
             voxels = np.asarray(stored.voxels[..., frame] if one else stored.voxels)
-            x, y, z = (float(zoom) for zoom in stored.header.get_zooms()[:3])
-            affine = np.asarray(stored.affine)
+            unit = unit_of(stored.header)
+            zooms = [float(zoom) for zoom in stored.header.get_zooms()[:3]]
+            affine = np.array([*[UNITS_MM[unit]] * 3, 1.0])[:, None] * stored.affine
     except DataError:
         raise
     except FileNotFoundError:
@@ -148,7 +155,8 @@ def _decoded(file: Path, frame: int | None) -> Volume:
     # Damage shows as any of these, wherever in gzip, header or voxels it sits.
     except (OSError, EOFError, ValueError, OverflowError, MemoryError, *damage) as error:
         raise DataError(f"{file.name} cannot be read: {_reason(error, file)}") from None
-    refuse_spacing(file, (x, y, z))
+    refuse_spacing(file, zooms, unit)
+    x, y, z = (zoom * UNITS_MM[unit] for zoom in zooms)
     return Volume(voxels, (x, y, z), affine)
 
 
@@ -192,7 +200,7 @@ def _open(file: Path) -> _Stored:
             start = zlib.decompressobj(wbits=31).decompress(packed, HEADER_BYTES)
             if len(start) == HEADER_BYTES and start.endswith(NIFTI_1):
                 header = nibabel.Nifti1Header(start, check=False)
-                refuse_spacing(file, header["pixdim"][1:4].tolist())
+                refuse_spacing(file, header["pixdim"][1:4].tolist(), unit_of(header))
                 header.check_fix()
                 _refuse_overlap(header)
                 if len(header.get_data_shape()) == 3:
@@ -212,7 +220,7 @@ def _open(file: Path) -> _Stored:
         holder = image.file_map.get("header", image.file_map["image"])
         with holder.get_prepare_fileobj("rb") as stream:
             raw = image.header_class.from_fileobj(stream, check=False)
-            refuse_spacing(file, raw["pixdim"][1:4].tolist())
+            refuse_spacing(file, raw["pixdim"][1:4].tolist(), unit_of(raw))
         _refuse_overlap(raw)
     return _Stored(image.header, np.asarray(image.affine), image.dataobj)
 
@@ -226,18 +234,36 @@ def _refuse_overlap(header: nibabel.AnalyzeHeader) -> None:
         )
 
 
-def spelled_mm(spacing: Iterable[float]) -> str:
+def unit_of(header: nibabel.spatialimages.SpatialHeader) -> str:
+    """Returns the unit in which a header counts, of `UNITS_MM`.
+
+    Example:
+        >>> import nibabel
+        >>> header = nibabel.Nifti1Header()
+        >>> header.set_xyzt_units("micron", "sec")
+        >>> unit_of(header), unit_of(nibabel.AnalyzeHeader())
+        ('um', 'mm')
+    """
+    import nibabel
+
+    if not isinstance(header, nibabel.Nifti1Header):  # from which NIfTI-2 inherits
+        return "mm"
+    return UNITS.get(int(header["xyzt_units"]) % 8, "mm")
+
+
+def spelled_spacing(spacing: Iterable[float], unit: str = "mm") -> str:
     """Spells a spacing.
 
     Example:
-        >>> spelled_mm((1.5, 1.5, 0.008000000379))
+        >>> spelled_spacing((1.5, 1.5, 0.008000000379))
         '1.5 x 1.5 x 0.008 mm'
     """
-    return " x ".join(f"{s:.5g}" for s in spacing) + " mm"
+    return f"{' x '.join(f'{step:.5g}' for step in spacing)} {unit}"
 
 
-def refuse_spacing(file: Path, spacing: Sequence[float]) -> None:
-    """Refuses a spacing that is not positive, or that no scanner has.
+def refuse_spacing(file: Path, spacing: Sequence[float], unit: str = "mm") -> None:
+    """Refuses a spacing that is not positive, or that no scanner has; ``unit`` is that of the
+    header, one of `UNITS_MM`.
 
     The raw header has to pass too: nibabel's check of it turns 0 into 1 mm and -2 into 2 mm.
 
@@ -245,11 +271,13 @@ def refuse_spacing(file: Path, spacing: Sequence[float]) -> None:
         >>> refuse_spacing(Path("a.nii"), (1.5, 1.5, 0))
         Traceback (most recent call last):
         cardiac_attrivae.schema.DataError: a.nii states a spacing of 1.5 x 1.5 x 0 mm; expected ...
+        >>> refuse_spacing(Path("a.nii"), (0.0015, 0.0015, 0.008), "m")
     """
-    if not all(LEAST_MM <= step <= MOST_MM for step in spacing):
+    if not all(LEAST_MM <= step * UNITS_MM[unit] <= MOST_MM for step in spacing):
+        mend = f"; if {unit} is wrong, correct its xyzt_units: header.set_xyzt_units('mm')"
         raise DataError(
-            f"{file.name} states a spacing of {spelled_mm(spacing)}; expected positive numbers, "
-            f"{LEAST_MM:g} to {MOST_MM:g}"
+            f"{file.name} states a spacing of {spelled_spacing(spacing, unit)}; expected positive "
+            f"numbers, {LEAST_MM:g} to {MOST_MM:g} mm{mend if unit != 'mm' else ''}"
         )
 
 

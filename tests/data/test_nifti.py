@@ -15,7 +15,7 @@ import pytest
 from isal import isal_zlib
 
 from cardiac_attrivae.data import nifti
-from cardiac_attrivae.data.nifti import quiet_nibabel, read_to_the_end, read_volume
+from cardiac_attrivae.data.nifti import quiet_nibabel, read_cine, read_to_the_end, read_volume
 from cardiac_attrivae.schema import DataError
 
 SHAPE = (64, 72, 5)
@@ -128,6 +128,28 @@ def test_voxels_spacing_and_affine_are_those_that_nibabel_reads(tmp_path, stored
     assert volume.voxels.dtype == expected.dtype
     assert volume.spacing_mm == reference.header.get_zooms()[:3]
     assert (volume.affine == reference.affine).all()
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+@pytest.mark.parametrize("name", ["x.nii", "x.nii.gz"])
+@pytest.mark.parametrize(
+    ("unit", "mm"), [("unknown", 1), ("mm", 1), ("meter", 1e3), ("micron", 1e-3)]
+)
+def test_a_header_in_another_unit_gives_the_same_volume_in_mm(tmp_path, kind, name, unit, mm):
+    affine = np.array([[-1.5, 0, 0, 90], [0, -1.25, 0, 80], [0, 0, 10, -20], [0, 0, 0, 1]])
+    image = kind(picture(6), np.diag([1 / mm, 1 / mm, 1 / mm, 1]) @ affine)
+    image.header.set_xyzt_units(unit, "sec")
+    nibabel.save(image, tmp_path / name)
+    for volume in (read_volume(tmp_path / name, 0), read_cine(tmp_path / name)):
+        assert volume.spacing_mm == pytest.approx(SPACING_MM, rel=1e-6)
+        np.testing.assert_allclose(volume.affine, affine, rtol=1e-6)
+
+
+def test_pixels_of_metres_are_refused_with_their_unit_and_what_to_correct(tmp_path):
+    file = write(tmp_path / "x.nii.gz", picture(6), xyzt_units=1)
+    refused = "1.5 x 1.25 x 10 m; expected .* 0.05 to 100 mm; if m is wrong, correct its xyzt_units"
+    with pytest.raises(DataError, match=refused):
+        read_volume(file, 0)
 
 
 def test_spacing_is_that_of_pixdim_where_the_affine_is_a_placeholder(tmp_path):

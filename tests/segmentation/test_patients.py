@@ -15,8 +15,9 @@ from scans import LEVELS, by_brightness, heart
 
 from cardiac_attrivae.cli.main import main
 from cardiac_attrivae.data.masks import Masks, read_labels
+from cardiac_attrivae.data.nifti import read_mask
 from cardiac_attrivae.data.phantom import write_phantoms
-from cardiac_attrivae.data.scan import find_scans
+from cardiac_attrivae.data.scan import find_scans, read_scan
 from cardiac_attrivae.runtime.outputs import claim
 from cardiac_attrivae.runtime.spreadsheet import read_csv
 from cardiac_attrivae.schema import DataError, Structure
@@ -79,6 +80,17 @@ def test_masks_lie_in_the_geometry_of_their_scans(segmented):
     assert (found == asked).mean() > 0.99
     note = json.loads((folder / "out/segmentation.json").read_text())
     assert note == {"segmenter": "fake", "labels": {"LV": 3, "MYO": 2, "RV": 1}}
+
+
+def test_a_mask_counts_in_the_unit_of_its_scan(tmp_path):
+    image = nibabel.Nifti1Image(np.zeros((9, 9, 3), np.int16), np.diag([1e-3] * 3 + [1]) @ AFFINE)
+    image.header.set_xyzt_units("meter")
+    nibabel.save(image, tmp_path / "p1.nii.gz")
+    scan, labels = read_scan(tmp_path / "p1.nii.gz"), np.ones((9, 9, 3, 1), np.uint8)
+    module.write_mask(tmp_path / "p1.nii.gz", scan, labels, tmp_path / "mask.nii.gz")
+    mask = read_mask(tmp_path / "mask.nii.gz", 0)
+    assert mask.spacing_mm == scan.spacing_mm == pytest.approx(SPACING)
+    np.testing.assert_allclose(mask.affine, AFFINE, rtol=1e-6)
 
 
 def test_volumes_of_every_frame_are_those_of_the_mask(segmented):
