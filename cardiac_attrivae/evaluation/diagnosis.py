@@ -158,7 +158,7 @@ def diagnose(
             "importance": _table(_importance(one, cohort) for one in found),
         }
         about = {
-            "run": model.folder.name,
+            "run": model.name,
             "method": model.pipeline.method,
             "train_dataset": model.about["train_dataset"],
             "column": column,

@@ -21,10 +21,11 @@ from ..metrics.classifiers import Sample
 from ..metrics.patients import LEAST
 from ..models.classifier import ClassifierHead
 from ..runtime.contents import require_column, store_of
+from ..runtime.shipped_models import is_shipped
 from ..runtime.yaml_files import shipped
 from ..schema import DataError
 from ..training.run import Run
-from .opening import seen_cases, told_apart
+from .opening import OTHERS, seen_cases, shipped_saw, told_apart
 from .passes import codes_of
 from .score import check_fit
 
@@ -115,7 +116,9 @@ def gather(
         some = data if split is None else data.split(split)
         seen = _seen(run, some, notes)
         again = _scanned_again(some, seen)
-        new[name] = _labelled(some, ~some.cases["case"].isin(seen | again), column, name, notes)
+        unseen = ~some.cases["case"].isin(seen | again)
+        if unseen.any():
+            new[name] = _labelled(some, unseen, column, name, notes)
         if seen:
             notes.append(
                 f"{name}: {len(seen)} patients that the model was trained on are not scored."
@@ -125,6 +128,9 @@ def gather(
                 f"{name}: scans of the manifest's duplicates count once; left out are "
                 f"{', '.join(sorted(again))}."
             )
+    if not new:
+        advice = OTHERS if is_shipped(run.folder) else "give patients that it was not trained on"
+        raise DataError(f"{run.given} was trained on all patients of {', '.join(names)}: {advice}")
     known = None if within else _known(run, [data for data, _ in opened], column, notes)
     encoded = {name: _encoded(run, data, column, device) for name, data in new.items()}
     fitted = None if known is None else _encoded(run, known, column, device)
@@ -144,7 +150,9 @@ def _seen(run: Run, data: SliceDataset, notes: list[str]) -> set[str]:
 
     A run of an older version does not say on whom it was trained; then its own store tells.
     """
-    seen = seen_cases(run, data.sources, data.fingerprints())
+    seen = shipped_saw(run, data)
+    if seen is None:
+        seen = seen_cases(run, data.sources, data.fingerprints())
     if seen is not None:
         return set(seen)
     if run.about.get("content_hash") == data.info["content_hash"]:
@@ -152,12 +160,12 @@ def _seen(run: Run, data: SliceDataset, notes: list[str]) -> set[str]:
         return set(cases["case"][cases["split"] == "train"])
     if run.about["train_dataset"] == data.name:
         raise DataError(
-            f"{run.folder} was trained on another store of {data.name} and does not say on which "
+            f"{run.given} was trained on another store of {data.name} and does not say on which "
             "patients: some of them could be scored as unseen. Give the store that it was trained "
             "on, or a run of this version, which knows its patients"
         )
     notes.append(
-        f"{run.folder.name} does not say on which patients it was trained; those of {data.name} "
+        f"{run.name} does not say on which patients it was trained; those of {data.name} "
         "are taken as unseen."
     )
     return set()
@@ -186,9 +194,9 @@ def _known(run: Run, given: Sequence[SliceDataset], column: str, notes: list[str
     count, data, seen = max(found, key=lambda one: one[0])
     if not count:
         raise DataError(
-            f"no patient that {run.folder} was trained on is in its own store or in --data; give "
-            "the store that it was trained on as a further --data, or fit within the unseen "
-            "patients with --within"
+            f"no patient that {run.given} was trained on is in its own store or in --data; give a "
+            f"store of {run.about['train_dataset']} with them as a further --data, or fit within "
+            "the unseen patients with --within"
         )
     return _labelled(data, data.cases["case"].isin(seen), column, "training patients", notes)
 

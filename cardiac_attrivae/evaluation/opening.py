@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from ..data.store import SliceDataset
 from ..metrics.patients import LEAST
 from ..report.methods import Configuration, method_names
 from ..runtime.contents import require_patients
 from ..runtime.device import find_device
 from ..runtime.file_names import told_apart
+from ..runtime.shipped_models import is_shipped
 from ..runtime.weights import weights_digest
 from ..schema import DataError, LatentTable
 from ..training.config import Pipeline
@@ -21,6 +24,8 @@ from ..training.run import Run, load_run
 from .passes import codes_of
 from .score import check_fit
 
+OTHERS = "give patients of another data set, such as M&Ms or your own, or a run of your own"
+"""What to do where a shipped model has seen the patients."""
 LONGEST = 120
 """Bytes that the name of a run may have: file systems allow 255, of which others need some."""
 
@@ -161,7 +166,7 @@ def check_unseen(runs: Sequence[Run], dataset: SliceDataset, split: str) -> list
 
     Patients are compared by their ids within one data set, and by the digests of `fingerprints`
     everywhere: the same patient under another id or split is found, if cropped in the same way or
-    with the same mask.
+    with the same mask. For shipped models see `shipped_saw`.
     """
     if split == "train":
         return []
@@ -170,11 +175,13 @@ def check_unseen(runs: Sequence[Run], dataset: SliceDataset, split: str) -> list
     for run in runs:
         known, name = run.about.get("train_cases"), run.about["train_dataset"]
         other = run.about.get("content_hash") != dataset.info["content_hash"]
-        seen = seen_cases(run, dataset.sources, scored)
+        seen = shipped_saw(run, dataset.split(split))
+        if seen is None:
+            seen = seen_cases(run, dataset.sources, scored)
         if seen is None:
             if other and name == dataset.name:
                 notes.append(
-                    f"{run.folder.name} was trained on another store of {name} and does not say on "
+                    f"{run.name} was trained on another store of {name} and does not say on "
                     f"which patients: some of the {split} patients of {dataset.folder.name} may be "
                     "among them"
                 )
@@ -182,18 +189,20 @@ def check_unseen(runs: Sequence[Run], dataset: SliceDataset, split: str) -> list
         if seen:
             some = ", ".join(seen[:3]) + (", ..." if len(seen) > 3 else "")
             advice = (
-                "Give the store that it was trained on, or train it again on this one"
+                f"It is shipped, trained on all training patients of {name}: {OTHERS}"
+                if is_shipped(run.folder)
+                else "Give the store that it was trained on, or train it again on this one"
                 if other
                 else "The same scans are in two splits: list them under 'duplicates' in the "
                 "manifest, preprocess with --drop-duplicates, and train again"
             )
             raise DataError(
-                f"{run.folder} was trained on {len(seen)} of the {len(scored)} {split} patients of "
+                f"{run.given} was trained on {len(seen)} of the {len(scored)} {split} patients of "
                 f"{dataset.folder} ({some}): they are not unseen. {advice}"
             )
         if known and name == dataset.name and not set(known) & set(dataset.cases["case"]):
             notes.append(
-                f"{run.folder.name} was trained on patients of {name} under other ids than those "
+                f"{run.name} was trained on patients of {name} under other ids than those "
                 f"of {dataset.folder.name}, such as pseudonyms: only slices and volumes could be "
                 "compared"
             )
@@ -217,6 +226,18 @@ def seen_cases(
     own = {run.about["train_dataset"], *run.about.get("train_sources", ())}
     ids = set(known) if own & {*datasets} else set()
     return [case for case, own in fingerprints.items() if case in ids or marks & {*own.split()}]
+
+
+def shipped_saw(run: Run, dataset: SliceDataset) -> list[str] | None:
+    """Lists the patients that a shipped model was trained on: all of its data set but those of the
+    split test, since it keeps no list of them; None for a model that is not shipped."""
+    if not is_shipped(run.folder):
+        return None
+    about = run.about
+    own = {about["train_dataset"], *about.get("train_sources", ())}
+    cases = dataset.cases
+    seen = cases.get("dataset", pd.Series(dataset.name, cases.index)).isin(own)
+    return [*cases["case"][seen & (cases["split"] != "test")].unique()]
 
 
 def can_teach(dataset: SliceDataset) -> bool:

@@ -115,8 +115,9 @@ def require_column(store: Path, column: str) -> None:
     have the same text in it, or too many have a text of their own."""
     with open(store / "cases.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    found = {name: {row.get(name) or "" for row in rows} - {""} for name in (rows[:1] or [{}])[0]}
-    classes = [name for name, texts in found.items() if 1 < len(texts) <= MOST_CLASSES]
+    found = {name: _cases_by_text(rows, name) for name in (rows[:1] or [{}])[0]}
+    shared = {name: sum(len(some) > 1 for some in texts.values()) for name, texts in found.items()}
+    classes = [n for n, texts in found.items() if 1 < len(texts) <= MOST_CLASSES and shared[n] > 1]
     fit = [
         name
         for name in classes
@@ -129,17 +130,23 @@ def require_column(store: Path, column: str) -> None:
             f"cases.csv of {store} has no column {column!r}{nearest(column, found)}; expected one "
             f"that sorts patients into classes: {give}"
         )
-    cases: dict[str, set[str | None]] = {text: set() for text in found[column]}
-    for row in rows:
-        if row.get(column):
-            cases[row[column]].add(row.get("case"))
-    shared = sum(len(some) > 1 for some in cases.values())
-    if column not in classes or shared < 2:
-        several = f", {shared} of them in several patients" if column in classes else ""
+    if column not in classes:
+        texts = len(found[column])
+        several = f", {shared[column]} of them in several patients"
+        told = counted(texts, "text") + (several if 1 < texts <= MOST_CLASSES else "")
         raise DataError(
-            f"column {column!r} of cases.csv in {store} has {counted(len(cases), 'text')}"
-            f"{several}; expected 2 to {MOST_CLASSES} classes: {give}"
+            f"column {column!r} of cases.csv in {store} has {told}; expected 2 to {MOST_CLASSES} "
+            f"classes: {give}"
         )
+
+
+def _cases_by_text(rows: Sequence[Mapping[str, str]], column: str) -> dict[str, set[str]]:
+    """Returns the patients with each text in a column of cases.csv."""
+    found: dict[str, set[str]] = {}
+    for row in rows:
+        if text := row.get(column):
+            found.setdefault(text, set()).add(row.get("case") or "")
+    return found
 
 
 def patients(info: Mapping[str, Any], split: str) -> int:

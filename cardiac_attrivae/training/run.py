@@ -56,6 +56,12 @@ class Run:
     about: dict[str, Any]  # everything else: seed, data set, mean and deviation of training codes
     # paints over what the network draws; None if the run has no refiner, or it is left out
     refiner: Refiner | None = None
+    given: str = ""  # the folder, or the name of a shipped model, as the user gave it
+
+    @property
+    def name(self) -> str:
+        """What notes call it, which say nothing of the folders above it."""
+        return self.given if is_shipped(self.folder) else self.folder.name
 
     @property
     def painter(self) -> VAE:
@@ -176,7 +182,7 @@ def load_run(folder: str | Path, device: str = "cpu", *, plain: bool | None = No
     plain = is_shipped(folder) if plain is None else plain
     if painting.is_file() and not plain:
         refiner, about["refiner"] = read_refiner(painting, weights, where)
-    return Run(folder, network.eval(), pipeline, about, refiner)
+    return Run(folder, network.eval(), pipeline, about, refiner, str(given))
 
 
 def read_refiner(

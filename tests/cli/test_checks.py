@@ -197,6 +197,16 @@ def test_a_split_without_patients_is_named_with_those_that_have_some(tmp_path):
     assert f"--data {tmp_path}:val" in str(e.value)
 
 
+def test_a_column_that_is_refused_is_not_proposed(tmp_path):
+    rows = ["case,vendor,pathology", "p1,A,DCM", "p2,B,NOR", "p3,A,HCM", "p4,B,MINF"]
+    (tmp_path / "cases.csv").write_text("\n".join(rows))
+    with pytest.raises(DataError, match=r"'pathology' .* 0 of them .*: give --column vendor$"):
+        contents.require_column(tmp_path, "pathology")
+    (tmp_path / "cases.csv").write_text("\n".join(rows[:3]))
+    with pytest.raises(DataError, match="none here does: name one in the manifest"):
+        contents.require_column(tmp_path, "pathology")
+
+
 def test_a_store_that_cannot_be_written_where_it_is_gets_another_place_in_the_hint(tmp_path):
     with pytest.raises(DataError, match=f"--source DIR --output {tmp_path / 'new'}"):
         contents.require_store(tmp_path / "new")

@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -218,8 +219,23 @@ def test_one_class_alone_is_refused(world):
 
 
 def test_a_store_whose_patients_were_all_seen_is_refused(world):
-    with pytest.raises(DataError, match="drawn has no unseen patient of the classes DCM, NOR"):
+    with pytest.raises(
+        DataError, match=r"/run was trained on all patients of drawn: give patients"
+    ):
         gathered(world, data=world[1].take(range(SEEN)))
+
+
+def test_a_further_store_of_seen_patients_is_fitted_on_and_not_scored(world, monkeypatch):
+    stores = {Path("seen"): range(SEEN), Path("new"): range(SEEN, ALL)}
+    monkeypatch.setattr(
+        diagnosis_samples.SliceDataset, "open", lambda folder: world[1].take(stores[folder])
+    )
+    run = load_run(world[0] / "run")
+    cohort = gather(
+        run, [(place, None) for place in stores], "pathology", False, torch.device("cpu")
+    )
+    assert {name: len(new.classes) for name, new in cohort.new.items()} == {"drawn-2": ALL - SEEN}
+    assert len(cohort.known.classes) == SEEN
 
 
 def test_a_store_without_seen_patients_needs_within(world):

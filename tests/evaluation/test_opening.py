@@ -4,11 +4,13 @@ import json
 import shutil
 
 import pytest
+import torch
 from conftest import trained
 
 from cardiac_attrivae.data.preprocess import preprocess
 from cardiac_attrivae.data.recipe import Recipe
 from cardiac_attrivae.data.store import SliceDataset
+from cardiac_attrivae.evaluation.diagnosis_samples import gather
 from cardiac_attrivae.evaluation.opening import open_all, open_trained
 from cardiac_attrivae.runtime.weights import read_weights, write_weights
 from cardiac_attrivae.schema import DataError
@@ -122,6 +124,21 @@ def test_patients_are_recognised_in_a_store_of_other_slices_under_other_ids(
     preprocess("acdc", moved.parent, tmp_path / "mid", recipe, key=bytes(32))
     with pytest.raises(DataError, match="trained on 2 of the 2 test patients of .*mid"):
         open_all([run], [tmp_path / "mid"], "test")
+
+
+def test_a_shipped_model_has_seen_all_of_its_data_set_but_the_test_patients(
+    acdc_store_all, mnms_store_all
+):
+    with pytest.raises(
+        DataError, match=r"^acdc was trained on (\d) of the \1 val .* M&Ms or your own"
+    ):
+        open_all(["acdc"], [acdc_store_all], "val")
+    assert open_all(["acdc"], [acdc_store_all, mnms_store_all], ["test", "val"]).notes == []
+    places = [(acdc_store_all, "train"), (acdc_store_all, "val")]
+    with pytest.raises(
+        DataError, match=r"^acdc was trained on all patients of .* M&Ms or your own"
+    ):
+        gather(load_run("acdc"), places, "pathology", False, torch.device("cpu"))
 
 
 def test_a_scan_in_two_splits_of_one_store_is_not_scored(run, acdc_store_all, tmp_path):
