@@ -166,11 +166,21 @@ def quiet_itk() -> Iterator[None]:
         os.close(shown)
 
 
+def may_be_image(path: Path) -> bool:
+    """Tells whether a name may be that of an image: it is not hidden, and none of `NO_IMAGES`.
+
+    Example:
+        >>> [may_be_image(Path(name)) for name in ("IM_0001", "DICOMDIR", ".DS_Store")]
+        [True, False, False]
+    """
+    return path.name[0] != "." and path.name.lower() not in NO_IMAGES
+
+
 def _files(folder: Path) -> list[Path]:
     """Lists the files in a folder and below, without hidden ones and those of `NO_IMAGES`."""
     files = []
     for path in sorted(folder.rglob("*")):
-        if path.name[0] != "." and path.name.lower() not in NO_IMAGES:
+        if may_be_image(path):
             check_content(path)
             files += [path] if path.is_file() else []
     if not files:

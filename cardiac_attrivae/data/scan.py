@@ -12,7 +12,7 @@ from reprlib import repr as short
 import numpy as np
 
 from ..schema import DataError
-from .dicom import quiet_itk, read_dicom_cine
+from .dicom import may_be_image, quiet_itk, read_dicom_cine
 from .images import refuse_turned
 from .links import check_content
 from .masks import ENDS, scan_name, stem
@@ -178,7 +178,7 @@ def _scans_in(source: Path) -> list[Path]:
         raise DataError(f"no file or folder {source}; expected scans")
     if source.is_file():
         return [source]
-    files = [file for file in sorted(source.rglob("*")) if file.name[0] != "." and file.is_file()]
+    files = [file for file in sorted(source.rglob("*")) if may_be_image(file) and file.is_file()]
     images = [file for file in files if file.name.lower().endswith(ENDS)]
     if images:
         return [file for file in images if not stem(file).endswith(MASKS)]

@@ -71,6 +71,8 @@ def test_folders_are_searched_for_scans(cine, tmp_path):
     assert list(find_scans([tmp_path / "x"])) == ["p1_sa"]
     save_cine(tmp_path / "cines" / "p1", cine, SPACING)
     save_cine(tmp_path / "cines" / "p2", cine, SPACING)
+    for name in ("Thumbs.db", "DICOMDIR", ".DS_Store"):  # what discs and file managers leave
+        (tmp_path / "cines" / name).touch()
     assert list(find_scans([tmp_path / "cines"])) == ["p1", "p2"]
     assert list(find_scans([tmp_path / "cines" / "p2"])) == ["p2"]
     (tmp_path / "empty").mkdir()
