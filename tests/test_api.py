@@ -78,6 +78,20 @@ MISUSES = {
     "no way": (lambda m, s: m.between(*s.cases["case"][:2], steps=1), "steps is 1; expected 2 to"),
     "a value in words": (lambda m, s: m.generate({"LVEDA": "28"}), "LVEDA is '28'; expected a num"),
     "two values": (lambda m, s: m.generate({"LVEDA": [9, 9]}), r"is \[9, 9\]; expected a number"),
+    "a value of yes": (
+        lambda m, s: m.generate({"LVEDA": True}),
+        "LVEDA is True; expected a number",
+    ),
+    "a list of requests": (
+        lambda m, s: m.generate([("LVEDA", 28)]),
+        r"request is \[\('LVEDA', 28\)\]; expected values by attribute, such as {'LVEDA': 28}",
+    ),
+    "no request": (lambda m, s: m.generate(None), "request is None; expected values by attribute"),
+    "two names in one text": (
+        lambda m, s: m.surface("LVEDA,RVEDA"),
+        r"names is 'LVEDA,RVEDA'; expected a list of two",
+    ),
+    "no names": (lambda m, s: m.surface(None), "names is None; expected a list of two attributes"),
     "out of reach": (
         lambda m, s: m.traverse(reach=-1),
         "range is -1; expected standard deviations",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from reprlib import repr as short
 from typing import Any
 
 import numpy as np
@@ -40,13 +41,19 @@ def check_steps(steps: Any, reach: Any = 1.0) -> None:
 
 
 def check_request(request: Mapping[str, float], field_cm2: float) -> None:
-    """Refuses what `check_values` does, and areas that do not fit in a slice of ``field_cm2``.
+    """Refuses what is no mapping, what `check_values` refuses, and areas that do not fit in a slice
+    of ``field_cm2``.
 
     Example:
         >>> check_request({"LVEDA": 300}, field_cm2=277)
         Traceback (most recent call last):
         ValueError: LVEDA is 300 cm2; expected an area that fits in a slice of 277 cm2
     """
+    given: Any = request
+    if not isinstance(given, Mapping):
+        raise ValueError(
+            f"request is {short(given)}; expected values by attribute, such as {{'LVEDA': 28}}"
+        )
     check_values(request)
     for name, value in request.items():
         if is_area(name) and value > field_cm2:

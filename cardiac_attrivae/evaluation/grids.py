@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as short
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -143,6 +145,13 @@ def surface(
     """
     check_steps(steps, reach)
     lines = studio.calibration
+    given: Any = names
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ValueError(
+            f"names is {short(given)}; expected a list of two attributes, such as "
+            "['LVEDA', 'RVEDA']"
+        )
+    names = [str(name) for name in names]
     if len(set(names)) != 2 or len(names) != 2:
         raise ValueError(
             f"the attributes are {', '.join(names)}; expected two of {', '.join(lines.names)}"
