@@ -71,5 +71,6 @@ def segment(
         f"{counted(len(found), 'patient')} in {output}, {doubtful} not to be trusted as they are"
         + (left_out if skipped else "")
     )
-    suggest("preprocess", "--dataset", dataset or "FILE.yaml", "--source", sources[0],
+    folder = sources[0] if sources[0].is_dir() else sources[0].absolute().parent
+    suggest("preprocess", "--dataset", dataset or "FILE.yaml", "--source", folder,
             "--masks", output, "--output", "STORE")  # fmt: skip

@@ -215,6 +215,35 @@ def without_atrium(labels: np.ndarray) -> np.ndarray:
     return kept
 
 
+def without_false_apex(labels: np.ndarray) -> np.ndarray:
+    """Makes wall of the LV in the most apical slice where it is larger than in the next one.
+
+    Where the LV is closed at ES, its most apical slice is muscle alone, which beside fat looks like
+    a dim cavity. In 200 masks of experts the last LV has at most .86 of the area before it. Where
+    the base is unclear, or under three slices show LV, nothing is changed.
+
+    Args:
+        labels: Canonical labels, (X, Y, Z).
+
+    Returns:
+        Labels, (X, Y, Z) uint8.
+
+    Example:
+        >>> labels = np.zeros((9, 9, 5), np.uint8)
+        >>> for z, rows in enumerate((7, 6, 4, 2, 5)):
+        ...     labels[: 9 - z, :, z], labels[:rows, 2:7, z] = Structure.MYO, Structure.LV
+        >>> (without_false_apex(labels) == Structure.LV).sum((0, 1)).tolist()
+        [35, 30, 20, 10, 0]
+    """
+    kept, counts = labels.copy(), pixel_counts(labels)
+    order, areas = base_first(counts), counts[:, Structure.LV]
+    shown = np.flatnonzero(areas).tolist()[:: -1 if order else 1]
+    while order is not None and len(shown) > 2 and areas[shown[0]] > areas[shown[1]]:
+        last = kept[..., shown.pop(0)]
+        last[last == Structure.LV] = Structure.MYO
+    return kept
+
+
 def without_doubtful_rv(labels: np.ndarray, probability: np.ndarray) -> np.ndarray:
     """Removes the RV from slices at the base where it is outlined without conviction: it is atrium
     or outflow tract, or it cannot be told. Where the base is unclear, or under three slices show

@@ -31,7 +31,7 @@ from ..schema import HEART, DataError, Structure
 from ..training.config import parse_pipeline
 from ..training.objectives import SegmentationObjective
 from ..training.run import restored
-from .cleaning import below_base, cleaned, without_doubtful_rv
+from .cleaning import below_base, cleaned, without_doubtful_rv, without_false_apex
 from .onnx_network import read_onnx
 from .plausible import base_faults, border_faults, left_out, size_faults
 from .views import VIEWS, View, agreement, average, joint, put_back, seen_in
@@ -212,7 +212,7 @@ class ScanSegmenter:
         seen_labels = native.argmax(1).permute(1, 2, 0).numpy().astype(np.uint8)
         heart = cleaned(seen_labels)
         sure = native[:, Structure.RV].permute(1, 2, 0).numpy()
-        labels = without_doubtful_rv(below_base(heart), sure)
+        labels = without_false_apex(without_doubtful_rv(below_base(heart), sure))
         predicted = self._predicted([agreement(fields, mean) for fields in seen])
         doubts = [
             f"the {s.name} is doubtful: a Dice of {d:.2f} is expected"

@@ -29,6 +29,7 @@ from cardiac_attrivae.segmentation.cleaning import (
     unbroken,
     without_atrium,
     without_doubtful_rv,
+    without_false_apex,
     without_slivers,
 )
 from cardiac_attrivae.segmentation.plausible import base_faults, left_out
@@ -244,6 +245,29 @@ def test_an_atrium_at_the_base_is_no_right_ventricle(order):
     assert np.array_equal(without_atrium(labels[..., ::order]), labels[..., ::order])
     unclear = np.dstack([stolen, *[labels[..., 1]] * 4, stolen])
     assert np.array_equal(without_atrium(unclear), unclear)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("false", [0, 1, 2])
+def test_an_apex_that_is_larger_than_the_slice_before_it_is_muscle(order, false):
+    labels, _ = heart((120, 100, 6))
+    stack = labels.copy()
+    for z in range(6 - false, 6):
+        stack[..., z] = np.roll(labels[..., 2], 3, axis=0)
+        stack[50 : 50 + 5 * (6 - z), 50, z] = Structure.MYO  # larger towards the end
+    found = without_false_apex(stack[..., ::order])[..., ::order]
+    lv = stack == Structure.LV
+    assert np.array_equal(found[~lv], stack[~lv])
+    assert (found[..., : 6 - false][lv[..., : 6 - false]] == Structure.LV).all()
+    assert (found[..., 6 - false :][lv[..., 6 - false :]] == Structure.MYO).all()
+
+
+@pytest.mark.realdata
+def test_no_expert_outlines_an_apex_that_is_none(real_data):
+    for record in find_cases(load_manifest("acdc"), real_data / "acdc").records[:20]:
+        raw = read_mask(record.mask, record.frame).voxels
+        labels = np.choose(raw, [0, 3, 2, 1]).astype(np.uint8)
+        assert np.array_equal(without_false_apex(labels), labels)
 
 
 @pytest.mark.parametrize("order", [1, -1])
