@@ -67,11 +67,14 @@ class Report:
             _wrap(f"Licence: {known.licence}", width) + _wrap(f"Cite: {known.citation}", width),
             _table([("folder", "expected", "found")]
                    + [(f, expected.get(f, "-"), n) for f, n in self.found.items()]),
-            _table([("usable cases", *splits, "all"), *rows]),
-            _table([("at ED", "lowest", "median", "highest"), *self.geometry]),
-            _wrap(f"{self.at_es} of {total} usable cases have a mask at ES, too, and with it, by "
-                  f"preprocess --phases ED,ES: {', '.join(later)}", width),
         ]  # fmt: skip
+        if total:
+            blocks += [
+                _table([("usable cases", *splits, "all"), *rows]),
+                _table([("at ED", "lowest", "median", "highest"), *self.geometry]),
+                _wrap(f"{self.at_es} of {total} usable cases have a mask at ES, too, and with it, "
+                      f"by preprocess --phases ED,ES: {', '.join(later)}", width),
+            ]  # fmt: skip
         if known.oddities:
             lines = [line for text in known.oddities for line in _wrap(f"- {text}", width)]
             blocks.append(["Known of this data set", *lines])

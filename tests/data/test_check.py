@@ -187,6 +187,15 @@ def test_a_mask_that_is_zero_at_ed_is_unlabelled(good):
     assert report.usable == {("own", "train"): 2}
 
 
+def test_without_a_usable_case_there_are_no_tables_of_them(good):
+    for path in good.rglob("mask.nii.gz"):
+        path.unlink()
+    text = check(good).render()
+    assert "median" not in text
+    assert "preprocess" not in text
+    assert text.endswith("0 usable cases, 1 problem")
+
+
 def test_nan_constant_and_far_values_are_problems(good):
     image = picture(0).astype(np.float32)
     image[0, 0, 0, 0] = np.nan
