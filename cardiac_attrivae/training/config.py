@@ -266,6 +266,8 @@ def overridden(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, An
         >>> overridden({"method": "mine"}, ["optimiser.lr=0.001"])
         {'method': 'mine', 'optimiser': {'lr': 0.001}}
     """
+    if isinstance(overrides, str):  # whose letters would be taken one by one
+        raise ValueError(f"changes are {overrides!r}; expected a list: [{overrides!r}]")
     for override in overrides:
         key, equals, text = override.partition("=")
         if not (key and equals):

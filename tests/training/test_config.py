@@ -198,6 +198,11 @@ def test_a_bad_override_is_refused_with_key_value_and_what_is_accepted(override,
     assert message in str(error.value)
 
 
+def test_one_override_that_is_no_list_is_refused_as_such():
+    with pytest.raises(ValueError, match=r"expected a list: \['objective.beta=3'\]"):
+        load_pipeline("attri_vae", "objective.beta=3")
+
+
 @pytest.mark.parametrize("key", sorted(RULES))
 def test_both_ends_and_every_choice_are_accepted_and_a_bad_value_is_in_the_table_above(key):
     for value in RULES[key].ends:
