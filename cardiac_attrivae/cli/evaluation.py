@@ -16,7 +16,7 @@ from .console import explained, progress, quick_imports, say, show_scores, sugge
 @click.command("cross-domain-eval")
 @click.option(
     "--model", "models", multiple=True, required=True, type=options.FOLDER,
-    help="Run that train wrote; may be given several times.",
+    help="Run that train wrote, or a shipped model: acdc; may be given several times.",
 )  # fmt: skip
 @click.option(
     "--data", "stores", multiple=True, required=True, type=options.PLACE,

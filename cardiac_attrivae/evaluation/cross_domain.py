@@ -22,6 +22,7 @@ from ..runtime.files import write
 from ..runtime.messages import counted
 from ..runtime.outputs import REFINER, claimed
 from ..runtime.provenance import digest, versions
+from ..runtime.shipped_models import is_shipped
 from ..runtime.spreadsheet import csv_text
 from ..runtime.weights import weights_digest
 from ..schema import Keys
@@ -247,12 +248,13 @@ def _about(opened: Opened, judges: Mapping[str, Segmenter]) -> dict[str, Any]:
 
 
 def _about_model(run: Run, method: str) -> dict[str, Any]:
+    summary = {} if is_shipped(run.folder) else run.summary
     return {
         "method": method,
         "seed": run.about["seed"],
         "train_dataset": run.about["train_dataset"],
         "pipeline": shareable(run.pipeline),
-        "summary": {key: value for key, value in run.summary.items() if key != "store"},
+        "summary": {key: value for key, value in summary.items() if key != "store"},
     } | {key: run.about[key] for key in ("guide", "refiner") if key in run.about}
 
 

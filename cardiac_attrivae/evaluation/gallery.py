@@ -26,6 +26,7 @@ from ..report.methods import is_baseline
 from ..report.published import dataset_label
 from ..report.style import stacked
 from ..runtime.file_names import told_apart
+from ..runtime.shipped_models import is_shipped
 from ..schema import LatentTable, Phase, structures_at
 from ..segmentation.judge import Segmenter
 from ..training.run import TRAVERSAL, Run
@@ -100,7 +101,9 @@ def draw_gallery(
         draw_scatter(codes, calibration, file("scatter", name, train))
         if len(home.cases) >= LEAST:
             draw_correlations(home, file("correlations", name, train))
-    draw_curves([(opened.methods[name], run) for name, run in models.items()], file("curves"))
+    trained = [(opened.methods[n], run) for n, run in models.items() if not is_shipped(run.folder)]
+    if trained:  # a shipped model has no curves
+        draw_curves(trained, file("curves"))
     return drawn
 
 

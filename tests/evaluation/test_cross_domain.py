@@ -325,6 +325,17 @@ def test_what_was_evaluated_is_told(evaluation, store):
     assert "acdc holds synthetic hearts" in table.partition("## Table 1")[0]
 
 
+def test_a_shipped_model_is_scored_and_reported_without_the_history_of_its_training(
+    mnms_store_all, tmp_path
+):
+    cross_domain_eval(["acdc"], [mnms_store_all], tmp_path / "e", device="cpu", rounds=5)
+    about = json.loads((tmp_path / "e" / "evaluation.json").read_text())
+    assert about["models"]["acdc"]["summary"] == {}
+    assert "curves" not in {figure["kind"] for figure in about["figures"]}
+    page = write_report([tmp_path / "e"], tmp_path / "report").read_text(encoding="utf-8")
+    assert "<code>attri_sivae_fast</code>" in page
+
+
 @pytest.mark.usefixtures("no_pictures")
 def test_the_order_of_attributes_changes_no_score(run, acdc_store_all, tmp_path):
     def scores(names, folder):
