@@ -49,10 +49,10 @@ def load_model(
     tell: Callable[[str], None] = print,
     plain: bool | None = None,
 ) -> Model:
-    """Opens a run that ``train`` wrote.
+    """Opens a run that ``train`` wrote, or the model that comes with the package.
 
     Args:
-        folder: The run.
+        folder: The run; ``acdc`` is the shipped model.
         store: Folder that ``preprocess`` wrote, with the slices that it was trained on; None is
             where that folder was during training. Needed by ``traverse`` and ``generate``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.

@@ -94,7 +94,7 @@ MISUSES = {
     "no names": (lambda m, s: m.surface(None), "names is None; expected a list of two attributes"),
     "out of reach": (
         lambda m, s: m.traverse(reach=-1),
-        "range is -1; expected standard deviations",
+        r"reach \(--range\) is -1; expected standard deviations",
     ),
 }
 
@@ -152,6 +152,7 @@ def test_turning_starts_from_the_patient_and_is_measured(model, store):
         "attribute", "dimension", "step", "requested", "unit", "LV", "MYO", "RV",
     ]  # fmt: skip
     assert "<img" in turned._repr_html_()
+    assert repr(turned) == "<Turned LVEDA, MEDA, RVEDA, 3 pictures each: see table, slices>"
 
 
 def test_a_heart_on_request_says_what_was_asked_and_measured(model):
@@ -163,12 +164,14 @@ def test_a_heart_on_request_says_what_was_asked_and_measured(model):
     shown = heart._repr_html_()
     assert "<img" in shown
     assert "LVEDA" in shown
+    assert repr(heart).startswith("<Heart of LVEDA 20 cm2, from mean of the training patients")
 
 
 def test_scores_show_as_a_table(model, store):
     scores = model.evaluate(store, "train", rounds=20)
     shown = scores._repr_html_()
     assert "SSIM_in_mask" in shown
+    assert repr(scores).startswith("<Scored on 5 patients")
     with pytest.raises(ValueError, match="split"):
         model.evaluate(store, "all")
 

@@ -62,7 +62,7 @@ def encode(
     )  # fmt: skip
     for one in found:
         rows = one.attributes.to_dict("records")
-        say(f"{one.name}: " + ", ".join(f"{r['attribute']} {r['measured']:.1f}" for r in rows))
+        say(f"{one.name}: {', '.join(_measured(row) for row in rows)}")
         say(f"  read from the code: {', '.join(_read(row) for row in rows)}")
         say(f"  the code is {one.trust}")
         for text in one.warnings:
@@ -71,6 +71,11 @@ def encode(
         warn(f"{name} is left out: {reason}")
     say(f"Codes are in {output / 'codes.csv'}; open {output / 'index.html'} in a browser.")
     suggest("explore", "--model", run, "--output", "explorer", "--serve")
+
+
+def _measured(row: dict) -> str:
+    """Prints what was measured on the mask."""
+    return f"{row['attribute']} {row['measured']:.1f} {row['unit']}".rstrip()
 
 
 def _read(row: dict) -> str:

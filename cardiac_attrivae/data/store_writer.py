@@ -179,7 +179,7 @@ def assemble(
                 splits[rows[0]["split"]] += 1
                 sources[rows[0]["mask_source"]] += 1
             writer.writerows({key: _cell(row[key]) for key in written} for row in rows)
-            captions += [f"{row['case']}  z {row['slice_index']}" for row in rows]
+            captions += [f"{row['case']} z{row['slice_index']}" for row in rows]
             remarks.update(part["remarks"])
             crops.append(part["crop"])
     _write_skipped(store / "skipped.csv", skipped := list(skipped))

@@ -35,8 +35,8 @@ def check_steps(steps: Any, reach: Any = 1.0) -> None:
     if not (is_number and 0 < reach <= MOST_REACH):
         found = f"{reach:g}" if is_number else repr(reach)
         raise ValueError(
-            f"range is {found}; expected standard deviations above 0, up to {MOST_REACH}: beyond "
-            "them, pictures are no hearts"
+            f"reach (--range) is {found}; expected standard deviations above 0, up to "
+            f"{MOST_REACH}: beyond them, pictures are no hearts"
         )
 
 

@@ -41,6 +41,7 @@ from ..metrics.population import FEWEST, Population
 from ..report.encodings import Shown, draw_patient
 from ..report.style import picture, stacked
 from ..runtime.contents import store_of
+from ..runtime.messages import counted
 from ..runtime.validation import build
 from ..schema import MANUAL, STRUCTURES, DataError, Keys, Structure
 from ..segmentation.scans import STILL, ScanSegmenter, Segmentation
@@ -126,6 +127,13 @@ class Encoded:
             {structure.name: dice for structure, dice in self.predicted_dice.items()},
             list(self.warnings),
         )  # fmt: skip
+
+    def __repr__(self) -> str:
+        doubts = counted(len(self.warnings), "warning")
+        return (
+            f"<Encoded {self.name}, {self.shown.where}, {self.trust}, {doubts}: see code, "
+            "attributes>"
+        )
 
     def _repr_html_(self) -> str:
         table = self.attributes.to_html(index=False, float_format="{:.1f}".format)

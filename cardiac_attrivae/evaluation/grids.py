@@ -54,6 +54,10 @@ class Grid:
             stacked(self.labels), self.measured, self.structures, "below: measured", self.unit,
         )  # fmt: skip
 
+    def __repr__(self) -> str:
+        rows, columns = self.slices.shape[:2]
+        return f"<Grid of {rows} x {columns} drawn hearts: see table, slices>"
+
     def _repr_html_(self) -> str:
         return picture(self.draw)
 

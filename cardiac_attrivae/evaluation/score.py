@@ -22,6 +22,7 @@ from ..metrics.prediction import held_out
 from ..metrics.regression import dci, leakage
 from ..metrics.uncertainty import bootstrap, estimate
 from ..report.tables import wide
+from ..runtime.messages import counted
 from ..schema import DataError, LatentTable
 from ..segmentation.guide import refuse_guide
 from ..segmentation.judge import Segmenter
@@ -52,6 +53,9 @@ class Scored(NamedTuple):
     table: LatentTable
     draws: np.ndarray
     shown: np.ndarray
+
+    def __repr__(self) -> str:
+        return f"<Scored on {counted(len(self.patients), 'patient')}: see metrics, patients, table>"
 
     def _repr_html_(self) -> str:
         return wide(self.metrics).to_html()

@@ -26,6 +26,7 @@ from ..metrics.calibration import Calibration
 from ..report.slices import requested_slice, traversals
 from ..report.style import picture, stacked
 from ..runtime.device import find_device
+from ..runtime.messages import counted
 from ..runtime.shipped_models import judges_of, model_folder
 from ..schema import SIZES, DataError, Phase, Scale, structures_at
 from ..segmentation.guide import refuse_guide
@@ -338,6 +339,10 @@ class Heart:
             missed=self.table.loc[self.table["reached"].eq(False), "attribute"].tolist(),
         )
 
+    def __repr__(self) -> str:
+        wanted = ", ".join(f"{k} {v:g} {ATTRIBUTES[k].unit}" for k, v in self.request.items())
+        return f"<Heart of {wanted}, from {self.title}: see table, slice, warnings>"
+
     def _repr_html_(self) -> str:
         return picture(self.draw) + self.table.to_html(index=False, float_format="{:.1f}".format)
 
@@ -399,6 +404,10 @@ class Turned:
             units=self.units,
             measured_in=self.unit,
         )
+
+    def __repr__(self) -> str:
+        names = ", ".join(self.calibration.names)
+        return f"<Turned {names}, {counted(len(self.places), 'picture')} each: see table, slices>"
 
     def _repr_html_(self) -> str:
         return picture(self.draw)

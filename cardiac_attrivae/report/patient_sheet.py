@@ -69,7 +69,7 @@ def patient_sheet(
         for name, frame in phases.items():
             axis.axvline(frame, color="0.6", lw=0.8)
             axis.annotate(name, (frame, axis.get_ylim()[1]), fontsize=7, va="top")
-        axis.set(xlabel="frame", ylabel="volume (mL)")
+        axis.set(xlabel="frame, from 0", ylabel="volume (mL)")
         axis.legend(fontsize=7, frameon=False, ncols=3)
         plain(axis)
     save(figure, path)

@@ -71,6 +71,8 @@ def test_codes_and_crops_are_those_of_the_store_bit_for_bit(world):
     codes = ca.load_model(run.folder, device="cpu").encode(store)
     for row, record in enumerate(records[:3]):
         given = encode_scan(run, record.image, folder / "masks" / record.image.name)
+        assert repr(given).startswith(f"<Encoded {given.name}, frame 1 of ")
+        assert len(repr(given)) < 200
         found = encode_scan(run, record.image, segmenter=lambda: stub)
         assert (given.crop == store.images[row, 0].numpy()).all()
         assert (given.label == store.labels[row, 0].numpy()).all()
@@ -201,6 +203,8 @@ def test_the_command_writes_codes_pictures_and_a_page(world, tmp_path, monkeypat
     assert "Next: cardiac-attrivae explore" in done.output
     table = pd.read_csv(tmp_path / "out" / "codes.csv")
     assert len(table) == 2
+    measured = table["LVEDA_measured"][0]
+    assert f"LVEDA {measured:.1f} cm2, MEDA" in done.output
     assert set(table["mask_source"]) == {"stub"}
     codes = ca.load_model(run.folder, device="cpu").encode(store)[:2]
     found = table[[f"z{d}" for d in range(codes.shape[1])]].to_numpy()
@@ -220,6 +224,7 @@ def test_an_interrupted_call_leaves_no_page_of_two_calls(world, tmp_path):
     scans = [record.image for record in records[:2]]
     given = {"mask": folder / "masks", "device": "cpu"}
     encode_scans(run.folder, scans[:1], tmp_path / "out", **given)
+    assert "<title>Codes of 1 scan</title>" in (tmp_path / "out" / "index.html").read_text()
 
     def interrupted(names, total):
         yield next(iter(names))

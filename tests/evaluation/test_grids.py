@@ -157,7 +157,8 @@ def test_what_is_wrong_is_refused_before_any_segmenter_is_trained(
 ):
     monkeypatch.setattr(studio_module, "segmenters_for", None)
     wrong = [(1, 1.0, "steps is 1"), (100_000, 1.0, "steps is 100000; expected 2 to 51")]
-    wrong += [(3, reach, f"range is {reach:g}; expected") for reach in (0.0, float("nan"), 1e9)]
+    for reach in (0.0, float("nan"), 1e9):
+        wrong += [(3, reach, f"reach (--range) is {reach:g}; expected")]
     for steps, reach, told in wrong:
         with pytest.raises(ValueError, match=re.escape(told)):
             traverse_surface(run, tmp_path / "o", NAMES[:2], steps=steps, reach=reach)
@@ -174,4 +175,5 @@ def test_in_python_a_grid_shows_itself(run, cases):
     assert len(model.between(*cases, steps=3).table) == 6
     shown = model.surface(NAMES[:2], case=cases[0], steps=2)
     assert "<img" in shown._repr_html_()
+    assert repr(shown).startswith("<Grid of 2 x 2 drawn hearts")
     np.testing.assert_array_equal(shown.original, model.studio.start(cases[0])[1][0].numpy())
