@@ -27,6 +27,7 @@ from cardiac_attrivae.export.bundle import export, write_bundle
 from cardiac_attrivae.export.bundle_inference import bundled_network, read_slices
 from cardiac_attrivae.export.card import Scores
 from cardiac_attrivae.export.formats import FILES, FORMATS
+from cardiac_attrivae.runtime import device
 from cardiac_attrivae.runtime.files import write
 from cardiac_attrivae.runtime.outputs import REFINER
 from cardiac_attrivae.schema import DataError
@@ -36,6 +37,15 @@ from cardiac_attrivae.training.workflow import train
 from export.test_formats import modules_in, nothing_of_the_machine
 
 SHORT = ("schedule.epochs=1", "schedule.steps_per_epoch=2", "data.batch_size=4")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_number_of_threads():
+    """On a busy machine it would change from one training to the next, and with it the last bits
+    of the weights."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(device, "GIVEN", True)
+        yield
 
 
 @pytest.fixture(scope="module")
