@@ -139,7 +139,10 @@ def network_class(name: str) -> type[VAE]:
     try:
         found = getattr(importlib.import_module(module), word)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"network {name!r} cannot be imported: {error}; {accepted}") from error
+        found = f"network {name!r} cannot be imported: {error}"
+        if isinstance(error, ModuleNotFoundError):
+            found += " (installed, or in a folder of PYTHONPATH?)"
+        raise ValueError(f"{found}; {accepted}") from error
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise ValueError(f"network {name!r} is {found!r}, no subclass of torch.nn.Module")
     return cast(type[VAE], found)

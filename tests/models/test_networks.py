@@ -1,7 +1,9 @@
 """Networks: the published sizes, nothing hidden between image, code and image."""
 
 import copy
+import re
 import tracemalloc
+from pathlib import Path
 
 import pytest
 import torch
@@ -268,11 +270,25 @@ def test_a_network_may_be_named_by_its_dotted_path():
     assert build_network("torch.nn.Linear", in_features=2, out_features=3).out_features == 3
 
 
+def test_the_network_of_the_page_on_extending_is_complete(tmp_path, monkeypatch):
+    text = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
+    (source,) = re.findall(r"```python\n(from torch import nn\n.*?)```", text, re.DOTALL)
+    (tmp_path / "package_of_the_page.py").write_text(source, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    network = build_network("package_of_the_page.MyVAE", latent_size=5)
+    output = network(torch.rand(2, 1, 128, 128))
+    assert output.mu.shape == (2, 5)
+    assert output.reconstruction.shape == (2, 1, 128, 128)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("BetaVEA", "unknown network 'BetaVEA', did you mean 'BetaVAE'.; expected one of BetaVAE"),
-        ("no_such_package.Net", "'no_such_package.Net' cannot be imported"),
+        (
+            "no_such_package.Net",
+            "'no_such_package.Net' cannot be imported: .* folder of PYTHONPATH",
+        ),
         ("torch.nn.NoSuchLayer", "'torch.nn.NoSuchLayer' cannot be imported"),
         ("math.sqrt", "no subclass of torch.nn.Module"),
         ("torch.nn.Linear", "missing a required argument: 'in_features'"),
