@@ -128,7 +128,14 @@ class Masks:
 
     def named(self, private: bool = False) -> Masks:
         """Returns the same masks with a source; ``private`` says that what the folder says of
-        itself may not be told on."""
+        itself may not be told on. Refuses other numbers than those that ``segment`` noted."""
+        numbers = self.note.get("labels")
+        if isinstance(numbers, dict) and label_numbers(numbers) != self.labels:
+            spelled = ",".join(f"{name}={number}" for name, number in numbers.items())
+            raise DataError(
+                f"{self.folder} holds masks whose numbers are {spelled}, as segment noted; give "
+                f"--mask-labels {spelled}"
+            )
         noted = None if private else self.note.get("segmenter")
         known = isinstance(noted, str) and re.fullmatch(SOURCE, noted)
         return replace(self, source=self.source or (str(noted) if known else PREDICTED))

@@ -160,7 +160,7 @@ def find_scans(sources: Iterable[str | Path]) -> dict[str, Path]:
     if not paths:
         raise DataError(
             f"no scan was found; expected files that end with {', '.join(ENDS)}, or folders of "
-            "DICOM files"
+            "DICOM files; links to folders are not followed"
         )
     found: dict[str, Path] = {}
     names = [scan_name(path) for path in paths]

@@ -12,7 +12,13 @@ from conftest import masks_apart, trained
 from cardiac_attrivae.cli.main import main
 from cardiac_attrivae.data.cases import find_cases
 from cardiac_attrivae.data.manifest import load_manifest
-from cardiac_attrivae.data.masks import Masks, predicted_masks, read_labels, scan_name
+from cardiac_attrivae.data.masks import (
+    Masks,
+    label_numbers,
+    predicted_masks,
+    read_labels,
+    scan_name,
+)
 from cardiac_attrivae.data.preprocess import preprocess
 from cardiac_attrivae.data.store import SliceDataset
 from cardiac_attrivae.evaluation.cross_domain import cross_domain_eval
@@ -101,6 +107,14 @@ def test_a_pseudonymised_store_tells_nothing_of_the_folder_of_masks(acdc_tree, t
         assert b"Mustermann" not in file.read_bytes(), file
     masks = Masks(masks, "Mustermann")  # whoever types it wants it
     assert masks.named(private=True).source == "Mustermann"
+
+
+def test_other_numbers_than_segment_noted_are_refused(tmp_path):
+    numbers = {"LV": 3, "MYO": 2, "RV": 1}
+    (tmp_path / "segmentation.json").write_text(json.dumps({"labels": numbers}))
+    with pytest.raises(DataError, match="as segment noted; give --mask-labels LV=3,MYO=2,RV=1$"):
+        Masks(tmp_path).named()
+    assert Masks(tmp_path, labels=label_numbers(numbers)).named().source == "predicted"
 
 
 def test_scans_of_one_name_need_a_folder_each(acdc_tree, tmp_path):

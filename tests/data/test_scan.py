@@ -76,6 +76,9 @@ def test_folders_are_searched_for_scans(cine, tmp_path):
     assert list(find_scans([tmp_path / "cines"])) == ["p1", "p2"]
     assert list(find_scans([tmp_path / "cines" / "p2"])) == ["p2"]
     (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "link").symlink_to(tmp_path / "x")
+    with pytest.raises(DataError, match="links to folders are not followed"):
+        find_scans([tmp_path / "empty"])
     for source in ("empty", "absent"):
         with pytest.raises(DataError, match="expected"):
             find_scans([tmp_path / source])
