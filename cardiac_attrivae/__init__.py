@@ -20,19 +20,25 @@ if TYPE_CHECKING:
     from .api import open_store as open_store
     from .api import train as train
     from .data.manifest import load_manifest as load_manifest
+    from .data.preprocess import preprocess as preprocess
+    from .data.recipe import Recipe as Recipe
     from .evaluation.cross_domain import cross_domain_eval as cross_domain_eval
     from .report.page import write_report as write_report
+    from .segmentation.patients import segment as segment
     from .training.config import load_pipeline as load_pipeline
 
 environment.prepare()
 
 _MODULES = {
     "Model": "api",
+    "Recipe": "data.recipe",
     "cross_domain_eval": "evaluation.cross_domain",
     "load_manifest": "data.manifest",
     "load_model": "api",
     "load_pipeline": "training.config",
     "open_store": "api",
+    "preprocess": "data.preprocess",
+    "segment": "segmentation.patients",
     "train": "api",
     "write_report": "report.page",
 }

@@ -34,7 +34,8 @@ from cardiac_attrivae.runtime.file_names import file_names, told_apart
 from cardiac_attrivae.runtime.messages import shell_word
 from cardiac_attrivae.runtime.shipped_models import model_folder, shipped_models
 from cardiac_attrivae.schema import Scale, Structure
-from cardiac_attrivae.segmentation.patients import Job, segment_patients
+from cardiac_attrivae.segmentation.jobs import Job
+from cardiac_attrivae.segmentation.patients import segment_patients
 from cardiac_attrivae.segmentation.scans import ScanSegmenter
 
 MODULES = sorted(Path(cardiac_attrivae.__file__).parent.rglob("*.py"))

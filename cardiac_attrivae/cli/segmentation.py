@@ -40,24 +40,13 @@ def segment(
         check_apart(source, output)
     from ..data.masks import read_labels
 
-    numbers = {s: number for number, s in read_labels(labels).items()} if labels else None
-    from ..data.manifest import load_manifest
-    from ..data.scan import find_scans
-
+    numbers = {s.name: n for n, s in read_labels(labels).items() if s} if labels else None
     with quick_imports():
-        from ..segmentation.patients import in_words, jobs_of, scan_jobs, segment_patients
-        from ..segmentation.scans import load_segmenter
+        from ..segmentation.patients import in_words
+        from ..segmentation.patients import segment as run
 
-    if dataset is None:
-        jobs = scan_jobs(find_scans(sources))
-    else:
-        if len(sources) > 1:
-            raise ValueError(f"{len(sources)} sources for one data set; expected its folder")
-        jobs, skipped = jobs_of(load_manifest(dataset), sources[0])
-        for case, reason in skipped:
-            warn(f"{case} is left out: {reason}")
-    found, skipped = segment_patients(
-        jobs, output, load_segmenter(segmenters), numbers, progress("segment")
+    found, skipped = run(
+        sources, output, segmenters, dataset=dataset, labels=numbers, progress=progress("segment")
     )
     for row in found.to_dict("records"):
         say(f"{row['patient']}: {in_words(row)}")

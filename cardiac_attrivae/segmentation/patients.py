@@ -14,21 +14,21 @@ import numpy as np
 import pandas as pd
 
 from ..data.anatomy import SURE, base_first, handedness
-from ..data.cases import find_cases
-from ..data.manifest import Manifest
-from ..data.masks import NOTE, Masks, scan_name
+from ..data.manifest import load_manifest
+from ..data.masks import NOTE, label_numbers, scan_name
 from ..data.nifti import quiet_nibabel
-from ..data.scan import Scan, read_scan
+from ..data.scan import Scan, find_scans, read_scan
 from ..heart import mass_g, pixel_counts, ventricle, volume_ml
 from ..report.patient_sheet import patient_sheet
 from ..runtime.file_names import file_names
 from ..runtime.files import write
-from ..runtime.messages import without_folder
-from ..runtime.outputs import claimed
+from ..runtime.messages import counted, without_folder
+from ..runtime.outputs import check_apart, claimed
 from ..runtime.spreadsheet import csv_text
 from ..schema import HEART, STRUCTURES, DataError, Structure
+from .jobs import Job, jobs_of, scan_jobs
 from .plausible import phase_faults
-from .scans import ScanSegmenter
+from .scans import ScanSegmenter, load_segmenter
 
 if TYPE_CHECKING:
     from nibabel import Nifti1Header, Nifti1Image
@@ -45,15 +45,6 @@ ONE_FRAME = (
 NO_ES = "no frame is ES, so there is no ejection fraction"
 
 
-class Job(NamedTuple):
-    """A scan of a patient."""
-
-    patient: str  # id of the patient
-    path: Path  # file or DICOM folder
-    # frame -> ``ED`` or ``ES``, where a data set says so; empty segments all frames
-    phases: Mapping[int, str] = {}
-
-
 @dataclass
 class Patient:
     """What was found in the scans of a patient."""
@@ -67,27 +58,61 @@ class Patient:
     warnings: list[str] = field(default_factory=list)
 
 
-class _Unneeded(Masks):
-    """Stands for masks that a data set need not have, because they are to be made."""
+class Segmented(NamedTuple):
+    """What `segment` found.
 
-    def find(self, image: Path, case: str) -> Path:
-        return image if image.is_file() else next(p for p in image.rglob("*") if p.is_file())
+    Attributes:
+        patients: What patients.csv holds: ED, ES, volumes, ejection fractions, mass, warnings.
+        skipped: The patient of each scan that was left out, with the reason.
+    """
+
+    patients: pd.DataFrame
+    skipped: list[tuple[str, str]]
+
+    def __repr__(self) -> str:
+        left_out = counted(len(self.skipped), "scan")
+        return f"<Segmented {counted(len(self.patients), 'patient')}, {left_out} left out>"
 
 
-def jobs_of(manifest: Manifest, source: Path) -> tuple[list[Job], list[tuple[str, str]]]:
-    """Finds the frames of a data set at ED and ES, whether they have masks or not: a job for each
-    file; and cases that cannot be used, with the reason."""
-    phases: dict[tuple[str, Path], dict[int, str]] = {}
-    skipped = []
-    for phase in ("ED", "ES"):
-        if not manifest.gives(phase):
-            continue
-        found = find_cases(manifest, source, phase, _Unneeded(source))
-        skipped += [(case, reason) for case, reason in found.skipped if phase == "ED"]
-        for record in found.records:
-            phases.setdefault((record.case, record.image), {})[record.frame] = phase
-    jobs = [Job(case, path, frames) for (case, path), frames in phases.items()]
-    return sorted(jobs, key=lambda job: job.patient), skipped
+def segment(
+    sources: str | Path | Sequence[str | Path],
+    output: str | Path,
+    model: str | Path | Sequence[str | Path] = "acdc",
+    *,
+    dataset: str | Path | None = None,
+    labels: Mapping[str, int] | None = None,
+    progress: Callable[[Sequence[Job], int], Iterable[Job]] = lambda jobs, _: jobs,
+) -> Segmented:
+    """Outlines hearts in scans that have no masks, as the command ``segment`` does.
+
+    Args:
+        sources: Files and folders, see `find_scans`; of a data set its folder.
+        output: Folder to write: masks/ in the geometry of the scans, volumes.csv of every frame,
+            patients.csv, skipped.csv, pictures/.
+        model: What `load_segmenter` takes: ``acdc`` is shipped; several vote.
+        dataset: Data set whose ED and ES are taken: a name, or its YAML; None finds them in cines.
+        labels: Structure (LV, MYO, RV) -> its number in the masks; None numbers them so, from 1.
+        progress: Wraps the scans and their number.
+
+    Raises:
+        DataError: If no scan can be used.
+        ValueError: If an argument is wrong.
+
+    Example:
+        >>> segment("scans", "segmented").patients["LVEF_percent"]  # doctest: +SKIP
+    """
+    given = [sources] if isinstance(sources, (str, Path)) else list(sources)
+    for source in given:
+        check_apart(Path(source), Path(output))
+    numbers = {s: number for number, s in label_numbers(labels).items()} if labels else None
+    lost: list[tuple[str, str]] = []
+    if dataset is None:
+        jobs = scan_jobs(find_scans(given))
+    elif len(given) > 1:
+        raise ValueError(f"{len(given)} sources for one data set; expected its folder")
+    else:
+        jobs, lost = jobs_of(load_manifest(dataset), Path(given[0]))
+    return segment_patients(jobs, output, load_segmenter(model), numbers, progress, lost)
 
 
 def segment_patients(
@@ -96,7 +121,8 @@ def segment_patients(
     segmenter: ScanSegmenter,
     numbers: Mapping[Structure, int] | None = None,
     progress: Callable[[Sequence[Job], int], Iterable[Job]] = lambda jobs, _: jobs,
-) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
+    lost: Sequence[tuple[str, str]] = (),
+) -> Segmented:
     """Segments scans, and writes masks/, pictures/, volumes.csv, patients.csv, segmentation.json.
 
     Args:
@@ -105,13 +131,10 @@ def segment_patients(
         segmenter: What outlines hearts.
         numbers: Structure -> its number in the masks; None writes canonical labels.
         progress: Wraps the jobs.
-
-    Returns:
-        What patients.csv holds; and the patient of each scan that was left out, with the reason.
+        lost: Patients that have no job, with the reason.
     """
     patients: dict[str, Patient] = {}
-    skipped: list[tuple[str, str]] = []
-    output = Path(output)
+    skipped, output = [*lost], Path(output)
     with claimed(output, "segment") as claim:
         tables = ["volumes.csv", "patients.csv", NOTE, "skipped.csv"]
         written, masks = [*tables], list[str]()
@@ -151,7 +174,7 @@ def segment_patients(
             note["folders"] = moved
         write(output / NOTE, json.dumps(note, indent=2) + "\n")
         claim.keep([*written, *masks], sealed=masks)
-    return found, skipped
+    return Segmented(found, skipped)
 
 
 def _places(jobs: Sequence[Job], names: Mapping[str, str]) -> dict[tuple[str, Path], str]:
@@ -333,13 +356,3 @@ def _draw(patient: Patient, row: Mapping[str, Any], file: Path) -> None:
     shown = dict(sorted(patient.shown.items()))
     volumes = curve if one_scan else curve[:0]
     patient_sheet(shown, patient.spacing_mm, volumes, phases, title, patient.warnings, file)
-
-
-def scan_jobs(scans: Mapping[str, Path]) -> list[Job]:
-    """Makes a job of each scan that no manifest describes.
-
-    Example:
-        >>> scan_jobs({"a": Path("a.nii.gz")})[0].patient
-        'a'
-    """
-    return [Job(name, path) for name, path in scans.items()]

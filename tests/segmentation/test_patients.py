@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from scans import LEVELS, by_brightness, heart
 
+import cardiac_attrivae as ca
 from cardiac_attrivae.cli.main import main
 from cardiac_attrivae.data.masks import Masks, read_labels
 from cardiac_attrivae.data.nifti import read_mask
@@ -22,11 +23,11 @@ from cardiac_attrivae.runtime.outputs import claim
 from cardiac_attrivae.runtime.spreadsheet import read_csv
 from cardiac_attrivae.schema import DataError, Structure
 from cardiac_attrivae.segmentation import patients as module
+from cardiac_attrivae.segmentation.jobs import Job, scan_jobs
 from cardiac_attrivae.segmentation.patients import (
     MIRROR_IMAGE,
     NO_ES,
     ONE_FRAME,
-    Job,
     segment_patients,
 )
 from cardiac_attrivae.segmentation.scans import STILL, ScanSegmenter
@@ -191,7 +192,7 @@ def test_scans_that_cannot_be_read_are_told_and_the_others_continue(tmp_path, mo
     assert [patient for patient, _ in left_out] == ["bad"]
     with pytest.raises(DataError, match="none of 1 scans can be used"):
         segment_patients(jobs[:1], tmp_path / "out2", FAKE)
-    monkeypatch.setattr("cardiac_attrivae.segmentation.scans.load_segmenter", lambda model: FAKE)
+    monkeypatch.setattr(module, "load_segmenter", lambda model: FAKE)
     words = [word for job in jobs for word in ("--source", job.path)]
     result = CliRunner().invoke(main, ["segment", *map(str, words), "--output", f"{tmp_path}/out"])
     assert "bad is left out: " in result.stderr
@@ -202,7 +203,7 @@ def test_a_data_set_is_segmented_at_ed_and_es_without_its_masks(tmp_path, monkey
     write_phantoms("acdc", tmp_path / "raw", cases=2, cine=False)
     for mask in (tmp_path / "raw").rglob("*_gt.nii.gz"):
         mask.unlink()
-    monkeypatch.setattr("cardiac_attrivae.segmentation.scans.load_segmenter", lambda model: FAKE)
+    monkeypatch.setattr(module, "load_segmenter", lambda model: FAKE)
     words = ["segment", "--dataset", "acdc", "--source", tmp_path / "raw", "--output",
              tmp_path / "out"]  # fmt: skip
     result = CliRunner().invoke(main, [str(word) for word in words])
@@ -309,7 +310,7 @@ def test_what_cannot_be_segmented_costs_that_scan_alone(tmp_path):
 @pytest.mark.parametrize("name", [r"a$b_{$", r"$\frac$", "two\nlines", os.fsdecode(b"lat\xe4n")])
 def test_scans_with_odd_names_are_segmented(name, tmp_path):
     scans(tmp_path, name)
-    (job,) = module.scan_jobs(find_scans([tmp_path]))
+    (job,) = scan_jobs(find_scans([tmp_path]))
     segment_patients([job], tmp_path / "out", FAKE)
     assert read_csv(tmp_path / "out/patients.csv")["patient"].tolist() == [job.patient]
     assert job.patient.isprintable()
@@ -374,3 +375,25 @@ def test_masks_that_an_interrupted_call_left_are_not_mixed_with_those_of_the_nex
 def test_label_numbers_that_no_mask_can_hold_are_refused():
     with pytest.raises(ValueError, match="up to 65535"):
         read_labels("LV=1,MYO=2,RV=65536")
+
+
+def test_python_segments_as_the_command_does(tmp_path, monkeypatch):
+    write_phantoms("acdc", tmp_path / "raw", cases=2, cine=False)
+    folder = next((tmp_path / "raw/training").glob("patient*"))
+    (folder / "Info.cfg").unlink()
+    monkeypatch.setattr(module, "load_segmenter", lambda model: FAKE)
+    found = ca.segment(tmp_path / "raw", tmp_path / "out", dataset="acdc",
+                       labels={"LV": 3, "MYO": 2, "RV": 1})  # fmt: skip
+    assert len(found.patients) == 1
+    ((patient, reason),) = found.skipped
+    assert patient == folder.name
+    assert reason in (tmp_path / "out/skipped.csv").read_text()
+    assert repr(found) == "<Segmented 1 patient, 1 scan left out>"
+    cine = next((tmp_path / "raw/training").rglob("*frame01.nii.gz"))
+    alone = ca.segment(cine, tmp_path / "alone")
+    assert alone.patients["frames"].tolist() == [1]
+    assert alone.skipped == []
+    with pytest.raises(ValueError, match="2 sources for one data set"):
+        ca.segment([cine, cine], tmp_path / "none", dataset="acdc")
+    with pytest.raises(ValueError, match="LV"):
+        ca.segment(cine, tmp_path / "none", labels={"LV": 1})
