@@ -152,6 +152,7 @@ def test_turning_starts_from_the_patient_and_is_measured(model, store):
         "attribute", "dimension", "step", "requested", "unit", "LV", "MYO", "RV",
     ]  # fmt: skip
     assert "<img" in turned._repr_html_()
+    assert turned.title == case
     assert repr(turned) == "<Turned LVEDA, MEDA, RVEDA, 3 pictures each: see table, slices>"
 
 

@@ -137,7 +137,10 @@ def traverse(
     else:
         table = generation.traverse(run, output, case=case, reach=reach, **given)
     digits = {"share": "{:.2f}".format}  # all other columns have one
-    say(table.to_string(index=False, float_format="{:.1f}".format, formatters=digits))
+    shown = table.to_string(
+        index=False, float_format="{:.1f}".format, formatters=digits, na_rep="below 0"
+    )
+    say(shown)
     grid = "attribute" not in table
     say(f"{spelled(table.columns if grid else dict.fromkeys(table['attribute']))}.")
     written = "Grid and slices" if grid else "Grid, animation and stacks"

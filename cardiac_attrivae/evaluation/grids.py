@@ -19,7 +19,7 @@ from ..schema import Phase, Structure, structures_at
 from ..training.run import decode
 from .aiming import check_steps
 from .control import segmented
-from .studio import Studio
+from .studio import MEAN_HEART, Studio
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Grid:
     labels: np.ndarray  # how the judge labels them, same shape
     measured: np.ndarray  # areas of LV, MYO and RV at each phase, or volumes, (R, S, 3 P)
     unit: str  # theirs, mL of stacks
+    title: str = "original"  # above the slice that it starts from
 
     @property
     def table(self) -> pd.DataFrame:
@@ -52,6 +53,7 @@ class Grid:
         drawn_slices(
             stacked(self.slices.numpy()), self.titles, self.heads, path, original,
             stacked(self.labels), self.measured, self.structures, "below: measured", self.unit,
+            self.title,
         )  # fmt: skip
 
     def __repr__(self) -> str:
@@ -173,7 +175,16 @@ def surface(
     heads = [[f"{names[1]}\n{value}" for value in of_columns], *[[""] * steps] * (steps - 1)]
     about = pd.DataFrame(index=range(steps * steps))
     structure = ATTRIBUTES[names[0]].structure
-    return _drawn(studio, codes, about, titles, heads, [structure] * steps, original[0].numpy())
+    return _drawn(
+        studio,
+        codes,
+        about,
+        titles,
+        heads,
+        [structure] * steps,
+        original[0].numpy(),
+        case or MEAN_HEART,
+    )
 
 
 def _asked(names: Sequence[str], values: np.ndarray) -> list[list[str]]:
@@ -192,6 +203,7 @@ def _drawn(
     heads: Sequence[Sequence[str]],
     structures: Sequence[Structure | None],
     original: np.ndarray | None = None,
+    title: str = "original",
 ) -> Grid:
     """Draws and measures codes (R, S, D)."""
     flat = codes.reshape(-1, codes.shape[-1])
@@ -202,5 +214,14 @@ def _drawn(
     said[said <= 0] = np.nan  # no heart has it
     about = about.join(pd.DataFrame(said, columns=list(studio.calibration.names)))
     return Grid(
-        about, titles, heads, structures, original, slices, labels, measured, studio.scale.unit
+        about,
+        titles,
+        heads,
+        structures,
+        original,
+        slices,
+        labels,
+        measured,
+        studio.scale.unit,
+        title,
     )

@@ -45,6 +45,9 @@ NEAR = 0.1
 """A value is reached if it is measured within this share of the request, or as near as its entry in
 `ATTRIBUTES` says."""
 
+MEAN_HEART = "mean of the training patients"
+"""What a heart that starts from no patient starts from."""
+
 
 class Opening(TypedDict, total=False):
     """What `Studio.open` is told besides the run."""
@@ -181,7 +184,7 @@ class Studio:
         before, after = self.generate(code, {}), self.generate(code, request)
         table = compared(after.areas[0], request, self.calibration.names, self.scale)
         return Heart(
-            case or "mean of the training patients",
+            case or MEAN_HEART,
             dict(request),
             original[0].numpy(),
             before,
@@ -207,6 +210,7 @@ class Studio:
             measured,
             requested,
             self.scale.unit,
+            case or MEAN_HEART,
         )
 
     def generate(self, codes: np.ndarray, request: Mapping[str, float | np.ndarray]) -> Generated:
@@ -360,6 +364,7 @@ class Turned:
             None where no judge looked.
         requested: Values that the places stand for, in the unit of each attribute, (K, S).
         unit: Of the measured areas, mL of stacks.
+        title: What is written above the slice that it starts from.
     """
 
     calibration: Calibration
@@ -370,6 +375,7 @@ class Turned:
     measured: np.ndarray | None
     requested: np.ndarray
     unit: str = SIZES[0]
+    title: str = "original"
 
     @property
     def units(self) -> list[str]:
@@ -403,6 +409,7 @@ class Turned:
             requested=self.requested,
             units=self.units,
             measured_in=self.unit,
+            title=self.title,
         )
 
     def __repr__(self) -> str:

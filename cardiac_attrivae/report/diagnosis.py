@@ -139,7 +139,9 @@ def draw_reliability(table: pd.DataFrame, path: Path) -> None:
         axis.plot([0, 1], [0, 1], "--", color=CHANCE, lw=1)
         axis.plot(filled["confidence"], filled["accuracy"], color=POINTS, lw=1, alpha=0.6)
         sizes = 12 + 240 * filled["patients"] / filled["patients"].sum()
-        axis.scatter(filled["confidence"], filled["accuracy"], s=sizes, color=POINTS, lw=0)
+        axis.scatter(
+            filled["confidence"], filled["accuracy"], s=sizes, color=POINTS, lw=0, clip_on=False
+        )
         axis.set(xlim=(0, 1.03), ylim=(-0.03, 1.03), aspect="equal")
         axis.tick_params(labelsize=7)
         plain(axis)

@@ -105,6 +105,7 @@ def traversals(
     requested: np.ndarray | None = None,
     units: Sequence[str] | None = None,
     measured_in: str = "cm2",
+    title: str = "original",
 ) -> None:
     """Shows what is drawn when the latent dimension of one attribute is moved (Fig. 3, 4).
 
@@ -122,6 +123,7 @@ def traversals(
             "below 0".
         units: Units of the requested values, length K.
         measured_in: Unit of areas, mL of stacks.
+        title: Title of the original.
     """
     images = np.asarray(images)
     dimensions = range(len(names)) if dimensions is None else dimensions
@@ -162,6 +164,7 @@ def traversals(
     drawn_slices(
         images, titles, asked, path, original, labels, areas, [*map(_structure, names)],
         measured_in=measured_in, note=note if requested is not None and areas is not None else "",
+        title=title,
     )  # fmt: skip
 
 
@@ -176,6 +179,7 @@ def drawn_slices(
     structures: Sequence[Structure | None] | None = None,
     note: str = "",
     measured_in: str = "cm2",
+    title: str = "original",
 ) -> None:
     """Shows rows of drawn slices, with what they stand for and what was measured in them.
 
@@ -183,12 +187,15 @@ def drawn_slices(
         images: Decoded slices in [0, 1], (R, S, H, W).
         titles: Up to two lines beside each row, length R.
         heads: Lines above each picture, R lists of S.
-        path, original, labels, areas, measured_in: See `traversals`.
+        path, original, labels, areas, measured_in, title: See `traversals`.
         structures: The one whose area is in bold in each row, length R; None for none.
         note: A line below all.
     """
     rows, count = images.shape[:2]
     lines = [max(len(head.splitlines()) for head in row) for row in heads]
+    title = fitted(title, SIDE, 8)
+    if original is not None:
+        lines[0] = max(lines[0], len(title.splitlines()))
     above = LINE * max(lines[1:], default=0)
     figure, axes = _grid(
         rows, count, left=(SIDE + GAP) * (original is not None), top=LINE * lines[0] - above,
@@ -201,15 +208,15 @@ def drawn_slices(
         axis.set_title(heads[i][j], fontsize=8, pad=3)
         if areas is not None:
             _print_areas(axis, own[i], areas[i][j], _tall(images), measured_in)
-    for axis, title in zip(axes[:, 0], titles, strict=True):
-        axis.set_ylabel(title, fontsize=7)
+    for axis, beside in zip(axes[:, 0], titles, strict=True):
+        axis.set_ylabel(beside, fontsize=7)
     if original is not None:
         place = axes[0, 0].get_position()
         axis = figure.add_axes(
             (MARGIN / figure.get_figwidth(), place.y0, place.width, place.height)
         )
         _show(axis, original)
-        axis.set_title("original", fontsize=8, pad=3)
+        axis.set_title(title, fontsize=8, pad=3)
     if labels is not None:
         _structures(figure)
     left, bottom = MARGIN / figure.get_figwidth(), 0.08 / figure.get_figheight()
@@ -311,7 +318,7 @@ def _grid(
 
 def _step(step: float) -> str:
     sign = "−" if step < 0 else "+" if step > 0 else ""
-    return f"{sign}{abs(step):g} sd"
+    return f"{sign}{round(abs(step), 2):g} sd"
 
 
 def _tall(images: np.ndarray) -> float:

@@ -172,10 +172,13 @@ def test_the_commands_print_what_was_measured(run, tmp_path):
     wrong = call("generate", *words, "--set", "LVEDA=big")
     assert wrong.exit_code == 2
     assert "expected ATTRIBUTE=NUMBER" in wrong.stderr
-    turned = call("traverse", "--model", run, "--output", tmp_path / "t", "--steps", 3)
+    words = ("--output", tmp_path / "t", "--steps", 3, "--range", 10)
+    turned = call("traverse", "--model", run, *words)
     assert turned.exit_code == 0, turned.output
     assert len([line for line in turned.stdout.splitlines() if "  RVEDA" in line]) == 3
     assert "MEDA is Myocardial area at ED" in turned.stdout
+    assert "below 0" in turned.stdout
+    assert "NaN" not in turned.stdout
 
 
 @pytest.mark.parametrize("value", [-5.0, 0.0, float("nan"), float("inf"), 300.0])

@@ -175,5 +175,7 @@ def test_in_python_a_grid_shows_itself(run, cases):
     assert len(model.between(*cases, steps=3).table) == 6
     shown = model.surface(NAMES[:2], case=cases[0], steps=2)
     assert "<img" in shown._repr_html_()
+    assert shown.title == cases[0]
+    assert model.surface(NAMES[:2], steps=2).title == "mean of the training patients"
     assert repr(shown).startswith("<Grid of 2 x 2 drawn hearts")
     np.testing.assert_array_equal(shown.original, model.studio.start(cases[0])[1][0].numpy())

@@ -172,12 +172,12 @@ def test_traversals_print_what_was_asked_for_and_measured(drawn):
     areas = np.arange(12.0).reshape(2, 2, 3)
     requested = [[-1.25, 20], [30, 40]]
     figures.traversals(
-        plain((1, 2), (3, 4)), ("MEDV", "RVEDA"), (-1.5, 0), "t.png", dimensions=(3, 12),
+        plain((1, 2), (3, 4)), ("MEDV", "RVEDA"), (-4 / 3, 0), "t.png", dimensions=(3, 12),
         areas=areas, requested=requested, units=("mL", "cm2"),
     )  # fmt: skip
     axes = drawn[0].axes
     assert [axis.get_title() for axis in axes] == [
-        "−1.5 sd\n−1.2 mL", "0 sd\n20.0 mL", "30.0 cm²", "40.0 cm²",
+        "−1.33 sd\n−1.2 mL", "0 sd\n20.0 mL", "30.0 cm²", "40.0 cm²",
     ]  # fmt: skip
     own = [axis.xaxis.label for axis in axes]
     assert [label.get_text() for label in own] == [
