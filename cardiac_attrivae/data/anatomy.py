@@ -40,7 +40,7 @@ class Oddity(NamedTuple):
     problem: bool = False  # whether results would be wrong; otherwise it is only worth a note
 
 
-EXCHANGED = "labels that look exchanged: correct 'labels' in the manifest"
+EXCHANGED = "labels that look exchanged: correct 'labels' in the manifest, or --mask-labels"
 FLIPPED = (
     "mask and image are stored in different orders by their affines: 'match: affine' in the "
     "manifest reorders the mask"
@@ -369,7 +369,7 @@ def oddities(
         >>> volume = Volume(labels, (1.5, 1.5, 8.0), np.diag([1.5, 1.5, 8, 1]))
         >>> for oddity in oddities(volume, volume, labels, matched=False):
         ...     print(oddity.what)
-        labels that look exchanged: correct 'labels' in the manifest
+        labels that look exchanged: correct 'labels' in the manifest, or --mask-labels
     """
     i, j = box or heart_box(labels)
     near = slice(max(i.start - 1, 0), i.stop + 1), slice(max(j.start - 1, 0), j.stop + 1)
