@@ -23,6 +23,9 @@ from .control import traversed
 from .grids import Grid, between, surface
 from .studio import Opening, Studio
 
+LABELS = "labels.nii.gz"
+"""Masks of a heart on request, beside its slice."""
+
 FRAMES = 21
 """Frames of the animation in one direction."""
 
@@ -56,11 +59,11 @@ def generate(
     with claimed(output, "generate") as claim:
         studio = Studio.open(run, **opened).telling(condition, case)
         heart, spacing = studio.heart(request, case), studio.spacing_mm
-        files = ("measured.csv", "slice.nii.gz", "labels.nii.gz", "slice.png")
+        files = ("measured.csv", "slice.nii.gz", LABELS, "slice.png")
         claim.plan(files)
         write(output / "measured.csv", csv_text(heart.table))
         save_nifti(heart.after.slices[0], output / "slice.nii.gz", spacing)
-        save_nifti(heart.after.labels[0], output / "labels.nii.gz", spacing)
+        save_nifti(heart.after.labels[0], output / LABELS, spacing)
         heart.draw(output / "slice.png")
         claim.keep(files)
     return heart.table, heart.warnings

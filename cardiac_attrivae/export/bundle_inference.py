@@ -18,7 +18,7 @@ from torch import Tensor
 from ..data.nifti import read_volume
 from ..data.recipe import full_recipe
 from ..data.store import SliceDataset
-from ..evaluation.generation import save_nifti
+from ..evaluation.generation import LABELS, save_nifti
 from ..evaluation.score import check_crop
 from ..models.networks import build_network
 from ..runtime.files import write
@@ -79,7 +79,8 @@ def read_slices(folder: str | Path, recipe: Mapping[str, Any]) -> list[dict[str,
 
     A NIfTI file holds one slice or a stack of them, cropped and scaled as ``preprocess`` does it,
     in the orientation in which ``generate`` and ``traverse`` write them: columns run to the
-    patient's left, rows to the back. For a model of two phases ED and ES are in turn, for one of
+    patient's left, rows to the back. The labels that ``generate`` writes beside its slice are
+    passed over. For a model of two phases ED and ES are in turn, for one of
     stacks the slices of each phase from base to apex.
 
     Args:
@@ -97,6 +98,7 @@ def read_slices(folder: str | Path, recipe: Mapping[str, Any]) -> list[dict[str,
         rows = zip(store.images, store.cases["case"], store.cases["slice_index"], strict=True)
         return [_item(image, case, index) for image, case, index in rows]
     files = sorted((*folder.glob("*.nii"), *folder.glob("*.nii.gz")))
+    files = [file for file in files if file.name != LABELS]
     if not files:
         raise DataError(
             f"{folder} is neither a store that preprocess wrote nor a folder of NIfTI files"

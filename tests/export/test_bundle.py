@@ -22,7 +22,7 @@ import cardiac_attrivae.export
 from cardiac_attrivae.cli.main import main
 from cardiac_attrivae.data.nifti import read_volume
 from cardiac_attrivae.data.store import SliceDataset
-from cardiac_attrivae.evaluation.generation import save_nifti
+from cardiac_attrivae.evaluation.generation import LABELS, save_nifti
 from cardiac_attrivae.export.bundle import export, write_bundle
 from cardiac_attrivae.export.bundle_inference import bundled_network, read_slices
 from cardiac_attrivae.export.card import Scores
@@ -198,7 +198,8 @@ def test_the_card_says_what_a_code_means_in_the_unit_of_the_attribute(run, writt
         slope, intercept = np.polyfit(z[:, line["dimension"]], patients.attributes([name])[:, 0], 1)
         assert (line["slope"], line["intercept"]) == pytest.approx((slope, intercept), rel=1e-3)
         assert line["unit"] == "cm2"
-        formula = f"{line['intercept']:.4g} {line['slope']:+.4g} z{line['dimension']} cm2"
+        sign, z_name = "-" if line["slope"] < 0 else "+", f"z{line['dimension']}"
+        formula = f"{line['intercept']:.4g} {sign} {abs(line['slope']):.4g} {z_name} cm2"
         assert f"| {name} | {formula} |" in card
 
 
@@ -353,6 +354,7 @@ def test_slices_in_nifti_files_are_those_of_the_store(acdc_store, tmp_path):
     store = SliceDataset.open(acdc_store)
     save_nifti(store.images[:3, 0], tmp_path / "a.nii.gz", 1.3)
     save_nifti(store.images[3:4, 0], tmp_path / "b.nii.gz", 1.3)
+    save_nifti(store.labels[3:4, 0], tmp_path / LABELS, 1.3)  # as generate leaves them there
     items = read_slices(tmp_path, store.info["recipe"])
     assert [(item["name"], item["slice_index"]) for item in items] == [
         ("a.nii.gz", 0), ("a.nii.gz", 1), ("a.nii.gz", 2), ("b.nii.gz", 0),
