@@ -62,4 +62,5 @@ def segment(
     )
     folder = sources[0] if sources[0].is_dir() else sources[0].absolute().parent
     suggest("preprocess", "--dataset", dataset or "FILE.yaml", "--source", folder,
-            "--masks", output, "--output", "STORE")  # fmt: skip
+            "--masks", output, *(("--mask-labels", labels) if labels else ()),
+            "--output", "STORE")  # fmt: skip

@@ -162,14 +162,12 @@ def _methods(models: Mapping[str, Run]) -> dict[str, str]:
 
 def check_unseen(runs: Sequence[Run], dataset: SliceDataset, split: str) -> list[str]:
     """Refuses models that were trained on a patient of the split that is scored; returns what could
-    not be checked. Those of ``train`` are scored as what they are.
+    not be checked. Those of ``train`` are scored, and it is noted whether they were trained on.
 
     Patients are compared by their ids within one data set, and by the digests of `fingerprints`
     everywhere: the same patient under another id or split is found, if cropped in the same way or
     with the same mask. For shipped models see `shipped_saw`.
     """
-    if split == "train":
-        return []
     notes: list[str] = []
     scored = dataset.split(split).fingerprints()
     for run in runs:
@@ -178,6 +176,14 @@ def check_unseen(runs: Sequence[Run], dataset: SliceDataset, split: str) -> list
         seen = shipped_saw(run, dataset.split(split))
         if seen is None:
             seen = seen_cases(run, dataset.sources, scored)
+        if split == "train":
+            if seen:
+                notes.append(
+                    f"{run.name} was trained on {len(seen)} of the {len(scored)} train patients of "
+                    f"{dataset.folder.name}: their scores say how well it remembers, not what it "
+                    "makes of new ones"
+                )
+            continue
         if seen is None:
             if other and name == dataset.name:
                 notes.append(

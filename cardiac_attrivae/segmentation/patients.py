@@ -308,7 +308,9 @@ def measured(patient: Patient) -> dict[str, Any]:
     ed = at.get("ED") or patient.rows[0]
     es = at.get("ES")
     row: dict[str, Any] = {"patient": patient.name, "frames": len(patient.rows)}
-    row |= {"ED_frame": ed["frame"] if "ED" in at else "", "ES_frame": es["frame"] if es else ""}
+    one_scan = es is None or es["scan"] == ed["scan"]  # of two, frames say nothing
+    row |= {"ED_frame": ed["frame"] if "ED" in at and one_scan else ""}
+    row |= {"ES_frame": es["frame"] if es and one_scan else ""}
     for name in ("LV", "RV"):
         edv, esv = (phase[f"{name}_mL"] if phase else float("nan") for phase in (at.get("ED"), es))
         pumps = ventricle(edv, esv)

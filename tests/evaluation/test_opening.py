@@ -104,6 +104,9 @@ def test_patients_that_were_trained_on_are_not_scored_as_unseen(run, acdc_store_
         with pytest.raises(DataError, match=rf"trained on 1 of the \d+ test patients .*\({case}\)"):
             open_all([other], [acdc_store_all], "test")
         assert open_all([other], [acdc_store_all], "train").notes == []
+    (note,) = open_all([run], [acdc_store_all], "train").notes
+    count = len(store.split("train").fingerprints())
+    assert f"was trained on {count} of the {count} train patients" in note
     elsewhere = variant(
         run, tmp_path / "renamed", train_dataset="mine", train_cases={"x": test[case]}, **drawn_anew
     )
