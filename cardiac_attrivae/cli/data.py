@@ -198,7 +198,7 @@ def _empty_splits(splits: Mapping[str, int], output: Path) -> Iterator[str]:
         )
 
 
-@click.command()
+@click.command(short_help="Join stores of several data sets.")
 @click.argument("stores", nargs=-1, required=True, type=options.FOLDER)
 @options.output
 @click.option("--name", default="", help="Name of the new data set; default: theirs, joined.")

@@ -13,7 +13,7 @@ from . import options
 from .console import explained, progress, quick_imports, say
 
 
-@click.command()
+@click.command(short_help="Predict the diagnosis of unseen patients.")
 @options.run
 @click.option(
     "--data", "stores", multiple=True, required=True, type=options.PLACE,

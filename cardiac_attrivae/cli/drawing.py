@@ -19,7 +19,7 @@ from . import options
 from .console import explained, progress, quick_imports, say, suggest, tell, warn
 
 
-@click.command()
+@click.command(short_help="Draw a heart with requested values, or a set of hearts.")
 @options.run
 @click.option(
     "--set", "request", multiple=True, metavar="ATTRIBUTE=VALUE",
@@ -91,7 +91,7 @@ def generate(
     suggest("traverse", "--model", run, "--output", "turned")
 
 
-@click.command()
+@click.command(short_help="Turn attributes of a heart, and measure it.")
 @options.run
 @options.case
 @options.condition

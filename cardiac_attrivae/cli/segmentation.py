@@ -57,7 +57,8 @@ def segment(
     doubtful = int((found["trusted"] == "no").sum())
     left_out = f"; {counted(len(skipped), 'scan')} left out, see {output / 'skipped.csv'}"
     say(
-        f"{counted(len(found), 'patient')} in {output}, {doubtful} not to be trusted as they are"
+        f"{counted(len(found), 'patient')} in {output}"
+        + (f", {doubtful} not to be trusted without a look" if doubtful else "")
         + (left_out if skipped else "")
     )
     folder = sources[0] if sources[0].is_dir() else sources[0].absolute().parent

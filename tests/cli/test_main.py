@@ -26,6 +26,7 @@ COMMANDS = (
 
 def test_every_command_stands_in_the_help_and_has_one():
     text = call("--help").stdout
+    assert "..." not in text.replace("[ARGS]...", "")  # no sentence is cut off
     for command in COMMANDS:
         assert command in text
         result = call(command, "--help")
