@@ -223,7 +223,10 @@ def _files_of_codes(parts: Sequence[Part]) -> list[str]:
 def _write_tables(
     tables: Tables, notes: Sequence[str], synthetic: Collection[str], output: Path
 ) -> None:
-    for name, table in tables.items():
+    # baselines have no seed and no dimension: pandas would write those of the models as 0.0
+    whole = dict.fromkeys(("seed", "patients", "dimension"), "Int64")
+    written = {**tables, "metrics": tables["metrics"].astype(whole)}
+    for name, table in written.items():
         write(output / f"{name}.csv", csv_text(table))
     write(output / "table.md", markdown(tables["metrics"], notes, synthetic))
     write(output / "table.tex", latex(tables["metrics"], synthetic))

@@ -101,6 +101,9 @@ def test_metrics_csv_is_tidy_and_names_every_score_of_every_attribute(evaluation
     assert tuple(metrics.columns) == COLUMNS
     assert tuple(pd.read_csv(output / "metrics.csv")) == COLUMNS
     assert len(pd.read_csv(output / "metrics.csv")) == len(metrics)
+    written = pd.read_csv(output / "metrics.csv", dtype=str)
+    for name in ("seed", "patients", "dimension"):  # whole numbers, beside blanks too
+        assert written[name].dropna().str.fullmatch(r"\d+").all()
     home = of(metrics)
     expected = {*SCORES, *FIDELITY, *CONTROL, "Dice", "Leakage"}
     expected |= {"Disentanglement", "Completeness", "Informativeness"}
