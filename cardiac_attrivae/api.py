@@ -22,6 +22,7 @@ from torch import Tensor
 from .attributes import ATTRIBUTES
 from .data.masks import CANONICAL, label_numbers
 from .data.store import SliceDataset
+from .evaluation.aiming import STEPS, TURN
 from .evaluation.encoding import Encoded, encode_scan, population_of
 from .evaluation.grids import Grid, between, surface
 from .evaluation.score import Scored, check_fit, score_model
@@ -288,8 +289,8 @@ class Model:
     def traverse(
         self,
         case: str | None = None,
-        reach: float = 3.0,
-        steps: int = 7,
+        reach: float = TURN,
+        steps: int = STEPS,
         condition: str | None = None,
     ) -> Turned:
         """Turns every attribute of one heart by ``reach`` deviations each way, and measures it.
@@ -303,7 +304,9 @@ class Model:
         """
         return self.studio.telling(condition, case).turned(case, reach, steps)
 
-    def between(self, start: str, end: str, steps: int = 7, condition: str | None = None) -> Grid:
+    def between(
+        self, start: str, end: str, steps: int = STEPS, condition: str | None = None
+    ) -> Grid:
         """Draws and measures hearts between two patients, along a line and along the sphere.
 
         Args:
@@ -317,8 +320,8 @@ class Model:
         self,
         names: Sequence[str],
         case: str | None = None,
-        reach: float = 3.0,
-        steps: int = 7,
+        reach: float = TURN,
+        steps: int = STEPS,
         condition: str | None = None,
     ) -> Grid:
         """Turns two attributes of one heart at once, and measures every heart of the grid.

@@ -97,10 +97,10 @@ def generate(
 @options.condition
 @options.output
 @click.option(
-    "--steps", default=7, show_default=True, type=click.IntRange(2), help="Pictures per attribute."
+    "--steps", default=5, show_default=True, type=click.IntRange(2), help="Pictures per attribute."
 )
 @click.option(
-    "--range", "reach", default=3.0, show_default=True, help="Standard deviations to either side."
+    "--range", "reach", default=2.0, show_default=True, help="Standard deviations to either side."
 )
 @click.option(
     "--surface", metavar="ATTRIBUTE,ATTRIBUTE", help="Turn these two at once: a grid of hearts."

@@ -17,6 +17,9 @@ from .control import measured_areas
 
 REACH = 4.0
 """How far a dimension may be set from its mean, in standard deviations of the training codes."""
+STEPS, TURN = 5, 2.0
+"""Pictures of an attribute, and standard deviations to either side, unless told: beyond two there
+are few patients, and beyond three none to learn from."""
 MOST_STEPS, MOST_REACH = 51, 10
 """Pictures of an attribute, and standard deviations to either side, at most."""
 

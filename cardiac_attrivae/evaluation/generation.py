@@ -18,7 +18,7 @@ from ..report.style import SYMBOLS, stacked
 from ..runtime.files import atomic_file, write
 from ..runtime.outputs import Claim, claimed
 from ..runtime.spreadsheet import csv_text
-from .aiming import check_steps
+from .aiming import STEPS, TURN, check_steps
 from .control import traversed
 from .grids import Grid, between, surface
 from .studio import Opening, Studio
@@ -75,8 +75,8 @@ def traverse(
     *,
     case: str | None = None,
     condition: str | None = None,
-    reach: float = 3.0,
-    steps: int = 7,
+    reach: float = TURN,
+    steps: int = STEPS,
     **opened: Unpack[Opening],
 ) -> pd.DataFrame:
     """Turns every attribute of one heart.
@@ -128,7 +128,7 @@ def traverse_between(
     end: str,
     *,
     condition: str | None = None,
-    steps: int = 7,
+    steps: int = STEPS,
     **opened: Unpack[Opening],
 ) -> pd.DataFrame:
     """Draws hearts between two patients, along a line and along the sphere, see `between`.
@@ -159,8 +159,8 @@ def traverse_surface(
     *,
     case: str | None = None,
     condition: str | None = None,
-    reach: float = 3.0,
-    steps: int = 7,
+    reach: float = TURN,
+    steps: int = STEPS,
     **opened: Unpack[Opening],
 ) -> pd.DataFrame:
     """Turns two attributes of one heart at once, see `surface`.

@@ -17,7 +17,7 @@ from ..report.slices import drawn_slices
 from ..report.style import picture, stacked, value_of
 from ..schema import Phase, Structure, structures_at
 from ..training.run import decode
-from .aiming import check_steps
+from .aiming import STEPS, TURN, check_steps
 from .control import segmented
 from .studio import MEAN_HEART, Studio
 
@@ -112,7 +112,7 @@ PATHS = {"line": on_line, "sphere": on_sphere}
 """Ways between two codes, each a row of `between`."""
 
 
-def between(studio: Studio, start: str, end: str, steps: int = 7) -> Grid:
+def between(studio: Studio, start: str, end: str, steps: int = STEPS) -> Grid:
     """Draws hearts between two patients of the studio's store, along each of `PATHS`, in ``steps``
     pictures with both patients among them."""
     check_steps(steps)
@@ -130,8 +130,8 @@ def surface(
     studio: Studio,
     names: Sequence[str],
     case: str | None = None,
-    reach: float = 3.0,
-    steps: int = 7,
+    reach: float = TURN,
+    steps: int = STEPS,
 ) -> Grid:
     """Turns two attributes of one heart at once.
 

@@ -37,7 +37,7 @@ from ..segmentation.judge import (
     segmenters_for,
 )
 from ..training.run import Run, decode, encode, load_run
-from .aiming import aimed, check_request, check_steps
+from .aiming import STEPS, TURN, aimed, check_request, check_steps
 from .control import segmented, traversed
 from .opening import open_trained
 
@@ -194,7 +194,7 @@ class Studio:
             self.scale.unit,
         )
 
-    def turned(self, case: str | None = None, reach: float = 3.0, steps: int = 7) -> Turned:
+    def turned(self, case: str | None = None, reach: float = TURN, steps: int = STEPS) -> Turned:
         """Draws one heart with every attribute turned by ``reach`` deviations to either side."""
         check_steps(steps, reach)
         code, original = self.start(case)
