@@ -245,8 +245,8 @@ NOTED = {
     ),
     "moved by two centimetres": (
         lambda f: edit(f, lambda v: np.roll(v, 13, 0)),
-        "the LV is not brighter than its wall: the mask belongs to another scan, frame or order of "
-        "voxels, or the scan is no bright-blood cine",
+        "the LV is not brighter than its wall: the mask lies elsewhere than the heart, or the scan "
+        "is no bright-blood cine",
     ),
     # Nothing in the files tells: a voxel more or less is within what contours differ by.
     "moved by a voxel, and nothing tells": (lambda f: edit(f, lambda v: np.roll(v, 1, 0)), None),

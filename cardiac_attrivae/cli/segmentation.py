@@ -53,7 +53,7 @@ def segment(
         if row["warnings"]:
             say(f"  {row['warnings']}")
     for patient, reason in skipped:
-        warn(f"{patient} is left out: {reason}")
+        warn(f"a scan of {patient} is left out: {reason}")
     doubtful = int((found["trusted"] == "no").sum())
     left_out = f"; {counted(len(skipped), 'scan')} left out, see {output / 'skipped.csv'}"
     say(

@@ -88,6 +88,10 @@ def label_numbers(numbers: Mapping[str, int]) -> dict[int, Structure]:
         >>> label_numbers({"LV": 3, "MYO": 2, "RV": 1})[1].name
         'RV'
     """
+    given: Any = numbers
+    if not isinstance(given, Mapping):
+        expected = "{'LV': 1, 'MYO': 2, 'RV': 3}"
+        raise ValueError(f"label numbers are {short(given)}; expected such as {expected}")
     found = {0: Structure.BACKGROUND} | {
         number: Structure[name] for name, number in numbers.items() if name in STRUCTURES
     }

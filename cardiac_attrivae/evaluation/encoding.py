@@ -183,8 +183,11 @@ def encode_scan(
         if not outlined[0].any():
             raise DataError(f"no heart was found in {scan.name}; look at it, or give its mask")
         source, dice = outlines.name, found[0].predicted_dice
-        texts = (text for one in found for text in (*one.warnings, one.familiar))
-        said = [*dict.fromkeys(filter(None, texts))]
+        where = ("at ED: ", "at ES: ") if count > 1 else ("",)
+        texts = [
+            f"{at}{text}" for at, one in zip(where, found, strict=True) for text in one.warnings
+        ]
+        said = [*texts, *dict.fromkeys(one.familiar for one in found if one.familiar)]
     else:
         given = read_scan(mask)
         frames, outlined = _given(scan, given, labels, count)

@@ -59,7 +59,7 @@ def encode_scans(
     output = Path(output)
     for source in sources:
         check_apart(Path(source), output)
-    masks = Masks(Path(mask)) if mask and Path(mask).is_dir() else None
+    masks = Masks(Path(mask), labels=labels).named() if mask and Path(mask).is_dir() else None
     if mask and masks is None and len(scans) > 1:
         raise DataError(
             f"{mask} is one mask for {len(scans)} scans; give a folder of masks, each named as its "

@@ -31,12 +31,14 @@ def jobs_of(manifest: Manifest, source: Path) -> tuple[list[Job], list[tuple[str
     """Finds the frames of a data set at ED and ES, whether they have masks or not: a job for each
     file; and cases that cannot be used, with the reason."""
     phases: dict[tuple[str, Path], dict[int, str]] = {}
-    skipped = []
+    skipped: list[tuple[str, str]] = []
     for phase in ("ED", "ES"):
         if not manifest.gives(phase):
             continue
         found = find_cases(manifest, source, phase, _Unneeded(source))
-        skipped += [(case, reason) for case, reason in found.skipped if phase == "ED"]
+        known = {case for case, _ in skipped}
+        where = "" if phase == "ED" else "at ES: "
+        skipped += [(case, f"{where}{why}") for case, why in found.skipped if case not in known]
         for record in found.records:
             phases.setdefault((record.case, record.image), {})[record.frame] = phase
     jobs = [Job(case, path, frames) for (case, path), frames in phases.items()]

@@ -42,7 +42,7 @@ MIRROR_IMAGE = (
 ONE_FRAME = (
     "a single frame came: it is not known whether it is ED, and there is no ejection fraction"
 )
-NO_ES = "no frame is ES, so there is no ejection fraction"
+NO_PHASE = "there is no {}, so there is no ejection fraction"
 
 
 @dataclass
@@ -225,6 +225,8 @@ def _segment(
     cine = segmenter.segment_cine(scan.frames[..., frames], scan.spacing_mm)
     if not job.phases and count > 1:
         known = {cine.es: "ES", cine.ed: "ED"}  # one frame, if nothing moves: ED
+    if not any(one.labels.any() for one in cine.frames):
+        raise DataError(f"no heart was found in {job.path.name}")
     labels = np.zeros(scan.frames.shape, np.uint8)
     first = len(patient.rows)
     for frame, one in zip(frames, cine.frames, strict=True):
@@ -305,23 +307,26 @@ def measured(patient: Patient) -> dict[str, Any]:
     Volumes are those at ED and ES; without them there is neither an ESV nor an ejection fraction.
     """
     at = {row["phase"]: row for row in patient.rows if row["phase"]}
-    ed = at.get("ED") or patient.rows[0]
-    es = at.get("ES")
+    ed, es = at.get("ED"), at.get("ES")
+    seen = [phase for phase in (ed, es) if phase] or patient.rows[:1]
     row: dict[str, Any] = {"patient": patient.name, "frames": len(patient.rows)}
-    one_scan = es is None or es["scan"] == ed["scan"]  # of two, frames say nothing
-    row |= {"ED_frame": ed["frame"] if "ED" in at and one_scan else ""}
-    row |= {"ES_frame": es["frame"] if es and one_scan else ""}
+    one_scan = len({phase["scan"] for phase in seen}) == 1  # of two, frames say nothing
+    for name, phase in (("ED", ed), ("ES", es)):
+        row[f"{name}_frame"] = phase["frame"] if phase and one_scan else ""
     for name in ("LV", "RV"):
-        edv, esv = (phase[f"{name}_mL"] if phase else float("nan") for phase in (at.get("ED"), es))
+        edv, esv = (phase[f"{name}_mL"] if phase else float("nan") for phase in (ed, es))
         pumps = ventricle(edv, esv)
         values = zip(("EDV_mL", "ESV_mL", "SV_mL", "EF_percent"), pumps, strict=True)
         row |= {f"{name}{key}": value for key, value in values}
-    row["mass_g"] = mass_g(ed["MYO_mL"])
-    seen = [ed, es] if es else [ed]
+    row["mass_g"] = float("nan") if es and not ed else mass_g(seen[0]["MYO_mL"])
     row |= {f"Dice_{name}": min(r[f"Dice_{name}"] for r in seen) for name in STRUCTURES}
     said = [f"at {r['phase'] or 'the frame'}: {r['warnings']}" for r in seen if r["warnings"]]
-    if es is None:
-        patient.warnings.append(NO_ES if "ED" in at else ONE_FRAME)
+    if blank := sum(not phase["LV_mL"] for phase in patient.rows):
+        said.append(f"{counted(blank, 'frame')} without an LV")
+    lacking = [name for name in ("ED", "ES") if name not in at]
+    if lacking:
+        one_frame = len(lacking) == 2
+        patient.warnings.append(ONE_FRAME if one_frame else NO_PHASE.format(lacking[0]))
     elif not USUAL_EF[0] <= row["LVEF_percent"] <= USUAL_EF[1]:
         said.append(f"an LVEF of {row['LVEF_percent']:.0f} % is unlikely")
     if {"ED", "ES"} <= patient.shown.keys():

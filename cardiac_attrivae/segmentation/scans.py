@@ -54,7 +54,7 @@ SAME = (0.0, 1.0)
 DOUBTFUL = 0.85
 """Predicted Dice below which a structure is reported."""
 
-STILL = "the LV does not change over the cine, so that no frame is ES"
+STILL = "the LV is of one size in all frames that show it, so that none is ES"
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,9 @@ class ScanSegmenter:
         quick = self.views[:: max(1, len(self.views) // QUICK)] if count > 2 else self.views
         found = [self._outlined(stack, shape, spacing_mm, centre, quick) for stack in stacks]
         # found once, where all frames were seen alike: closer looks move volumes by some per cent
-        ed, es = find_phases(np.array([(one.labels == Structure.LV).sum() for one in found]))
+        sizes = np.array([(one.labels == Structure.LV).sum() for one in found])
+        shown = np.flatnonzero(sizes) if sizes.any() else np.arange(count)  # a frame may be blank
+        ed, es = (int(shown[k]) for k in find_phases(sizes[shown]))
         if len(quick) < len(self.views):
             for t in {ed, es}:
                 found[t] = self._outlined(stacks[t], shape, spacing_mm, centre, self.views)
@@ -213,7 +215,8 @@ class ScanSegmenter:
         heart = cleaned(seen_labels)
         sure = native[:, Structure.RV].permute(1, 2, 0).numpy()
         labels = without_false_apex(without_doubtful_rv(below_base(heart), sure))
-        predicted = self._predicted([agreement(fields, mean) for fields in seen])
+        agreed = [agreement(fields, mean) for fields in seen]
+        predicted = self._predicted(agreed) if labels.any() else dict.fromkeys(HEART, np.nan)
         doubts = [
             f"the {s.name} is doubtful: a Dice of {d:.2f} is expected"
             for s, d in predicted.items()

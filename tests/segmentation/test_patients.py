@@ -26,7 +26,7 @@ from cardiac_attrivae.segmentation import patients as module
 from cardiac_attrivae.segmentation.jobs import Job, scan_jobs
 from cardiac_attrivae.segmentation.patients import (
     MIRROR_IMAGE,
-    NO_ES,
+    NO_PHASE,
     ONE_FRAME,
     segment_patients,
 )
@@ -134,7 +134,7 @@ def test_a_cine_in_which_nothing_moves_has_ed_and_no_es(tmp_path):
     assert row["LVEDV_mL"] > 40
     assert np.isnan(row["LVEF_percent"])
     assert row["trusted"] == "no"
-    assert row["warnings"] == f"{NO_ES}; at ED: {STILL}"
+    assert row["warnings"] == f"{NO_PHASE.format('ES')}; at ED: {STILL}"
     volumes = pd.read_csv(tmp_path / "out/volumes.csv")
     assert volumes["phase"].fillna("").tolist() == ["ED", "", ""]
     assert volumes["views"].tolist() == [8, 2, 2]
@@ -195,7 +195,7 @@ def test_scans_that_cannot_be_read_are_told_and_the_others_continue(tmp_path, mo
     monkeypatch.setattr(module, "load_segmenter", lambda model: FAKE)
     words = [word for job in jobs for word in ("--source", job.path)]
     result = CliRunner().invoke(main, ["segment", *map(str, words), "--output", f"{tmp_path}/out"])
-    assert "bad is left out: " in result.stderr
+    assert "a scan of bad is left out: " in result.stderr
     assert "; 1 scan left out, see " in result.stdout
 
 
@@ -395,5 +395,53 @@ def test_python_segments_as_the_command_does(tmp_path, monkeypatch):
     assert alone.skipped == []
     with pytest.raises(ValueError, match="2 sources for one data set"):
         ca.segment([cine, cine], tmp_path / "none", dataset="acdc")
-    with pytest.raises(ValueError, match="LV"):
-        ca.segment(cine, tmp_path / "none", labels={"LV": 1})
+    for wrong in ({"LV": 1}, "LV=3,MYO=2,RV=1"):
+        with pytest.raises(ValueError, match="label numbers are"):
+            ca.segment(cine, tmp_path / "none", labels=wrong)
+
+
+@pytest.mark.parametrize("lost", ["ED", "ES"])
+def test_a_phase_that_cannot_be_read_leaves_no_number_that_needs_it(lost, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "load_segmenter", lambda model: FAKE)
+    cine = beating()[1]
+    for phase, frame in (("01", 2), ("08", 8)):
+        file = tmp_path / f"raw/training/patient001/patient001_frame{phase}.nii.gz"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if (lost == "ED") == (phase == "01"):
+            file.write_bytes(b"cut off")
+        else:
+            nibabel.save(nibabel.Nifti1Image(cine[..., frame].astype(np.int16), AFFINE), file)
+    (file.parent / "Info.cfg").write_text("ED: 1\nES: 8\nGroup: NOR\nNbFrame: 12\n")
+    found = ca.segment(tmp_path / "raw", tmp_path / "out", dataset="acdc")
+    (row,) = found.patients.to_dict("records")
+    assert np.isnan(row["LVEF_percent"])
+    assert np.isnan(row["mass_g"]) == np.isnan(row["LVEDV_mL"]) == (lost == "ED")
+    assert row["warnings"] == NO_PHASE.format(lost)
+    ((patient, reason),) = found.skipped
+    assert (patient, "cannot be read" in reason) == ("patient001", True)
+
+
+def test_a_phase_without_a_file_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "load_segmenter", lambda model: FAKE)
+    write_phantoms("acdc", tmp_path / "raw", cases=1, cine=False)
+    (folder,) = (tmp_path / "raw/training").glob("patient*")
+    *_, es = sorted(folder.glob("*_frame*[0-9].nii.gz"))
+    es.unlink()
+    ((patient, reason),) = ca.segment(tmp_path / "raw", tmp_path / "out", dataset="acdc").skipped
+    assert patient == folder.name
+    assert reason.startswith("at ES: ")
+
+
+def test_blank_frames_are_neither_ed_nor_es_and_a_blank_scan_is_left_out(tmp_path):
+    cine = beating()[1].astype(np.float32)
+    cine[..., 5] = 0
+    for name, voxels in (("p1", cine), ("p2", np.zeros_like(cine))):
+        nibabel.save(nibabel.Nifti1Image(voxels, AFFINE), tmp_path / f"{name}.nii")
+    jobs = [Job(name, tmp_path / f"{name}.nii") for name in ("p1", "p2")]
+    found, left_out = segment_patients(jobs, tmp_path / "out", FAKE)
+    (row,) = found.to_dict("records")
+    assert (row["ED_frame"], row["ES_frame"]) == (2, 8)
+    assert row["warnings"] == "1 frame without an LV"
+    volumes = pd.read_csv(tmp_path / "out/volumes.csv")
+    assert volumes["Dice_LV"].isna().tolist() == [frame == 5 for frame in range(12)]
+    assert left_out == [("p2", "no heart was found in p2.nii")]
