@@ -686,7 +686,9 @@ def test_where_weights_lie_is_not_told_with_a_score():
         "attri_sivae_acdc", ["objective.perceptual_weights=/home/erika/vgg19.pth"]
     )
     about = {"seed": 0, "train_dataset": "acdc"}
-    run = SimpleNamespace(pipeline=pipeline, about=about, summary={"store": "/x/y"})
+    run = SimpleNamespace(
+        pipeline=pipeline, about=about, summary={"store": "/x/y"}, folder=Path("runs/one")
+    )
     told = _about_model(run, "attri_sivae")
     assert told["pipeline"]["objective"]["perceptual_weights"] == "vgg19.pth"
     assert "/" not in json.dumps(told["summary"])

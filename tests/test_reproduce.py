@@ -190,7 +190,7 @@ def test_interrupted_anywhere_and_repeated_it_ends_with_the_same_files(
     world.called()
     world.interrupts = where
     stopped = call(interrupted, sources, "--seeds", 1, "--workers", workers)
-    assert stopped.exit_code == 1
+    assert stopped.exit_code == 130
     assert "the same command continues" in stopped.stdout
     first, world.interrupts = world.called(), None
     assert call(interrupted, sources, "--seeds", 1, "--workers", workers).exit_code == 0
