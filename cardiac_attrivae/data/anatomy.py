@@ -15,7 +15,8 @@ from ..runtime.messages import counted
 from ..schema import HEART, DataError, Structure
 from .crop import barycentre
 from .images import reordered
-from .nifti import Volume, spelled_spacing
+from .nifti import Volume
+from .spacing import spelled_spacing
 
 LOOSE, CLOSED = 0.7, 0.9
 """Shares of the border of the LV that touch the myocardium: at least .983 in the real masks, and at

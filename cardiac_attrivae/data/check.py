@@ -23,7 +23,8 @@ from .cases import NO_MASK, Cases, find_cases, find_root, list_cases, read_table
 from .check_report import Findings, Report
 from .images import laid_on, read_image
 from .manifest import Manifest, load_manifest
-from .nifti import Volume, are_finite, lost_contrast, read_mask, read_to_the_end, spelled_spacing
+from .nifti import Volume, are_finite, lost_contrast, read_mask, read_to_the_end
+from .spacing import spelled_spacing
 
 _SIZES = {
     "pixel spacing (mm)": (0.5, 2.5),

@@ -20,7 +20,8 @@ import numpy as np
 
 from ..schema import DataError
 from .links import check_content
-from .nifti import Volume, refuse_huge, refuse_spacing
+from .nifti import Volume, refuse_huge
+from .spacing import refuse_spacing
 
 if TYPE_CHECKING:
     import SimpleITK

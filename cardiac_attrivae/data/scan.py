@@ -23,8 +23,8 @@ from .nifti import (
     lost_contrast,
     read_cine,
     refuse_huge,
-    refuse_spacing,
 )
+from .spacing import refuse_spacing
 
 BY_ITK = {".nrrd": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
 """Endings of files that SimpleITK reads -> what reads them there."""
