@@ -14,7 +14,8 @@ from cardiac_attrivae.evaluation import studio
 from cardiac_attrivae.evaluation.aiming import REACH, aimed
 from cardiac_attrivae.evaluation.control import traversed
 from cardiac_attrivae.evaluation.generation import generate, traverse
-from cardiac_attrivae.evaluation.studio import Studio, compared
+from cardiac_attrivae.evaluation.requests import compared
+from cardiac_attrivae.evaluation.studio import Studio
 from cardiac_attrivae.metrics.calibration import Calibration
 from cardiac_attrivae.runtime.folders import MARKER
 from cardiac_attrivae.schema import DataError, LatentTable

@@ -1,0 +1,82 @@
+"""Compares what was requested of a drawn heart with what is measured in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..attributes import ATTRIBUTES, Kind, column_of, drawn, is_own_area, is_size
+from ..schema import Scale
+
+NEAR = 0.1
+"""A value is reached if it is measured within this share of the request, or as near as its entry in
+`ATTRIBUTES` says."""
+
+
+def compared(
+    found: np.ndarray, request: Mapping[str, float], names: Sequence[str], scale: Scale
+) -> pd.DataFrame:
+    """Lists requested beside measured: a row per requested attribute and per one of the model.
+
+    Args:
+        found: Measured areas of LV, MYO and RV, see `data.store.areas`, (3 P,).
+        request: Attribute -> value.
+        names: Attributes of the model.
+        scale: Says whether they are areas, or volumes of a stack.
+
+    Returns:
+        Columns attribute, requested, unit, structure, measured_cm2 (in stacks measured_mL),
+        the size of that structure at the attribute's last phase, error_cm2 (error_mL), and reached:
+        whether what was requested is measured nearly so, see `NEAR`. If a ratio or a length is
+        among them, also measured: what the sizes say of it, in its unit, see `attributes.drawn`.
+    """
+    rows = []
+    for name in dict.fromkeys([*request, *names]):
+        attribute, wanted = ATTRIBUTES[name], request.get(name, np.nan)
+        size = float(found[column_of(name)])
+        seen = attribute.kind in (Kind.RATIO, Kind.LENGTH) or attribute.unit == scale.unit
+        said = np.nan if is_own_area(name) or not seen else float(drawn(name, found, scale.unit))
+        rows.append({
+            "attribute": name, "requested": wanted, "unit": attribute.unit,
+            "structure": attribute.structure.name, f"measured_{scale.unit}": size,
+            f"error_{scale.unit}": size - wanted if is_size(name, scale.unit) else np.nan,
+            "reached": reached(name, wanted, size if is_size(name, scale.unit) else said),
+            "measured": said,
+        })  # fmt: skip
+    table = pd.DataFrame(rows)
+    return table if table["measured"].notna().any() else table.drop(columns="measured")
+
+
+def reached(name: str, wanted: float, found: float) -> bool | float:
+    """Tells whether a value of an attribute was requested and is measured nearly so, see `NEAR`;
+    NaN if there is nothing to compare.
+
+    Example:
+        >>> reached("LVEDA", 28, 30), reached("LVEF", 35, 50), reached("RVEF", 35, 20)
+        (True, False, nan)
+    """
+    error, near = abs(found - wanted), ATTRIBUTES[name].near
+    if near is None or not np.isfinite(error):
+        return np.nan
+    return bool(error <= max(NEAR * wanted, near))
+
+
+def measured_in(row: Mapping[Any, Any]) -> float:
+    """Returns what a row of `compared` says was measured of its attribute, in its unit; NaN if the
+    unit is another one than that of all that is measured."""
+    size = row.get(f"measured_{row['unit']}", np.nan)
+    said = row.get("measured", np.nan)
+    return size if np.isnan(said) else said
+
+
+def not_reached(table: pd.DataFrame) -> list[str]:
+    """Writes a sentence for each requested value that was not drawn, see `compared`."""
+    return [
+        f"{row['attribute']} {row['requested']:g} {row['unit']} was not reached: "
+        f"{measured_in(row):.1f} {row['unit']}"
+        for row in table.to_dict("records")
+        if row["reached"] is False
+    ]
