@@ -25,7 +25,7 @@ from ..runtime.shipped_models import is_shipped
 from ..runtime.yaml_files import shipped
 from ..schema import DataError
 from ..training.run import Run
-from .opening import OTHERS, seen_cases, shipped_saw, told_apart
+from .opening import OTHERS, seen_patients, told_apart
 from .passes import codes_of
 from .score import check_fit
 
@@ -150,9 +150,7 @@ def _seen(run: Run, data: SliceDataset, notes: list[str]) -> set[str]:
 
     A run of an older version does not say on whom it was trained; then its own store tells.
     """
-    seen = shipped_saw(run, data)
-    if seen is None:
-        seen = seen_cases(run, data.sources, data.fingerprints())
+    seen = seen_patients(run, data)
     if seen is not None:
         return set(seen)
     if run.about.get("content_hash") == data.info["content_hash"]:

@@ -166,16 +166,15 @@ def check_unseen(runs: Sequence[Run], dataset: SliceDataset, split: str) -> list
 
     Patients are compared by their ids within one data set, and by the digests of `fingerprints`
     everywhere: the same patient under another id or split is found, if cropped in the same way or
-    with the same mask. For shipped models see `shipped_saw`.
+    with the same mask. See `seen_patients`.
     """
     notes: list[str] = []
-    scored = dataset.split(split).fingerprints()
+    part = dataset.split(split)
+    scored = part.fingerprints()
     for run in runs:
         known, name = run.about.get("train_cases"), run.about["train_dataset"]
         other = run.about.get("content_hash") != dataset.info["content_hash"]
-        seen = shipped_saw(run, dataset.split(split))
-        if seen is None:
-            seen = seen_cases(run, dataset.sources, scored)
+        seen = seen_patients(run, part, scored)
         if split == "train":
             if seen:
                 notes.append(
@@ -215,6 +214,33 @@ def check_unseen(runs: Sequence[Run], dataset: SliceDataset, split: str) -> list
     return notes
 
 
+def seen_patients(
+    run: Run, dataset: SliceDataset, fingerprints: Mapping[str, str] | None = None
+) -> list[str] | None:
+    """Lists the patients of a data set that a model was trained on; None if it does not say on whom
+    it was.
+
+    A shipped model keeps no list of them: it was trained on all of its data set but those of the
+    split test. Of other models see `seen_cases`.
+
+    Args:
+        run: The model.
+        dataset: The patients, of one split or several.
+        fingerprints: Theirs, where they are known already.
+    """
+    if not is_shipped(run.folder):
+        known = dataset.fingerprints() if fingerprints is None else fingerprints
+        return seen_cases(run, dataset.sources, known)
+    cases = dataset.cases
+    own = cases.get("dataset", pd.Series(dataset.name, cases.index)).isin(_trained_on(run))
+    return [*cases["case"][own & (cases["split"] != "test")].unique()]
+
+
+def _trained_on(run: Run) -> set[str]:
+    """Names of the data sets that a model was trained on."""
+    return {run.about["train_dataset"], *run.about.get("train_sources", ())}
+
+
 def seen_cases(
     run: Run, datasets: Collection[str], fingerprints: Mapping[str, str]
 ) -> list[str] | None:
@@ -229,21 +255,8 @@ def seen_cases(
     if not isinstance(known, dict):
         return None
     marks = {digest for digests in known.values() for digest in digests.split()}
-    own = {run.about["train_dataset"], *run.about.get("train_sources", ())}
-    ids = set(known) if own & {*datasets} else set()
+    ids = set(known) if _trained_on(run) & {*datasets} else set()
     return [case for case, own in fingerprints.items() if case in ids or marks & {*own.split()}]
-
-
-def shipped_saw(run: Run, dataset: SliceDataset) -> list[str] | None:
-    """Lists the patients that a shipped model was trained on: all of its data set but those of the
-    split test, since it keeps no list of them; None for a model that is not shipped."""
-    if not is_shipped(run.folder):
-        return None
-    about = run.about
-    own = {about["train_dataset"], *about.get("train_sources", ())}
-    cases = dataset.cases
-    seen = cases.get("dataset", pd.Series(dataset.name, cases.index)).isin(own)
-    return [*cases["case"][seen & (cases["split"] != "test")].unique()]
 
 
 def can_teach(dataset: SliceDataset) -> bool:
