@@ -13,7 +13,8 @@ def find_phases(volumes_ml: np.ndarray) -> tuple[int, int]:
 
     Volumes are (T,). The cine is a circle: the first frame follows the last one. Its curve is
     smoothed by 1, 2, 1 over time, so that the noise of a single frame decides nothing. Frames are
-    counted from 0, those of a single frame are (0, 0).
+    counted from 0, those of a single frame are (0, 0). One without an LV is passed over: it is
+    blank.
 
     Raises:
         ValueError: If there is no frame.
@@ -27,7 +28,9 @@ def find_phases(volumes_ml: np.ndarray) -> tuple[int, int]:
     volumes = np.asarray(volumes_ml, dtype=float)
     if volumes.ndim != 1 or not len(volumes):
         raise ValueError(f"volumes have shape {volumes.shape}; expected one for each frame")
+    shown = np.flatnonzero(volumes) if volumes.any() else np.arange(len(volumes))
+    volumes = volumes[shown]
     if len(volumes) >= SMOOTHED:
         middle = np.median([np.roll(volumes, k) for k in (-1, 0, 1)], axis=0)
         volumes = (np.roll(middle, 1) + 2 * middle + np.roll(middle, -1)) / 4
-    return int(volumes.argmax()), int(volumes.argmin())
+    return int(shown[volumes.argmax()]), int(shown[volumes.argmin()])

@@ -240,14 +240,12 @@ def without_false_apex(labels: np.ndarray) -> np.ndarray:
         [35, 30, 20, 10, 0]
     """
     kept, counts = labels.copy(), pixel_counts(labels)
-    order, areas = base_first(counts), counts[:, Structure.LV]
-    shown = np.flatnonzero(areas).tolist()[:: -1 if order else 1]
-    if order is None or len(shown) < 3:
-        return kept
-    end, before = areas[shown[:2]]
-    if end > before and before < NARROW * areas.max():
-        last = kept[..., shown[0]]
-        last[last == Structure.LV] = Structure.MYO
+    shown, areas = _from_base(counts, Structure.LV), counts[:, Structure.LV]
+    if len(shown) > 2:
+        before, end = areas[shown[-2:]]
+        if end > before and before < NARROW * areas.max():
+            last = kept[..., shown[-1]]
+            last[last == Structure.LV] = Structure.MYO
     return kept
 
 
@@ -271,11 +269,8 @@ def without_doubtful_rv(labels: np.ndarray, probability: np.ndarray) -> np.ndarr
         >>> (without_doubtful_rv(labels, sure) == Structure.RV).sum((0, 1)).tolist()
         [0, 45, 40, 30]
     """
-    order, kept = base_first(pixel_counts(labels)), labels.copy()
-    if order is None:
-        return kept
-    rv = kept == Structure.RV
-    shown = np.flatnonzero(rv.any((0, 1))).tolist()[:: 1 if order else -1]
+    kept, rv = labels.copy(), labels == Structure.RV
+    shown = _from_base(pixel_counts(labels), Structure.RV)
     while len(shown) > 2 and probability[..., shown[0]][rv[..., shown[0]]].mean() < UNSURE:
         z = shown.pop(0)
         kept[rv[..., z], z] = Structure.BACKGROUND
@@ -298,6 +293,14 @@ def beyond_base(
     while len(shown) > 2 and areas[shown[0]] < share * areas[shown[1]]:
         beyond.append(shown.pop(0))
     return stack, beyond
+
+
+def _from_base(counts: np.ndarray, structure: Structure) -> list[int]:
+    """Lists the slices that show a structure, from base to apex; none where the base is unclear.
+    ``counts`` are the pixels of each structure in each slice, (Z, 4)."""
+    order = base_first(counts)
+    shown = np.flatnonzero(counts[:, structure]).tolist()
+    return {True: shown, False: shown[::-1], None: []}[order]
 
 
 def _largest(region: np.ndarray) -> np.ndarray:

@@ -136,9 +136,7 @@ class ScanSegmenter:
         quick = self.views[:: max(1, len(self.views) // QUICK)] if count > 2 else self.views
         found = [self._outlined(stack, shape, spacing_mm, centre, quick) for stack in stacks]
         # found once, where all frames were seen alike: closer looks move volumes by some per cent
-        sizes = np.array([(one.labels == Structure.LV).sum() for one in found])
-        shown = np.flatnonzero(sizes) if sizes.any() else np.arange(count)  # a frame may be blank
-        ed, es = (int(shown[k]) for k in find_phases(sizes[shown]))
+        ed, es = find_phases(np.array([(one.labels == Structure.LV).sum() for one in found]))
         if len(quick) < len(self.views):
             for t in {ed, es}:
                 found[t] = self._outlined(stacks[t], shape, spacing_mm, centre, self.views)
