@@ -59,6 +59,7 @@ def encode_scans(
     output = Path(output)
     for source in sources:
         check_apart(Path(source), output)
+    # named() refuses other label numbers than segment noted
     masks = Masks(Path(mask), labels=labels).named() if mask and Path(mask).is_dir() else None
     if mask and masks is None and len(scans) > 1:
         raise DataError(

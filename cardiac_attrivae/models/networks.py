@@ -139,10 +139,12 @@ def network_class(name: str) -> type[VAE]:
     try:
         found = getattr(importlib.import_module(module), word)
     except (ImportError, AttributeError) as error:
-        found = f"network {name!r} cannot be imported: {error}"
+        where = ""
         if isinstance(error, ModuleNotFoundError):
-            found += " (installed, or in a folder of PYTHONPATH?)"
-        raise ValueError(f"{found}; {accepted}") from error
+            where = " (installed, or in a folder of PYTHONPATH?)"
+        raise ValueError(
+            f"network {name!r} cannot be imported: {error}{where}; {accepted}"
+        ) from error
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise ValueError(f"network {name!r} is {found!r}, no subclass of torch.nn.Module")
     return cast(type[VAE], found)
