@@ -15,6 +15,7 @@ from cardiac_attrivae.data.store import SliceDataset
 from cardiac_attrivae.models.networks import build_network
 from cardiac_attrivae.training.config import load_pipeline, parse_pipeline, shipped_pipelines
 from cardiac_attrivae.training.objectives import SoftIntroObjective
+from cardiac_attrivae.training.records import Records
 from cardiac_attrivae.training.run import encode, load_run
 from cardiac_attrivae.training.workflow import TrainingWorkflow
 
@@ -65,6 +66,8 @@ def stores(acdc_store_all, acdc_tree, tmp_path_factory):
     return found
 
 
+DRAWN = {"attri_sivae_fast", *BEATING}
+"""Pictures take longer than the training, and depend on the channels, not on the pipeline."""
 AUTOENCODERS = [n for n in sorted(shipped_pipelines()) if load_pipeline(n).objective.has_codes]
 """`test_scan_learner.py` and `test_refiner_learner.py` run the others."""
 
@@ -78,22 +81,26 @@ def workflow(request, stores, tmp_path_factory):
     store = stores.get(request.param, stores[""])
     data = store.split("train"), store.split("val")
     workflow = TrainingWorkflow(pipeline, *data, folder, device="cpu", guide=quick_guide)
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param not in DRAWN:
+            patch.setattr(Records, "draw", lambda self: None)
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
     return workflow
 
 
 def test_a_run_holds_all_its_files(workflow):
     names = {file.name for file in workflow.output.iterdir()}
-    assert names == {
+    assert names - {"figures"} == {
         "config.yaml", "history.csv", "last.pt", "best.pt", "model.safetensors", "summary.json",
-        "tensorboard", "figures",
+        "tensorboard",
     }  # fmt: skip
-    figures = {file.name: file.stat().st_size for file in (workflow.output / "figures").iterdir()}
-    assert figures.keys() == {"training_curves.png", "reconstructions.png", "traversals.png"}
-    assert min(figures.values()) > 5000  # bytes; an empty canvas has about 2000
     assert list((workflow.output / "tensorboard").iterdir())
+    if workflow.output.name in DRAWN:
+        sizes = {file.name: file.stat().st_size for file in (workflow.output / "figures").iterdir()}
+        assert sizes.keys() == {"training_curves.png", "reconstructions.png", "traversals.png"}
+        assert min(sizes.values()) > 5000  # bytes; an empty canvas has about 2000
 
 
 def test_history_and_summary_tell_what_was_done(workflow):

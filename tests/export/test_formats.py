@@ -104,8 +104,10 @@ def test_torchscript_without_this_package(run, given, tmp_path):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("BetaVAE", {"normalisation": "instance", "per_channel": [8]}),
         ("BetaVAE", {"normalisation": "batch"}),
+        pytest.param(
+            "BetaVAE", {"normalisation": "instance", "per_channel": [8]}, marks=pytest.mark.slow
+        ),
         ("SoftIntroVAE", {}),
         pytest.param(
             "BetaVAE", {"outlines": True, "shapes": 1, "brightness": 1}, marks=pytest.mark.slow

@@ -61,6 +61,7 @@ def test_the_cpu_is_described_by_its_threads(monkeypatch):
     assert describe_device(CPU) == "cpu, 4 threads"
 
 
+@pytest.mark.slow
 def test_the_peak_counts_memory_that_was_given_back():
     before = peak_memory_mib(CPU)
     assert 20 < before < 1e5

@@ -261,7 +261,8 @@ with processes(2) as pool:
 """
 
 
-@pytest.mark.parametrize("work", ["busy", pytest.param("idle", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("work", ["busy", "idle"])
 def test_workers_end_when_their_parent_is_killed(work):
     command = [sys.executable, "-c", PARENT, work]
     with ExitStack() as stack:

@@ -205,7 +205,7 @@ def assert_intact(folder):
 
 
 @pytest.mark.parametrize("values", RUNS.values(), ids=RUNS)
-@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("every", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_that_was_interrupted_and_resumed_is_the_uninterrupted_one_bit_for_bit(
     train, tmp_path, values, every
 ):
