@@ -87,6 +87,7 @@ def test_classes_that_differ_in_size_are_read_from_measured_attributes(found):
     assert set(scores["metric"]) == set(DIAGNOSIS)
 
 
+@pytest.mark.slow
 def test_the_classifier_of_a_model_is_scored_on_patients_that_it_has_not_seen(world, tmp_path):
     objective = {"name": "AttriVAEClassifier", "gamma": 1.0, "alpha": 1000.0}
     schedule = {"epochs": 3, "steps_per_epoch": 10}

@@ -50,6 +50,7 @@ def table(acdc_store_all, tmp_path_factory):
         return measure_realism(run, known, target, Segmenter(build(0), {}, 0))
 
 
+@pytest.mark.slow
 def test_every_score_is_there_beside_floor_and_ceilings(table):
     assert set(table["metric"]) == REALISM.keys()
     assert {"reconstructions", "real", "blur", "noise"} <= set(table["drawn"])
@@ -59,6 +60,7 @@ def test_every_score_is_there_beside_floor_and_ceilings(table):
     assert table["features"].nunique() == 1
 
 
+@pytest.mark.slow
 def test_the_table_of_a_report_shows_what_was_measured(table, tmp_path):
     about = {"model": "run", "method": "mine", "seed": 0, "train_dataset": "acdc"}
     about |= {"test_dataset": "acdc", "split": "test"}
