@@ -275,6 +275,8 @@ def main(
     data: Path, output: Path, scans: Path | None, minutes: float, rehearse: bool,
     parts: tuple[str, ...], pipelines: tuple[str, ...],
 ) -> None:  # fmt: skip
+    if not json.loads((data / "dataset.json").read_text())["splits"]["test"]:
+        raise click.UsageError(f"{data} has no test patients to score; gpu.sh says how to make it")
     output.mkdir(parents=True, exist_ok=True)
     ends = time.monotonic() + 60 * minutes
     plan = Plan(data, output, rehearse, ends, scans, pipelines or tuple(TRAININGS))
