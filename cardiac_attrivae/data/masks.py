@@ -32,7 +32,7 @@ NUMBERS = (
     f"a number of its own, not 0, for each structure, up to {LARGEST}, such as LV=3,MYO=2,RV=1"
 )
 NOTE = "segmentation.json"
-"""File in which ``segment`` says who made the masks of a folder."""
+"""File in which ``segment`` says who made the masks of a folder, and which frames are ED and ES."""
 
 
 def stem(path: Path) -> str:
@@ -187,6 +187,17 @@ class Masks:
         (path,) = near or found
         check_content(path)
         return path
+
+
+def noted_phases(mask: Path) -> dict[str, int]:
+    """Returns phase -> frame, from 0, as ``segment`` noted it of a mask that it wrote: ED and ES
+    were found before they were looked at closely, which moves volumes. Empty of any other mask."""
+    path = Path(os.path.abspath(mask))
+    for folder in path.parents[1:4]:  # FOLDER/masks/NAME, or one or two folders below masks/
+        if command_of(folder) == "segment" and (folder / NOTE).is_file():
+            noted = read_json(folder / NOTE).get("phases", {})
+            return dict(noted.get(path.relative_to(folder).as_posix(), {}))
+    return {}
 
 
 def refuse_shared(records: Iterable[CaseRecord]) -> None:

@@ -5,7 +5,7 @@ The crop is cut by the very transforms that made the training slices, by the rec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from ..data.anatomy import (
     unlikely_size,
 )
 from ..data.anatomy import CUT as CUT_OFF
-from ..data.masks import CANONICAL
+from ..data.masks import CANONICAL, noted_phases
 from ..data.nifti import NEAR, Volume
 from ..data.reading import ToCanonicalLabelsd
 from ..data.recipe import Recipe
@@ -37,6 +37,7 @@ from ..data.store import SliceDataset
 from ..data.transforms import crop_heart
 from ..heart import pixel_counts
 from ..metrics.calibration import read_lines
+from ..metrics.cardiac_function import find_phases
 from ..metrics.population import FEWEST, Population
 from ..report.encodings import Shown, draw_patient
 from ..report.style import picture, stacked
@@ -190,7 +191,7 @@ def encode_scan(
         said = [*texts, *dict.fromkeys(one.familiar for one in found if one.familiar)]
     else:
         given = read_scan(mask)
-        frames, outlined = _given(scan, given, labels, count)
+        frames, outlined = _given(scan, given, labels, noted_phases(Path(mask)), recipe.phases)
         volumes = _volume(scan, frames[0]), _volume(given, frames[0])
         odd = (oddity.what for oddity in oddities(*volumes, outlined[0], matched=False))
         said = [ANOTHER_ORDER] * is_flipped(*volumes) + [what for what in odd if what in DOUBTFUL]
@@ -306,10 +307,14 @@ def _outlined(
 
 
 def _given(
-    scan: Scan, mask: Scan, labels: Mapping[int, Structure], count: int
+    scan: Scan,
+    mask: Scan,
+    labels: Mapping[int, Structure],
+    noted: Mapping[str, int],
+    phases: Sequence[str],
 ) -> tuple[list[int], np.ndarray]:
-    """Returns end-diastole, where the LV of a mask is largest, and as second end-systole, the
-    smallest LV of the frames that have one; and the canonical labels there, (count, I, J, S)."""
+    """Returns the frame of each phase, ED and perhaps ES, as noted or else as the LV of the mask
+    says; and the canonical labels there, (P, I, J, S)."""
     if mask.frames.shape != scan.frames.shape:
         raise DataError(
             f"the mask of {scan.name} has shape {mask.frames.shape} and the scan "
@@ -319,10 +324,9 @@ def _given(
     if raw.dtype.kind == "f":
         raw = np.where(np.abs(raw - np.rint(raw)) <= NEAR, np.rint(raw), raw)
     cavity = np.isin(raw, [n for n, structure in labels.items() if structure == Structure.LV])
-    sizes = cavity.sum(axis=(0, 1, 2))
-    outlined = np.where(sizes > 0, sizes, sizes.max() + 1)
-    frames = [int(sizes.argmax()), int(outlined.argmin())][:count]
-    if len({*frames}) < count:
+    found = dict(zip(("ED", "ES"), find_phases(cavity.sum(axis=(0, 1, 2))), strict=True))
+    frames = [noted.get(phase, found[phase]) for phase in phases]
+    if len({*frames}) < len(phases):
         raise DataError(
             f"the mask of {scan.name} outlines one frame, and the model was trained on ED and ES"
         )

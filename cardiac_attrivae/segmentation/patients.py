@@ -137,7 +137,7 @@ def segment_patients(
     skipped, output = [*lost], Path(output)
     with claimed(output, "segment") as claim:
         tables = ["volumes.csv", "patients.csv", NOTE, "skipped.csv"]
-        written, masks = [*tables], list[str]()
+        written, masks, phases = [*tables], list[str](), dict[str, dict[str, int]]()
         names = file_names(job.patient for job in jobs)
         places = _places(jobs, names)
         claim.plan([*places.values(), *map(_picture, names.values())], last=tables)
@@ -150,11 +150,11 @@ def segment_patients(
                         f"{job.path.name} has {count} frames and no frame {last} (counted from 0)"
                     )
                 patient, place = patients.get(job.patient, Patient(job.patient)), places[job[:2]]
-                _segment(job, scan, patient, output / place, segmenter, numbers or {})
+                found = _segment(job, scan, patient, output / place, segmenter, numbers or {})
             except DataError as error:
                 skipped.append((job.patient, without_folder(error, job.path)))
                 continue
-            patients[job.patient] = patient
+            patients[job.patient], phases[place] = patient, found
             masks.append(place)
         if not patients:
             raise DataError(f"none of {len(jobs)} scans can be used: {skipped[0][1]}")
@@ -164,17 +164,19 @@ def segment_patients(
             written.append(_picture(names[patient.name]))
             _draw(patient, table[-1], output / written[-1])
         frames = pd.DataFrame([row for patient in patients.values() for row in patient.rows])
-        found = pd.DataFrame(table)
-        for name, content in (("volumes", frames), ("patients", found)):
+        people = pd.DataFrame(table)
+        for name, content in (("volumes", frames), ("patients", people)):
             write(output / f"{name}.csv", csv_text(content, "%.6g"))
         missed = pd.DataFrame(skipped, columns=["patient", "reason"])
         write(output / "skipped.csv", csv_text(missed))
-        note = {"segmenter": segmenter.name, "labels": _numbers(numbers or {})}
+        note = {
+            "segmenter": segmenter.name, "labels": _numbers(numbers or {}), "phases": phases
+        }  # fmt: skip
         if moved := {patient: name for patient, name in names.items() if name != patient}:
             note["folders"] = moved
         write(output / NOTE, json.dumps(note, indent=2) + "\n")
         claim.keep([*written, *masks], sealed=masks)
-    return Segmented(found, skipped)
+    return Segmented(people, skipped)
 
 
 def _places(jobs: Sequence[Job], names: Mapping[str, str]) -> dict[tuple[str, Path], str]:
@@ -215,8 +217,9 @@ def _segment(
     place: Path,
     segmenter: ScanSegmenter,
     numbers: Mapping[Structure, int],
-) -> None:
-    """Segments one scan, writes its mask, and notes what was found with the patient."""
+) -> dict[str, int]:
+    """Segments one scan, writes its mask, and notes what was found with the patient. Returns phase
+    -> its frame."""
     count = scan.frames.shape[3]
     known = (
         dict(job.phases) if count > 1 else dict.fromkeys([0], next(iter(job.phases.values()), ""))
@@ -249,6 +252,7 @@ def _segment(
     familiar = (one.familiar for one in cine.frames if one.familiar)
     patient.warnings = [*dict.fromkeys([*patient.warnings, *familiar])]
     write_mask(job.path, scan, renumbered(labels, numbers), place)
+    return {phase: frame for frame, phase in known.items() if phase}
 
 
 def renumbered(labels: np.ndarray, numbers: Mapping[Structure, int]) -> np.ndarray:

@@ -1,6 +1,7 @@
 """A scan from outside gets the code that it would have in a store, with a mask or without one."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -26,6 +27,8 @@ from cardiac_attrivae.evaluation.encoding import (
 from cardiac_attrivae.evaluation.encoding_batch import encode_scans
 from cardiac_attrivae.metrics.population import Population
 from cardiac_attrivae.schema import DataError, Structure
+from cardiac_attrivae.segmentation.jobs import Job
+from cardiac_attrivae.segmentation.patients import segment_patients
 from cardiac_attrivae.segmentation.scans import Segmentation, SegmentedCine
 from cardiac_attrivae.training.run import load_run
 
@@ -135,6 +138,28 @@ def test_end_diastole_is_where_the_left_ventricle_is_largest(world, tmp_path):
     found = encode_scan(run, tmp_path / "image.nii.gz", segmenter=lambda: Stub(known))
     assert (given.frame, found.frame, given.frames) == (2, 2, 3)
     assert (given.code == found.code).all()
+
+
+def test_end_diastole_of_a_mask_that_segment_wrote_is_the_frame_that_it_noted(world, tmp_path):
+    run, _, folder, records, _ = world
+    mask, scan = (read_scan(f) for f in (folder / "masks" / records[0].image.name, records[0].image))
+    one, label = scan.frames[..., 0], mask.frames[..., 0].astype(np.uint8)
+    grown = label.copy()  # by a closer look, after ED was found
+    grown[tuple(np.argwhere(label == Structure.MYO)[:20].T)] = Structure.LV
+    image = nibabel.Nifti1Image(np.stack([one, one + 1], axis=-1).astype(np.float32), scan.affine)
+    image.header.set_zooms((*scan.spacing_mm, 1.0))
+    nibabel.save(image, tmp_path / "p1.nii.gz")
+    quick = Segmentation(label, dict.fromkeys(Structure, 0.9), ())
+    closer = replace(quick, labels=grown)
+    stub = SimpleNamespace(
+        name="stub", segment_cine=lambda *_: SegmentedCine([quick, closer], ed=0, es=1)
+    )
+    jobs = [Job("p1", tmp_path / "p1.nii.gz")]
+    segment_patients(jobs, tmp_path / "segmented", stub)
+    given = tmp_path / "segmented" / "masks" / "p1.nii.gz"
+    assert encode_scan(run, tmp_path / "p1.nii.gz", given).frame == 0
+    given.rename(tmp_path / "mask.nii.gz")
+    assert encode_scan(run, tmp_path / "p1.nii.gz", tmp_path / "mask.nii.gz").frame == 1
 
 
 def test_a_mirror_image_is_reported_and_mended(world, tmp_path):

@@ -80,7 +80,10 @@ def test_masks_lie_in_the_geometry_of_their_scans(segmented):
     asked = np.array([0, 3, 2, 1])[labels]
     assert (found == asked).mean() > 0.99
     note = json.loads((folder / "out/segmentation.json").read_text())
-    assert note == {"segmenter": "fake", "labels": {"LV": 3, "MYO": 2, "RV": 1}}
+    phases = {"masks/p1.nii.gz": {"ED": 2, "ES": 8}, "masks/p2.nii.gz": {}}
+    assert note == {
+        "segmenter": "fake", "labels": {"LV": 3, "MYO": 2, "RV": 1}, "phases": phases
+    }  # fmt: skip
 
 
 def test_a_mask_counts_in_the_unit_of_its_scan(tmp_path):
