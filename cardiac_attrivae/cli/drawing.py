@@ -47,7 +47,9 @@ def generate(
 ) -> None:  # fmt: skip
     """Draw a heart with requested values, and measure it; or with --count a data set of hearts.
 
-    The data set, images and masks in NIfTI with a manifest, is what preprocess reads.
+    A value is reached if it is measured within what is printed beside it: a tenth of the request,
+    or a fixed distance where that is more, such as 10 points of LVEF. The data set, images and
+    masks in NIfTI with a manifest, is what preprocess reads.
     """
     ranges = options.named_once("--set", [_range(text) for text in request])
     from ..attributes import check_values, label_of
@@ -80,7 +82,8 @@ def generate(
         warn(warning)
     for row in table.to_dict("records"):
         name, asked, unit = row["attribute"], row["requested"], row["unit"]
-        wanted = "" if math.isnan(asked) else f"requested {asked:g} {unit}, "
+        near = "" if math.isnan(row["tolerance"]) else f" within {row['tolerance']:g}"
+        wanted = "" if math.isnan(asked) else f"requested {asked:g} {unit}{near}, "
         missed = "not reached: " if row["reached"] is False else ""
         size, what = next((row[f"measured_{u}"], u) for u in SIZES if f"measured_{u}" in row)
         said, structure = row.get("measured", math.nan), row["structure"]

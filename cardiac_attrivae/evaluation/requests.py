@@ -29,9 +29,10 @@ def compared(
 
     Returns:
         Columns attribute, requested, unit, structure, measured_cm2 (in stacks measured_mL),
-        the size of that structure at the attribute's last phase, error_cm2 (error_mL), and reached:
-        whether what was requested is measured nearly so, see `NEAR`. If a ratio or a length is
-        among them, also measured: what the sizes say of it, in its unit, see `attributes.drawn`.
+        the size of that structure at the attribute's last phase, error_cm2 (error_mL), tolerance:
+        how near counts as reached, in the attribute's unit, and reached: whether it is measured so
+        near. If a ratio or a length is among them, also measured: what the sizes say of it, in its
+        unit, see `attributes.drawn`.
     """
     rows = []
     for name in dict.fromkeys([*request, *names]):
@@ -39,29 +40,40 @@ def compared(
         size = float(found[column_of(name)])
         seen = attribute.kind in (Kind.RATIO, Kind.LENGTH) or attribute.unit == scale.unit
         said = np.nan if is_own_area(name) or not seen else float(drawn(name, found, scale.unit))
+        hit = reached(name, wanted, size if is_size(name, scale.unit) else said)
         rows.append({
             "attribute": name, "requested": wanted, "unit": attribute.unit,
             "structure": attribute.structure.name, f"measured_{scale.unit}": size,
             f"error_{scale.unit}": size - wanted if is_size(name, scale.unit) else np.nan,
-            "reached": reached(name, wanted, size if is_size(name, scale.unit) else said),
-            "measured": said,
+            "tolerance": np.nan if np.isnan(hit) else tolerance(name, wanted),
+            "reached": hit, "measured": said,
         })  # fmt: skip
     table = pd.DataFrame(rows)
     return table if table["measured"].notna().any() else table.drop(columns="measured")
 
 
+def tolerance(name: str, wanted: float) -> float:
+    """Returns how near to a requested value of an attribute counts as reached, in its unit, see
+    `NEAR`; NaN if nothing does.
+
+    Example:
+        >>> tolerance("LVEDA", 28), tolerance("LVEF", 35), tolerance("RVEF", 35)
+        (2.8, 10, nan)
+    """
+    near = ATTRIBUTES[name].near
+    return float("nan") if near is None or np.isnan(wanted) else max(round(NEAR * wanted, 6), near)
+
+
 def reached(name: str, wanted: float, found: float) -> bool | float:
-    """Tells whether a value of an attribute was requested and is measured nearly so, see `NEAR`;
-    NaN if there is nothing to compare.
+    """Tells whether a requested value of an attribute is measured within its `tolerance`; NaN if
+    there is nothing to compare.
 
     Example:
         >>> reached("LVEDA", 28, 30), reached("LVEF", 35, 50), reached("RVEF", 35, 20)
         (True, False, nan)
     """
-    error, near = abs(found - wanted), ATTRIBUTES[name].near
-    if near is None or not np.isfinite(error):
-        return np.nan
-    return bool(error <= max(NEAR * wanted, near))
+    error, near = abs(found - wanted), tolerance(name, wanted)
+    return bool(error <= near) if np.isfinite(error) and np.isfinite(near) else np.nan
 
 
 def measured_in(row: Mapping[Any, Any]) -> float:
@@ -76,7 +88,7 @@ def not_reached(table: pd.DataFrame) -> list[str]:
     """Writes a sentence for each requested value that was not drawn, see `compared`."""
     return [
         f"{row['attribute']} {row['requested']:g} {row['unit']} was not reached: "
-        f"{measured_in(row):.1f} {row['unit']}"
+        f"{measured_in(row):.1f} {row['unit']}, more than {row['tolerance']:g} away"
         for row in table.to_dict("records")
         if row["reached"] is False
     ]
