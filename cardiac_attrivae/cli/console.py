@@ -20,16 +20,13 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from ..runtime.messages import printable, shell_word
+from . import INTERRUPTED
 
 TRACEBACK = "CARDIAC_ATTRIVAE_TRACEBACK"
 """Environment variable that shows where an error was raised, for those who look for a bug."""
 
 READER_GONE = 141
 """Exit code where a pipe was closed: 128 and the number of SIGPIPE, as shells have it."""
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C: 128 and the number of SIGINT, as shells have it; click would end with 1,
-an answer of verify."""
 
 CAVEAT = (
     "R2, Interpretability and SCC tell how well areas are read from a slice that is already cut "

@@ -7,11 +7,13 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
 from click.testing import CliRunner
 
+from cardiac_attrivae.__main__ import main as start
 from cardiac_attrivae.cli import console
 from cardiac_attrivae.cli.main import main
 from cardiac_attrivae.data.phantom import write_phantoms
@@ -126,6 +128,18 @@ def test_an_interrupted_command_ends_as_shells_expect_in_one_line(monkeypatch):
     monkeypatch.setattr(main.commands["verify"], "callback", interrupted)
     told = CliRunner().invoke(main, ["verify", "."])
     assert (told.exit_code, told.stdout, told.stderr) == (130, "", "Interrupted.\n")
+
+
+def test_a_command_that_is_interrupted_while_it_is_imported_ends_in_one_line(monkeypatch, capsys):
+    def interrupted(name, *_):
+        if name == "cardiac_attrivae.cli.main":
+            raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "cardiac_attrivae.cli.main")
+    monkeypatch.setattr(sys, "meta_path", [SimpleNamespace(find_spec=interrupted)])
+    with pytest.raises(SystemExit) as ended:
+        start()
+    assert (ended.value.code, capsys.readouterr().err) == (130, "Interrupted.\n")
 
 
 @pytest.mark.parametrize("words", ["--help", "--version", "verify --help", "verify --run nowhere"])
