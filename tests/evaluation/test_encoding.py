@@ -142,7 +142,9 @@ def test_end_diastole_is_where_the_left_ventricle_is_largest(world, tmp_path):
 
 def test_end_diastole_of_a_mask_that_segment_wrote_is_the_frame_that_it_noted(world, tmp_path):
     run, _, folder, records, _ = world
-    mask, scan = (read_scan(f) for f in (folder / "masks" / records[0].image.name, records[0].image))
+    mask, scan = (
+        read_scan(f) for f in (folder / "masks" / records[0].image.name, records[0].image)
+    )
     one, label = scan.frames[..., 0], mask.frames[..., 0].astype(np.uint8)
     grown = label.copy()  # by a closer look, after ED was found
     grown[tuple(np.argwhere(label == Structure.MYO)[:20].T)] = Structure.LV

@@ -163,7 +163,7 @@ def test_the_commands_print_what_was_measured(run, tmp_path):
     words = ("--model", run, "--output", tmp_path / "g", "--device", "cpu")
     done = call("generate", *words, "--set", "LVEDA=200", "--set", "RVEDA=20")
     assert done.exit_code == 0, done.output
-    assert "LV area at ED (LVEDA): requested 200 cm2 within 20, not reached: measured LV" in done.stdout
+    assert "(LVEDA): requested 200 cm2 within 20, not reached: measured LV" in done.stdout
     assert "LVEDA 200 is outside of what was seen in training" in done.stderr
     assert "LVEDA 200 cm2 was not reached: " in done.stderr
     assert "cm2, more than 20 away" in done.stderr
