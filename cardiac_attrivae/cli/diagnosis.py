@@ -54,7 +54,7 @@ def diagnose(
     for folder, split in pairs:
         info = require_store(folder)
         if split:
-            require_patients(folder, info, split)
+            require_patients(folder, info, split, [run])
         require_column(folder, column)
     with quick_imports():
         from ..evaluation.diagnosis import diagnose as predict

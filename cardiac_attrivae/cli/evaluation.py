@@ -62,7 +62,7 @@ def cross_domain_eval(
         require_run(model)
     folders, splits = zip(*(options.store_and_split(store, split) for store in stores), strict=True)
     for folder, chosen in zip(folders, splits, strict=True):
-        require_patients(folder, require_store(folder), chosen)
+        require_patients(folder, require_store(folder), chosen, models)
     with quick_imports():
         from ..evaluation.cross_domain import cross_domain_eval as run
 

@@ -21,11 +21,11 @@ from ..metrics.classifiers import Sample
 from ..metrics.patients import LEAST
 from ..models.classifier import ClassifierHead
 from ..runtime.contents import require_column, store_of
-from ..runtime.shipped_models import is_shipped
+from ..runtime.shipped_models import OTHERS, is_shipped
 from ..runtime.yaml_files import shipped
 from ..schema import DataError
 from ..training.run import Run
-from .opening import OTHERS, seen_patients, told_apart
+from .opening import seen_patients, told_apart
 from .passes import codes_of
 from .score import check_fit
 

@@ -16,7 +16,7 @@ from ..report.methods import Configuration, method_names
 from ..runtime.contents import require_patients
 from ..runtime.device import find_device
 from ..runtime.file_names import told_apart
-from ..runtime.shipped_models import is_shipped
+from ..runtime.shipped_models import OTHERS, is_shipped
 from ..runtime.weights import weights_digest
 from ..schema import DataError, LatentTable
 from ..training.config import Pipeline
@@ -24,8 +24,6 @@ from ..training.run import Run, load_run
 from .passes import codes_of
 from .score import check_fit
 
-OTHERS = "give patients of another data set, such as M&Ms or your own, or a run of your own"
-"""What to do where a shipped model has seen the patients."""
 LONGEST = 120
 """Bytes that the name of a run may have: file systems allow 255, of which others need some."""
 
@@ -78,7 +76,7 @@ def open_all(
     wanted = [split] * len(stores) if isinstance(split, str) else list(split)
     if len(wanted) != len(stores):
         raise ValueError(f"{len(wanted)} splits for {len(stores)} stores; expected one for each")
-    datasets = _open_stores(stores, wanted)
+    datasets = _open_stores(stores, wanted, runs)
     splits = dict(zip(datasets, wanted, strict=True))
     notes: list[str] = []
     for run in models.values():
@@ -264,12 +262,14 @@ def can_teach(dataset: SliceDataset) -> bool:
     return dataset.info["splits"]["train"] >= LEAST
 
 
-def _open_stores(stores: Sequence[str | Path], splits: Sequence[str]) -> dict[str, SliceDataset]:
+def _open_stores(
+    stores: Sequence[str | Path], splits: Sequence[str], runs: Sequence[str | Path]
+) -> dict[str, SliceDataset]:
     datasets: dict[str, SliceDataset] = {}
     for folder, split in zip(map(Path, stores), splits, strict=True):
         dataset = SliceDataset.open(folder)
         if not len(dataset.split(split)):
-            require_patients(folder, dataset.info, split)
+            require_patients(folder, dataset.info, split, map(Path, runs))
         if dataset.name in datasets:
             raise DataError(
                 f"{folder} and {datasets[dataset.name].folder} both hold {dataset.name}; "

@@ -7,7 +7,7 @@ large libraries are imported and anything is computed.
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from ..schema import DataError
 from .files import read_json
 from .messages import counted, shell_word
-from .shipped_models import model_folder, shipped_models
+from .shipped_models import OTHERS, model_folder, shipped_models, trained_on
 from .yaml_files import nearest
 
 IMAGES = (".nii", ".nii.gz", ".dcm")
@@ -170,18 +170,23 @@ def part_to_score(folder: Path, info: Mapping[str, Any]) -> str:
     return f"{folder}:{'val' if patients(info, 'val') else 'train'}"
 
 
-def require_patients(folder: Path, info: Mapping[str, Any], split: str) -> None:
-    """Refuses a split without patients; lists those that have some."""
+def require_patients(
+    folder: Path, info: Mapping[str, Any], split: str, models: Iterable[Path] = ()
+) -> None:
+    """Refuses a split without patients; lists those that have some. A shipped model among those
+    that are to be scored has seen the patients of the other splits of its data set."""
     if patients(info, split):
         return
     filled = [name for name in ("train", "val", "test") if patients(info, name)]
     there = ", ".join(f"{name} {patients(info, name)}" for name in filled)
     other = filled[-1] if filled else "SPLIT"
-    raise DataError(
-        f"{folder} has no {split} patients (it has {there or 'none at all'}); choose another split "
-        f"with --split train|val|test, or for this store alone with --data "
-        f"{shell_word(f'{folder}:{other}')}"
+    seen = [model for model in models if trained_on(model_folder(model)) == info.get("dataset")]
+    advice = (
+        f"{seen[0]} was trained on them: {OTHERS}"
+        if seen
+        else f"choose another split: --data {shell_word(f'{folder}:{other}')} (split={other!r})"
     )
+    raise DataError(f"{folder} has no {split} patients (it has {there or 'none at all'}); {advice}")
 
 
 def _found(folder: Path) -> str:

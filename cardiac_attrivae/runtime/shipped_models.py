@@ -20,6 +20,9 @@ JUDGES = "judges"
 GUIDE = "guide.safetensors"
 """File beside them, with the weights of the guide that is a part of each: they share one."""
 
+OTHERS = "give patients of another data set, such as M&Ms or your own, or a run of your own"
+"""What to do where a shipped model has seen the patients."""
+
 
 def shipped_models() -> list[str]:
     """Lists the names of shipped models.
@@ -68,3 +71,14 @@ def guide_of(folder: Path) -> Path | None:
 def is_shipped(folder: Path) -> bool:
     """Tells whether a folder of weights comes with the package."""
     return PRETRAINED in folder.parents
+
+
+def trained_on(folder: Path) -> str:
+    """Returns the name of the data set that a shipped model was trained on, by its `model_folder`:
+    on all of its patients but those of the split test; empty of other models.
+
+    Example:
+        >>> trained_on(model_folder("acdc"))
+        'acdc'
+    """
+    return folder.parents[1].name if is_shipped(folder) else ""

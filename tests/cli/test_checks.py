@@ -197,6 +197,14 @@ def test_a_split_without_patients_is_named_with_those_that_have_some(tmp_path):
     assert f"--data {tmp_path}:val" in str(e.value)
 
 
+def test_patients_that_a_shipped_model_was_trained_on_are_not_proposed_for_scoring(tmp_path):
+    info = {"dataset": "acdc", "splits": {"train": 85, "val": 15, "test": 0}}
+    with pytest.raises(DataError, match="acdc was trained on them: give patients of another"):
+        contents.require_patients(tmp_path, info, "test", [Path("acdc")])
+    with pytest.raises(DataError, match=":val"):
+        contents.require_patients(tmp_path, info | {"dataset": "mine"}, "test", [Path("acdc")])
+
+
 def test_a_column_that_is_refused_is_not_proposed(tmp_path):
     rows = ["case,vendor,pathology", "p1,A,DCM", "p2,B,NOR", "p3,A,HCM", "p4,B,MINF"]
     (tmp_path / "cases.csv").write_text("\n".join(rows))
