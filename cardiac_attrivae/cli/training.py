@@ -152,7 +152,8 @@ def tune(
     """Search for better values of a pipeline.
 
     Several processes share one study: run the same command in each. The same command continues a
-    study that was interrupted.
+    study that was interrupted. --seed is that of each training: what is proposed differs from study
+    to study.
     """
     from ..training.config import load_pipeline
 
@@ -168,7 +169,11 @@ def tune(
     store = SliceDataset.open(data)
     guide = partial(train_guide, tell=tell)
     scores = scores or SCORES
-    run(pipeline, store, output, space=space, scores=scores, tell=tell, guide=guide, **given)
+    try:
+        run(pipeline, store, output, space=space, scores=scores, tell=tell, guide=guide, **given)
+    except KeyboardInterrupt:
+        tell("Stopped. Finished trials are kept; the same command continues from here.")
+        raise
     if (output / "best.yaml").is_file():
         say((output / "best.yaml").read_text("utf-8").rstrip())
         best, slices = (path.resolve() for path in (output / "best.yaml", data))

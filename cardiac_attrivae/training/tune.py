@@ -10,24 +10,28 @@ import json
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import pandas as pd
 import yaml
 from filelock import FileLock
 
 from ..data.store import SliceDataset
+from ..metrics.catalogue import EVERY
+from ..metrics.metric import Good
 from ..models.networks import KNOWN, build_network, sizes_only
-from ..runtime.files import atomic_file, write
+from ..report.study import draw_history, draw_values
+from ..runtime.files import write
 from ..runtime.folders import LOCK, locked
 from ..runtime.outputs import claim, require_new
 from ..runtime.provenance import require_packages
 from ..runtime.spreadsheet import csv_text
-from ..runtime.yaml_files import read_yaml
+from ..runtime.yaml_files import nearest, read_yaml
 from ..schema import DataError
 from .config import Pipeline, load_pipeline, overridden, read_pipeline, shipped_pipelines
 from .fitted import fitted
@@ -41,6 +45,15 @@ if TYPE_CHECKING:
 SCORES = ("Interpretability", "SSIM_in_mask")
 """Their mean over the validation patients is maximised: one says whether the codes carry the
 attributes, the other whether they still draw a heart."""
+
+WORDS = {
+    "pipeline": "pipeline",
+    "space": "search space",
+    "changes": "--set",
+    "scores": "score",
+    "content_hash": "store",
+}
+"""How a message calls what must be the same for a study to be continued."""
 
 HEARTBEAT = 60
 """Seconds between signs of life of a process; after three without one, its trial is given up."""
@@ -112,6 +125,12 @@ class Search:
 
     def check(self) -> None:
         """Refuses, before hours are spent, what the pipeline or the data would refuse later."""
+        for score in self.scores:
+            if not _maximised(score):
+                raise ValueError(
+                    f"score is {score!r}, which is not the better the higher it is; expected one "
+                    f"that is, such as {SCORES[-1]}"
+                )
         fixed = {change.partition("=")[0] for change in self.changes}
         if both := sorted(fixed & {*self.space}):
             raise ValueError(
@@ -157,13 +176,16 @@ class Search:
 
         def watch(row: dict[str, float]) -> None:
             nonlocal last
-            found = [row[f"val_{name}"] for name in self.scores if f"val_{name}" in row]
-            known = sorted(name[4:] for name in row if name.startswith("val_"))
-            if known and len(found) < len(self.scores):
-                missing = next(name for name in self.scores if name not in known)
-                raise ValueError(f"score is {missing!r}; expected one of {', '.join(known)}")
-            if known:
-                last = sum(found) / len(found)
+            measured = [name[4:] for name in row if name.startswith("val_")]
+            if measured:  # what is also measured in training is a loss, which should be small
+                known = [n for n in measured if f"train_{n}" not in row and _maximised(n)]
+                for name in self.scores:
+                    if name not in known:
+                        raise ValueError(
+                            f"score is {name!r}{nearest(name, known)}; expected one of "
+                            f"{', '.join(sorted(known))}"
+                        )
+                last = sum(row[f"val_{name}"] for name in self.scores) / len(self.scores)
                 trial.report(last, int(row["epoch"]))
                 if trial.should_prune():
                     raise TrialPruned
@@ -206,7 +228,17 @@ class Search:
             f"# Trial {study.best_trial.number} of {len(study.trials)}: {study.best_value:.4f}\n"
         )
         write(self.output / "best.yaml", title + yaml.safe_dump(best, sort_keys=False))
-        draw_study(study, self.output)
+        self.draw(study)
+
+    def draw(self, study: Study) -> None:
+        """Draws the score against each value (study.png) and over the trials (history.png)."""
+        finished = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
+        trials = pd.DataFrame(
+            [{"number": t.number, "score": t.value, **t.params} for t in finished]
+        )
+        score = " and ".join(self.scores) + (", mean" if len(self.scores) > 1 else "")
+        draw_values(trials, self.space, score, self.output / "study.png")
+        draw_history(trials, score, self.output / "history.png")
 
 
 def tune(
@@ -237,7 +269,7 @@ def tune(
         space: What is searched; None stands for `default_space`.
         changes: ``KEY=VALUE``, applied to the pipeline in all trials.
         scores: Columns of history.csv without ``val_``; their mean is maximised.
-        seed: Random seed of each training.
+        seed: Random seed of each training; what Optuna proposes differs from study to study.
         device: See `find_device`.
         tell: Called with a line per trial.
         guide: See `TrainingWorkflow`.
@@ -247,11 +279,19 @@ def tune(
             installed.
         DataError: If the folder holds another study, or there are too few patients to score on.
     """
-    optuna = _optuna()
+    _optuna()
     space = dict(space or default_space(load_pipeline(pipeline, changes)))
     search = Search(pipeline, store, Path(output), space, changes, scores, seed, device, guide)
     search.check()
     search.output.mkdir(parents=True, exist_ok=True)
+    with _explained(search.output / "study.db"):
+        return _carry_on(search, trials, tell)
+
+
+def _carry_on(search: Search, trials: int, tell: Callable[[str], None]) -> Study:
+    """Creates or opens the study of a search, and runs the trials that it lacks; see `tune`."""
+    import optuna
+
     with FileLock(search.output / LOCK):  # one of several processes creates the tables
         claim(search.output, "tune")
         study = optuna.create_study(
@@ -281,21 +321,20 @@ def tune(
     return study
 
 
-def draw_study(study: Study, folder: Path) -> None:
-    """Draws Optuna's pictures: the score against each value (study.png) and over the trials."""
-    import matplotlib
-    from matplotlib import pyplot
-    from optuna.visualization.matplotlib import plot_optimization_history, plot_slice
+@contextmanager
+def _explained(file: Path) -> Iterator[None]:
+    """Says in words what a database could not do, where it is damaged or the disk is full."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
 
-    matplotlib.use("Agg")
-    for name, draw in (("study", plot_slice), ("history", plot_optimization_history)):
-        # they are experimental, and a single trial makes an axis of no length
-        with warnings.catch_warnings(action="ignore"), matplotlib.rc_context():
-            draw(study)
-            figure = pyplot.gcf()
-            with atomic_file(folder / f"{name}.png") as part:
-                figure.savefig(part, format="png", bbox_inches="tight")
-            pyplot.close(figure)
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError) as error:
+        cause = error if isinstance(error, SQLAlchemyError) else error.__cause__
+        raise DataError(
+            f"{file}: {getattr(cause, 'orig', None) or cause or error}. If there is room on the "
+            "disk, the study is damaged and cannot be continued; choose another folder"
+        ) from None
 
 
 def _overrides(values: Mapping[str, Any]) -> list[str]:
@@ -310,6 +349,12 @@ def _propose(trial: Trial, key: str, where: Range | Sequence[Any]) -> Any:
     return trial.suggest_float(key, where.low, where.high, log=where.log)
 
 
+def _maximised(score: str) -> bool:
+    """Tells whether high values of a score are good, as of what is no metric nobody knows."""
+    entry = EVERY.get(score.partition("/")[0])  # SCC/LVEDA is the SCC of one attribute
+    return entry is None or entry.good not in (Good.LOW, Good.ONE)
+
+
 def _same_study(study: Study, search: Search) -> None:
     """Notes what is searched in a new study, or in one that only failed as yet, for a wrong score
     say; refuses to continue with another one."""
@@ -318,10 +363,18 @@ def _same_study(study: Study, search: Search) -> None:
     if known is None or failed and known["space"] == search.about["space"]:
         study.set_user_attr("study", search.about)
     elif known != search.about:
-        differs = ", ".join(key for key in search.about if known.get(key) != search.about[key])
+        differs = [key for key in search.about if known.get(key) != search.about[key]]
+        if "changes" in differs:  # which say what is another in the pipeline
+            differs = [key for key in differs if key != "pipeline"]
+        said = "; ".join(
+            f"{', '.join(known[key]) or 'none'}, here {', '.join(search.about[key]) or 'none'}"
+            for key in differs
+            if key in ("changes", "scores") and key in known
+        )
+        names = " and ".join(WORDS[key] for key in differs)
         raise DataError(
-            f"{search.output} holds a study with another {differs}; go on with the same, or choose "
-            "another folder"
+            f"{search.output} holds a study with another {names}{said and f' ({said})'}; go on "
+            "with the same, or choose another folder"
         )
 
 

@@ -80,7 +80,7 @@ def scripted(monkeypatch):
         return -(math.log10(rate / 1e-3) ** 2)
 
     monkeypatch.setattr(tuning.Search, "run", run)
-    monkeypatch.setattr(tuning, "draw_study", lambda study, path: None)
+    monkeypatch.setattr(tuning.Search, "draw", lambda self, study: None)
 
 
 SPACE = {"optimiser.lr": Range(1e-5, 1e-1, True)}
@@ -112,7 +112,7 @@ def test_the_best_pipeline_needs_no_other_file_and_holds_the_changes(
 
 def test_a_choice_that_a_spreadsheet_would_execute_is_quoted(store, tmp_path, monkeypatch):
     choices = ["=HYPERLINK(1)", "=HYPERLINK(2)"]
-    monkeypatch.setattr(tuning, "draw_study", lambda study, path: None)
+    monkeypatch.setattr(tuning.Search, "draw", lambda self, study: None)
     monkeypatch.setattr(
         tuning.Search, "run", lambda self, trial: len(trial.suggest_categorical("method", choices))
     )
@@ -127,7 +127,7 @@ def test_a_study_goes_on_and_no_other_takes_its_folder(scripted, store, tmp_path
     assert [trial.value for trial in again.trials][:3] == values
     assert len(again.trials) == 5
     assert len(tune("attri_vae_unguided", store, tmp_path, trials=5, space=SPACE).trials) == 5
-    with pytest.raises(DataError, match="another space"):
+    with pytest.raises(DataError, match="another search space"):
         tune(
             "attri_vae_unguided", store, tmp_path, trials=6, space={"optimiser.lr": Range(1e-6, 1)}
         )
@@ -225,9 +225,37 @@ def test_an_unknown_score_is_reported_with_the_known_ones_and_can_be_mended(
         tune("attri_vae_unguided", store, tmp_path, scores=["Beauty"], device="cpu", **given)
     assert not caplog.records, "optuna would log a traceback"
     monkeypatch.setattr(tuning.Search, "run", lambda self, trial: 0.5)
+    monkeypatch.setattr(tuning.Search, "draw", lambda self, study: None)
     tune("attri_vae_unguided", store, tmp_path, scores=["SSIM_in_mask"], **given)
-    with pytest.raises(DataError, match="another scores"):
+    with pytest.raises(DataError, match=r"another score \(SSIM_in_mask, here SCC\)"):
         tune("attri_vae_unguided", store, tmp_path, scores=["SCC"], **given)
+
+
+@pytest.mark.parametrize("score", ["MSE", "Sharpness"])
+def test_a_score_that_should_be_low_is_refused_before_training(store, tmp_path, score):
+    with pytest.raises(ValueError, match=f"score is '{score}', which is not the better the higher"):
+        tune("attri_vae_unguided", store, tmp_path / "a", trials=1, space=SPACE, scores=[score])
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("score", "said"), [("loss", "expected one of"), ("val_SCC", "did you mean 'SCC'")]
+)
+def test_a_loss_is_not_maximised_and_val_is_left_out(store, tmp_path, monkeypatch, score, said):
+    def trained(*_, tell, **__):
+        tell({"epoch": 1, "train_loss": 2.0, "val_loss": 2.0, "val_SCC": 0.5, "val_MSE": 0.1})
+
+    monkeypatch.setattr(tuning, "train", trained)
+    search = tuning.Search("attri_vae_unguided", store, tmp_path, SPACE, scores=[score])
+    with pytest.raises(ValueError, match=f"score is '{score}'.*{said}.* SCC$"):
+        search.run(tuning._optuna().create_study().ask())
+
+
+def test_a_damaged_study_is_reported_in_words(store, tmp_path):
+    (tmp_path / "study.db").write_text("no database, but this is longer than a header" * 9)
+    (tmp_path / ".cardiac-attrivae.json").write_text('{"command": "tune"}')
+    with pytest.raises(DataError, match=r"study\.db: file is not a database\. If there is room"):
+        tune("attri_vae_unguided", store, tmp_path, trials=1, space=SPACE)
 
 
 def test_a_value_that_is_fixed_is_not_searched(store, tmp_path):
@@ -247,7 +275,7 @@ def run(self, trial):
     time.sleep(0.2)
     return trial.suggest_float("optimiser.lr", 1e-5, 1e-1, log=True)
 tuning.Search.run = run
-tuning.draw_study = lambda study, path: None
+tuning.Search.draw = lambda self, study: None
 tuning.tune("attri_vae_unguided", store, {str(tmp_path)!r}, trials=12,
           space={{"optimiser.lr": tuning.Range(1e-5, 1e-1, True)}})
 """
