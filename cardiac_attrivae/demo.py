@@ -9,7 +9,7 @@ from typing import Any
 
 from .data.manifest import load_manifest
 from .data.phantom import write_phantoms
-from .data.preprocess import Progress, preprocess
+from .data.preprocess import preprocess
 from .data.recipe import Recipe
 from .data.store import SliceDataset
 from .evaluation.cross_domain import cross_domain_eval
@@ -17,6 +17,7 @@ from .report.page import write_report
 from .runtime.folders import locked
 from .runtime.outputs import require_free
 from .runtime.pool import Failure, processes, run_each
+from .runtime.progress import Progress
 from .schema import DataError
 from .segmentation.judge import Training
 from .training.config import load_pipeline

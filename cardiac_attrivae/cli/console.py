@@ -13,13 +13,15 @@ import sys
 import textwrap
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import click
 
 from ..runtime.messages import printable, shell_word
+from ..runtime.progress import Progress
+from ..runtime.progress import progress as shown
 from . import INTERRUPTED
 
 TRACEBACK = "CARDIAC_ATTRIVAE_TRACEBACK"
@@ -38,10 +40,6 @@ NO_MEMORY = (
     "cluster's job). Ask for more, close other programs, or, while training, take smaller batches: "
     "--set data.batch_size=16; --device cpu does without the GPU's memory"
 )
-
-Item = TypeVar("Item")
-Progress = Callable[[Iterable[Item], int], Iterable[Item]]
-"""Wraps an iterable of known length and shows how far it is."""
 
 
 class Mistake(click.ClickException):
@@ -234,19 +232,7 @@ def is_terminal() -> bool:
 
 def progress(label: str) -> Progress:
     """Wraps an iterable: a bar on a terminal, a line for every tenth of it otherwise."""
-
-    def bar(items: Iterable[Item], total: int) -> Iterable[Item]:
-        from tqdm import tqdm
-
-        return tqdm(items, label, total)
-
-    def lines(items: Iterable[Item], total: int) -> Iterator[Item]:
-        for count, item in enumerate(items, start=1):
-            yield item
-            if count * 10 // total > (count - 1) * 10 // total:
-                tell(f"{label} {count}/{total}")
-
-    return bar if is_terminal() else lines
+    return shown(label, tell)
 
 
 def columns() -> int:

@@ -11,7 +11,7 @@ import hmac
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -27,6 +27,7 @@ from ..runtime.folders import empty, locked
 from ..runtime.messages import counted, without_folder
 from ..runtime.outputs import check_apart, check_own
 from ..runtime.pool import Failure, Pool, cluster, processes, run_each
+from ..runtime.progress import Progress
 from ..runtime.provenance import __version__
 from ..schema import SYNTHETIC, CaseRecord, DataError, Keys
 from .cases import Cases, Skipped, across_splits, drop_duplicates, find_cases, find_root
@@ -46,9 +47,6 @@ ACROSS = (
     "the same scan is in another split, so that a model would be tested on what it was trained on; "
     "add --drop-duplicates"
 )
-
-Progress = Callable[[Iterable, int], Iterable]
-"""Wraps an iterable of known length; the command line shows a bar."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from ..runtime.file_names import told_apart
 from ..runtime.files import write
 from ..runtime.messages import counted
 from ..runtime.outputs import REFINER, claimed
+from ..runtime.progress import Progress
 from ..runtime.provenance import digest, versions
 from ..runtime.shipped_models import is_shipped
 from ..runtime.spreadsheet import csv_text
@@ -32,7 +33,7 @@ from ..training.run import Run
 from .baselines import Baselines
 from .gallery import draw_gallery
 from .opening import Opened, can_teach, open_all, shareable
-from .parts import PACKAGES, Part, Patients, Progress, TrainingCodes, compute
+from .parts import PACKAGES, Part, Patients, TrainingCodes, compute
 from .realism import WANTED, Realism
 from .tables import PLACE, Tables, gather, joined
 

@@ -31,6 +31,7 @@ from ..runtime.device import find_device
 from ..runtime.files import write
 from ..runtime.outputs import claimed
 from ..runtime.pool import Failure, processes, run_each
+from ..runtime.progress import Progress
 from ..runtime.provenance import versions
 from ..runtime.spreadsheet import csv_text
 from ..schema import DataError, Keys
@@ -47,7 +48,7 @@ from .diagnosis_samples import (
     gather,
     trained_dimensions,
 )
-from .parts import PACKAGES, Progress
+from .parts import PACKAGES
 
 WAYS = (
     (CODES, "logistic regression"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from ..data.store import SliceDataset
 from ..metrics.population import Population
 from ..runtime.files import write
 from ..runtime.outputs import claimed
+from ..runtime.progress import Progress
 from ..runtime.spreadsheet import csv_text
 from ..schema import DataError, Phase, Structure, structures_at
 from .aiming import check_request
@@ -27,7 +28,6 @@ BATCH = 16
 FEWEST = 5
 """Patients that a distribution of attributes can be taken from."""
 
-Progress = Callable[[Iterable[range], int], Iterable[range]]
 Range = tuple[float, float]
 
 ABOUT = """\

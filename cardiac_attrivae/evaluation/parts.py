@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -24,6 +24,7 @@ from ..data.store import SliceDataset
 from ..runtime.device import find_device
 from ..runtime.files import atomic_file, atomic_folder, write
 from ..runtime.pool import Failure, processes, run_each
+from ..runtime.progress import Progress
 from ..runtime.provenance import versions
 from ..runtime.spreadsheet import csv_text, read_csv
 from ..runtime.weights import weights_digest
@@ -39,8 +40,6 @@ PACKAGES = ("monai", "numpy", "scikit-learn", "scipy", "torch")
 
 SHOWN = 6
 """Patients of a data set whose reconstructions are kept for a picture."""
-
-Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 
 
 class Patients(NamedTuple):

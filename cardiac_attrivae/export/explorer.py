@@ -30,10 +30,10 @@ from ..runtime.device import find_device
 from ..runtime.files import atomic_folder, write
 from ..runtime.folders import is_empty
 from ..runtime.outputs import AN_EXPLORER, check_own, require_free
+from ..runtime.progress import Progress
 from ..runtime.shipped_models import judges_of, model_folder
 from ..schema import HEART, DataError, LatentTable, Phase, Structure
 from ..segmentation.judge import (
-    Progress,
     Segmenter,
     bar,
     cache_of,

@@ -20,11 +20,12 @@ import torch
 from ..data.store import SliceDataset
 from ..models.guide_network import SMALLEST, build_guide
 from ..runtime.files import remove_leftovers
+from ..runtime.progress import Progress
 from ..runtime.weights import weights_digest, write_weights
 from ..schema import DataError
 from ..training.guidance import Guide
 from .judge import Segmenter, cache_of, preparing, read_cached
-from .judge_training import Progress, Training, augmentation_facts, bar, train_network
+from .judge_training import Training, augmentation_facts, bar, train_network
 
 FORMAT = 1
 """Format of the cached file; counted up when the network or its training changes."""

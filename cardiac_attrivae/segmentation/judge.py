@@ -28,10 +28,11 @@ from ..metrics.images import dice
 from ..models.most_likely import most_likely
 from ..runtime.files import remove_leftovers
 from ..runtime.folders import in_use
+from ..runtime.progress import Progress
 from ..runtime.weights import Facts, read_weights, write_weights
 from ..schema import STRUCTURES, DataError, Keys
 from ..training.augmentation import each_phase
-from .judge_training import Progress, Training, augmentation_facts, bar, build, train_network
+from .judge_training import Training, augmentation_facts, bar, build, train_network
 
 FORMAT = 1
 """Format of the cached file; counted up when the network or its training changes."""

@@ -7,7 +7,7 @@ soft rim and a faint background. A training that was interrupted goes on from it
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -19,12 +19,12 @@ import torch.nn.functional as F
 from monai.losses import DiceCELoss
 from monai.networks.nets import UNet
 from torch import Generator, Tensor, nn
-from tqdm import tqdm
 
 from ..attributes import AREAS
 from ..data.loader import DeviceLoader
 from ..data.store import SliceDataset
 from ..runtime.files import atomic_file
+from ..runtime.progress import Progress, progress
 from ..schema import HEART, Keys
 from ..training.augmentation import AttributeTargets, Augmentation, Augmenter, each_phase, prepared
 
@@ -40,13 +40,8 @@ LATER = ("beat", "taper", "right", "length", "style")
 CHECKPOINT_EVERY = 50
 """Batches between two checkpoints: about a tenth of a training."""
 
-Progress = Callable[[Iterable[Any], int], Iterable[Any]]
-"""Wraps batches and their number, to show how far a training is."""
-
-
-def bar(batches: Iterable[Any], total: int) -> Iterable[Any]:
-    """Shows a progress bar on a terminal, with the time left, and nothing elsewhere."""
-    return tqdm(batches, "segmenters", total, leave=False, disable=None)
+bar: Progress = progress("segmenters")
+"""Shows how far a training of guides and segmenters is."""
 
 
 class Stateful(Protocol):

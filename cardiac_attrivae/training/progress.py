@@ -14,7 +14,7 @@ from ..runtime.device import describe_device
 from ..schema import Keys
 from .scores import output_of
 
-SHOWN = ("Interpretability", "SSIM_in_mask")
+SHOWN = ("Interpretability", "SSIM_in_mask", "Dice_LV", "Dice_MYO", "Dice_RV")
 """Scores of the validation that are shown."""
 
 FIRST = 10

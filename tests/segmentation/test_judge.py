@@ -294,7 +294,7 @@ def test_only_what_was_asked_for_must_have_enough_patients(drawn_slices, tmp_pat
         segmenters_for(store, tmp_path, (0,), training=SHORT)
 
 
-def test_a_training_shows_a_bar_on_a_terminal_and_nothing_elsewhere(drawn_slices, monkeypatch):
+def test_a_training_shows_a_bar_on_a_terminal_and_lines_elsewhere(drawn_slices, monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):
             return True
@@ -303,6 +303,7 @@ def test_a_training_shows_a_bar_on_a_terminal_and_nothing_elsewhere(drawn_slices
         monkeypatch.setattr(sys, "stderr", output)
         train_network(drawn_slices, training=SHORT)
         assert ("segmenters:" in output.getvalue()) is shown
+        assert (f"segmenters {SHORT.steps}/{SHORT.steps}\n" in output.getvalue()) is not shown
 
 
 DAMAGES = {
