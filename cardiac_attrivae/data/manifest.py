@@ -249,7 +249,7 @@ def parse_manifest(data: Any, name: str) -> Manifest:
         cardiac_attrivae.schema.ManifestError: manifest 'own.yaml': title is missing; expected text
     """
     try:
-        manifest = build(Manifest, data)
+        manifest = build(Manifest, _with_frames(data))
         for kind in ("image", "mask"):
             if not (kind in data or kind in manifest.columns):
                 raise ValueError(
@@ -261,6 +261,20 @@ def parse_manifest(data: Any, name: str) -> Manifest:
     except ValueError as error:
         raise ManifestError(f"manifest {name!r}: {error}") from None
     return manifest
+
+
+def _with_frames(data: Any) -> Any:
+    """Adds the frames of files that are named after their phase: the numbers tell ED and ES apart
+    and mean nothing else, so they need not be given."""
+    if not isinstance(data, Mapping):
+        return data
+    image, columns, constants = (data.get(key) or {} for key in ("image", "columns", "constants"))
+    named = isinstance(image, str) and "{phase}" in image and "{frame" not in image
+    readable = isinstance(columns, Mapping) and isinstance(constants, Mapping)
+    if not named or not readable or not {*PHASES}.isdisjoint(columns):
+        return data
+    frames = {"ED": 0, "ES": 1} if {*PHASES}.isdisjoint(constants) else {}
+    return {"frame_base": 0, **data, "constants": {**frames, **constants}}
 
 
 def _contradictions(manifest: Manifest) -> list[tuple[str, Any, str]]:

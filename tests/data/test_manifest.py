@@ -369,6 +369,23 @@ def test_other_layouts_need_a_pattern_and_nothing_else(tmp_path, image, mask, fi
     assert cases.records[0].mask == tmp_path / files[1]
 
 
+def test_files_that_are_named_after_their_phase_need_no_frames(tmp_path):
+    touch(*(tmp_path / f"7/{name}.nii.gz" for name in ("ED", "ED_m", "ES", "ES_m")))
+    left_out = ("table", "columns", "frame_base")
+    named = {k: v for k, v in OWN.items() if k not in left_out} | {
+        "image": "{case}/{phase}.nii.gz", "mask": "{case}/{phase}_m.nii.gz",
+    }  # fmt: skip
+    both = parse_manifest(named | {"constants": {"vendor": "A"}}, "own")
+    for phase in ("ED", "ES"):
+        (record,) = find_cases(both, tmp_path, phase).records
+        assert (record.image.name, record.vendor) == (f"{phase}.nii.gz", "A")
+    assert both.constants == {"ED": 0, "ES": 1, "vendor": "A"}
+    assert not parse_manifest(named | {"constants": {"ED": 0}}, "own").gives("ES")
+    for other in ({"image": "{case}_{frame}_{phase}.nii.gz"}, {"image": "{case}.nii.gz"}):
+        with pytest.raises(ManifestError, match="frame_base is missing"):
+            parse_manifest(named | other, "own")
+
+
 def test_a_spreadsheet_may_drop_the_zeros_in_front_of_an_id(tmp_path):
     touch(*(tmp_path / d / "007.nii.gz" for d in ("images", "masks")))
     (tmp_path / "cases.csv").write_text("id,ed,es\n7,5,9\n")
