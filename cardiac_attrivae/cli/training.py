@@ -90,21 +90,25 @@ def train(
 
 
 @click.command()
-@click.argument("run", type=options.SOURCE)
+@click.argument("run", type=options.SOURCE, required=False)
+@click.option("--model", type=options.SOURCE, metavar="RUN", help="The run; RUN alone does, too.")
 @options.store
 @explained
-def verify(run: Path, store: Path | None) -> None:
+def verify(run: Path | None, model: Path | None, store: Path | None) -> None:
     """Check whether a run is unchanged since training.
 
-    The files of RUN, its store and the store's segmenters are compared with what the model recorded
-    of them. Ends with 1 if one of them differs, and with 3 if none does but some could not be
-    compared, as in a run of an older version. Other versions of libraries and a change of device
+    The files of the run, its store and the store's segmenters are compared with what the model
+    recorded of them. Ends with 1 if one of them differs, and with 3 if none does but some could not
+    be compared, as in a run of an older version. Other versions of libraries and a change of device
     or threads are listed and do not count.
     """
+    place = run or model
+    if place is None or (run and model):
+        raise click.UsageError("expected one run: --model RUN")
     with quick_imports():
         from ..training.verify import NOT_COVERED, verify_run
 
-    findings = verify_run(run, store)
+    findings = verify_run(place, store)
     for what, holds, text in findings:
         label = {True: "holds", False: "DIFFERS", None: "unknown"}[holds]
         say(row(f"{what:<15}{label:<9}", text))

@@ -335,6 +335,10 @@ def test_the_command_ends_with_0_if_all_holds_1_if_something_differs_and_3_if_th
     assert [line.split()[:2] for line in lines] == [[what, "holds"] for what in WHAT]
     assert last.startswith("not covered")
     assert "trackers.json" in last
+    assert call("--model", run).output == sound.output
+    for words in ((), (run, "--model", run)):
+        refused = call(*words)
+        assert (refused.exit_code, "expected one run: --model RUN" in refused.stderr) == (2, True)
     np.save(run.parent / "store" / "images.npy", np.zeros(3))
     changed = call(run)
     assert (changed.exit_code, changed.output.count("\n")) == (1, len(WHAT) + 1)
