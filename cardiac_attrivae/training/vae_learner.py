@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from torch import Tensor
 from ..data.loader import DeviceLoader
 from ..data.store import SliceDataset
 from ..metrics.calibration import calibration_lines
+from ..metrics.patients import LEAST
 from ..metrics.population import population_facts
 from ..models.conditional import told
 from ..models.independence import code_layers, decorrelate, fixed_of
 from ..models.vae import VAE
+from ..runtime.messages import counted
 from ..schema import Keys, LatentTable
 from .augmentation import AttributeTargets, Augmenter, prepared
 from .batches import conditions
@@ -106,7 +109,13 @@ class VAELearner(Learner):
 
     def make_evaluator(self, val: SliceDataset) -> VAEEvaluator:
         """Builds the engine that scores the model on slices."""
-        names = self.pipeline.attributes
+        names, patients = self.pipeline.attributes, val.cases["case"].nunique()
+        if names and patients < LEAST:
+            warnings.warn(
+                f"{counted(patients, 'validation patient')} of {val.folder}: training shows no "
+                f"Interpretability, which needs {LEAST}",
+                stacklevel=2,
+            )
         evaluator = make_evaluator(
             self.model,
             val,

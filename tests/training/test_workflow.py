@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import time
+import warnings
 from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -593,6 +594,25 @@ def test_validation_scores_are_those_of_the_saved_network(train, halves):
     last = pd.read_csv(workflow.output / "history.csv").iloc[-1]
     for name, value in evaluator.state.metrics.items():
         assert last[f"val_{name}"] == pytest.approx(value, rel=1e-5, nan_ok=True), name
+
+
+@pytest.mark.parametrize(("patients", "told"), [(4, 1), (5, 0)])
+def test_too_few_validation_patients_for_interpretability_are_reported_once(
+    halves, tmp_path, patients, told
+):
+    val = part(halves[1], halves[1].cases["case"].unique()[:patients])
+    workflow = TrainingWorkflow(
+        parse_pipeline(PLAIN), halves[0], val, tmp_path / "run", device="cpu"
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        finished(workflow)
+    lines = [str(one.message) for one in caught if "Interpretability" in str(one.message)]
+    assert len(lines) == told
+    history = pd.read_csv(workflow.output / "history.csv")
+    assert ("val_Interpretability" in history) is not bool(told)
+    if told:
+        assert lines[0].startswith(f"4 validation patients of {halves[0].folder}: ")
 
 
 def test_an_existing_run_is_neither_overwritten_nor_resumed_by_accident(train, tmp_path):
