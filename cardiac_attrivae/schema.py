@@ -51,6 +51,9 @@ def structures_at(phases: Iterable[Phase]) -> tuple[str, ...]:
     return tuple(name + end for end in ends.values() for name in STRUCTURES)
 
 
+LARGEST_SEED = 2**32 - 1
+"""NumPy and scikit-learn take no larger one."""
+
 SIZES = ("cm2", "mL")
 """Units of what is measured in drawn hearts: areas, and the volumes in stacks."""
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from ..runtime.outputs import A_STORE, require_free
-from ..schema import SPLITS, DataError
+from ..schema import LARGEST_SEED, SPLITS, DataError
 from .console import Mistake
 
 T = TypeVar("T")
@@ -129,8 +129,9 @@ condition = click.option(
 )  # fmt: skip
 output = click.option("--output", required=True, type=PLACE, callback=free, help="Folder to write.")
 seed = click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="Random seed."
-)
+    "--seed", default=0, show_default=True, type=click.IntRange(0, LARGEST_SEED),
+    help="Random seed.",
+)  # fmt: skip
 workers = click.option(
     "--workers", default=1, show_default=True, type=click.IntRange(1), help="Processes."
 )

@@ -20,7 +20,7 @@ from ..data.store import SliceDataset
 from ..runtime.device import deterministic, find_device, idle_cores
 from ..runtime.distributed import barrier, from_first, is_first, processes
 from ..runtime.folders import in_use
-from ..schema import DataError
+from ..schema import LARGEST_SEED, DataError
 from .config import AUTO, PRECISIONS, Pipeline
 from .engines import NetworkTrainer
 from .fitted import fitted
@@ -32,9 +32,6 @@ from .records import Records
 from .refiner_learner import about_base, check_base
 from .run import Run, load_run
 from .trackers import parse_trackers
-
-LARGEST_SEED = 2**63 - 2
-"""A run uses its seed and the next number; both must fit into 64 bits with a sign."""
 
 Row = dict[str, float]
 """A row of history.csv: column -> value."""
