@@ -281,7 +281,7 @@ def read_table(manifest: Manifest, root: Path) -> Rows:
 def _usage(manifest: Manifest) -> str:
     places = [place for folder in manifest.folders if (place := _place(manifest, folder)) != "."]
     files = manifest.image or _listed(manifest.table)
-    return f"Pass the folder that holds {' or '.join(places) or files} as --source"
+    return f"Pass the folder that holds {' or '.join(places) or files} as the source"
 
 
 def _listed(names: Iterable[str]) -> str:

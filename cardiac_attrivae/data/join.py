@@ -66,7 +66,7 @@ def join_stores(
     if not re.fullmatch(NAME, name):
         raise DataError(
             f"the joined data set would be called {short(name)}; expected 1 to 64 letters, digits, "
-            "_ and -, with --name"
+            "_ and -: --name (name=)"
         )
     place = real_place(output)
     partial = unfinished(place)

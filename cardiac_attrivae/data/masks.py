@@ -138,7 +138,7 @@ class Masks:
             spelled = ",".join(f"{name}={number}" for name, number in numbers.items())
             raise DataError(
                 f"{self.folder} holds masks whose numbers are {spelled}, as segment noted; give "
-                f"--mask-labels {spelled}"
+                f"--mask-labels {spelled} (labels=)"
             )
         noted = None if private else self.note.get("segmenter")
         known = isinstance(noted, str) and re.fullmatch(SOURCE, noted)

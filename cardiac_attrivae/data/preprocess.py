@@ -45,7 +45,7 @@ SLICES, MASK = 12, 12 * 256 * 256
 
 ACROSS = (
     "the same scan is in another split, so that a model would be tested on what it was trained on; "
-    "add --drop-duplicates"
+    "add --drop-duplicates (without_duplicates=True)"
 )
 
 

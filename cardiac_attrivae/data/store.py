@@ -82,7 +82,7 @@ def _check_content(folder: Path, info: dict[str, Any]) -> bool:
 def _changed(place: Path, what: str) -> DataError:
     return DataError(
         f"{place} was changed after preprocess wrote it: {what} differs. Run preprocess again "
-        "with --overwrite"
+        "with --overwrite (overwrite=True)"
     )
 
 
@@ -365,7 +365,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
             if not set(ATTRIBUTES[name].phases) <= set(self.phases):
                 raise DataError(
                     f"{name} needs masks at ED and ES, and {self.folder} holds ED alone; "
-                    "preprocess again with --phases ED,ES"
+                    "preprocess again with --phases ED,ES (phases=('ED', 'ES'))"
                 )
         values = np.empty((len(self), len(names)))
         spacings, indices = self.cases[SPACING].to_numpy(), self.cases["slice_index"].to_numpy()

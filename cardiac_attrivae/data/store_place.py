@@ -45,6 +45,8 @@ def check_replaceable(output: Path, overwrite: bool) -> None:
     if not (A_STORE.is_at(output) or is_empty(output)):
         raise DataError(f"{output} is no store, so it is not replaced; choose another folder")
     if not overwrite:
-        raise DataError(f"{output} exists already; choose another folder or add --overwrite")
+        raise DataError(
+            f"{output} exists already; choose another folder or add --overwrite (overwrite=True)"
+        )
     check_own(output, STORE, "a store")
     check_unused(output)

@@ -298,7 +298,7 @@ def _notes(opened: Opened, needed: Sequence[str]) -> list[str]:
         if run.refiner is not None:
             notes.append(
                 f"{name} has a refiner: pictures, Dice and control are those of what it painted; "
-                "--plain leaves it out"
+                "--plain (plain=True) leaves it out"
             )
         notes += _told(name, run, opened)
     for name, dataset in opened.datasets.items():

@@ -148,7 +148,7 @@ def diagnose(
         with processes(workers) as pool:
             for way, result in progress(run_each(pool, compute, ways), len(ways)):
                 if isinstance(result, Failure):
-                    raise DataError(f"{way.features}: {result.value}; try fewer --workers")
+                    raise DataError(f"{way.features}: {result.value}; try fewer workers")
                 found += result
         found.sort(key=lambda one: ([*cohort.new].index(one.dataset), _place(one.way)))
         tables = {

@@ -192,9 +192,9 @@ def _known(run: Run, given: Sequence[SliceDataset], column: str, notes: list[str
     count, data, seen = max(found, key=lambda one: one[0])
     if not count:
         raise DataError(
-            f"no patient that {run.given} was trained on is in its own store or in --data; give a "
-            f"store of {run.about['train_dataset']} with them as a further --data, or fit within "
-            "the unseen patients with --within"
+            f"no patient that {run.given} was trained on is in its own store or in those "
+            f"given; give a store of {run.about['train_dataset']} with them as a further one, or "
+            "fit within the unseen patients: --within (within=True)"
         )
     return _labelled(data, data.cases["case"].isin(seen), column, "training patients", notes)
 
@@ -262,7 +262,7 @@ def _frequent(patients: Patients, name: str, notes: list[str]) -> list[str]:
         told = ", ".join(f"{c} {n}" for c, n in zip(found, counts, strict=True)) or "none"
         raise DataError(
             f"{name}: {len(kept)} classes with at least {LEAST} patients (found {told}); expected "
-            "2 or more to tell apart: give more patients with a further --data, or another --column"
+            "2 or more to tell apart: give more patients in a further store, or another column"
         )
     return kept
 

@@ -108,7 +108,7 @@ def draw_data_set(
         if studio.scale.slices > 1:
             raise DataError(
                 f"{run} draws stacks, and a data set of drawn hearts holds one slice of each; draw "
-                "single hearts with --set, or use a model of single slices"
+                "single hearts, or use a model of single slices"
             )
         for name, limits in request.items():
             for value in limits:

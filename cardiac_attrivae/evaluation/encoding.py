@@ -199,7 +199,7 @@ def encode_scan(
         outlined = outlined[:, :, ::-1] if mirror else outlined
         if exchanged := exchanged_labels(outlined[0]):
             said.append(
-                f"labels look exchanged: {exchanged}; give their numbers with --mask-labels"
+                f"labels look exchanged: {exchanged}; give their numbers: --mask-labels (labels=)"
             )
         if size := unlikely_size(pixel_counts(outlined[0]), scan.spacing_mm):
             said.append(f"{size}: is the spacing that of the scan?")

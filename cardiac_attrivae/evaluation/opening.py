@@ -101,7 +101,7 @@ def open_trained(
     model = load_run(run, device, plain=plain)
     store = store or model.summary.get("store")
     if store is None or not Path(store).is_dir():
-        raise DataError(f"the store that {run} was trained on is gone; give it with --data")
+        raise DataError(f"the store that {run} was trained on is gone; give it: --data (store=)")
     opened = SliceDataset.open(store)
     if opened.name != model.about["train_dataset"]:
         raise DataError(
@@ -153,7 +153,7 @@ def _methods(models: Mapping[str, Run]) -> dict[str, str]:
             raise DataError(
                 f"{same.folder} and {run.folder} were trained with the same configuration, data "
                 f"and seed {run.about['seed']}. They would count as two seeds; give one of them, "
-                "or train one again with another --seed"
+                "or train one again with another seed"
             )
     return names
 
@@ -197,7 +197,8 @@ def check_unseen(runs: Sequence[Run], dataset: SliceDataset, split: str) -> list
                 else "Give the store that it was trained on, or train it again on this one"
                 if other
                 else "The same scans are in two splits: list them under 'duplicates' in the "
-                "manifest, preprocess with --drop-duplicates, and train again"
+                "manifest, preprocess with --drop-duplicates (without_duplicates=True), and "
+                "train again"
             )
             raise DataError(
                 f"{run.given} was trained on {len(seen)} of the {len(scored)} {split} patients of "

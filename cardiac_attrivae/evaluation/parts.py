@@ -188,7 +188,7 @@ def compute(parts: Sequence[Part], others: Sequence[Job], workers: int, progress
         )
         for job, result in progress(done, len(known) + len(parts) + len(others)):
             if isinstance(result, Failure):
-                raise DataError(f"{job.folder.name}: {result.value}; try fewer --workers")
+                raise DataError(f"{job.folder.name}: {result.value}; try fewer workers")
 
 
 def fingerprint(kind: str, facts: Sequence[Any]) -> str:

@@ -172,14 +172,14 @@ def check_crop(recipe: Mapping[str, Any], dataset: SliceDataset, model: str) -> 
     if stacks[0] != stacks[1]:
         raise DataError(
             f"{model} was trained on {_slices(stacks[0])} and {dataset.folder} holds "
-            f"{_slices(stacks[1])}; preprocess it with --stack {stacks[0]}"
+            f"{_slices(stacks[1])}; preprocess it with --stack {stacks[0]} (stack={stacks[0]})"
         )
     phases = [list(of["phases"]) for of in recipes]
     if phases[0] != phases[1]:
         own, other = (",".join(of) for of in phases)
         raise DataError(
             f"{model} was trained on slices at {own} and {dataset.folder} holds {other}; "
-            f"preprocess it with --phases {own}"
+            f"preprocess it with --phases {own} (phases={tuple(phases[0])})"
         )
     for key in CROP:
         trained, given = recipe.get(key), dataset.info["recipe"].get(key)

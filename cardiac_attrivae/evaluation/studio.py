@@ -162,7 +162,9 @@ class Studio:
     def _patient(self, case: str) -> SliceDataset:
         """The most basal slice of a patient."""
         if self.store is None:
-            raise DataError(f"no case {case!r}: a shipped model has no patients; give --data STORE")
+            raise DataError(
+                f"no case {case!r}: a shipped model has no patients; give a store: --data (store=)"
+            )
         patients = self.store.basal()
         rows = np.flatnonzero(patients.cases["case"] == case)
         if not len(rows):

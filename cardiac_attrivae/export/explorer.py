@@ -273,7 +273,8 @@ def imagined(run: Run, judge: Segmenter, count: int = IMAGINED) -> SliceDataset:
     population, lines = Population.of_facts(run.about), run.about["calibration"]
     if population is None:
         raise DataError(
-            f"{run.folder} does not say where its training codes lie; give --data STORE"
+            f"{run.folder} does not say where its training codes lie; give its store: --data "
+            "(store=)"
         )
     codes = population.draw(count, np.random.default_rng(0))
     slices = decode(run.network, codes).clamp(0, 1)

@@ -73,7 +73,7 @@ def require_run(folder: str | Path) -> None:
         told = "; it is unfinished: train again with --resume"
     else:
         shipped = ", ".join(shipped_models()[:1])
-        told = f"{_found(folder)}; train one first, or give --model the folder that train wrote"
+        told = f"{_found(folder)}; train one first, or give the folder that train wrote"
         told += shipped and f", or {shipped}, which is shipped"
     raise DataError(f"no trained model in {folder}: model.safetensors is missing{told}")
 
@@ -94,7 +94,7 @@ def store_of(run: Path, store: Path | None) -> Path:
     summary = run / "summary.json"
     known = store or (read_json(summary).get("store") if summary.is_file() else None)
     if not isinstance(known, (str, Path)) or not Path(known).is_dir():
-        raise DataError(f"the store that {run} was trained on is gone; give it with --data")
+        raise DataError(f"the store that {run} was trained on is gone; give it: --data (store=)")
     require_store(known)
     return Path(known)
 

@@ -172,7 +172,7 @@ def _damaged(file: Path, reason: str) -> str:
     reason, _, _ = " ".join(reason.split()).partition(". ")
     return (
         f"{file} cannot be used: {reason[:200]}. Put back a copy, or remove it: then --resume "
-        "starts from the beginning"
+        "(resume=True) starts from the beginning"
     )
 
 

@@ -271,11 +271,13 @@ def overridden(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, An
     for override in overrides:
         key, equals, text = override.partition("=")
         if not (key and equals):
-            raise ValueError(f"--set {override!r}; expected KEY=VALUE, such as optimiser.lr=1e-4")
+            raise ValueError(
+                f"a change (--set) is {override!r}; expected KEY=VALUE, such as optimiser.lr=1e-4"
+            )
         try:
             value = read_yaml(text)
         except ValueError as error:
-            raise ValueError(f"--set {override!r} is no YAML: {error}") from None
+            raise ValueError(f"the change (--set) {override!r} is no YAML: {error}") from None
         for part in reversed(key.split(".")):
             value = {part: value}
         values = laid_over(values, value)

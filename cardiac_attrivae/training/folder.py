@@ -80,7 +80,9 @@ def require_room(folder: Path, *, resume: bool, overwrite: bool) -> None:
     """Refuses a folder with another's files, or with a run that shall neither go on nor go."""
     require_free(folder, "train")
     if _began(folder) and not (resume or overwrite):
-        raise DataError(f"{folder} holds a run; add --resume, or choose another folder")
+        raise DataError(
+            f"{folder} holds a run; add --resume (resume=True), or choose another folder"
+        )
 
 
 def _differences(held: Any, wanted: Any, key: str = "") -> Iterator[str]:

@@ -192,7 +192,7 @@ def _network_for(pipeline: Pipeline, train: SliceDataset) -> VAE:
         size = train.image_size
         raise ValueError(
             f"{train.folder} has slices of {size} x {size} pixels, but {error}. Preprocess with "
-            "another --size"
+            "another --size (size=)"
         ) from None
 
 

@@ -176,8 +176,8 @@ def load_run(folder: str | Path, device: str = "cpu", *, plain: bool | None = No
     refiner = None
     if plain is False and not painting.is_file():
         raise DataError(
-            f"{given} has no refiner to draw with: leave --refined out, or train one with "
-            "train --pipeline refiner --on RUN"
+            f"{given} has no refiner to draw with: leave out --refined (plain=False), or train one "
+            "with train --pipeline refiner --on RUN"
         )
     plain = is_shipped(folder) if plain is None else plain
     if painting.is_file() and not plain:

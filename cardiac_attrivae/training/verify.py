@@ -207,10 +207,10 @@ def _data(folder: Path | None, given: bool, summary: dict[str, Any], model: Fact
     if not isinstance(known, str):
         return None, "the run does not record the content hash of its store"
     if folder is None:
-        return None, "the run does not say where its store is; pass --data STORE"
+        return None, "the run does not say where its store is; pass it: --data (store=)"
     file = folder / "dataset.json"
     if not file.is_file():
-        moved = "there is no store" if given else "the store was moved, pass --data STORE: none"
+        moved = "there is no store" if given else "the store was moved (--data, store=): none"
         return None, f"{moved} in {folder}"
     try:
         found, info = content_hash(folder), read_json(file)

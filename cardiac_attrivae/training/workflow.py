@@ -227,7 +227,7 @@ class TrainingWorkflow(PythonicWorkflow):
         name, paints = self.pipeline.objective.name, self.pipeline.objective.paints
         if paints != (on is not None):
             wanted = "paints over the pictures of a run: give it with" if paints else "takes no"
-            raise ValueError(f"objective {name} {wanted} --on RUN")
+            raise ValueError(f"objective {name} {wanted} --on RUN (on=)")
         if on is None:
             return None
         base = load_run(on, str(self._device), plain=True)

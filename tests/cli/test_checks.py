@@ -64,7 +64,7 @@ MISTAKES = {
     "generate --model run --count 2 --set LV_eccentricity=0.2:1 --output o":
         "LV_eccentricity is 1; expected a number above 0 and below 1",
     "generate --model run --set LVEDA=nan --output o": "'LVEDA=nan'; expected ATTRIBUTE=NUMBER",
-    "generate --model lonely --set LVEDA=20 --output o": "is gone; give it with --data",
+    "generate --model lonely --set LVEDA=20 --output o": "is gone; give it: --data",
     "traverse --model run --case nobody --output o": "has no case 'nobody'",
     "traverse --model acdc --from p1 --to p2 --output o":
         "--from p1: acdc is shipped without patients; give --data STORE",

@@ -112,7 +112,7 @@ def test_a_pseudonymised_store_tells_nothing_of_the_folder_of_masks(acdc_tree, t
 def test_other_numbers_than_segment_noted_are_refused(tmp_path):
     numbers = {"LV": 3, "MYO": 2, "RV": 1}
     (tmp_path / "segmentation.json").write_text(json.dumps({"labels": numbers}))
-    with pytest.raises(DataError, match="as segment noted; give --mask-labels LV=3,MYO=2,RV=1$"):
+    with pytest.raises(DataError, match="as segment noted; give --mask-labels LV=3,MYO=2,RV=1 "):
         Masks(tmp_path).named()
     assert Masks(tmp_path, labels=label_numbers(numbers)).named().source == "predicted"
 

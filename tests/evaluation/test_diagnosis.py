@@ -240,7 +240,7 @@ def test_a_further_store_of_seen_patients_is_fitted_on_and_not_scored(world, mon
 
 
 def test_a_store_without_seen_patients_needs_within(world):
-    with pytest.raises(DataError, match="fit within the unseen patients with --within"):
+    with pytest.raises(DataError, match="fit within the unseen patients: --within"):
         gathered(world, data=world[1].take(range(SEEN, ALL)))
 
 

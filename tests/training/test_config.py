@@ -185,9 +185,9 @@ BAD = [
     ("attributes=[LVEDV, LVEDV]", "expected one or more, each once"),
     ("precision=float16", "precision is 'float16'; expected one of auto, float32, bfloat16"),
     ("codes=median", "codes is 'median'; expected one of mean, sampled"),
-    ("objective.beta", "--set 'objective.beta'; expected KEY=VALUE"),
-    ("=3", "--set '=3'; expected KEY=VALUE"),
-    ("objective.beta={1", "--set 'objective.beta={1' is no YAML"),
+    ("objective.beta", "a change (--set) is 'objective.beta'; expected KEY=VALUE"),
+    ("=3", "a change (--set) is '=3'; expected KEY=VALUE"),
+    ("objective.beta={1", "the change (--set) 'objective.beta={1' is no YAML"),
 ]
 
 

@@ -77,7 +77,7 @@ def test_a_run_draws_with_its_refiner_unless_it_is_asked_not_to(run):
 
 def test_a_refiner_that_is_asked_for_must_be_there(run, tmp_path):
     shutil.copy(run / "model.safetensors", tmp_path)
-    with pytest.raises(DataError, match="has no refiner to draw with: leave --refined out"):
+    with pytest.raises(DataError, match="has no refiner to draw with: leave out --refined"):
         load_run(tmp_path, plain=False)
 
 

@@ -217,11 +217,11 @@ def test_versions_that_were_removed_are_named_twice(run):
 ABSENCES = {
     "the store": (
         lambda r: shutil.rmtree(r.parent / "store"),
-        {"data": "the store was moved, pass --data STORE: none in"},
+        {"data": "the store was moved (--data, store=): none in"},
     ),
     "its place": (
         lambda r: say(r, store=None),
-        {"data": "the run does not say where its store is; pass --data STORE"},
+        {"data": "the run does not say where its store is; pass it: --data (store=)"},
     ),
     "config.yaml": (
         lambda r: (r / "config.yaml").unlink(),
@@ -231,7 +231,7 @@ ABSENCES = {
         lambda r: (r / "summary.json").unlink(),
         {
             "summary": "summary.json is missing",
-            "data": "pass --data",
+            "data": "pass it: --data",
             "versions": "not record them",
         },
     ),

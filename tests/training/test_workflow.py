@@ -618,7 +618,7 @@ def test_too_few_validation_patients_for_interpretability_are_reported_once(
 def test_an_existing_run_is_neither_overwritten_nor_resumed_by_accident(train, tmp_path):
     train()
     before = (tmp_path / "run" / "summary.json").read_text()
-    with pytest.raises(DataError, match="holds a run; add --resume, or choose another folder"):
+    with pytest.raises(DataError, match="holds a run; add --resume .*, or choose another folder"):
         train()
     for other, told in (
         ({"seed": 1}, "seed is 0 there and 1 here"),
