@@ -363,7 +363,7 @@ DICOM = {
     ),
     "a text beside them": (
         lambda f: (f / "notes.txt").write_text("base first"),
-        "notes.txt is no DICOM image, or a damaged one; expected those of the cine alone",
+        ACCEPTED,
     ),
     "a NIfTI file that is called .dcm": (
         lambda f: shutil.copy(f.parents[1] / "masks" / f"{f.name}.nii.gz", f / "00_00.dcm"),

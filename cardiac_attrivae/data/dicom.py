@@ -36,6 +36,9 @@ COSINE, RATIO = 1e-3, 1e-3
 NO_IMAGES = ("dicomdir", "thumbs.db", "desktop.ini")
 """Files that discs and Windows put beside the images."""
 
+BESIDE = (".txt", ".csv", ".tsv", ".json", ".xml", ".html", ".pdf", ".md", ".log", ".png", ".jpg")
+"""How files end that people put beside them; no scanner names an image so."""
+
 MOST = 1e10
 """Accepted magnitude of any number that is read from a header: mm, ms, or a count."""
 
@@ -168,17 +171,19 @@ def quiet_itk() -> Iterator[None]:
 
 
 def may_be_image(path: Path) -> bool:
-    """Tells whether a name may be that of an image: it is not hidden, and none of `NO_IMAGES`.
+    """Tells whether a name may be that of an image: it is not hidden, and neither one of
+    `NO_IMAGES` nor ends as those in `BESIDE`.
 
     Example:
-        >>> [may_be_image(Path(name)) for name in ("IM_0001", "DICOMDIR", ".DS_Store")]
-        [True, False, False]
+        >>> [may_be_image(Path(name)) for name in ("IM_0001", "DICOMDIR", ".DS_Store", "notes.txt")]
+        [True, False, False, False]
     """
-    return path.name[0] != "." and path.name.lower() not in NO_IMAGES
+    name = path.name.lower()
+    return name[0] != "." and name not in NO_IMAGES and not name.endswith(BESIDE)
 
 
 def _files(folder: Path) -> list[Path]:
-    """Lists the files in a folder and below, without hidden ones and those of `NO_IMAGES`."""
+    """Lists the files in a folder and below that may be images, by `may_be_image`."""
     files = []
     for path in sorted(folder.rglob("*")):
         if may_be_image(path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,9 @@ from reprlib import repr as short
 
 import numpy as np
 
+from ..runtime.messages import counted
 from ..schema import DataError
-from .dicom import may_be_image, quiet_itk, read_dicom_cine
+from .dicom import BESIDE, may_be_image, quiet_itk, read_dicom_cine
 from .images import refuse_turned
 from .links import check_content
 from .masks import ENDS, scan_name, stem
@@ -178,10 +180,17 @@ def _scans_in(source: Path) -> list[Path]:
         raise DataError(f"no file or folder {source}; expected scans")
     if source.is_file():
         return [source]
-    files = [file for file in sorted(source.rglob("*")) if may_be_image(file) and file.is_file()]
+    found = [file for file in sorted(source.rglob("*")) if file.is_file()]
+    files = [file for file in found if may_be_image(file)]
     images = [file for file in files if file.name.lower().endswith(ENDS)]
     if images:
         return [file for file in images if not stem(file).endswith(MASKS)]
+    if beside := [file.name for file in found if file.name.lower().endswith(BESIDE)]:
+        warnings.warn(
+            f"{counted(len(beside), 'file')} in {source} passed over, no DICOM by the name: "
+            f"{', '.join(beside[:3])}{', ...' * (len(beside) > 3)}",
+            stacklevel=2,
+        )
     if any(file.parent == source for file in files):
         return [source]
     return [

@@ -75,6 +75,14 @@ def test_folders_are_searched_for_scans(cine, tmp_path):
         (tmp_path / "cines" / name).touch()
     assert list(find_scans([tmp_path / "cines"])) == ["p1", "p2"]
     assert list(find_scans([tmp_path / "cines" / "p2"])) == ["p2"]
+    for place in ("cines", "cines/p2"):
+        (tmp_path / place / "notes.txt").touch()
+    with pytest.warns(
+        UserWarning, match="2 files in .*cines passed over, .*: notes.txt, notes.txt"
+    ):
+        found = find_scans([tmp_path / "cines"])
+    assert list(found) == ["p1", "p2"]
+    assert (read_scan(found["p2"]).frames == cine).all()
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "link").symlink_to(tmp_path / "x")
     with pytest.raises(DataError, match="links to folders are not followed"):
