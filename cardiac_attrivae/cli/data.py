@@ -23,21 +23,28 @@ EVERY = "*"
 @click.command()
 @options.dataset
 @options.source
+@options.masks
+@options.only_missing
+@options.labels
 @explained
-def check(dataset: str, source: Path) -> None:
+def check(dataset: str, source: Path, masks: Path | None, only_missing: bool, labels: str) -> None:
     """List what a data set holds and lacks."""
     from ..data.manifest import load_manifest
 
     manifest = load_manifest(dataset)
+    elsewhere = options.masks_elsewhere(masks, only_missing, labels)
     from ..data.check import check_dataset
 
     bar = progress("check")
-    report = check_dataset(manifest, source, lambda items: bar(items, len(items)))
+    report = check_dataset(manifest, source, lambda items: bar(items, len(items)), elsewhere)
     say(report.render(min(100, columns()) if is_terminal() else 80))
     if report.problems:
         sys.exit(2)
-    named = ("--dataset", dataset, "--source", source, "--output", "STORE")
-    suggest("preprocess", *named, "--slice", "all")
+    named = ("--dataset", dataset, "--source", source, "--output", "STORE", "--slice", "all")
+    beside: tuple[str | Path, ...] = ("--masks", masks) if masks else ()
+    beside += ("--only-missing",) if only_missing else ()
+    beside += ("--mask-labels", labels) if labels != options.LABELS else ()
+    suggest("preprocess", *named, *beside)
 
 
 @click.command()
@@ -78,11 +85,8 @@ def check(dataset: str, source: Path) -> None:
     "--pseudonymise", metavar="KEYFILE", type=options.PLACE,
     help="Replace case ids by a hash with the secret in this file.",
 )  # fmt: skip
-@click.option(
-    "--masks", metavar="DIR", type=options.FOLDER,
-    help="Take the masks from here, each named as its scan (segment, nnU-Net).",
-)  # fmt: skip
-@click.option("--only-missing", is_flag=True, help="Of --masks, for cases without a mask alone.")
+@options.masks
+@options.only_missing
 @click.option(
     "--mirror", is_flag=False, flag_value=EVERY, metavar="[CASE,CASE]",
     help="The scans, or these, are mirror images: turn them round.",
@@ -128,15 +132,12 @@ def preprocess(
             f"--field {field:g} over {size} pixels makes pixels of {grid:.3g} mm; expected "
             f"{PIXELS_MM[0]} to {PIXELS_MM[1]}, as --field {Recipe.spacing * size:.0f}"
         )
-    from ..data.masks import Masks, read_labels
     from ..data.pseudonyms import read_key
     from ..data.store_place import check_replaceable
 
     check_apart(source, output)
     check_replaceable(output, given["overwrite"])
-    if masks is None and (only_missing or mask_source or labels != options.LABELS):
-        raise click.UsageError("--only-missing, --mask-labels and --mask-source need --masks DIR")
-    elsewhere = masks and Masks(masks, mask_source, read_labels(labels), only_missing)
+    elsewhere = options.masks_elsewhere(masks, only_missing, labels, mask_source)
     recipe = Recipe(slices, grid, size, phases=tuple(phases.split(",")), stack=stack)
     key = read_key(pseudonymise, output) if pseudonymise else None
     with quick_imports():

@@ -6,13 +6,16 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from ..runtime.outputs import A_STORE, require_free
 from ..schema import LARGEST_SEED, SPLITS, DataError
 from .console import Mistake
+
+if TYPE_CHECKING:
+    from ..data.masks import Masks
 
 T = TypeVar("T")
 
@@ -101,6 +104,13 @@ scans = click.option(
     help="Scan, or folder of scans: NIfTI, .nrrd, .mha, DICOM. May be given several times.",
 )  # fmt: skip
 overwrite = click.option("--overwrite", is_flag=True, help="Replace a store that is there already.")
+masks = click.option(
+    "--masks", metavar="DIR", type=FOLDER,
+    help="Take the masks from here, each named as its scan (segment, nnU-Net).",
+)  # fmt: skip
+only_missing = click.option(
+    "--only-missing", is_flag=True, help="Of --masks, for cases without a mask alone."
+)
 labels = click.option(
     "--mask-labels", "labels", default=LABELS, show_default=True,
     metavar="LV=N,MYO=N,RV=N", help="Label numbers in those masks.",
@@ -154,6 +164,21 @@ def segmenters(name: str, help: str) -> Callable[..., Any]:
         name, "segmenters", default=("acdc",), show_default=True, multiple=True,
         metavar="acdc|RUN|onnx:FILE", help=f"{help} Given several times, they vote.",
     )  # fmt: skip
+
+
+def masks_elsewhere(
+    folder: Path | None, only_missing: bool, labels: str, source: str = ""
+) -> Masks | None:
+    """Returns what --masks and the options beside it say; None without --masks."""
+    if folder is None:
+        if only_missing or source or labels != LABELS:
+            raise click.UsageError(
+                "--only-missing, --mask-labels and --mask-source need --masks DIR"
+            )
+        return None
+    from ..data.masks import Masks, read_labels
+
+    return Masks(folder, source, read_labels(labels), only_missing)
 
 
 def named_once(option: str, pairs: Sequence[tuple[str, T]]) -> dict[str, T]:

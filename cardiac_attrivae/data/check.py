@@ -23,6 +23,7 @@ from .cases import NO_MASK, Cases, find_cases, find_root, list_cases, read_table
 from .check_report import Findings, Report
 from .images import laid_on, read_image
 from .manifest import Manifest, load_manifest
+from .masks import Masks
 from .nifti import Volume, are_finite, lost_contrast, read_mask, read_to_the_end
 from .spacing import spelled_spacing
 
@@ -47,6 +48,7 @@ def check_dataset(
     manifest: Manifest | str,
     source: str | Path,
     progress: Callable[[list[CaseRecord]], Iterable[CaseRecord]] = iter,
+    masks: Masks | str | Path | None = None,
 ) -> Report:
     """Reads every case of a data set at ED and ES and compares it with the manifest.
 
@@ -54,6 +56,7 @@ def check_dataset(
         manifest: What to expect, or what `load_manifest` takes.
         source: Folder with the data, as for ``find_cases``.
         progress: Wraps the list of ED records while they are read, for example ``tqdm.tqdm``.
+        masks: Masks that lie elsewhere, or their folder; None takes those that the manifest names.
 
     Raises:
         DataError: If there is no case at all, or no table where one is needed.
@@ -71,9 +74,11 @@ def check_dataset(
     """
     manifest = load_manifest(manifest) if isinstance(manifest, str) else manifest
     root = find_root(manifest, source)
-    cases = find_cases(manifest, source)
+    if masks is not None:
+        masks = (masks if isinstance(masks, Masks) else Masks(Path(masks))).named()
+    cases = find_cases(manifest, source, masks=masks)
     has_es = "ES" in manifest.columns or "ES" in manifest.constants
-    later = find_cases(manifest, source, "ES") if has_es else Cases([], [])
+    later = find_cases(manifest, source, "ES", masks) if has_es else Cases([], [])
     at_es = {record.case: record for record in later.records}
     findings = Findings()
     scans, both = [], set()

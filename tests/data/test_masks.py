@@ -162,3 +162,16 @@ def test_names_of_scans_have_no_ending_and_no_channel(tmp_path):
         Masks(tmp_path, "=cmd|x")
     with pytest.raises(DataError, match="expected one with a mask for each scan"):
         Masks(tmp_path / "absent")
+
+
+def test_check_finds_masks_elsewhere_and_proposes_to_preprocess_them(acdc_tree, tmp_path):
+    tree, masks = masks_apart(acdc_tree, ACDC, tmp_path), tmp_path / "masks"
+    words = ["check", "--dataset", "acdc", "--source", str(tree)]
+    without = CliRunner().invoke(main, words)
+    assert (without.exit_code, "no mask, or an empty one" in without.stdout) == (2, True)
+    found = CliRunner().invoke(main, [*words, "--masks", str(masks)])
+    assert found.exit_code == 0, found.output
+    assert "no mask, or an empty one" not in found.stdout
+    assert f"--slice all --masks {masks}" in found.stdout
+    alone = CliRunner().invoke(main, [*words, "--only-missing"])
+    assert "need --masks DIR" in alone.stderr
