@@ -13,7 +13,7 @@ import pandas as pd
 from ..data.store import SliceDataset
 from ..metrics.patients import LEAST
 from ..report.methods import Configuration, method_names
-from ..runtime.contents import require_patients
+from ..runtime.contents import require_patients, store_of
 from ..runtime.device import find_device
 from ..runtime.file_names import told_apart
 from ..runtime.shipped_models import OTHERS, is_shipped
@@ -99,9 +99,7 @@ def open_trained(
     Arguments and errors are those of `Studio.open`; for ``telling`` see `codes_of`.
     """
     model = load_run(run, device, plain=plain)
-    store = store or model.summary.get("store")
-    if store is None or not Path(store).is_dir():
-        raise DataError(f"the store that {run} was trained on is gone; give it: --data (store=)")
+    store = store_of(model.folder, Path(store) if store else None)
     opened = SliceDataset.open(store)
     if opened.name != model.about["train_dataset"]:
         raise DataError(

@@ -93,7 +93,12 @@ def store_of(run: Path, store: Path | None) -> Path:
     """Returns the store to use with a run: the given one, or the one it was trained on."""
     summary = run / "summary.json"
     known = store or (read_json(summary).get("store") if summary.is_file() else None)
-    if not isinstance(known, (str, Path)) or not Path(known).is_dir():
+    if not isinstance(known, (str, Path)):
+        raise DataError(
+            f"{run} does not say where the store is that it was trained on, as weights that were "
+            "exported; give it: --data (store=)"
+        )
+    if not Path(known).is_dir():
         raise DataError(f"the store that {run} was trained on is gone; give it: --data (store=)")
     require_store(known)
     return Path(known)

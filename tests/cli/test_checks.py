@@ -64,7 +64,7 @@ MISTAKES = {
     "generate --model run --count 2 --set LV_eccentricity=0.2:1 --output o":
         "LV_eccentricity is 1; expected a number above 0 and below 1",
     "generate --model run --set LVEDA=nan --output o": "'LVEDA=nan'; expected ATTRIBUTE=NUMBER",
-    "generate --model lonely --set LVEDA=20 --output o": "is gone; give it: --data",
+    "generate --model lonely --set LVEDA=20 --output o": "lonely does not say where the store is",
     "traverse --model run --case nobody --output o": "has no case 'nobody'",
     "traverse --model acdc --from p1 --to p2 --output o":
         "--from p1: acdc is shipped without patients; give --data STORE",
@@ -195,6 +195,13 @@ def test_a_split_without_patients_is_named_with_those_that_have_some(tmp_path):
     with pytest.raises(DataError, match=r"has no test patients \(it has train 85, val 15\)") as e:
         contents.require_patients(tmp_path, info, "test")
     assert f"--data {tmp_path}:val" in str(e.value)
+
+
+def test_a_store_that_was_moved_is_told_from_one_that_a_model_does_not_name(tmp_path):
+    for said, message in (({}, "does not say where the store is"), ({"store": "x"}, "is gone")):
+        (tmp_path / "summary.json").write_text(json.dumps(said))
+        with pytest.raises(DataError, match=message):
+            contents.store_of(tmp_path, None)
 
 
 def test_patients_that_a_shipped_model_was_trained_on_are_not_proposed_for_scoring(tmp_path):
