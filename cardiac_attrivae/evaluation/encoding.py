@@ -124,7 +124,7 @@ class Encoded:
         return Shown(
             self.name, self.crop, self.label, self.reconstruction, tuple(self.place.tolist()),
             self.percentile, self.trust, self.attributes.to_dict("records"), self.mask_source,
-            f"frame {self.frame + 1} of {self.frames}, slice {self.slice_index + 1}",
+            f"frame {self.frame} of {self.frames}, slice {self.slice_index} (from 0)",
             {structure.name: dice for structure, dice in self.predicted_dice.items()},
             list(self.warnings),
         )  # fmt: skip

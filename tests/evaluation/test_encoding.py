@@ -74,7 +74,7 @@ def test_codes_and_crops_are_those_of_the_store_bit_for_bit(world):
     codes = ca.load_model(run.folder, device="cpu").encode(store)
     for row, record in enumerate(records[:3]):
         given = encode_scan(run, record.image, folder / "masks" / record.image.name)
-        assert repr(given).startswith(f"<Encoded {given.name}, frame 1 of ")
+        assert repr(given).startswith(f"<Encoded {given.name}, frame 0 of ")
         assert len(repr(given)) < 200
         found = encode_scan(run, record.image, segmenter=lambda: stub)
         assert (given.crop == store.images[row, 0].numpy()).all()
