@@ -22,11 +22,11 @@ from torch import Tensor
 from .attributes import ATTRIBUTES
 from .data.masks import CANONICAL, label_numbers
 from .data.store import SliceDataset
-from .evaluation.aiming import STEPS, TURN
 from .evaluation.encoding import Encoded, encode_scan, population_of
 from .evaluation.grids import Grid, between, surface
 from .evaluation.score import Scored, check_fit, score_model
 from .evaluation.studio import Heart, Studio, Turned
+from .evaluation.turns import STEPS, TURN
 from .metrics.calibration import read_lines
 from .metrics.population import Population
 from .report.style import picture

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from ..evaluation.turns import STEPS, TURN
 from ..runtime.contents import require_case, require_run, require_store, store_of
 from ..runtime.messages import counted
 from ..runtime.provenance import ONNX, require_packages
@@ -100,10 +101,11 @@ def generate(
 @options.condition
 @options.output
 @click.option(
-    "--steps", default=5, show_default=True, type=click.IntRange(2), help="Pictures per attribute."
-)
+    "--steps", default=STEPS, show_default=True, type=click.IntRange(2),
+    help="Pictures per attribute.",
+)  # fmt: skip
 @click.option(
-    "--range", "reach", default=2.0, show_default=True, help="Standard deviations to either side."
+    "--range", "reach", default=TURN, show_default=True, help="Standard deviations to either side."
 )
 @click.option(
     "--surface", metavar="ATTRIBUTE,ATTRIBUTE", help="Turn these two at once: a grid of hearts."

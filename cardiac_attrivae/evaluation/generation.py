@@ -18,10 +18,10 @@ from ..report.style import SYMBOLS, stacked
 from ..runtime.files import atomic_file, write
 from ..runtime.outputs import Claim, claimed
 from ..runtime.spreadsheet import csv_text
-from .aiming import STEPS, TURN, check_steps
 from .control import traversed
 from .grids import Grid, between, surface
 from .studio import Opening, Studio
+from .turns import STEPS, TURN, check_steps
 
 LABELS = "labels.nii.gz"
 """Masks of a heart on request, beside its slice."""

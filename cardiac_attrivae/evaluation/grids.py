@@ -17,9 +17,9 @@ from ..report.slices import drawn_slices
 from ..report.style import picture, stacked, value_of
 from ..schema import Phase, Structure, structures_at
 from ..training.run import decode
-from .aiming import STEPS, TURN, check_steps
 from .control import segmented
 from .studio import MEAN_HEART, Studio
+from .turns import STEPS, TURN, check_steps
 
 
 @dataclass(frozen=True)

@@ -37,10 +37,11 @@ from ..segmentation.judge import (
     segmenters_for,
 )
 from ..training.run import Run, decode, encode, load_run
-from .aiming import STEPS, TURN, aimed, check_request, check_steps
+from .aiming import aimed, check_request
 from .control import segmented, traversed
 from .opening import open_trained
 from .requests import compared, not_reached
+from .turns import STEPS, TURN, check_steps
 
 MEAN_HEART = "mean of the training patients"
 """What a heart that starts from no patient starts from."""
