@@ -158,6 +158,8 @@ def preprocess(
         say(f"{counted(len(summary.skipped), 'case')} skipped, see {output / 'skipped.csv'}:")
         for case, reason in summary.skipped[:5]:
             say(f"  {case}: {reason}")
+        if more := summary.skipped[5:]:
+            say(f"  and {len(more):,} more")
     for line in summary.observations:
         say(line)
     for warning in _empty_splits(summary.splits, output):

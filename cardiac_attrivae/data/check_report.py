@@ -82,8 +82,8 @@ class Report:
             if findings:
                 lines = [line for finding in findings for line in finding.lines(width)]
                 blocks.append([heading, *lines])
-        verdict = f"{len(self.problems)} problems" if self.problems[1:] else "1 problem"
-        blocks.append([f"{total} usable cases, {verdict if self.problems else 'no problems'}"])
+        verdict = counted(len(self.problems), "problem") if self.problems else "no problems"
+        blocks.append([f"{counted(total, 'usable case')}, {verdict}"])
         return "\n\n".join("\n".join(block) for block in blocks)
 
 

@@ -254,3 +254,17 @@ def test_an_output_whose_name_is_not_utf8_is_refused_and_such_data_are_read(tmp_
     assert "Universit\\xe4t/store is not UTF-8" in done.output
     done = call(*command, tmp_path / "store")
     assert done.exit_code == 0, done.output
+
+
+def test_of_many_skipped_cases_five_are_named_and_the_rest_is_counted(tmp_path):
+    source, store = tmp_path / "acdc", tmp_path / "store"
+    write_phantoms("acdc", source, cases=8, cine=False)
+    for mask in sorted(source.rglob("*frame01_gt.nii.gz"))[:7]:
+        mask.unlink()
+    made = call("preprocess", "--dataset", "acdc", "--source", source, "--output", store)
+    lines = made.stdout.splitlines()
+    at = next(n for n, line in enumerate(lines) if line.startswith("7 cases skipped"))
+    assert all("no mask" in line for line in lines[at + 1 : at + 6])
+    assert lines[at + 6] == "  and 2 more"
+    checked = call("check", "--dataset", "acdc", "--source", source)
+    assert checked.stdout.splitlines()[-1] == "1 usable case, 1 problem"
