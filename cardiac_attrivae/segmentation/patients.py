@@ -333,6 +333,8 @@ def measured(patient: Patient) -> dict[str, Any]:
         patient.warnings.append(ONE_FRAME if one_frame else NO_PHASE.format(lacking[0]))
     elif not USUAL_EF[0] <= row["LVEF_percent"] <= USUAL_EF[1]:
         said.append(f"an LVEF of {row['LVEF_percent']:.0f} % is unlikely")
+    if row["RVEF_percent"] < -0.5:  # in which nothing moves, a voxel decides
+        said.append(f"an RVEF of {row['RVEF_percent']:.0f} % is impossible")
     if {"ED", "ES"} <= patient.shown.keys():
         said += phase_faults(*(patient.shown[phase][1] for phase in ("ED", "ES")))
     odds = sum(handedness(labels, patient.spacing_mm) for _, labels in patient.shown.values())

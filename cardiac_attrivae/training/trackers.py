@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from math import isnan
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, NamedTuple, Protocol
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import pandas as pd
 from ignite.engine import Engine, Events, State
@@ -74,6 +77,7 @@ class MLflow:
     def __init__(self, target: str, run: Tracked, engine: Engine) -> None:
         from monai.handlers import MLFlowHandler
 
+        _require_server(target or os.environ.get("MLFLOW_TRACKING_URI", ""))
         experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME") or NAME
         self.handler = MLFlowHandler(
             target or None,
@@ -180,6 +184,20 @@ def _check_address(target: str) -> None:
             f"tracker mlflow:{target}, but MLFLOW_TRACKING_URI names another place; "
             "unset it, or give --track mlflow alone"
         )
+
+
+def _require_server(address: str, seconds: float = 10) -> None:
+    """Raises a ConnectionError if no server answers at an address of HTTP. MLflow itself would ask
+    for minutes, without a word, while the training waits. Behind a proxy nobody can tell."""
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or parts.scheme in getproxies():
+        return
+    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    try:
+        socket.create_connection((parts.hostname or "", port), seconds).close()
+    except OSError as error:
+        why = error.strerror or error
+        raise ConnectionError(f"{parts.scheme}://{parts.hostname}:{port}: {why}") from None
 
 
 class Tracking:

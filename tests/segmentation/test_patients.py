@@ -156,6 +156,21 @@ def test_an_lv_that_lies_elsewhere_at_es_is_reported(tmp_path):
     assert re.search(said, found.warnings[1])
 
 
+@pytest.mark.parametrize(
+    ("ed", "es", "trusted"), [(100.0, 60.0, "yes"), (100.0, 100.2, "yes"), (5.0, 40.0, "no")]
+)
+def test_an_rv_that_is_larger_at_es_than_at_ed_is_reported(ed, es, trusted):
+    same = {"scan": "p1", "MYO_mL": 90.0, "warnings": "", "Dice_LV": 0.9, "Dice_MYO": 0.9}
+    phases = (("ED", 0, 120.0, ed), ("ES", 8, 50.0, es))
+    rows = [
+        {**same, "phase": name, "frame": frame, "LV_mL": lv, "RV_mL": rv, "Dice_RV": 0.9}
+        for name, frame, lv, rv in phases
+    ]
+    row = module.measured(module.Patient("p1", rows))
+    assert row["trusted"] == trusted
+    assert ("an RVEF of -700 % is impossible" in row["warnings"]) == (trusted == "no")
+
+
 def test_scans_with_names_as_long_as_a_disk_takes_have_masks_that_are_found_again(tmp_path):
     _, image = heart()
     long = ["x" * 244 + end for end in ("1.nii.gz", "2.nii.gz", "2.nii")] + ["ü" * 125 + ".nii"]

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import yaml
 from click.testing import CliRunner
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -313,6 +313,19 @@ def test_a_tracker_that_fails_costs_a_warning(
     assert len(warned) == 1
     assert [what for what, *_ in recorder.told] == told
     assert same(untracked, folder)
+
+
+def test_a_server_that_is_not_there_is_noticed_before_mlflow_asks_for_minutes(
+    monkeypatch, tmp_path
+):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("monai.handlers.MLFlowHandler", lambda *_, **__: pytest.fail("was asked"))
+    with socket.socket() as free:  # bound, and listening to nobody
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+        with pytest.raises(ConnectionError, match=f"^{address}: Connection refused"):
+            trackers.MLflow(address, tracked(tmp_path, {}), Engine(lambda engine, batch: None))
 
 
 def test_a_broken_off_run_is_closed_as_failed_and_keeps_its_id(drawn_slices, recorder, tmp_path):
