@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..attributes import ATTRIBUTES, areas_at, column_of
+from ..attributes import ATTRIBUTES, Kind, areas_at, column, column_of
 from ..data.recipe import scale_of
 from ..data.store import SliceDataset, areas
 from ..evaluation.aiming import REACH
@@ -198,6 +198,7 @@ def described(
             "unit": SYMBOLS.get(about.unit, about.unit),
             "structure": HEART.index(about.structure),
             "column": column_of(name),
+            "ejected": _ejected(name),
             "dimension": calibration.dimensions[k],
             "intercept": float(calibration.intercept[k]),
             "slope": float(calibration.slope[k]),
@@ -245,6 +246,14 @@ def described(
     }
 
 
+def _ejected(name: str) -> list[int] | None:
+    """Says of what sizes at ED and ES an attribute is the fraction ejected; None of another."""
+    about = ATTRIBUTES[name]
+    if about.kind is not Kind.RATIO or about.structure is Structure.MYO:  # which thickens
+        return None
+    return [column(phase, about.structure) for phase in about.phases]
+
+
 def _channels(shown: SliceDataset) -> list[str]:
     """Names channels: the phase, and which of the slices of a stack."""
     count = shown.scale.slices
@@ -286,8 +295,8 @@ def imagined(run: Run, judge: Segmenter, count: int = IMAGINED) -> SliceDataset:
     facts |= {"domain": "generated", "slice_index": 0}
     facts |= {name: values[:, k] for k, name in enumerate(lines)}
     found = areas(labels, scale_of(run.about["recipe"]))
-    for name, column in zip(areas_at(Phase), found.T, strict=False):
-        facts.setdefault(name, column)
+    for name, sizes in zip(areas_at(Phase), found.T, strict=False):
+        facts.setdefault(name, sizes)
     info = {"dataset": run.about["train_dataset"], "recipe": run.about["recipe"]}
     info["synthetic"] = bool(run.about.get("synthetic"))
     return SliceDataset(slices, labels, pd.DataFrame(facts), info, run.folder)

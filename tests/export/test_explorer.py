@@ -28,6 +28,8 @@ from click.testing import CliRunner
 from PIL import Image
 from torch import nn
 
+from cardiac_attrivae.attributes import ATTRIBUTES
+from cardiac_attrivae.attributes import drawn as drawn_value
 from cardiac_attrivae.cli import drawing
 from cardiac_attrivae.cli.main import main
 from cardiac_attrivae.data.store import SliceDataset, areas
@@ -192,6 +194,14 @@ def test_the_lines_of_the_page_are_those_of_the_calibration(data, tmp_path):
         assert attribute["usual"] == pytest.approx(within.tolist())
     assert [attribute["unit"] for attribute in data["attributes"]] == ["cm²", "cm²", "mL"]
     assert data["attributes"][0]["slope"] == pytest.approx(1, abs=0.01)  # a cavity of 4 + z0 cm^2
+
+
+def test_what_the_page_takes_for_ejected_is_what_a_stack_shows_of_it():
+    sizes = np.array([120.0, 90, 130, 48, 92, 65])
+    found = {name: columns for name in ATTRIBUTES if (columns := explorer._ejected(name))}
+    assert {*found} == {"LVEF", "RVEF"}
+    for name, (ed, es) in found.items():
+        assert 100 * (1 - sizes[es] / sizes[ed]) == pytest.approx(drawn_value(name, sizes, "mL"))
 
 
 def test_dimensions_without_attribute_come_widest_first(data):

@@ -71,7 +71,10 @@ class Desk {
     $("rest").firstElementChild.textContent = `${rest.length} more`;
     $("rest").lastElementChild.append(...rest);
 
-    if (data.slices > 1) $("size").textContent = `Volume, ${data.unit}`;
+    if (data.slices > 1) {
+      $("size").textContent = `Volume, ${data.unit}`;
+      $("measured-title").textContent = "Measured on this stack";
+    }
     $("areas").append(
       ...data.structures.map(({ long, colour }) => {
         const swatch = element("i", { className: "swatch" });
@@ -210,9 +213,8 @@ class Desk {
   tell() {
     const { data, drawn, start } = this;
     const { one } = start;
-    data.attributes.forEach((attribute, k) => {
-      const area = drawn.areas?.[attribute.column] ?? null;
-      this.attributes[k].tell(this.code, area, one?.values[k] ?? null);
+    data.attributes.forEach((_, k) => {
+      this.attributes[k].tell(this.code, drawn.areas, one?.values[k] ?? null);
     });
     data.structures.forEach((_, k) => {
       const at = this.first + k;
@@ -239,8 +241,8 @@ class Desk {
 
   async download() {
     const { data, drawn } = this;
-    const lines = data.attributes.map((attribute) => {
-      const area = drawn.areas ? `, drawn ${written(drawn.areas[attribute.column], data.unit)}` : "";
+    const lines = data.attributes.map((attribute, k) => {
+      const area = drawn.areas ? `, drawn ${this.attributes[k].measured(drawn.areas)}` : "";
       return `${attribute.name}: asked ${written(asked(attribute, this.code), attribute.unit)}${area}`;
     });
     const origin = data.synthetic ? " of synthetic hearts" : "";

@@ -113,8 +113,16 @@ export function attributeSlider(attribute, all, cases, moved, drawnUnit = "cm²"
   const shared = all.filter((other) => other !== attribute && other.dimension === dimension);
   const partners = shared.map((other) => other.name).join(", ");
 
-  /** Asked beside drawn: an area can be measured on the slice, a volume on a stack, others cannot. */
-  const complete = kind === (drawnUnit === "mL" ? "volume" : "area");
+  /** Asked beside drawn: an area can be measured on the slice, a volume and what a ventricle ejects
+   * of it on a stack; of others the slice shows a part, its size. */
+  const stack = drawnUnit === "mL";
+  const ejected = stack ? attribute.ejected : null;
+  const complete = ejected || kind === (stack ? "volume" : "area");
+  const measured = (sizes) => {
+    if (!ejected) return written(sizes[attribute.column], drawnUnit);
+    const [before, after] = ejected.map((column) => sizes[column]);
+    return before > 0 ? written(100 * (1 - after / before), unit) : "nothing";
+  };
   const described = (value, drawn, own, outside) => {
     const parts = [slope === 0 ? "depends on no dimension of this model" : `asked ${written(value, unit)}`];
     if (slope !== 0) parts[0] += `, drawn ${drawn}${complete ? "" : " here"}`;
@@ -129,10 +137,11 @@ export function attributeSlider(attribute, all, cases, moved, drawnUnit = "cm²"
   made.input.setAttribute("aria-describedby", note.text.id);
   band(...usual);
   made.input.disabled = slope === 0;
+  made.measured = measured;
 
-  made.tell = (code, drawn, own) => {
+  made.tell = (code, sizes, own) => {
     const value = asked(attribute, code);
-    const seen = drawn === null ? "…" : written(drawn, drawnUnit);
+    const seen = sizes === null ? "…" : measured(sizes);
     note.text.textContent = described(value, seen, own, value < low || value > high);
     at(own);
   };
