@@ -110,6 +110,8 @@ def test_a_bundle_says_what_its_channels_are_and_reads_stacks(place, tmp_path):
     image = about["network_data_format"]["inputs"]["image"]
     assert image["num_channels"] == 10
     assert image["channel_def"]["9"].endswith("at end-systole, 5 of 5 from base to apex")
+    card = (tmp_path / "bundle" / "docs" / "README.md").read_text("utf-8")
+    assert "# (N, 10, 128, 128) to (N, " in card
     recipe = read_json(tmp_path / "bundle" / "configs" / "inference.json")["recipe"]
     assert recipe["stack"] == 5
     assert read_slices(place / "store", recipe)[0]["image"].shape == (10, 128, 128)

@@ -207,6 +207,7 @@ def write_torchscript(
     texts to put into the file, by name, as ``_extra_files`` of `torch.jit.load` reads.
     """
     network, (image, z) = Autoencoder(plain(run.painter)).eval(), examples(run)
+    network.requires_grad_(False)  # what it returns has a numpy()
     inputs, stream = {"forward": image, "encode": image, "decode": z}, io.BytesIO()
     with _quiet(), torch.no_grad():
         script = torch.jit.trace_module(_without_modules(network), inputs, check_trace=False)

@@ -96,6 +96,7 @@ def test_torchscript_without_this_package(run, given, tmp_path):
         close(model.encode(image)[1], logvar)
         close(model.decode(mu), decoded)
         close(model(image), decoded)
+    assert not model.encode(image)[0].requires_grad, "no numpy() for who does without no_grad"
     assert extra["note.json"] == b"{}"
     with zipfile.ZipFile(file) as archive:
         assert all(nothing_of_the_machine(archive.read(name)) for name in archive.namelist())
