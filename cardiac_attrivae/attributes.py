@@ -209,7 +209,8 @@ def drawn(name: str, areas: Any, unit: str = "cm2") -> Any:
     """Returns what the areas of drawn slices say of an attribute.
 
     An area is the area of its structure. Of a volume or a mass that area is what a slice shows, of
-    an ejection fraction the fractional area change, of a wall the ring of the same areas.
+    an ejection fraction the fractional area change, of a wall the ring of the same areas. A stack
+    shows volumes, and the mass of the wall.
 
     Args:
         name: Attribute.
@@ -222,10 +223,13 @@ def drawn(name: str, areas: Any, unit: str = "cm2") -> Any:
     Example:
         >>> drawn("LVEF", np.array([20.0, 15, 30, 8, 16, 20])).round(3).item()  # from 20 to 8 cm2
         60.0
+        >>> drawn("LVM", np.array([120.0, 100, 150]), "mL").round(3).item()  # g
+        105.0
     """
     entry = ATTRIBUTES[name]
     if is_own_area(name):
-        return _area_of(areas, entry.phases[-1], entry.structure)
+        size = _area_of(areas, entry.phases[-1], entry.structure)
+        return mass_g(size) if entry.kind is Kind.MASS and unit == "mL" else size
     if entry.drawn is None or (entry.kind is Kind.LENGTH and unit != "cm2"):
         return areas[..., 0] * float("nan")
     return entry.drawn(areas)

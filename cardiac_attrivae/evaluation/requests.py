@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..attributes import ATTRIBUTES, Kind, column_of, drawn, is_own_area, is_size
+from ..attributes import ATTRIBUTES, Kind, column_of, drawn, is_size
 from ..schema import Scale
 
 NEAR = 0.1
@@ -31,20 +31,22 @@ def compared(
         Columns attribute, requested, unit, structure, measured_cm2 (in stacks measured_mL),
         the size of that structure at the attribute's last phase, error_cm2 (error_mL), tolerance:
         how near counts as reached, in the attribute's unit, and reached: whether it is measured so
-        near. If a ratio or a length is among them, also measured: what the sizes say of it, in its
-        unit, see `attributes.drawn`.
+        near. If one is among them that is no size of a structure, also measured: what the sizes say
+        of it, in its unit, see `attributes.drawn`.
     """
+    told = {Kind.RATIO, Kind.LENGTH} | ({Kind.MASS} if scale.unit == "mL" else set())
     rows = []
     for name in dict.fromkeys([*request, *names]):
         attribute, wanted = ATTRIBUTES[name], request.get(name, np.nan)
         size = float(found[column_of(name)])
-        seen = attribute.kind in (Kind.RATIO, Kind.LENGTH) or attribute.unit == scale.unit
-        said = np.nan if is_own_area(name) or not seen else float(drawn(name, found, scale.unit))
-        hit = reached(name, wanted, size if is_size(name, scale.unit) else said)
+        seen = attribute.kind in told or attribute.unit == scale.unit
+        own = is_size(name, scale.unit)
+        said = float(drawn(name, found, scale.unit)) if seen and not own else np.nan
+        hit = reached(name, wanted, size if own else said)
         rows.append({
             "attribute": name, "requested": wanted, "unit": attribute.unit,
             "structure": attribute.structure.name, f"measured_{scale.unit}": size,
-            f"error_{scale.unit}": size - wanted if is_size(name, scale.unit) else np.nan,
+            f"error_{scale.unit}": size - wanted if own else np.nan,
             "tolerance": np.nan if np.isnan(hit) else tolerance(name, wanted),
             "reached": hit, "measured": said,
         })  # fmt: skip

@@ -23,6 +23,7 @@ from ..data.recipe import scale_of
 from ..data.store import SliceDataset, areas
 from ..evaluation.aiming import REACH
 from ..evaluation.opening import open_trained
+from ..heart import MUSCLE_G_PER_ML
 from ..metrics.calibration import Calibration
 from ..metrics.population import Population
 from ..report.style import COLOURS, SYMBOLS, grey
@@ -199,6 +200,7 @@ def described(
             "structure": HEART.index(about.structure),
             "column": column_of(name),
             "ejected": _ejected(name),
+            "density": MUSCLE_G_PER_ML if about.kind is Kind.MASS else None,
             "dimension": calibration.dimensions[k],
             "intercept": float(calibration.intercept[k]),
             "slope": float(calibration.slope[k]),

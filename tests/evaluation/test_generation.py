@@ -231,6 +231,16 @@ def test_an_ejection_fraction_is_reached_where_the_areas_say_nearly_so(
     np.testing.assert_equal((row["tolerance"], row["reached"]), (within, reached))
 
 
+def test_a_stack_shows_the_mass_of_a_wall_in_grams_and_a_slice_does_not():
+    request = {"LVM": 100.0, "MEDV": 100.0}
+    stack = compared(np.array([120.0, 100.0, 150.0]), request, (), SCALE._replace(slices=5))
+    assert stack["measured"].tolist() == pytest.approx([105, np.nan], nan_ok=True)
+    assert stack["reached"].tolist() == [True, True]
+    assert stack["tolerance"].tolist() == [10, 10]
+    (one,) = compared(np.array([12.0, 10.0, 15.0]), {"LVM": 100.0}, (), SCALE)["reached"]
+    assert np.isnan(one)
+
+
 def test_no_step_of_a_traversal_stands_for_an_area_below_0():
     network, calibration = Drawing(), Calibration.fit(table_of())
     slices, requested = traversed(network, np.zeros(5), calibration, np.array([-40.0, 0.0, 1.0]))

@@ -36,6 +36,7 @@ from cardiac_attrivae.data.store import SliceDataset, areas
 from cardiac_attrivae.export import explorer, explorer_server
 from cardiac_attrivae.export.explorer import PAGE, spread, write_explorer
 from cardiac_attrivae.export.explorer_server import POLICY, Server
+from cardiac_attrivae.heart import MUSCLE_G_PER_ML
 from cardiac_attrivae.metrics.calibration import Calibration
 from cardiac_attrivae.report.style import grey
 from cardiac_attrivae.schema import DataError, LatentTable, Scale
@@ -202,6 +203,7 @@ def test_what_the_page_takes_for_ejected_is_what_a_stack_shows_of_it():
     assert {*found} == {"LVEF", "RVEF"}
     for name, (ed, es) in found.items():
         assert 100 * (1 - sizes[es] / sizes[ed]) == pytest.approx(drawn_value(name, sizes, "mL"))
+    assert drawn_value("LVM", sizes, "mL") == pytest.approx(MUSCLE_G_PER_ML * sizes[1])
 
 
 def test_dimensions_without_attribute_come_widest_first(data):

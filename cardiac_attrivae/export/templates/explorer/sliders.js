@@ -113,12 +113,14 @@ export function attributeSlider(attribute, all, cases, moved, drawnUnit = "cm²"
   const shared = all.filter((other) => other !== attribute && other.dimension === dimension);
   const partners = shared.map((other) => other.name).join(", ");
 
-  /** Asked beside drawn: an area can be measured on the slice, a volume and what a ventricle ejects
-   * of it on a stack; of others the slice shows a part, its size. */
+  /** Asked beside drawn: an area can be measured on the slice; a volume, its mass and what a
+   * ventricle ejects of it on a stack; of others the slice shows a part, its size. */
   const stack = drawnUnit === "mL";
   const ejected = stack ? attribute.ejected : null;
-  const complete = ejected || kind === (stack ? "volume" : "area");
+  const density = stack ? attribute.density : null;
+  const complete = ejected || density || kind === (stack ? "volume" : "area");
   const measured = (sizes) => {
+    if (density) return written(density * sizes[attribute.column], unit);
     if (!ejected) return written(sizes[attribute.column], drawnUnit);
     const [before, after] = ejected.map((column) => sizes[column]);
     return before > 0 ? written(100 * (1 - after / before), unit) : "nothing";
