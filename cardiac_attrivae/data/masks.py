@@ -191,7 +191,12 @@ class Masks:
 
 def noted_phases(mask: Path) -> dict[str, int]:
     """Returns phase -> frame, from 0, as ``segment`` noted it of a mask that it wrote: ED and ES
-    were found before they were looked at closely, which moves volumes. Empty of any other mask."""
+    were found before they were looked at closely, which moves volumes. Empty of any other mask.
+
+    Example:
+        >>> noted_phases(Path("mask_of_an_expert.nii.gz"))
+        {}
+    """
     path = Path(os.path.abspath(mask))
     for folder in path.parents[1:4]:  # FOLDER/masks/NAME, or one or two folders below masks/
         if command_of(folder) == "segment" and (folder / NOTE).is_file():

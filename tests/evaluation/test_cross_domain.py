@@ -394,7 +394,7 @@ def test_an_empty_split_is_refused_with_those_there_are(run, mnms_store_all, tmp
         info |= {"content_hash": content_hash(store), "splits": {"train": 7, "val": 0, "test": 0}}
         (store / "dataset.json").write_text(json.dumps(info | {"sha256": seal(info)}))
         mnms_store_all = store
-    with pytest.raises(DataError, match=rf"no {empty[0]} patients .*--split"):
+    with pytest.raises(DataError, match=rf"no {empty[0]} patients .*split='train'"):
         cross_domain_eval([run], [mnms_store_all], tmp_path / "o", split=empty[0], device="cpu")
     assert not (tmp_path / "o").exists()
 
