@@ -17,7 +17,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import pandas as pd
 import yaml
 from filelock import FileLock
 
@@ -25,8 +24,7 @@ from ..data.store import SliceDataset
 from ..metrics.catalogue import EVERY
 from ..metrics.metric import Good
 from ..models.networks import KNOWN, build_network, sizes_only
-from ..report.study import draw_history, draw_values
-from ..runtime.files import write
+from ..runtime.files import atomic_file, write
 from ..runtime.folders import LOCK, locked
 from ..runtime.outputs import claim, require_new
 from ..runtime.provenance import require_packages
@@ -228,17 +226,7 @@ class Search:
             f"# Trial {study.best_trial.number} of {len(study.trials)}: {study.best_value:.4f}\n"
         )
         write(self.output / "best.yaml", title + yaml.safe_dump(best, sort_keys=False))
-        self.draw(study)
-
-    def draw(self, study: Study) -> None:
-        """Draws the score against each value (study.png) and over the trials (history.png)."""
-        finished = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
-        trials = pd.DataFrame(
-            [{"number": t.number, "score": t.value, **t.params} for t in finished]
-        )
-        score = " and ".join(self.scores) + (", mean" if len(self.scores) > 1 else "")
-        draw_values(trials, self.space, score, self.output / "study.png")
-        draw_history(trials, score, self.output / "history.png")
+        draw_study(study, self.output)
 
 
 def tune(
@@ -335,6 +323,31 @@ def _explained(file: Path) -> Iterator[None]:
             f"{file}: {getattr(cause, 'orig', None) or cause or error}. If there is room on the "
             "disk, the study is damaged and cannot be continued; choose another folder"
         ) from None
+
+
+def draw_study(study: Study, folder: Path) -> None:
+    """Draws Optuna's pictures: the score against each value (study.png) and over the trials."""
+    import matplotlib
+    from matplotlib import pyplot
+    from matplotlib.ticker import MaxNLocator
+    from optuna.visualization.matplotlib import plot_optimization_history, plot_slice
+
+    matplotlib.use("Agg")
+    for name, draw in (("study", plot_slice), ("history", plot_optimization_history)):
+        # they are experimental, and a single trial makes an axis of no length
+        with warnings.catch_warnings(action="ignore"), matplotlib.rc_context():
+            draw(study)
+            figure = pyplot.gcf()
+            axes = figure.axes  # the last of study.png tells colours of trials
+            figure.set_size_inches(max(7, 3.5 * len(axes)), 4)
+            if name == "study":
+                for axis in axes[:-1]:  # numbers lie side by side in less than ten times
+                    axis.tick_params(axis="x", which="both", labelrotation=45)
+            else:
+                axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+            with atomic_file(folder / f"{name}.png") as part:
+                figure.savefig(part, format="png", bbox_inches="tight")
+            pyplot.close(figure)
 
 
 def _overrides(values: Mapping[str, Any]) -> list[str]:

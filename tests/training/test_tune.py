@@ -80,7 +80,7 @@ def scripted(monkeypatch):
         return -(math.log10(rate / 1e-3) ** 2)
 
     monkeypatch.setattr(tuning.Search, "run", run)
-    monkeypatch.setattr(tuning.Search, "draw", lambda self, study: None)
+    monkeypatch.setattr(tuning, "draw_study", lambda study, folder: None)
 
 
 SPACE = {"optimiser.lr": Range(1e-5, 1e-1, True)}
@@ -112,7 +112,7 @@ def test_the_best_pipeline_needs_no_other_file_and_holds_the_changes(
 
 def test_a_choice_that_a_spreadsheet_would_execute_is_quoted(store, tmp_path, monkeypatch):
     choices = ["=HYPERLINK(1)", "=HYPERLINK(2)"]
-    monkeypatch.setattr(tuning.Search, "draw", lambda self, study: None)
+    monkeypatch.setattr(tuning, "draw_study", lambda study, folder: None)
     monkeypatch.setattr(
         tuning.Search, "run", lambda self, trial: len(trial.suggest_categorical("method", choices))
     )
@@ -225,7 +225,7 @@ def test_an_unknown_score_is_reported_with_the_known_ones_and_can_be_mended(
         tune("attri_vae_unguided", store, tmp_path, scores=["Beauty"], device="cpu", **given)
     assert not caplog.records, "optuna would log a traceback"
     monkeypatch.setattr(tuning.Search, "run", lambda self, trial: 0.5)
-    monkeypatch.setattr(tuning.Search, "draw", lambda self, study: None)
+    monkeypatch.setattr(tuning, "draw_study", lambda study, folder: None)
     tune("attri_vae_unguided", store, tmp_path, scores=["SSIM_in_mask"], **given)
     with pytest.raises(DataError, match=r"another score \(SSIM_in_mask, here SCC\)"):
         tune("attri_vae_unguided", store, tmp_path, scores=["SCC"], **given)
@@ -275,7 +275,7 @@ def run(self, trial):
     time.sleep(0.2)
     return trial.suggest_float("optimiser.lr", 1e-5, 1e-1, log=True)
 tuning.Search.run = run
-tuning.Search.draw = lambda self, study: None
+tuning.draw_study = lambda study, folder: None
 tuning.tune("attri_vae_unguided", store, {str(tmp_path)!r}, trials=12,
           space={{"optimiser.lr": tuning.Range(1e-5, 1e-1, True)}})
 """
