@@ -242,5 +242,7 @@ def phantom(dataset: str, output: Path, cases: int, vendor: str | None, seed: in
     """
     from ..data.phantom import write_phantoms
 
-    truths = write_phantoms(dataset, output, cases, seed, vendor=vendor)
+    truths = write_phantoms(
+        dataset, output, cases, seed, vendor=vendor, progress=progress("patients")
+    )
     say(f"{counted(len(truths), 'case')} in {output}")

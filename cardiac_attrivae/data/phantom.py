@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from scipy.linalg import polar
 from ..runtime.files import atomic_file, write
 from ..runtime.folders import is_empty, locked
 from ..runtime.outputs import require_free
+from ..runtime.progress import Progress
 from ..schema import SYNTHETIC, UNFINISHED, DataError, Structure
 from .hearts import POPULATIONS
 from .scanner import ACDC_SCANNER, SCANNERS, Scan, draw_scan, pictures, redrawn
@@ -54,6 +56,7 @@ def write_phantoms(
     quirks: bool = True,
     cine: bool = True,
     vendor: str | None = None,
+    progress: Progress = lambda numbers, _: numbers,
 ) -> list[Truth]:
     """Writes a data set of phantoms in the layout of the real one.
 
@@ -72,6 +75,7 @@ def write_phantoms(
         vendor: Of M&Ms: a key of `SCANNERS`, which then takes the pictures of every heart. Hearts
             and splits are the same whatever the vendor. None gives each heart a vendor as in the
             challenge; ACDC has one scanner.
+        progress: Wraps the numbers of the cases.
 
     Returns:
         The known facts of each case, in order.
@@ -102,10 +106,11 @@ def write_phantoms(
             raise DataError(f"{output} holds phantoms already; remove it, or choose another folder")
         origin = f"Synthetic hearts in the layout of {dataset}, written by cardiac-attrivae phantom"
         write(output / SYNTHETIC, f"{origin}: {UNFINISHED}.\n")
+        numbers = progress(range(cases), cases)
         if dataset == "acdc":
-            truths = _write_acdc(output, cases, seed, quirks, cine)
+            truths = _write_acdc(output, numbers, seed, quirks, cine)
         else:
-            truths = _write_mnms(output, cases, seed, quirks, cine, vendor)
+            truths = _write_mnms(output, numbers, seed, quirks, cine, vendor)
         write(output / SYNTHETIC, f"{origin}.\n")
         return truths
 
@@ -142,11 +147,13 @@ def _acdc_scan(index: int, seed: int) -> tuple[str, Scan]:
     return half, draw_scan("acdc", case, list(POPULATIONS)[number % 5], ACDC_SCANNER, 12, seed)
 
 
-def _write_acdc(output: Path, cases: int, seed: int, quirks: bool, cine: bool) -> list[Truth]:
+def _write_acdc(
+    output: Path, numbers: Iterable[int], seed: int, quirks: bool, cine: bool
+) -> list[Truth]:
     if quirks:  # a file lies between the patient folders
         note = "These are phantoms: there is nothing to cite.\n"
         write(output / "training" / "MANDATORY_CITATION.md", note)
-    return [_write_acdc_patient(output, i, seed, quirks, cine) for i in range(cases)]
+    return [_write_acdc_patient(output, i, seed, quirks, cine) for i in numbers]
 
 
 def _write_acdc_patient(output: Path, index: int, seed: int, quirks: bool, cine: bool) -> Truth:
@@ -215,10 +222,10 @@ def _mnms_scan(index: int, seed: int, vendor: str | None) -> tuple[str, Scan]:
 
 
 def _write_mnms(
-    output: Path, cases: int, seed: int, quirks: bool, cine: bool, vendor: str | None
+    output: Path, numbers: Iterable[int], seed: int, quirks: bool, cine: bool, vendor: str | None
 ) -> list[Truth]:
     truths, rows = [], []
-    for index in range(cases):
+    for index in numbers:
         slot, scan = _mnms_scan(index, seed, vendor)
         if not quirks:
             slot = slot.replace("U", "L")
