@@ -34,7 +34,7 @@ class World:
     Attributes:
         calls: Jobs in the order in which they were run.
         fails: Names of jobs that fail.
-        interrupts: Name of a job during which the user presses Ctrl-C.
+        interrupts: Name of a job during which the command is told to end.
         patients: Data set -> patients of each split.
     """
 
@@ -46,8 +46,8 @@ class World:
         self.calls.append(job)
         await asyncio.sleep(0)
         if job.name == self.interrupts:
-            signal.raise_signal(signal.SIGINT)
-            await asyncio.sleep(60)  # asyncio cancels what runs
+            signal.raise_signal(signal.SIGTERM)  # SIGINT is ignored in the background
+            await asyncio.sleep(60)  # it is cancelled
         if job.name in self.fails:
             return "exit code 2", "=1+1\nthe disk has a hole"
         command, name = job.arguments[0], job.done.parent.name
