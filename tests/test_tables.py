@@ -26,7 +26,7 @@ from cardiac_attrivae.schema import Phase, Structure
 from cardiac_attrivae.training.config import parse_pipeline
 from cardiac_attrivae.training.objectives import OBJECTIVES, AttriVAEObjective
 from cardiac_attrivae.training.run import load_run
-from cardiac_attrivae.training.tune import Range, default_space
+from cardiac_attrivae.training.search_space import Range, default_space
 from cardiac_attrivae.training.workflow import train
 
 

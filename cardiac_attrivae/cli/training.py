@@ -166,7 +166,8 @@ def tune(
     with quick_imports():
         from ..data.store import SliceDataset
         from ..segmentation.guide import train_guide
-        from ..training.tune import SCORES, parse_search
+        from ..training.search_space import parse_search
+        from ..training.tune import SCORES
         from ..training.tune import tune as run
 
     space = options.named_once("--search", [parse_search(text) for text in searches])

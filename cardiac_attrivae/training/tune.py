@@ -7,15 +7,14 @@ that was interrupted is tried once more by another process, or when the command 
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from filelock import FileLock
@@ -29,11 +28,12 @@ from ..runtime.folders import LOCK, locked
 from ..runtime.outputs import claim, require_new
 from ..runtime.provenance import require_packages
 from ..runtime.spreadsheet import csv_text
-from ..runtime.yaml_files import nearest, read_yaml
+from ..runtime.yaml_files import nearest
 from ..schema import DataError
-from .config import Pipeline, load_pipeline, overridden, read_pipeline, shipped_pipelines
+from .config import load_pipeline, overridden, read_pipeline, shipped_pipelines
 from .fitted import fitted
 from .guidance import MakeGuide
+from .search_space import Range, Space, default_space, propose
 from .workflow import train
 
 if TYPE_CHECKING:
@@ -55,56 +55,6 @@ WORDS = {
 
 HEARTBEAT = 60
 """Seconds between signs of life of a process; after three without one, its trial is given up."""
-
-
-class Range(NamedTuple):
-    """Numbers from ``low`` to ``high``; whole ones if both are; drawn by their logarithm or not."""
-
-    low: float
-    high: float
-    log: bool = False
-
-
-Space = Mapping[str, Range | Sequence[Any]]
-"""Dotted key of a pipeline -> the range or the choices that are searched."""
-
-
-def parse_search(text: str) -> tuple[str, Range | list[Any]]:
-    """Reads ``KEY=LOW:HIGH``, ``KEY=LOW:HIGH:log`` or ``KEY=CHOICE,CHOICE``; choices are YAML.
-
-    Raises:
-        ValueError: If it is none of them, or a range is empty.
-
-    Example:
-        >>> parse_search("optimiser.lr=1e-4:1e-2:log")
-        ('optimiser.lr', Range(low=0.0001, high=0.01, log=True))
-        >>> parse_search("network.arguments.init=he,published")
-        ('network.arguments.init', ['he', 'published'])
-    """
-    key, _, wanted = text.partition("=")
-    number = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
-    match = re.fullmatch(rf"({number}):({number})(:log)?", wanted, re.IGNORECASE)
-    if match and key:
-        whole = all(re.fullmatch(r"[-+]?\d+", end) for end in match.groups()[:2])
-        low, high = (int(end) if whole else float(end) for end in match.groups()[:2])
-        if low < high and (low > 0 or not match[3]):
-            return key, Range(low, high, bool(match[3]))
-    elif key and "," in wanted and ":" not in wanted:
-        return key, [read_yaml(choice) for choice in wanted.split(",")]
-    raise ValueError(
-        f"--search {text!r}; expected KEY=LOW:HIGH, KEY=LOW:HIGH:log (both above 0) or "
-        "KEY=CHOICE,CHOICE, such as optimiser.lr=1e-4:1e-2:log"
-    )
-
-
-def default_space(pipeline: Pipeline) -> dict[str, Range]:
-    """Ranges from a tenth to ten times each value above 0 whose option is marked as searched."""
-    return {
-        f"{section}.{f.name}": Range(value / 10, value * 10, log=True)
-        for section in ("optimiser", "objective")
-        for f in fields(getattr(pipeline, section))
-        if f.metadata.get("searched") and (value := getattr(getattr(pipeline, section), f.name))
-    }
 
 
 @dataclass(frozen=True)
@@ -169,7 +119,7 @@ class Search:
         trial is pruned if the scores fall behind, or the training diverges."""
         from optuna import TrialPruned
 
-        proposed = {key: _propose(trial, key, where) for key, where in self.space.items()}
+        proposed = {key: propose(trial, key, where) for key, where in self.space.items()}
         last = float("nan")
 
         def watch(row: dict[str, float]) -> None:
@@ -352,14 +302,6 @@ def draw_study(study: Study, folder: Path) -> None:
 
 def _overrides(values: Mapping[str, Any]) -> list[str]:
     return [f"{key}={json.dumps(value)}" for key, value in values.items()]
-
-
-def _propose(trial: Trial, key: str, where: Range | Sequence[Any]) -> Any:
-    if not isinstance(where, Range):
-        return trial.suggest_categorical(key, where)
-    if isinstance(where.low, int) and isinstance(where.high, int):
-        return trial.suggest_int(key, where.low, where.high, log=where.log)
-    return trial.suggest_float(key, where.low, where.high, log=where.log)
 
 
 def _maximised(score: str) -> bool:

@@ -16,7 +16,8 @@ from cardiac_attrivae.data.store import SliceDataset
 from cardiac_attrivae.schema import DataError
 from cardiac_attrivae.training import tune as tuning
 from cardiac_attrivae.training.config import load_pipeline
-from cardiac_attrivae.training.tune import Range, default_space, parse_search, tune
+from cardiac_attrivae.training.search_space import Range, default_space, parse_search
+from cardiac_attrivae.training.tune import tune
 
 SHORT = (
     "schedule.epochs=2", "schedule.steps_per_epoch=2", "schedule.evaluate_every=1",
