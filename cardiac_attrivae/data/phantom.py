@@ -15,7 +15,7 @@ from scipy.linalg import polar
 from ..runtime.files import atomic_file, write
 from ..runtime.folders import is_empty, locked
 from ..runtime.outputs import require_free
-from ..runtime.progress import Progress
+from ..runtime.progress import Progress, silent
 from ..schema import SYNTHETIC, UNFINISHED, DataError, Structure
 from .hearts import POPULATIONS
 from .scanner import ACDC_SCANNER, SCANNERS, Scan, draw_scan, pictures, redrawn
@@ -56,7 +56,7 @@ def write_phantoms(
     quirks: bool = True,
     cine: bool = True,
     vendor: str | None = None,
-    progress: Progress = lambda numbers, _: numbers,
+    progress: Progress = silent,
 ) -> list[Truth]:
     """Writes a data set of phantoms in the layout of the real one.
 

@@ -27,7 +27,7 @@ from ..runtime.folders import empty, locked
 from ..runtime.messages import counted, without_folder
 from ..runtime.outputs import check_apart, check_own
 from ..runtime.pool import Failure, Pool, cluster, processes, run_each
-from ..runtime.progress import Progress
+from ..runtime.progress import Progress, silent
 from ..runtime.provenance import __version__
 from ..schema import SYNTHETIC, CaseRecord, DataError, Keys
 from .cases import Cases, Skipped, across_splits, drop_duplicates, find_cases, find_root
@@ -102,7 +102,7 @@ def preprocess(
     key: bytes | None = None,
     masks: Masks | str | Path | None = None,
     mirror: bool | Collection[str] = False,
-    progress: Progress = lambda items, _: items,
+    progress: Progress = silent,
 ) -> Summary:
     """Writes a slice store.
 

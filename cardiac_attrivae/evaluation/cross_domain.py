@@ -21,7 +21,7 @@ from ..runtime.file_names import told_apart
 from ..runtime.files import write
 from ..runtime.messages import counted
 from ..runtime.outputs import REFINER, claimed
-from ..runtime.progress import Progress
+from ..runtime.progress import Progress, silent
 from ..runtime.provenance import digest, versions
 from ..runtime.shipped_models import is_shipped
 from ..runtime.spreadsheet import csv_text
@@ -51,7 +51,7 @@ def cross_domain_eval(
     training: Training | None = None,
     plain: bool | None = None,
     realism: bool = False,
-    progress: Progress = lambda items, total: items,
+    progress: Progress = silent,
     tell: Callable[[str], None] = lambda message: None,
 ) -> pd.DataFrame:
     """Scores every model on every data set, one slice per patient: the most basal one.

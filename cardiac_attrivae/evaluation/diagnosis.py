@@ -31,7 +31,7 @@ from ..runtime.device import find_device
 from ..runtime.files import write
 from ..runtime.outputs import claimed
 from ..runtime.pool import Failure, processes, run_each
-from ..runtime.progress import Progress
+from ..runtime.progress import Progress, silent
 from ..runtime.provenance import versions
 from ..runtime.spreadsheet import csv_text
 from ..schema import DataError, Keys
@@ -108,7 +108,7 @@ def diagnose(
     seed: int = 0,
     workers: int = 1,
     device: str = "auto",
-    progress: Progress = lambda items, total: items,
+    progress: Progress = silent,
 ) -> pd.DataFrame:
     """Predicts the class of unseen patients from their codes, and scores and explains it.
 

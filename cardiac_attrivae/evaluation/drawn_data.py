@@ -16,7 +16,7 @@ from ..data.store import SliceDataset
 from ..metrics.population import Population
 from ..runtime.files import write
 from ..runtime.outputs import claimed
-from ..runtime.progress import Progress
+from ..runtime.progress import Progress, silent
 from ..runtime.spreadsheet import csv_text
 from ..schema import DataError, Phase, Structure, structures_at
 from .aiming import check_request
@@ -76,7 +76,7 @@ def draw_data_set(
     device: str = "auto",
     plain: bool | None = None,
     tell: Callable[[str], None] = lambda message: None,
-    progress: Progress = lambda batches, _: batches,
+    progress: Progress = silent,
 ) -> pd.DataFrame:
     """Draws hearts of patients that do not exist, and labels them.
 

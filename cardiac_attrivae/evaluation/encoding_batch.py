@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from ..runtime.file_names import file_names
 from ..runtime.files import write
 from ..runtime.messages import without_folder
 from ..runtime.outputs import check_apart, claimed
+from ..runtime.progress import Progress, silent
 from ..runtime.spreadsheet import csv_text
 from ..schema import DataError, Structure
 from ..segmentation.scans import load_segmenter
@@ -33,7 +34,7 @@ def encode_scans(
     mirror: bool = False,
     condition: str | None = None,
     device: str = "auto",
-    progress: Callable[[Iterable[str], int], Iterable[str]] = lambda names, _: names,
+    progress: Progress = silent,
 ) -> tuple[list[Encoded], list[tuple[str, str]]]:
     """Writes codes.csv, skipped.csv, pictures/NAME.png, map.png and index.html.
 

@@ -11,6 +11,16 @@ Progress = Callable[[Iterable[Item], int], Iterable[Item]]
 """Wraps an iterable of known length and shows how far it is."""
 
 
+def silent(items: Iterable[Item], total: int) -> Iterable[Item]:
+    """Wraps an iterable, and shows nothing.
+
+    Example:
+        >>> [*silent(["a", "b"], 2)]
+        ['a', 'b']
+    """
+    return items
+
+
 def _print(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -24,6 +24,7 @@ from ..runtime.file_names import file_names
 from ..runtime.files import write
 from ..runtime.messages import counted, without_folder
 from ..runtime.outputs import check_apart, claimed
+from ..runtime.progress import Progress, silent
 from ..runtime.spreadsheet import csv_text
 from ..schema import HEART, STRUCTURES, DataError, Structure
 from .jobs import Job, jobs_of, scan_jobs
@@ -81,7 +82,7 @@ def segment(
     *,
     dataset: str | Path | None = None,
     labels: Mapping[str, int] | None = None,
-    progress: Callable[[Sequence[Job], int], Iterable[Job]] = lambda jobs, _: jobs,
+    progress: Progress = silent,
 ) -> Segmented:
     """Outlines hearts in scans that have no masks, as the command ``segment`` does.
 
@@ -120,7 +121,7 @@ def segment_patients(
     output: str | Path,
     segmenter: ScanSegmenter,
     numbers: Mapping[Structure, int] | None = None,
-    progress: Callable[[Sequence[Job], int], Iterable[Job]] = lambda jobs, _: jobs,
+    progress: Progress = silent,
     lost: Sequence[tuple[str, str]] = (),
 ) -> Segmented:
     """Segments scans, and writes masks/, pictures/, volumes.csv, patients.csv, segmentation.json.
